@@ -1,0 +1,1 @@
+"""af: the command line of AgentField."""

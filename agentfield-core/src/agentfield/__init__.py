@@ -1,0 +1,61 @@
+"""Realtime voice agents whose every turn is orchestrated, traced and signed.
+
+    from agentfield import Agent
+
+The names below are imported on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentfield.agent import Agent
+    from agentfield.errors import AgentFieldError, ExecutionError, SessionEnded
+    from agentfield.realtime.config import Limits, SemanticVad, ServerVad
+    from agentfield.session import Reply, Session, Speech, Spoken, Turn
+
+__all__ = [
+    "Agent",
+    "AgentFieldError",
+    "ExecutionError",
+    "Limits",
+    "Reply",
+    "SemanticVad",
+    "ServerVad",
+    "Session",
+    "SessionEnded",
+    "Speech",
+    "Spoken",
+    "Turn",
+]
+
+_HOMES = {
+    "Agent": "agentfield.agent",
+    "AgentFieldError": "agentfield.errors",
+    "ExecutionError": "agentfield.errors",
+    "Limits": "agentfield.realtime.config",
+    "Reply": "agentfield.session",
+    "SemanticVad": "agentfield.realtime.config",
+    "ServerVad": "agentfield.realtime.config",
+    "Session": "agentfield.session",
+    "SessionEnded": "agentfield.errors",
+    "Speech": "agentfield.session",
+    "Spoken": "agentfield.session",
+    "Turn": "agentfield.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib_metadata import version
+
+        return version("agentfield-core")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

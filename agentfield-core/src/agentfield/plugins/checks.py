@@ -1,0 +1,111 @@
+"""What a manifest must be like: every value of its declared type, every name a name, every word one that somebody declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from agentfield.plugins.spec import Manifest, PairSpec, ProviderInfo, TransportInfo
+from agentfield.plugins.words import did_you_mean
+
+__all__ = ["CORE_TRANSPORTS", "manifest_problem", "vocabulary_problem"]
+
+CORE_TRANSPORTS = (
+    TransportInfo(
+        name="webrtc",
+        client="browser",
+        media="direct",
+        summary="a browser or terminal talks to the provider, the control plane carries the offer and the sideband",
+    ),
+    TransportInfo(
+        name="websocket", client="server", media="bridged", summary="the control plane carries the audio both ways"
+    ),
+    TransportInfo(
+        name="audio_turns",
+        client="browser",
+        media="turns",
+        summary="the caller posts one recorded turn and the answer streams back",
+    ),
+)
+"""The transports that need no plugin."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def manifest_problem(manifest: Manifest) -> str | None:
+    """Return what is wrong with a manifest taken by itself, None when nothing is."""
+    return _misfit(manifest, Manifest, "manifest") or _bad_words(manifest)
+
+
+def _misfit(value: object, hint: Any, where: str) -> str | None:
+    """Return how `value` differs from the type it was declared with, None when it fits."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, hint):
+            return f"{where} is {type(value).__name__}, not {hint.__name__}"
+        hints = get_type_hints(hint)
+        parts = ((getattr(value, f.name), hints[f.name], f"{where}.{f.name}") for f in dataclasses.fields(hint))
+        return next(filter(None, (_misfit(*part) for part in parts)), None)
+    args = get_args(hint)
+    match get_origin(hint):
+        case None:
+            kinds = (int, float) if hint is float else (hint,)
+            fits = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+            return None if fits else f"{where} is {value!r}, not {_say(hint)}"
+        case origin if origin is Literal:
+            return None if value in args else f"{where} is {value!r}, not one of {', '.join(map(repr, args))}"
+        case origin if origin in (tuple, frozenset):
+            return _misfit_items(value, origin, args, where)
+        case _:  # a union
+            misfits = [_misfit(value, arg, where) for arg in args]
+            return None if None in misfits else f"{where} is {value!r}, not {' or '.join(map(_say, args))}"
+
+
+def _misfit_items(value: object, kind: Any, args: tuple[Any, ...], where: str) -> str | None:
+    if not isinstance(value, kind):
+        return f"{where} is {type(value).__name__}, not {kind.__name__}"
+    items: Iterable[object] = value
+    return next(filter(None, (_misfit(each, args[0], f"{where}[{i}]") for i, each in enumerate(items))), None)
+
+
+def _say(hint: Any) -> str:
+    return "None" if hint is type(None) else str(getattr(hint, "__name__", hint))
+
+
+def _bad_words(manifest: Manifest) -> str | None:
+    core = {transport.name: transport for transport in CORE_TRANSPORTS}
+    infos: tuple[ProviderInfo | TransportInfo, ...] = (*manifest.providers, *manifest.transports)
+    for info in infos:
+        if not _NAME.fullmatch(info.name):
+            return f"{info.name!r} is no name: use lower-case letters, digits, _ and -"
+        if isinstance(info, TransportInfo) and core.get(info.name, info) != info:
+            return f"it declares the transport {info.name!r} otherwise than agentfield-core does"
+    for pair in manifest.pairs:
+        for reference in filter(None, (pair.factory, pair.options)):
+            if not _REFERENCE.fullmatch(reference):
+                return f"{pair.name}: {reference!r} is not of the form 'module:attribute'"
+    names = [pair.name for pair in manifest.pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    return f"it declares {', '.join(twice)} twice" if twice else None
+
+
+def vocabulary_problem(manifest: Manifest, all_manifests: Iterable[Manifest]) -> str | None:
+    """Return which word of `manifest` nobody declares, None when all are known.
+
+    Args:
+        manifest: The one to judge.
+        all_manifests: Those of every plugin that counts, `manifest` among them.
+    """
+    every = tuple(all_manifests)
+    providers = {info.name for each in every for info in each.providers}
+    transports = {info.name for each in every for info in each.transports} | {info.name for info in CORE_TRANSPORTS}
+    return next(filter(None, (_unknown_word(pair, providers, transports) for pair in manifest.pairs)), None)
+
+
+def _unknown_word(pair: PairSpec, providers: set[str], transports: set[str]) -> str | None:
+    for kind, name, known in (("provider", pair.provider, providers), ("transport", pair.transport, transports)):
+        if name not in known:
+            return f"{pair.name}: nothing installed declares {kind} {name!r}.{did_you_mean(name, known)}"
+    return None

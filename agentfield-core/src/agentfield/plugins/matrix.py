@@ -1,0 +1,129 @@
+"""The matrix: what a declaration needs of a pair, and every pair with what it can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from agentfield.plugins.install import FIRST_PARTY_PAIRS, install_hint
+from agentfield.plugins.registry import Registry
+from agentfield.plugins.spec import Capabilities, Need
+from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.rest import AdapterView
+
+__all__ = ["adapter_views", "matrix_markdown", "needs_of"]
+
+_SPEAKS = frozenset[object]({"exact", "best_effort"})
+
+
+def needs_of(declaration: SessionDeclaration) -> tuple[Need, ...]:
+    """Return what a session's declaration asks of its pair, in the order in which refusals name it."""
+    return tuple(_needs(declaration))
+
+
+def _needs(declared: SessionDeclaration) -> Iterator[Need]:
+    yield Need("floors", frozenset({declared.floor}), f"the {declared.floor} floor")
+    yield Need("modalities", frozenset(declared.modalities), f"modalities={list(declared.modalities)}")
+    if declared.tools:
+        yield Need("tools", frozenset({"sync", "async"}), "tools=[...]")
+    yield from _speech_needs(declared)
+    detection = declared.turn_detection.type if declared.turn_detection else "manual"
+    yield Need("turn_detection", frozenset({detection}), "turn_detection")
+    if declared.transcription:
+        yield Need("caller_transcript", frozenset({"final", "partial"}), f"transcription={declared.transcription!r}")
+    elif declared.floor == "handler":
+        yield Need("caller_transcript", frozenset({"final", "partial"}), "the handler floor")
+    yield from _limit_needs(declared)
+
+
+def _speech_needs(declared: SessionDeclaration) -> Iterator[Need]:
+    if declared.say == "exact":
+        yield Need("say", frozenset({"exact"}), "say='exact'")
+    elif declared.say:
+        yield Need("say", _SPEAKS, "say='best_effort'")
+    for part in ("greeting", "goodbye", "on_error"):
+        if getattr(declared, part) is not None:
+            yield Need("say", _SPEAKS, f"{part}=...")
+
+
+def _limit_needs(declared: SessionDeclaration) -> Iterator[Need]:
+    limits = declared.limits
+    yield Need("limits", frozenset({"duration", "idle"}), "Limits(duration=..., idle=...)")
+    for name in ("turns", "tool_calls", "cost"):
+        if getattr(limits, name) is not None:
+            yield Need("limits", frozenset({name}), f"Limits({name}={getattr(limits, name)})")
+    yield Need("max_duration", frozenset({limits.duration}), f"Limits(duration={limits.duration:g})")
+
+
+def adapter_views(registry: Registry) -> list[AdapterView]:
+    """Return every pair that is installed, and those of ours that are not, by name."""
+    rows = [
+        AdapterView(
+            provider=spec.provider,
+            transport=spec.transport,
+            distribution=record.distribution,
+            version=record.version,
+            media=spec.media,
+            capabilities=_jsonable(spec.capabilities),
+            notes=spec.notes,
+        )
+        for spec, record in registry.pairs()
+    ]
+    usable = {record.distribution for record in registry.plugins if record.state == "ok"}
+    states = {record.distribution: record for record in registry.plugins}
+    for (provider, transport), dist in FIRST_PARTY_PAIRS.items():
+        if dist in usable:
+            continue
+        record = states.get(dist)
+        notes = f"{record.state}: {record.reason}" if record else install_hint(dist)
+        rows.append(
+            AdapterView(
+                provider=provider,
+                transport=transport,
+                distribution=dist,
+                version=record.version if record else "",
+                media="",
+                installed=False,
+                capabilities={},
+                notes=notes,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.provider, row.transport, row.distribution))
+
+
+def _jsonable(capabilities: Capabilities) -> dict[str, Any]:
+    values = dataclasses.asdict(capabilities)
+    return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values.items()}
+
+
+def matrix_markdown(registry: Registry) -> str:
+    """Return the installed pairs as a Markdown table: a line for each capability, a column for each pair."""
+    rows = registry.pairs()
+    lines = [
+        "| capability | " + " | ".join(spec.name for spec, _ in rows) + " |",
+        "|---" * (len(rows) + 1) + "|",
+        "| distribution | " + " | ".join(record.distribution for _, record in rows) + " |",
+        "| media | " + " | ".join(spec.media for spec, _ in rows) + " |",
+    ]
+    tables = [_jsonable(spec.capabilities) for spec, _ in rows]
+    lines += [
+        f"| {field.name} | " + " | ".join(cell(table[field.name]) for table in tables) + " |"
+        for field in dataclasses.fields(Capabilities)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: Any) -> str:
+    """Return a capability's value as a table shows it."""
+    match value:
+        case None | "none" | []:
+            return "-"
+        case bool():
+            return "yes" if value else "-"
+        case list():
+            return ", ".join(map(str, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)

@@ -1,0 +1,213 @@
+"""What is installed: plugins with their states, and the one adapter for a (provider, transport) pair or the reason why not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from agentfield.errors import PluginBroken
+from agentfield.plugins import refusals
+from agentfield.plugins.checks import CORE_TRANSPORTS
+from agentfield.plugins.discovery import (
+    PluginRecord,
+    PluginState,
+    check_vocabulary,
+    installed_plugins,
+    is_set,
+    new_manager,
+    read_plugin,
+)
+from agentfield.plugins.spec import Manifest, Need, PairSpec, ProviderInfo, TransportInfo
+
+__all__ = ["PluginRecord", "PluginState", "Registry", "load_attribute"]
+
+
+class Registry:
+    """The plugins of one application; two registries may live side by side.
+
+    Args:
+        records: The plugins in the order in which they are listed.
+        prefer: For a pair that two plugins claim (``"openai/websocket"``), the distribution that was chosen.
+    """
+
+    def __init__(
+        self, records: Iterable[PluginRecord] = (), *, prefer: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self._records = check_vocabulary(records)
+        self._prefer = dict(prefer)
+        for pair, dist in self._prefer.items():
+            self._check_preference(pair, dist)
+
+    @classmethod
+    def discover(cls, env: Mapping[str, str] = os.environ) -> Registry:
+        """Load what is installed.
+
+        Args:
+            env: `AGENTFIELD_DISABLE_PLUGINS`, `AGENTFIELD_NO_PLUGIN_AUTOLOAD`, `AGENTFIELD_PREFER`
+                (``openai/websocket=agentfield-acme,…``) and `AGENTFIELD_PLUGINS_STRICT` are read from it.
+
+        Raises:
+            PluginError: `AGENTFIELD_PREFER` names what is not there, or a plugin is not ok and
+                `AGENTFIELD_PLUGINS_STRICT` is set. Without it a bad plugin is a record with a state.
+        """
+        prefer = refusals.preferences(env.get("AGENTFIELD_PREFER", ""))
+        registry = cls(installed_plugins(new_manager(), env), prefer=prefer)
+        if is_set(env, "AGENTFIELD_PLUGINS_STRICT"):
+            registry._refuse_bad_plugins()
+        return registry
+
+    @classmethod
+    def of(cls, plugins: Sequence[object], *, prefer: Mapping[str, str] = MappingProxyType({})) -> Registry:
+        """Return a registry of exactly these plugins, modules or objects that implement `agentfield_manifest`."""
+        manager = new_manager()
+        records = []
+        for plugin in plugins:
+            name = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
+            base = PluginRecord(name=name, distribution=name.partition(".")[0].replace("_", "-"), state="ok")
+            records.append(read_plugin(manager, lambda plugin=plugin: plugin, base))  # type: ignore[misc]
+        return cls(records, prefer=prefer)
+
+    @property
+    def plugins(self) -> tuple[PluginRecord, ...]:
+        """Every plugin that was found, also those that are not ok."""
+        return self._records
+
+    def pairs(self) -> tuple[tuple[PairSpec, PluginRecord], ...]:
+        """Return the rows of the matrix by name; a pair that two plugins claim has two rows unless one is preferred."""
+        rows = [
+            (pair, record)
+            for record in self._records
+            if record.state == "ok" and record.manifest
+            for pair in record.manifest.pairs
+            if self._prefer.get(pair.name, record.distribution) == record.distribution
+        ]
+        return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
+
+    def providers(self) -> tuple[ProviderInfo, ...]:
+        """Return the providers that are declared, by name."""
+        found = dict.fromkeys(info for manifest in self._manifests() for info in manifest.providers)
+        return tuple(sorted(found, key=lambda info: info.name))
+
+    def transports(self) -> tuple[TransportInfo, ...]:
+        """Return the transports that are declared, those of core among them, by name."""
+        theirs = (info for manifest in self._manifests() for info in manifest.transports)
+        found = dict.fromkeys((*CORE_TRANSPORTS, *theirs))
+        return tuple(sorted(found, key=lambda info: info.name))
+
+    def provider(self, name: str) -> ProviderInfo:
+        """Return a provider.
+
+        Raises:
+            UnsupportedPair: Nothing installed declares it.
+            AmbiguousAdapter: Two plugins declare it differently.
+        """
+        found = [info for info in self.providers() if info.name == name]
+        match found:
+            case [one]:
+                return one
+            case []:
+                raise refusals.unknown_provider(self, name)
+            case _:
+                raise refusals.ambiguous_word(self, "provider", name)
+
+    def transport(self, name: str) -> TransportInfo:
+        """Return a transport.
+
+        Raises:
+            UnsupportedPair: Nothing installed declares it.
+            AmbiguousAdapter: Two plugins declare it differently.
+        """
+        found = [info for info in self.transports() if info.name == name]
+        match found:
+            case [one]:
+                return one
+            case []:
+                raise refusals.unknown_transport(self, name)
+            case _:
+                raise refusals.ambiguous_word(self, "transport", name)
+
+    def resolve(self, provider: str, transport: str, needs: Iterable[Need] = ()) -> PairSpec:
+        """Return the one adapter for a pair; nothing is inferred and nothing is switched.
+
+        Args:
+            provider: As declared.
+            transport: As declared.
+            needs: What the session asks of the pair, see `agentfield.plugins.matrix.needs_of`.
+
+        Raises:
+            UnsupportedPair: Nothing declares the pair.
+            AdapterNotInstalled: It exists in a distribution, extra or plugin that is not installed or switched off.
+            PluginBroken: What has it is installed and does not load, or says something impossible.
+            PluginIncompatible: What has it was made for another version of the plugin API.
+            AmbiguousAdapter: More than one plugin claims it.
+            CapabilityMissing: It cannot do what the session needs.
+        """
+        claims = [row for row in self.pairs() if (row[0].provider, row[0].transport) == (provider, transport)]
+        match claims:
+            case [(spec, record)]:
+                self.provider(provider)
+                self.transport(transport)
+                missing = tuple(name for name in spec.requires if not _importable(name))
+                if missing:
+                    raise refusals.extra_missing(self, spec, record, missing)
+                unmet = tuple(need for need in needs if not need.met_by(spec.capabilities))
+                if unmet:
+                    raise refusals.capability_missing(self, spec, record, unmet, tuple(needs))
+                return spec
+            case []:
+                raise refusals.no_such_pair(self, provider, transport)
+            case _:
+                raise refusals.ambiguous_pair(self, claims)
+
+    def record_of(self, spec: PairSpec) -> PluginRecord:
+        """Return the plugin that brought a pair.
+
+        Raises:
+            UnsupportedPair: None of this registry did.
+        """
+        for pair, record in self.pairs():
+            if pair is spec or pair == spec:
+                return record
+        raise refusals.no_such_pair(self, spec.provider, spec.transport)
+
+    def _manifests(self) -> list[Manifest]:
+        return [record.manifest for record in self._records if record.state == "ok" and record.manifest]
+
+    def _check_preference(self, pair: str, dist: str) -> None:
+        mine = [record for record in self._records if record.distribution == dist]
+        if not mine:
+            raise refusals.preferred_is_absent(self, pair, dist)
+        brings = {spec.name for record in mine if record.manifest for spec in record.manifest.pairs}
+        if all(record.state == "ok" for record in mine) and pair not in brings:
+            raise refusals.preferred_has_not(pair, dist, brings)
+
+    def _refuse_bad_plugins(self) -> None:
+        bad = [record for record in self._records if record.state not in ("ok", "disabled")]
+        if bad:
+            raise refusals.strict(bad)
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def load_attribute(reference: str) -> Any:
+    """Import what ``"module:attribute"`` names.
+
+    Raises:
+        PluginBroken: The module does not import or has no such attribute.
+    """
+    module, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        raise PluginBroken(
+            f"{reference} could not be imported: {type(error).__name__}: {error}", reference=reference
+        ) from error

@@ -1,0 +1,154 @@
+"""The records of a manifest: providers, transports, pairs and what each pair can do. Standard library only: manifests must be light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = [
+    "PLUGIN_API",
+    "Capabilities",
+    "Manifest",
+    "Names",
+    "Need",
+    "PairSpec",
+    "ProviderInfo",
+    "TransportInfo",
+]
+
+PLUGIN_API = (1, 0)
+"""Version of the plugin contract: a plugin fits when its major is equal and its minor not greater."""
+
+Media = Literal["direct", "bridged", "turns"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Names of models or voices: `closed` lists are complete, others are passed on and the provider judges."""
+
+    known: tuple[str, ...] = ()
+    closed: bool = False
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderInfo:
+    """A service that can hold a conversation."""
+
+    name: str
+    title: str
+    key_setting: str | None = None
+    """Environment variable of the provider's key, None when it needs none."""
+    url_setting: str | None = None
+    """Environment variable that overrides where the provider is."""
+    default_url: str = ""
+    models: Names = field(default_factory=Names)
+    voices: Names = field(default_factory=Names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportInfo:
+    """A way for a caller to reach a provider."""
+
+    name: str
+    client: Literal["browser", "server"]
+    media: Media
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a pair can do; a field left at its default means: cannot."""
+
+    say: Literal["exact", "best_effort", "none"] = "none"
+    floors: frozenset[Literal["handler", "model"]] = frozenset()
+    turn_detection: frozenset[Literal["server_vad", "semantic_vad", "manual"]] = frozenset()
+    modalities: frozenset[Literal["audio", "text"]] = frozenset()
+    tools: Literal["none", "sync", "async"] = "none"
+    caller_transcript: Literal["none", "final", "partial"] = "none"
+    agent_transcript: Literal["none", "final", "streaming"] = "none"
+    default_transcription: str | None = None
+    """The model that transcribes the caller when the declaration names none."""
+    interruption: Literal["none", "server", "client"] = "none"
+    truncation: Literal["none", "server", "client_ms", "estimate"] = "none"
+    text_input: bool = False
+    resumption: Literal["none", "attach", "replay", "stateless"] = "none"
+    usage: Literal["none", "tokens", "cost"] = "none"
+    max_duration: float | None = None
+    """Seconds after which the provider ends a session, None when it does not."""
+    routing: Literal["fixed", "pinned"] = "fixed"
+    limits: frozenset[Literal["duration", "idle", "turns", "tool_calls", "cost"]] = frozenset()
+    """Which limits of a session can be enforced on this pair."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """One row of the matrix: a provider over a transport, and the code for it."""
+
+    provider: str
+    transport: str
+    factory: str
+    """``"module:attribute"`` of an async context manager factory that takes an `AdapterRuntime` and yields the adapter."""
+    media: Media
+    capabilities: Capabilities
+    options: str | None = None
+    """``"module:attribute"`` of a pydantic model for `options=`; None when there are no options."""
+    requires: tuple[str, ...] = ()
+    """Modules that must be importable, checked without importing them."""
+    extra: str | None = None
+    """The extra of the distribution that brings `requires`."""
+    notes: str = ""
+
+    @property
+    def name(self) -> str:
+        """The pair as people write it: ``provider/transport``."""
+        return f"{self.provider}/{self.transport}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a plugin brings."""
+
+    api: tuple[int, int]
+    providers: tuple[ProviderInfo, ...] = ()
+    transports: tuple[TransportInfo, ...] = ()
+    pairs: tuple[PairSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Something a session's declaration asks of a pair."""
+
+    capability: str
+    """Name of a field of `Capabilities`."""
+    accepts: frozenset[object]
+    """Values that do; for a capability that is a set, what it must hold."""
+    because: str
+    """The part of the declaration that asks, such as ``tools=[...]``."""
+
+    def met_by(self, capabilities: Capabilities) -> bool:
+        """Tell whether a pair with these capabilities can do it."""
+        value = getattr(capabilities, self.capability)
+        if self.capability == "max_duration":
+            return value is None or all(isinstance(least, int | float) and value >= least for least in self.accepts)
+        if isinstance(value, frozenset):
+            return self.accepts <= value
+        return value in self.accepts
+
+    def describe(self) -> str:
+        """Return the need in words."""
+        joined = " and " if isinstance(getattr(Capabilities(), self.capability), frozenset) else " or "
+        return f"{self.capability}: {joined.join(_sorted(self.accepts))} (for {self.because})"
+
+    def refusal(self, capabilities: Capabilities) -> str:
+        """Return why a pair with these capabilities does not meet the need."""
+        value = getattr(capabilities, self.capability)
+        if isinstance(value, frozenset):
+            have, missing = ", ".join(_sorted(value)) or "none", ", ".join(_sorted(self.accepts - value))
+            return f"{self.capability} has {have}, not {missing} (for {self.because})"
+        return f"{self.capability} is {value}, not {' or '.join(_sorted(self.accepts))} (for {self.because})"
+
+
+def _sorted(values: Iterable[object]) -> list[str]:
+    return sorted(str(value) for value in values)

@@ -1,0 +1,279 @@
+"""Type hints to JSON Schema and back: what a reasoner takes, what it gives, and what JSON can hold of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError, PydanticUndefined, to_jsonable_python
+
+from agentfield.errors import InvalidInput
+
+__all__ = ["Inputs", "bind_input", "input_schema", "jsonable", "output_schema", "summary"]
+
+MAX_DEPTH = 100
+"""Levels of nesting that a value may have."""
+
+_LARGEST = 2**53 - 1
+_PATH_SHOWN = 120
+_PREFIX = "arg_"  # parameters become fields of a model; the prefix keeps their names apart from the model's own
+_ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.+)$")
+_SECTION = re.compile(r"^(Returns|Raises|Yields|Example|Examples|Note|Notes|Attributes):\s*$")
+
+
+class Inputs:
+    """The parameters of a function, as a schema for callers and as a check of what they send.
+
+    Args:
+        fn: The function; its type hints decide what fits, a parameter without a hint takes anything.
+        namespace: Names that the hints may use beyond those of the function's module.
+
+    Raises:
+        InvalidInput: A hint cannot be resolved or has no JSON form, or a parameter cannot be passed by name.
+    """
+
+    def __init__(self, fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None = None) -> None:
+        self.name = getattr(fn, "__name__", type(fn).__name__)
+        self._open = False
+        self._parameters: list[str] = []
+        self._model = self._build(fn, _hints(fn, namespace))
+        self.schema = self._schema()
+
+    def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments that `values`, as they came in JSON, stand for.
+
+        Raises:
+            InvalidInput: They do not fit; `field` names the first part that does not, `errors` all of them.
+        """
+        try:
+            model = self._model.model_validate(dict(values))
+        except ValidationError as error:
+            raise _misfit(self.name, error) from None
+        bound = {name: getattr(model, _PREFIX + name) for name in self._parameters if _PREFIX + name in model.model_fields_set}
+        return {**bound, **(model.model_extra or {})}
+
+    def _build(self, fn: Callable[..., Any], hints: dict[str, Any]) -> type[BaseModel]:
+        texts = _argument_texts(inspect.getdoc(fn) or "")
+        fields: dict[str, Any] = {}
+        for parameter in inspect.signature(fn).parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                self._open = True
+                continue
+            if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL}:
+                raise InvalidInput(
+                    f"{self.name}: the parameter {parameter.name!r} cannot be passed by name, and input is named values.",
+                    code="invalid_declaration",
+                    field=parameter.name,
+                )
+            default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
+            field = Field(default=default, alias=parameter.name, title=None, description=texts.get(parameter.name))
+            fields[_PREFIX + parameter.name] = (Annotated[hints.get(parameter.name, Any), field], default)
+            self._parameters.append(parameter.name)
+        config = ConfigDict(extra="allow" if self._open else "forbid", validate_default=False)
+        with _declaring(self.name, "parameters"):
+            return create_model("Input", __config__=config, **_with_defaults(fields))
+
+    def _schema(self) -> dict[str, Any]:
+        with _declaring(self.name, "parameters"):
+            schema = self._model.model_json_schema(by_alias=True)
+        schema.pop("title", None)
+        for part in schema.get("properties", {}).values():
+            part.pop("title", None)
+        schema.setdefault("properties", {})
+        return schema
+
+
+def input_schema(fn: Callable[..., Any]) -> dict[str, Any]:
+    """Return the JSON Schema of a function's parameters; their descriptions come from its docstring's ``Args:``."""
+    return Inputs(fn).schema
+
+
+def bind_input(fn: Callable[..., Any], input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 -- the word of the wire
+    """Return `input` as keyword arguments of `fn`, converted to the types of its hints.
+
+    Raises:
+        InvalidInput: It does not fit; the message and `field` name the part.
+    """
+    return Inputs(fn).bind(input)
+
+
+def output_schema(fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """Return the JSON Schema of what a function returns, None when it does not say.
+
+    Raises:
+        InvalidInput: What it returns has no JSON form.
+    """
+    hints = _hints(fn, namespace)
+    if "return" not in hints:
+        return None
+    name = getattr(fn, "__name__", type(fn).__name__)
+    with _declaring(name, "return value"):
+        return TypeAdapter(hints["return"]).json_schema(mode="serialization")
+
+
+def summary(fn: Callable[..., Any]) -> str:
+    """Return a function's docstring without its ``Args:`` and other sections: what a model is told about it."""
+    lines: list[str] = []
+    for line in (inspect.getdoc(fn) or "").splitlines():
+        if line.strip() in {"Args:", "Arguments:"} or _SECTION.match(line):
+            break
+        lines.append(line)
+    return "\n".join(lines).strip()
+
+
+def jsonable(value: Any, *, what: str = "value") -> Any:
+    """Return a value as plain JSON types: models, dataclasses, enums, dates and the like are converted.
+
+    Args:
+        value: Anything.
+        what: What to call the value in the error.
+
+    Raises:
+        InvalidInput: With the code ``not_json``; `field` is the path to the part that JSON cannot hold.
+    """
+    return _plain(value, what, 0)
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise _not_json(path, f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
+    match value:
+        case None | bool():
+            return value
+        case enum.Enum():
+            return _plain(value.value, path, depth + 1)
+        case str():
+            return _text(value, path)
+        case int():
+            return _integer(value, path)
+        case float():
+            if not math.isfinite(value):
+                raise _not_json(path, f"is {value}")
+            return float(value)
+        case BaseModel():
+            return _converted(value, path, depth)
+        case Mapping():
+            return {_key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            names = [field.name for field in dataclasses.fields(value)]
+            return {name: _plain(getattr(value, name), f"{path}.{name}", depth + 1) for name in names}
+        case _:
+            return _converted(value, path, depth)
+
+
+def _converted(value: Any, path: str, depth: int) -> Any:
+    if inspect.isgenerator(value) or inspect.isawaitable(value) or inspect.isasyncgen(value):
+        raise _not_json(path, f"is a {type(value).__name__}; return what it yields, not itself")
+    try:
+        # Converts dates, UUIDs, decimals, paths, sets and whatever pydantic serializes; then once more through the
+        # checks above, since a model may hold NaN.
+        plain = to_jsonable_python(value, bytes_mode="base64", by_alias=True)
+    except (PydanticSerializationError, ValueError, RecursionError):
+        raise _not_json(path, f"is a {type(value).__name__}, which JSON cannot hold") from None
+    return _plain(plain, path, depth + 1)
+
+
+def _key(key: Any, path: str) -> str:
+    if not isinstance(key, str):
+        raise _not_json(path, f"has the key {key!r}; keys are text in JSON")
+    return _text(key, path)
+
+
+def _text(text: str, path: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_json(path, "holds half of a surrogate pair, which is no text") from None
+    return str.__str__(text)
+
+
+def _integer(number: int, path: str) -> int:
+    if abs(number) > _LARGEST:
+        raise _not_json(path, "is an integer beyond 2^53 - 1, which JSON readers round; pass it as text")
+    return int(number)
+
+
+def _not_json(path: str, why: str) -> InvalidInput:
+    path = path if len(path) <= _PATH_SHOWN else path[:_PATH_SHOWN] + "…"
+    return InvalidInput(f"{path} {why}.", code="not_json", field=path)
+
+
+def _misfit(name: str, error: ValidationError) -> InvalidInput:
+    faults = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        path = ".".join(str(part) for part in fault["loc"]) or "input"
+        faults.append({"field": path, "message": _words(fault["type"], fault["msg"])})
+    listed = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
+    more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""  # noqa: PLR2004 -- as many as fit a line
+    return InvalidInput(f"The input of {name} does not fit: {listed}{more}.", field=faults[0]["field"], errors=faults[:20])
+
+
+def _words(kind: str, message: str) -> str:
+    match kind:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            return "is not a parameter"
+        case _:
+            return message[:1].lower() + message[1:]
+
+
+class _declaring:  # noqa: N801 -- reads as a verb: with _declaring(...)
+    """Turns pydantic's complaints about a type into the error of a declaration."""
+
+    def __init__(self, name: str, part: str) -> None:
+        self._name, self._part = name, part
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, PydanticUserError):
+            raise InvalidInput(
+                f"{self._name}: the type of its {self._part} has no JSON form: {str(error).splitlines()[0]}",
+                code="invalid_declaration",
+                hint="Use JSON types, pydantic models, dataclasses or TypedDicts.",
+                field=self._part,
+            ) from error
+
+
+def _with_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: (hint, ... if default is PydanticUndefined else default) for name, (hint, default) in fields.items()}
+
+
+def _hints(fn: Callable[..., Any], namespace: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return get_type_hints(fn, localns=dict(namespace) if namespace else None, include_extras=True)
+    except (NameError, TypeError, SyntaxError) as error:
+        name = getattr(fn, "__name__", type(fn).__name__)
+        raise InvalidInput(
+            f"{name}: a type hint cannot be resolved: {error}.",
+            code="invalid_declaration",
+            hint="Import the type at the top of the module, not only under TYPE_CHECKING.",
+            field=name,
+        ) from error
+
+
+def _argument_texts(doc: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    inside = False
+    for line in doc.splitlines():
+        if line.strip() in {"Args:", "Arguments:"}:
+            inside = True
+        elif line and not line[0].isspace():
+            inside = False
+        elif inside and (match := _ARGUMENT.match(line)):
+            texts[match[1]] = match[2].strip()
+        elif inside and texts and line.strip():
+            last = next(reversed(texts))
+            texts[last] = f"{texts[last]} {line.strip()}"
+    return texts

@@ -1,0 +1,185 @@
+"""Bodies of the REST interface, as both the control plane and its clients read them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "AdapterView",
+    "DagView",
+    "EndRequest",
+    "ExchangeRequest",
+    "ExchangeResponse",
+    "ExecuteRequest",
+    "ExecutionKind",
+    "ExecutionStatus",
+    "ExecutionView",
+    "InputRequest",
+    "NodeView",
+    "SessionState",
+    "SessionView",
+    "StartRequest",
+    "StartResponse",
+]
+
+ExecutionKind = Literal["session", "turn", "tool", "call"]
+ExecutionStatus = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled", "timeout"]
+SessionState = Literal["created", "connecting", "live", "ending", "ended"]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class ExecuteRequest(_Request):
+    """``POST /api/v1/execute/{target}`` and ``/execute/async/{target}``."""
+
+    input: dict[str, Any] = Field(default_factory=dict)
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
+
+
+class ExecutionView(_View):
+    """One execution."""
+
+    id: str
+    kind: ExecutionKind
+    target: str
+    status: ExecutionStatus
+    run_id: str
+    parent_id: str | None = None
+    session_id: str | None = None
+    attempt: int = 0
+    input: Any = None
+    output: Any = None
+    problem: dict[str, Any] | None = None
+    node_id: str | None = None
+    instance_id: str | None = None
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class DagView(_View):
+    """``GET /api/v1/workflows/{run}/dag``: executions in the order they were made; edges are the parents."""
+
+    run_id: str
+    session_id: str | None = None
+    executions: tuple[ExecutionView, ...]
+    next: str | None = None
+    """Cursor of the next page, None on the last one."""
+
+
+class StartRequest(_Request):
+    """``POST /api/v1/sessions``. Provider and transport, when given, must be the registered ones."""
+
+    target: str
+    provider: str | None = None
+    transport: str | None = None
+    model: str | None = None
+    voice: str | None = None
+    caller: str | None = Field(default=None, max_length=256)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class StartResponse(_View):
+    """A session that waits for its caller."""
+
+    session_id: str
+    run_id: str
+    target: str
+    provider: str
+    transport: str
+    model: str
+    voice: str | None = None
+    floor: Literal["handler", "model"]
+    token: str
+    """Browser token, `ek_af_…`: this session only, short-lived, never in an address."""
+    page_url: str
+    """A page that makes the call; its fragment holds a one-time code that it exchanges for a token."""
+    offer_url: str
+    events_url: str
+
+
+class ExchangeRequest(_Request):
+    """``POST /api/v1/sessions/exchange``: a one-time code for a browser token."""
+
+    code: str = Field(max_length=200)
+
+
+class ExchangeResponse(_View):
+    """What a page needs to make the call."""
+
+    session_id: str
+    token: str
+    target: str
+    provider: str
+    transport: str
+    model: str
+
+
+class SessionView(_View):
+    """One session."""
+
+    id: str
+    run_id: str
+    target: str
+    provider: str
+    transport: str
+    model: str
+    voice: str | None = None
+    floor: Literal["handler", "model"]
+    state: SessionState
+    end_reason: str | None = None
+    end_detail: str | None = None
+    caller: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    created_at: float
+    live_at: float | None = None
+    ended_at: float | None = None
+    turns: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class InputRequest(_Request):
+    """``POST /api/v1/sessions/{id}/input``: words that the caller typed."""
+
+    text: str = Field(min_length=1, max_length=8000)
+
+
+class EndRequest(_Request):
+    """``POST /api/v1/sessions/{id}/end``."""
+
+    reason: Literal["caller_hangup", "operator"] = "operator"
+
+
+class NodeView(_View):
+    """One linked instance of a node."""
+
+    node_id: str
+    instance_id: str
+    did: str
+    connected: bool
+    functions: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    running: int = 0
+    concurrency: int = 0
+    linked_at: float
+
+
+class AdapterView(_View):
+    """One pair of the matrix."""
+
+    provider: str
+    transport: str
+    distribution: str
+    version: str
+    media: str
+    installed: bool = True
+    capabilities: dict[str, Any]
+    notes: str = ""

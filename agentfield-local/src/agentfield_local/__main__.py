@@ -1,0 +1,144 @@
+"""`python -m agentfield_local`: the Realtime-compatible server as a process; one JSON line says when it is ready."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agentfield.errors import AgentFieldError
+from agentfield_local.behaviour import Behaviour
+from agentfield_local.brain import BRAIN_NAMES, load_brain
+from agentfield_local.server import LocalServer
+from agentfield_local.speech.engines import ENGINE_NAMES, load_engines
+from agentfield_local.statefile import new_token, read_token, remove_state, write_state
+
+__all__ = ["main"]
+
+_log = logging.getLogger("agentfield_local")
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped, or until nobody has used the server for a while.
+
+    Args:
+        arguments: The command line; None reads the process's own.
+
+    Returns:
+        The exit status: 0 after a clean end, 1 when the server could not start.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=options.log.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aiortc").setLevel(logging.WARNING)  # its debug messages hold the ICE password
+    logging.getLogger("aioice").setLevel(logging.WARNING)
+    try:
+        asyncio.run(_serve(options))
+    except AgentFieldError as error:
+        _complain(error.message, error.hint)
+        return 1
+    except OSError as error:
+        hint = "choose another port, or --port 0 for a free one" if error.errno == errno.EADDRINUSE else None
+        _complain(f"the local server cannot start on {options.host}:{options.port}: {error}", hint)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agentfield_local", description="A Realtime-compatible server with offline speech."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
+    parser.add_argument("--engines", choices=ENGINE_NAMES, default="default", help="speech engines (%(default)s)")
+    parser.add_argument("--brain", choices=BRAIN_NAMES, default="obedient", help="what answers (%(default)s)")
+    parser.add_argument(
+        "--late-transcript", type=int, default=0, metavar="MS", help="delay transcripts of the caller by so many ms"
+    )
+    parser.add_argument("--token-file", type=Path, metavar="PATH", help="file that holds the key clients must send")
+    parser.add_argument(
+        "--state-file", type=Path, metavar="PATH", help="file to write pid, port, url and token to; makes a token"
+    )
+    parser.add_argument(
+        "--linger",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end when there was no client for so long; 0 never ends (%(default)s)",
+    )
+    parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="web origin to serve")
+    parser.add_argument("--log", choices=_LEVELS, default="warning", help="what is logged to stderr (%(default)s)")
+    return parser
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    token = read_token(options.token_file) if options.token_file is not None else None
+    if token is None and options.state_file is not None:
+        token = new_token()
+    engines = await asyncio.to_thread(load_engines, options.engines, progress=_progress)
+    server = LocalServer(
+        engines,
+        load_brain(options.brain),
+        behaviour=Behaviour(late_transcript_ms=options.late_transcript),
+        key=token,
+        host=options.host,
+        port=options.port,
+        origins=frozenset(options.allow_origin),
+    )
+    async with server:
+        if options.state_file is not None:
+            write_state(options.state_file, port=server.port, url=server.url, token=token)
+        try:
+            _ready(server)
+            await _until_over(server, options.linger)
+        finally:
+            if options.state_file is not None:
+                remove_state(options.state_file)
+
+
+def _ready(server: LocalServer) -> None:
+    line = json.dumps({"url": server.url, "pid": os.getpid(), "port": server.port})
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _log.warning("nobody reads the ready line")
+
+
+async def _until_over(server: LocalServer, linger: float) -> None:
+    """Wait for a signal, or for the last client to be gone long enough."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+    if linger > 0:
+        waits.append(asyncio.create_task(server.idle(linger)))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waits:
+            task.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+    _log.info("%s", "stopped by a signal" if stop.is_set() else f"no client for {linger:g} s")
+
+
+def _progress(what: str, done: float) -> None:
+    if done >= 1:
+        _log.info("%s: done", what)
+
+
+def _complain(message: str, hint: str | None) -> None:
+    sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Listening of one session: a caller's audio to speech starts and stops, voice activity detection off the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from agentfield_local.engines_pool import Busy, EnginesPool
+from agentfield_local.speech.protocols import SPEECH_RATE
+from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+
+__all__ = ["Ears"]
+
+_log = logging.getLogger(__name__)
+_MAX_PENDING = 600 * SPEECH_RATE * 2
+_SEMANTIC_SILENCE_MS = {"high": 300, "medium": 500, "auto": 500, "low": 900}
+
+OnSpeech = Callable[[SpeechStarted | SpeechStopped, int], None]
+
+
+class Ears:
+    """Feeds a segmenter in the VAD's worker thread.
+
+    Args:
+        pool: The engines.
+        on_speech: Called on the loop with each event and the ms of audio heard before the segmenter began.
+    """
+
+    def __init__(self, pool: EnginesPool, on_speech: OnSpeech) -> None:
+        self._pool = pool
+        self._on_speech = on_speech
+        self._pending = bytearray()
+        self._wake = asyncio.Event()
+        self._segmenter: Segmenter | None = None
+        self._base_ms = 0
+
+    def listen(self, turn_detection: dict[str, Any] | None, base_ms: int) -> None:
+        """Begin afresh with these settings; None stops listening."""
+        self._pending.clear()
+        self._base_ms = base_ms
+        self._segmenter = None if turn_detection is None else self._make(turn_detection)
+
+    def _make(self, detection: dict[str, Any]) -> Segmenter:
+        vad = self._pool.engines.vad()
+        if detection["type"] == "semantic_vad":
+            return Segmenter(vad, silence_duration_ms=_SEMANTIC_SILENCE_MS[detection["eagerness"]])
+        return Segmenter(
+            vad,
+            threshold=detection["threshold"],
+            prefix_padding_ms=detection["prefix_padding_ms"],
+            silence_duration_ms=detection["silence_duration_ms"],
+        )
+
+    def feed(self, pcm: bytes) -> None:
+        """Take audio of the caller (16 kHz s16le mono)."""
+        if self._segmenter is not None and len(self._pending) < _MAX_PENDING:
+            self._pending += pcm
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            segmenter, base_ms = self._segmenter, self._base_ms
+            if segmenter is None or not self._pending:
+                continue
+            pcm = bytes(self._pending)
+            self._pending.clear()
+            try:
+                events = await self._pool.ears.run(segmenter.feed, pcm)
+            except Busy as error:
+                _log.warning("%s; %d ms of a caller were not listened to", error, len(pcm) // 32)
+                continue
+            for event in events:
+                if segmenter is self._segmenter:
+                    self._on_speech(event, base_ms)

@@ -1,0 +1,15 @@
+"""Ids as the protocol writes them: a prefix and random letters and digits."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+__all__ = ["new_id"]
+
+_LETTERS = string.ascii_letters + string.digits
+
+
+def new_id(prefix: str) -> str:
+    """Return a fresh id such as `item_4fKq…`; 125 bits of randomness."""
+    return f"{prefix}_" + "".join(secrets.choice(_LETTERS) for _ in range(21))

@@ -1,0 +1,137 @@
+"""The server's end of a WebRTC call: answers one offer, carries audio and the event channel, knows when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from av import AudioFrame
+
+from agentfield_local.legs import ChannelLeg
+from agentfield_local.live import LiveSession
+from agentfield_local.media import PacedTrack
+from agentfield_local.refusals import Refusal
+from agentfield_local.tasks import Tasks
+
+__all__ = ["CHANNEL_LABEL", "Peer"]
+
+CHANNEL_LABEL = "oai-events"
+_log = logging.getLogger(__name__)
+_CONNECT_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
+_GAP_MS = 100
+_UNANSWERABLE = (
+    *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
+    *(InternalError, InvalidAccessError, InvalidStateError, OperationError),
+)
+"""What the library raises on an offer that it cannot parse or answer."""
+
+
+class Peer:
+    """One peer connection of a session.
+
+    Args:
+        session: What is heard, said and told.
+        on_live: Called when the connection is up.
+        on_gone: Called once, with `ice_failed` or `peer_gone`, when there is no connection (any more).
+    """
+
+    def __init__(self, session: LiveSession, *, on_live: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+        self._session = session
+        self._on_live = on_live
+        self._on_gone = on_gone
+        self._tasks = Tasks()
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._track = PacedTrack(session.pull)
+        self._leg: ChannelLeg | None = None
+        self._up = asyncio.Event()
+        self._over = False
+        self._connection.addTrack(self._track)
+        self._connection.on("track", self._on_track)
+        self._connection.on("datachannel", self._on_channel)
+        self._connection.on("connectionstatechange", self._on_state)
+
+    async def answer(self, offer: str) -> str:
+        """Return the answer to an offer that passed the gate.
+
+        Raises:
+            Refusal: The library cannot make a connection of it.
+        """
+        try:
+            await self._connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            await self._connection.setLocalDescription(await self._connection.createAnswer())
+        except _UNANSWERABLE as error:
+            _log.info("an offer was refused: %s", type(error).__name__)
+            raise Refusal(
+                "The SDP offer was refused: it cannot be answered.", code="invalid_offer", param="sdp"
+            ) from None
+        self._tasks.start(self._watch(), "connect")
+        return self._connection.localDescription.sdp
+
+    async def close(self) -> None:
+        """Close the connection and everything that it runs."""
+        self._over = True
+        self._drop_leg()
+        self._track.stop()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
+        except TimeoutError:
+            _log.warning("a peer connection did not close in %s s", _CLOSE_SECONDS)
+        await self._tasks.close()
+
+    async def _watch(self) -> None:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await self._up.wait()
+        except TimeoutError:
+            self._gone("ice_failed")
+
+    def _on_state(self) -> None:
+        match self._connection.connectionState:
+            case "connected":
+                self._up.set()
+                self._on_live()
+            case "failed" | "closed":
+                self._gone("peer_gone" if self._up.is_set() else "ice_failed")
+
+    def _gone(self, reason: str) -> None:
+        if not self._over:
+            self._over = True
+            self._on_gone(reason)
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        if channel.label != CHANNEL_LABEL or self._leg is not None:
+            channel.close()
+            return
+        leg = self._leg = ChannelLeg("caller", channel)
+        channel.on("message", lambda message: self._session.receive(leg, message))
+        channel.on("close", self._drop_leg)
+        self._session.attach(leg)
+
+    def _drop_leg(self) -> None:
+        if self._leg is not None:
+            self._session.detach(self._leg)
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if track.kind == "audio":
+            self._tasks.start(self._listen(track), "listen")
+
+    async def _listen(self, track: MediaStreamTrack) -> None:
+        """Pass on what the caller says; a caller whose packets stop is silent, not frozen in mid-word."""
+        await self._up.wait()
+        while True:
+            try:
+                async with asyncio.timeout(_GAP_MS / 1000):
+                    frame = await track.recv()
+            except TimeoutError:
+                self._session.caller_silence(_GAP_MS)
+            except MediaStreamError:
+                return
+            else:
+                if isinstance(frame, AudioFrame):
+                    self._session.caller_frame(frame)

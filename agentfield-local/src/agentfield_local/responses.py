@@ -1,0 +1,325 @@
+"""One response: the events it sends in their order, from `response.created` to the one `response.done`. Sans-I/O."""
+
+from __future__ import annotations
+
+import base64
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from agentfield_local.behaviour import Behaviour
+from agentfield_local.brain.protocol import BrainRequest, Call, Say, Step
+from agentfield_local.effects import Abandon, Effect, Think, Voice
+from agentfield_local.items import Item, ItemStore
+from agentfield_local.playout import Playout
+from agentfield_local.speech.clauses import split_clauses
+from agentfield_local.usage import Usage, text_tokens
+
+__all__ = ["Desk", "Options", "Response"]
+
+Ending = Literal["completed", "cancelled", "incomplete", "failed"]
+_AUDIO_TOKEN_MS = 50
+
+
+class Desk(Protocol):
+    """What a response needs of the conversation that it belongs to."""
+
+    items: ItemStore
+    behaviour: Behaviour
+    playout: Playout | None
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Send a server event to all legs."""
+
+    def do(self, effect: Effect) -> None:
+        """Ask the surroundings for something."""
+
+    def new_id(self, prefix: str) -> str:
+        """Return a fresh id."""
+
+    def rate_limits(self) -> None:
+        """Send `rate_limits.updated`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked of a response, the session's values filled in."""
+
+    instructions: str
+    modality: Literal["audio", "text"]
+    tools: Sequence[dict[str, Any]]
+    tool_choice: str
+    voice: str
+    format: dict[str, Any]
+    max_output_tokens: int | Literal["inf"]
+    metadata: dict[str, str] | None
+    conversation_id: str | None
+    input: Sequence[Item] | None
+
+
+@dataclass(slots=True)
+class _Open:
+    """The item that is being spoken."""
+
+    item: Item
+    index: int
+    pieces: deque[str]
+    said: str = ""
+    wire: bytearray = field(default_factory=bytearray)
+
+
+class Response:
+    """One response in progress.
+
+    Args:
+        response_id: Its id.
+        options: What was asked.
+        desk: The conversation.
+    """
+
+    def __init__(self, response_id: str, options: Options, desk: Desk) -> None:
+        self.id = response_id
+        self.options = options
+        self.done = False
+        self.thinking = False
+        self._desk = desk
+        self._steps: deque[Step] = deque()
+        self._output: list[Item] = []
+        self._open: _Open | None = None
+        self._usage = Usage()
+
+    @property
+    def in_default(self) -> bool:
+        """Whether it belongs to the default conversation."""
+        return self.options.conversation_id is not None
+
+    def begin(self) -> None:
+        """Announce it."""
+        if self._desk.behaviour.unknown_events:
+            self._desk.emit("response.mood.updated", response_id=self.id, mood="curious")
+        self._desk.emit("response.created", response=self.view("in_progress"))
+        if self._desk.behaviour.rate_limits == "after_created":
+            self._desk.rate_limits()
+
+    def think(self, request: BrainRequest, usage: Usage) -> None:
+        """Ask the brain; everything it needs to read is there."""
+        self.thinking = True
+        self._usage = usage
+        self._desk.do(Think(self.id, request))
+
+    def planned(self, steps: Sequence[Step]) -> None:
+        """Take the brain's answer and produce the first item."""
+        self._steps.extend(steps)
+        self._advance()
+
+    def view(self, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the response as the wire has it."""
+        options = self.options
+        return {
+            "object": "realtime.response",
+            "id": self.id,
+            "status": status,
+            "status_details": details,
+            "output": [item.view() for item in self._output],
+            "conversation_id": options.conversation_id,
+            "output_modalities": [options.modality],
+            "max_output_tokens": options.max_output_tokens,
+            "audio": {"output": {"format": options.format, "voice": options.voice}},
+            "metadata": options.metadata,
+            "usage": None if status == "in_progress" else self._usage.view(),
+        }
+
+    # items ------------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        while not self.done:
+            if not self._steps:
+                self.finish("completed")
+                return
+            match self._steps.popleft():
+                case Call(name, arguments):
+                    self._call(name, arguments)
+                case Say(text) if self.options.modality == "text":
+                    self._write(text)
+                case Say(text):
+                    self._speak(text)
+                    return
+
+    def _add_item(self, item: Item) -> int:
+        index = len(self._output)
+        self._output.append(item)
+        self._desk.emit("response.output_item.added", response_id=self.id, output_index=index, item=item.view())
+        if self.in_default:
+            previous = self._desk.items.insert(item)
+            self._desk.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
+        else:
+            self._desk.items.remember_call(item)
+        return index
+
+    def _close_item(self, item: Item, index: int, status: Literal["completed", "incomplete"]) -> None:
+        item.status = status
+        desk = self._desk
+
+        def conversation_done() -> None:
+            if self.in_default and desk.items.get(item.id) is not None:
+                previous = desk.items.previous(item.id)
+                desk.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
+
+        def output_done() -> None:
+            desk.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.view())
+
+        first, second = conversation_done, output_done
+        if desk.behaviour.item_done_order == "output_first":
+            first, second = output_done, conversation_done
+        first()
+        second()
+
+    def _call(self, name: str, arguments: str) -> None:
+        desk = self._desk
+        item = Item(desk.items.reserve(), "function_call", "in_progress", name=name, call_id=desk.new_id("call"))
+        index = self._add_item(item)
+        place = {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": item.call_id}
+        for piece in _halves(arguments):
+            desk.emit("response.function_call_arguments.delta", delta=piece, **place)
+        item.arguments = arguments
+        self._usage.output_text += text_tokens(name + arguments)
+        desk.emit("response.function_call_arguments.done", name=name, arguments=arguments, **place)
+        self._close_item(item, index, "completed")
+
+    def _message(self) -> Item:
+        return Item(self._desk.items.reserve(), "message", "in_progress", role="assistant")
+
+    def _write(self, text: str) -> None:
+        item = self._message()
+        index = self._add_item(item)
+        place = self._place(item, index)
+        self._desk.emit("response.content_part.added", part={"type": "text", "text": ""}, **place)
+        limit = self.options.max_output_tokens
+        kept = text if limit == "inf" else text[: max(0, limit - self._usage.output) * 4]
+        for piece in _clauses(kept):
+            self._desk.emit("response.output_text.delta", delta=piece, **place)
+        self._usage.output_text += text_tokens(kept)
+        item.text = kept
+        item.content = [{"type": "output_text", "text": kept}]
+        self._desk.emit("response.output_text.done", text=kept, **place)
+        self._desk.emit("response.content_part.done", part={"type": "text", "text": kept}, **place)
+        cut = kept != text
+        self._close_item(item, index, "incomplete" if cut else "completed")
+        if cut:
+            self.finish("incomplete", reason="max_output_tokens")
+
+    def _speak(self, text: str) -> None:
+        item = self._message()
+        index = self._add_item(item)
+        self._open = _Open(item, index, deque(_clauses(text)))
+        item.content = [{"type": "output_audio", "transcript": ""}]
+        place = self._place(item, index)
+        self._desk.emit("response.content_part.added", part={"type": "audio", "transcript": ""}, **place)
+        self._desk.do(Voice(self.id, item.id, text))
+
+    def voiced(self, item_id: str, audio: bytes, ms: float, *, clause: bool) -> None:
+        """Take a piece of audio of the item that is being spoken.
+
+        Args:
+            item_id: The item that it belongs to.
+            audio: Bytes in the response's output format; 48 kHz s16le mono on WebRTC.
+            ms: Its length.
+            clause: Whether it begins a clause, whose words are then due.
+        """
+        spoken = self._open
+        if spoken is None or spoken.item.id != item_id:
+            return
+        place = self._place(spoken.item, spoken.index)
+        if clause:
+            self._words(spoken, place)
+        desk = self._desk
+        spoken.item.audio_ms += round(ms)
+        if desk.playout is None:
+            spoken.item.audio += audio
+        else:
+            spoken.item.audio += memoryview(audio).cast("h")[::2].tobytes()
+            desk.playout.push(self.id, item_id, audio)
+        if desk.playout is None or desk.behaviour.sideband_audio_deltas:
+            desk.emit("response.output_audio.delta", delta=base64.b64encode(audio).decode(), **place)
+        self._usage.output_audio += max(1, round(ms / _AUDIO_TOKEN_MS))
+        limit = self.options.max_output_tokens
+        if limit != "inf" and self._usage.output >= limit:
+            self.finish("incomplete", reason="max_output_tokens")
+
+    def voice_done(self, item_id: str) -> None:
+        """The item was spoken to its end: close it and go on."""
+        if self._open is not None and self._open.item.id == item_id:
+            while self._open.pieces:
+                self._words(self._open, self._place(self._open.item, self._open.index))
+            self._close_spoken("completed")
+            self._advance()
+
+    def _words(self, spoken: _Open, place: dict[str, Any]) -> None:
+        if spoken.pieces:
+            piece = spoken.pieces.popleft()
+            spoken.said += piece
+            self._usage.output_text += text_tokens(piece)
+            self._desk.emit("response.output_audio_transcript.delta", delta=piece, **place)
+
+    def _close_spoken(self, status: Literal["completed", "incomplete"]) -> None:
+        spoken, self._open = self._open, None
+        if spoken is None:
+            return
+        item, place = spoken.item, self._place(spoken.item, spoken.index)
+        item.text = spoken.said
+        if item.content and "transcript" in item.content[0]:
+            item.content[0]["transcript"] = spoken.said
+        self._desk.emit("response.output_audio.done", **place)
+        self._desk.emit("response.output_audio_transcript.done", transcript=spoken.said, **place)
+        part = {"type": "audio", "transcript": spoken.said}
+        self._desk.emit("response.content_part.done", part=part, **place)
+        self._close_item(item, spoken.index, status)
+
+    def _place(self, item: Item, index: int) -> dict[str, Any]:
+        return {"response_id": self.id, "item_id": item.id, "output_index": index, "content_index": 0}
+
+    # the end ----------------------------------------------------------------------------------------------------
+
+    def finish(self, ending: Ending, *, reason: str | None = None, error: dict[str, str] | None = None) -> None:
+        """End it, once, with the one `response.done`."""
+        if self.done:
+            return
+        if ending != "completed":
+            self._desk.do(Abandon(self.id))
+        self._close_spoken("completed" if ending == "completed" else "incomplete")
+        self.done = True
+        self._steps.clear()
+        details: dict[str, Any] = {"type": ending}
+        if reason is not None:
+            details["reason"] = reason
+        if error is not None:
+            details["error"] = error
+        if self._desk.playout is not None:
+            self._desk.playout.finish(self.id)
+        if self._desk.behaviour.rate_limits == "before_done":
+            self._desk.rate_limits()
+        self._desk.emit("response.done", response=self.view(ending, details))
+        if self._desk.behaviour.rate_limits == "after_done":
+            self._desk.rate_limits()
+
+
+def _clauses(text: str) -> list[str]:
+    """Cut a text where the voice cuts it; the pieces joined are the text."""
+    pieces: list[str] = []
+    begin = 0
+    for clause in split_clauses(text):
+        end, letters = begin, len("".join(clause.split()))
+        while end < len(text) and letters:
+            letters -= not text[end].isspace()
+            end += 1
+        pieces.append(text[begin:end])
+        begin = end
+    if begin < len(text):
+        pieces[-1:] = ["".join((*pieces[-1:], text[begin:]))]
+    return pieces
+
+
+def _halves(text: str) -> list[str]:
+    middle = len(text) // 2
+    return [piece for piece in (text[:middle], text[middle:]) if piece]

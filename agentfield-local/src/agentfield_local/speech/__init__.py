@@ -1,0 +1,1 @@
+"""Offline speech: voice activity, segmentation, speech-to-text and text-to-speech, loaded explicitly by name."""

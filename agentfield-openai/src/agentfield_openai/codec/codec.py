@@ -1,0 +1,358 @@
+"""The codec of one call: the one place that knows the protocol's event names; no clock, no socket."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from agentfield.realtime.commands import Command
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.events import (
+    Event,
+    ProviderFault,
+    RateLimit,
+    ReplyAudio,
+    ReplyEnded,
+    SessionClosed,
+    SessionReady,
+    SessionUpdated,
+    Warned,
+)
+from agentfield_openai.codec.encode import Encoder
+from agentfield_openai.codec.faults import Fault, fault_of
+from agentfield_openai.codec.fields import ident, integer, mapping, mappings, number, parse, words
+from agentfield_openai.codec.ledger import Asked, Ledger, Recent
+from agentfield_openai.codec.replies import Replies
+from agentfield_openai.codec.session import SessionObject
+from agentfield_openai.codec.turns import Turns
+
+__all__ = ["Codec"]
+
+_AFTER_GAP = 10.0
+"""Seconds after a re-attachment in which an open reply must show a sign of life."""
+
+
+class Codec:
+    """Translates both ways for one call.
+
+    Args:
+        config: The frozen configuration of the session.
+        carries_audio: Whether the media passes through us (a WebSocket); not so on WebRTC.
+        mark: Random text in the ids of our client events; given in tests only.
+
+    Raises:
+        InvalidInput: The session's `options` do not fit.
+    """
+
+    def __init__(self, config: SessionConfig, *, carries_audio: bool = False, mark: str | None = None) -> None:
+        self._session = SessionObject(config)
+        self._ledger = Ledger(mark or secrets.token_hex(4))
+        floor_tools = config.declaration.floor == "handler"
+        self._encoder = Encoder(self._session, self._ledger, floor_tools=floor_tools, carries_audio=carries_audio)
+        self._turns = Turns(self._ledger)
+        self._replies = Replies(self._ledger, self._session.names)
+        self._carries_audio = carries_audio
+        self._seen: Recent[str, None] = Recent(4096)
+        self._gap: dict[str, float] = {}
+        self.configured = False
+        """Whether the provider has confirmed a configuration."""
+        self.ready = False
+        """Whether `SessionReady` was told."""
+        self.ended = False
+        """Whether `SessionClosed` was told."""
+        self.refused: Fault | None = None
+        """Why the provider refused our configuration, if it did."""
+
+    # to the provider --------------------------------------------------------------------------------------------
+
+    def session_payload(self) -> dict[str, Any]:
+        """Return the `session` object that a call is created with."""
+        return self._session.create()
+
+    def join(self) -> dict[str, Any]:
+        """Return the `session.update` that a leg sends first."""
+        return self._encoder.update(interruptible=self._ledger.interruptible)
+
+    def encode(self, command: Command) -> list[dict[str, Any]]:
+        """Return the client events of a command, in the order in which they must be sent.
+
+        `Say.interruptible` changes nothing by itself: the switch is the session's, and `Update` is what turns it.
+
+        Raises:
+            CapabilityMissing: The pair cannot do it.
+            InvalidInput: A reply names a tool that the session does not declare.
+        """
+        return self._encoder.encode(command)
+
+    # from the provider ------------------------------------------------------------------------------------------
+
+    def decode(self, raw: str | bytes, now: float) -> list[Event]:
+        """Return the neutral events of one server event; whatever it is, this does not raise.
+
+        Args:
+            raw: The text of one frame.
+            now: Seconds of any clock that does not run backwards between calls.
+        """
+        due = self.tick(now)
+        data = parse(raw)
+        if data is None:
+            return [
+                *due,
+                Warned(code="invalid_event", message="The provider sent something that is not a JSON object."),
+            ]
+        event_id, kind = ident(data, "event_id"), words(data, "type")
+        if kind is None or self.ended or (event_id is not None and event_id in self._seen):
+            return due
+        if event_id is not None:
+            self._seen.set(event_id, None)
+        self._sign_of_life(data)
+        return [*due, *self._decode(kind, data, now)]
+
+    def tick(self, now: float) -> list[Event]:
+        """Return what became due without an event; to be called at `due()`."""
+        if self.ended:
+            return []
+        return [*self._replies.tick(now), *self._give_up(now)]
+
+    def due(self) -> float | None:
+        """Return the time at which `tick` has something to do, None when nothing waits."""
+        times = [time for time in (self._replies.due(), min(self._gap.values(), default=None)) if time is not None]
+        return min(times, default=None)
+
+    def assume_ready(self) -> list[Event]:
+        """Say that the session is there although the provider did not show it; what it runs is then unverified."""
+        return [] if self.ready else [self._become_ready({})]
+
+    def reattached(self, now: float) -> list[Event]:
+        """Take note that events may have been missed until now."""
+        self._ledger.updates.clear()
+        self._gap = {reply.id: now + _AFTER_GAP for reply in self._ledger.replies.values() if not reply.ended}
+        for asked in self._ledger.awaited.values():
+            if asked.command is not None:
+                self._gap[asked.command] = now + _AFTER_GAP
+        return [
+            Warned(code="reattached", message="The sideband was lost and is attached again; events may be missing.")
+        ]
+
+    def close(self, event: SessionClosed) -> list[Event]:
+        """Return the last events of the session, none when they were told already."""
+        if self.ended:
+            return []
+        self.ended = True
+        return [*self._replies.flush(), event]
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _decode(self, kind: str, data: Mapping[str, Any], now: float) -> list[Event]:
+        family, _, rest = kind.partition(".")
+        match family:
+            case "session":
+                return self._session_event(rest, data)
+            case "input_audio_buffer":
+                return self._input_event(rest, data)
+            case "conversation":
+                return self._conversation_event(rest, data)
+            case "response":
+                return self._response_event(rest, data, now)
+            case "output_audio_buffer":
+                return self._playout_event(rest, data, now)
+            case "rate_limits":
+                return _rate_limits(data) if rest == "updated" else []
+            case "error":
+                return self._error(mapping(data, "error"))
+            case _:
+                return []
+
+    def _session_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        session = mapping(data, "session")
+        match kind:
+            case "created":
+                return [] if self.ready else [self._become_ready(session)]
+            case "updated":
+                return self._updated(session)
+            case _:
+                return []
+
+    def _updated(self, session: Mapping[str, Any]) -> list[Event]:
+        self.configured = True
+        ledger = self._ledger
+        ours = list(dict.fromkeys((*ledger.updates, ledger.interruptible)))
+        drift = self._session.drift(session, interruptible=ours)
+        if ledger.updates and not drift:
+            ledger.updates.popleft()
+        before: list[Event] = [] if self.ready else [self._become_ready(session)]
+        return [*before, SessionUpdated(model=words(session, "model"), voice=_voice(session), drift=drift)]
+
+    def _become_ready(self, session: Mapping[str, Any]) -> SessionReady:
+        self.ready = True
+        return SessionReady(
+            model=words(session, "model"), voice=_voice(session), expires_at=number(session, "expires_at")
+        )
+
+    def _input_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        match kind:
+            case "speech_started":
+                return self._turns.started(data)
+            case "speech_stopped":
+                return self._turns.stopped(data)
+            case "committed":
+                return self._turns.committed(data)
+            case "cleared":
+                return self._turns.cleared()
+            case _:
+                return []
+
+    def _conversation_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
+        match kind:
+            case "item.added" | "item.done" | "item.created":
+                return self._turns.item(data)
+            case "item.truncated":
+                return self._replies.truncated(data)
+            case "item.input_audio_transcription.delta":
+                return self._turns.transcript_delta(data)
+            case "item.input_audio_transcription.completed":
+                return self._turns.transcript_done(data)
+            case "item.input_audio_transcription.failed":
+                return self._turns.transcript_failed(data)
+            case _:
+                return []
+
+    def _response_event(self, kind: str, data: Mapping[str, Any], now: float) -> list[Event]:
+        replies = self._replies
+        match kind:
+            case "created":
+                return replies.created(data, now)
+            case "done":
+                return replies.done(data, now)
+            case "output_item.done":
+                return replies.item_done(data)
+            case "content_part.added":
+                return replies.part(data)
+            case "output_audio_transcript.delta":
+                return replies.words(data, spoken=True)
+            case "output_audio_transcript.done":
+                return replies.whole(data, "transcript", spoken=True)
+            case "output_text.delta":
+                return replies.words(data, spoken=False)
+            case "output_text.done":
+                return replies.whole(data, "text", spoken=False)
+            case "output_audio.delta":
+                return _audio(data) if self._carries_audio else []
+            case _:
+                return []
+
+    def _playout_event(self, kind: str, data: Mapping[str, Any], now: float) -> list[Event]:
+        match kind:
+            case "started":
+                return self._replies.playing(data, now)
+            case "stopped":
+                return self._replies.played(data)
+            case "cleared":
+                return self._replies.cleared(data, now)
+            case _:
+                return []
+
+    # errors -----------------------------------------------------------------------------------------------------
+
+    def _error(self, error: Mapping[str, Any]) -> list[Event]:
+        event_id = ident(error, "event_id")
+        asked = None if event_id is None else self._ledger.asked.pop(event_id)
+        fault = fault_of(error)
+        match fault.meaning:
+            case "expired":
+                return self.close(SessionClosed(reason="provider_expired", message=fault.message))
+            case "fatal":
+                return [_fault(fault, asked, fatal=True)]
+            case "silent":
+                return []
+            case "benign":
+                return [Warned(code=fault.code, message=fault.message)]
+            case "retry" | "bug":
+                return self._refused(fault, asked, retry=fault.meaning == "retry")
+
+    def _refused(self, fault: Fault, asked: Asked | None, *, retry: bool) -> list[Event]:
+        if asked is None:
+            # the model's own reply lost a race, or the caller's data channel sent something wrong
+            return [
+                ProviderFault(code=fault.code, message=fault.message, retry=True)
+                if fault.code == "server_error"
+                else Warned(code=fault.code, message=fault.message)
+            ]
+        if asked.command is not None:
+            self._ledger.awaited.pop(asked.command)
+        if asked.kind == "update":
+            self.refused = fault
+            if self._ledger.updates:
+                self._ledger.updates.popleft()
+        return [_fault(fault, asked, fatal=asked.kind == "update" and not retry, retry=retry)]
+
+    # gaps -------------------------------------------------------------------------------------------------------
+
+    def _sign_of_life(self, data: Mapping[str, Any]) -> None:
+        if not self._gap:
+            return
+        response = mapping(data, "response")
+        for found in (ident(data, "response_id"), ident(response, "id"), ident(mapping(response, "metadata"), "af_id")):
+            if found is not None:
+                self._gap.pop(found, None)
+
+    def _give_up(self, now: float) -> list[Event]:
+        """End what began before a gap and was not heard of since."""
+        overdue = [key for key, due in self._gap.items() if due <= now]
+        events: list[Event] = []
+        for key in overdue:
+            del self._gap[key]
+            reply = self._ledger.replies.get(key)
+            if reply is None:
+                if self._ledger.awaited.pop(key) is not None:
+                    message = "The command was sent before the sideband was lost, and no reply to it was seen since."
+                    events.append(ProviderFault(code="command_lost", message=message, retry=True, command=key))
+            elif not reply.ended:
+                reply.ended = True
+                events.append(
+                    ReplyEnded(
+                        reply=reply.id,
+                        command=reply.command,
+                        status="incomplete",
+                        why="sideband_gap",
+                        text=reply.text(),
+                        tools=len(reply.calls),
+                    )
+                )
+        return events
+
+
+def _fault(fault: Fault, asked: Asked | None, *, fatal: bool = False, retry: bool = False) -> ProviderFault:
+    command = None if asked is None else asked.command
+    return ProviderFault(code=fault.code, message=fault.message, fatal=fatal, retry=retry, command=command)
+
+
+def _voice(session: Mapping[str, Any]) -> str | None:
+    output = mapping(session, "audio", "output")
+    return words(output, "voice") or words(mapping(output, "voice"), "id")
+
+
+def _audio(data: Mapping[str, Any]) -> list[Event]:
+    reply, delta = ident(data, "response_id"), words(data, "delta")
+    if reply is None or not delta:
+        return []
+    try:
+        return [ReplyAudio(reply=reply, data=base64.b64decode(delta, validate=True))]
+    except (binascii.Error, ValueError):
+        return [Warned(code="invalid_event", message="The provider sent audio that is not base64.")]
+
+
+def _rate_limits(data: Mapping[str, Any]) -> list[Event]:
+    return [
+        RateLimit(
+            name=name,
+            limit=integer(limit, "limit"),
+            remaining=integer(limit, "remaining"),
+            reset_seconds=number(limit, "reset_seconds"),
+        )
+        for limit in mappings(data, "rate_limits")[:16]
+        if (name := ident(limit, "name")) is not None
+    ]

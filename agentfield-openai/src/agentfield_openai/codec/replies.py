@@ -1,0 +1,310 @@
+"""The agent's side of the event stream: replies, their words and tools, and what of them was heard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentfield.realtime.events import (
+    Event,
+    Interrupted,
+    PlayoutCleared,
+    PlayoutStarted,
+    PlayoutStopped,
+    ProviderFault,
+    ReplyEnded,
+    ReplyStarted,
+    ReplyTranscript,
+    ToolRequested,
+    Usage,
+)
+from agentfield_openai.codec.faults import fault_of
+from agentfield_openai.codec.fields import ident, integer, mapping, mappings, words
+from agentfield_openai.codec.ledger import Ledger, Reply
+from agentfield_openai.names import ToolNames
+
+__all__ = ["Replies"]
+
+_TRUNCATION_WAIT = 0.2
+"""Seconds that a cleared reply waits for the provider's own word on how much was heard."""
+
+Status = Literal["completed", "cancelled", "failed", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A reply that was cut, and how much of it was heard by our own clock."""
+
+    reply: Reply
+    heard_ms: int
+    due: float
+
+
+class Replies:
+    """Follows what the agent's side says and does.
+
+    Args:
+        ledger: The memory of the call.
+        names: How tools are called on the wire.
+    """
+
+    def __init__(self, ledger: Ledger, names: ToolNames) -> None:
+        self._ledger = ledger
+        self._names = names
+        self._held: dict[str, _Held] = {}
+
+    # generation -------------------------------------------------------------------------------------------------
+
+    def created(self, event: Mapping[str, Any], now: float) -> list[Event]:
+        """A response began."""
+        response = mapping(event, "response")
+        reply_id = ident(response, "id")
+        if reply_id is None or reply_id in self._ledger.replies:
+            return []
+        flushed = self.flush()
+        return [*flushed, *self._begin(reply_id, response)[1]]
+
+    def done(self, event: Mapping[str, Any], now: float) -> list[Event]:
+        """A response is over; the provider sends this exactly once, and we pass it on at most once."""
+        response = mapping(event, "response")
+        reply_id = ident(response, "id")
+        if reply_id is None:
+            return []
+        reply, events = self._begin(reply_id, response)
+        if reply.ended:
+            return events
+        status = _status(response.get("status"))
+        self._take_output(reply, response, status, events)
+        reply.ended = True
+        details = mapping(response, "status_details")
+        cut = status == "cancelled" and details.get("reason") == "turn_detected" and not reply.asked_to_stop
+        if cut and reply.playout == "none" and not reply.interruption_told:
+            reply.interruption_told = True
+            events.append(Interrupted(reply=reply.id, heard_ms=0, method="wallclock"))
+        text = reply.text()
+        if text is not None:
+            events.append(ReplyTranscript(reply=reply.id, text=text, final=True))
+        events.append(
+            ReplyEnded(
+                reply=reply.id,
+                command=reply.command,
+                status=status,
+                why=_why(status, details, cut=cut),
+                text=text,
+                audio=_plays(reply, status),
+                tools=len(reply.calls),
+                usage=_usage(mapping(response, "usage")),
+            )
+        )
+        events.extend(_fatal(reply, details))
+        return events
+
+    def words(self, event: Mapping[str, Any], *, spoken: bool) -> list[Event]:
+        """Some words of a reply."""
+        reply, item, piece = self._known(event), ident(event, "item_id"), words(event, "delta")
+        if reply is None or item is None or not piece:
+            return []
+        self._mark_spoken(reply, item, spoken=spoken)
+        reply.add(item, piece)
+        return [ReplyTranscript(reply=reply.id, text=piece)]
+
+    def whole(self, event: Mapping[str, Any], key: str, *, spoken: bool) -> list[Event]:
+        """All words of an item of a reply; they are told when the reply ends."""
+        reply, item, text = self._known(event), ident(event, "item_id"), words(event, key)
+        if reply is not None and item is not None and text:
+            self._mark_spoken(reply, item, spoken=spoken)
+            reply.item(item)
+            reply.whole[item] = text
+        return []
+
+    def part(self, event: Mapping[str, Any]) -> list[Event]:
+        """A part of an item began: the first sign of audio."""
+        reply, item = self._known(event), ident(event, "item_id")
+        if reply is not None and item is not None:
+            self._mark_spoken(reply, item, spoken=mapping(event, "part").get("type") == "audio")
+        return []
+
+    def item_done(self, event: Mapping[str, Any]) -> list[Event]:
+        """An item of a reply is complete; the only place but `response.done` where a tool call is believed."""
+        reply = self._known(event)
+        if reply is None:
+            return []
+        item = mapping(event, "item")
+        return self._call(reply, item) if item.get("status") == "completed" else []
+
+    def _begin(self, reply_id: str, response: Mapping[str, Any]) -> tuple[Reply, list[Event]]:
+        known = self._ledger.replies.get(reply_id)
+        if known is not None:
+            return known, []
+        asked = ident(mapping(response, "metadata"), "af_id")
+        command = asked if asked is not None and self._ledger.awaited.pop(asked) is not None else None
+        reply = Reply(reply_id, command)
+        self._ledger.replies.set(reply_id, reply)
+        return reply, [ReplyStarted(reply=reply_id, command=command)]
+
+    def _known(self, event: Mapping[str, Any]) -> Reply | None:
+        """Return the reply that an event belongs to while it is being generated."""
+        reply_id = ident(event, "response_id")
+        reply = None if reply_id is None else self._ledger.replies.get(reply_id)
+        return None if reply is None or reply.ended else reply
+
+    def _mark_spoken(self, reply: Reply, item: str, *, spoken: bool) -> None:
+        if spoken and item not in reply.spoken:
+            reply.spoken.append(item)
+            reply.audio = True
+            self._ledger.voiced = True
+
+    def _take_output(self, reply: Reply, response: Mapping[str, Any], status: Status, events: list[Event]) -> None:
+        """Take what the last event holds and the ones before it did not."""
+        for item in mappings(response, "output"):
+            item_id = ident(item, "id")
+            if item.get("type") == "function_call":
+                complete = item.get("status") == "completed" or (status == "completed" and "status" not in item)
+                events.extend(self._call(reply, item) if complete else [])
+            elif item.get("type") == "message" and item_id is not None and item_id not in reply.pieces:
+                for part in mappings(item, "content"):
+                    spoken = part.get("type") in {"output_audio", "audio"}
+                    self._mark_spoken(reply, item_id, spoken=spoken)
+                    reply.add(item_id, words(part, "transcript" if spoken else "text") or "")
+
+    def _call(self, reply: Reply, item: Mapping[str, Any]) -> list[Event]:
+        call_id, name, arguments = ident(item, "call_id"), ident(item, "name"), words(item, "arguments")
+        if item.get("type") != "function_call" or call_id is None or name is None or arguments is None:
+            return []
+        if call_id in self._ledger.calls:
+            return []
+        self._ledger.calls.set(call_id, reply.id)
+        reply.calls.add(call_id)
+        target = self._names.target(name)
+        return [ToolRequested(call_id=call_id, name=target, arguments=arguments, reply=reply.id)]
+
+    # playback ---------------------------------------------------------------------------------------------------
+
+    def playing(self, event: Mapping[str, Any], now: float) -> list[Event]:
+        """The caller begins to hear a reply."""
+        reply_id = ident(event, "response_id")
+        if reply_id is None:
+            return []
+        reply = self._ledger.replies.get(reply_id)
+        if reply is None:
+            return [PlayoutStarted(reply=reply_id)]
+        if reply.playout != "none":
+            return []
+        reply.playout, reply.playing_since, reply.audio = "playing", now, True
+        self._ledger.voiced = True
+        return [PlayoutStarted(reply=reply_id)]
+
+    def played(self, event: Mapping[str, Any]) -> list[Event]:
+        """The caller has heard all of a reply."""
+        reply_id = ident(event, "response_id")
+        if reply_id is None:
+            return []
+        reply = self._ledger.replies.get(reply_id)
+        if reply is None:
+            return [PlayoutStopped(reply=reply_id)]
+        if reply.playout in {"stopped", "cleared"}:
+            return []
+        reply.playout = "stopped"
+        return [PlayoutStopped(reply=reply_id)]
+
+    def cleared(self, event: Mapping[str, Any], now: float) -> list[Event]:
+        """What was left of a reply was thrown away; told together with how much was heard."""
+        reply_id = ident(event, "response_id")
+        if reply_id is None:
+            return []
+        reply = self._ledger.replies.get(reply_id)
+        if reply is None:
+            return [PlayoutCleared(reply=reply_id)]
+        if reply.playout in {"stopped", "cleared"}:
+            return []
+        heard = max(0, round((now - reply.playing_since) * 1000)) if reply.playout == "playing" else 0
+        reply.playout = "cleared"
+        self._held[reply.id] = _Held(reply, heard, now + _TRUNCATION_WAIT)
+        return self._tell(reply.id) if reply.heard is not None else []
+
+    def truncated(self, event: Mapping[str, Any]) -> list[Event]:
+        """The provider says how much of an item was heard."""
+        item, heard = ident(event, "item_id"), integer(event, "audio_end_ms")
+        if item is None or heard is None:
+            return []
+        for reply in reversed(self._ledger.replies.values()):
+            if item in reply.spoken:
+                reply.heard = (item, heard)
+                return self._tell(reply.id)
+        return []
+
+    def tick(self, now: float) -> list[Event]:
+        """Tell what has waited long enough."""
+        due = [reply_id for reply_id, held in self._held.items() if held.due <= now]
+        return [event for reply_id in due for event in self._tell(reply_id)]
+
+    def due(self) -> float | None:
+        """Return when `tick` has something to do."""
+        return min((held.due for held in self._held.values()), default=None)
+
+    def flush(self) -> list[Event]:
+        """Tell everything that still waits."""
+        return [event for reply_id in list(self._held) for event in self._tell(reply_id)]
+
+    def _tell(self, reply_id: str) -> list[Event]:
+        held = self._held.pop(reply_id, None)
+        if held is None:
+            return []
+        reply, heard_ms = held.reply, held.heard_ms
+        method: Literal["provider", "wallclock"] = "wallclock"
+        if reply.heard is not None and len(reply.spoken) == 1:
+            # the provider counts within one item; with several, what came before it is unknown
+            method, heard_ms = "provider", reply.heard[1]
+        events: list[Event] = [PlayoutCleared(reply=reply.id)]
+        if not reply.interruption_told:
+            reply.interruption_told = True
+            events.insert(0, Interrupted(reply=reply.id, heard_ms=heard_ms, method=method))
+        return events
+
+
+def _status(value: Any) -> Status:
+    match value:
+        case "completed" | "cancelled" | "failed" | "incomplete":
+            return value
+        case _:
+            return "incomplete"
+
+
+def _why(status: Status, details: Mapping[str, Any], *, cut: bool) -> str | None:
+    match status:
+        case "completed":
+            return None
+        case "cancelled":
+            return "interrupted" if cut else "asked"
+        case "failed":
+            return fault_of(mapping(details, "error")).code
+        case _:
+            return (words(details, "reason") or "unknown")[:64]
+
+
+def _plays(reply: Reply, status: Status) -> bool:
+    """Tell whether playback is to be waited for: a reply that was cut before its first sound never plays."""
+    if status in {"completed", "incomplete"}:
+        return reply.audio
+    return reply.playout != "none"
+
+
+def _fatal(reply: Reply, details: Mapping[str, Any]) -> list[Event]:
+    fault = fault_of(mapping(details, "error"))
+    if fault.meaning != "fatal":
+        return []
+    return [ProviderFault(code=fault.code, message=fault.message, fatal=True, command=reply.command)]
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    if not usage:
+        return None
+    heard, said = mapping(usage, "input_token_details"), mapping(usage, "output_token_details")
+    return Usage(
+        input_text_tokens=integer(heard, "text_tokens"),
+        input_audio_tokens=integer(heard, "audio_tokens"),
+        cached_tokens=integer(heard, "cached_tokens"),
+        output_text_tokens=integer(said, "text_tokens"),
+        output_audio_tokens=integer(said, "audio_tokens"),
+    )

@@ -1,0 +1,170 @@
+"""The session object: what we ask for, and what of an echo differs from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from agentfield.realtime.config import SemanticVad, ServerVad, SessionConfig, ToolSpec
+from agentfield_openai.codec.fields import mapping
+from agentfield_openai.names import ToolNames
+from agentfield_openai.options import OpenAIOptions
+
+__all__ = ["SessionObject"]
+
+
+class SessionObject:
+    """The `session` of one call as it should be.
+
+    Args:
+        config: The frozen configuration.
+
+    Raises:
+        InvalidInput: `options` do not fit.
+    """
+
+    def __init__(self, config: SessionConfig) -> None:
+        self.options = OpenAIOptions.of(config)
+        self.names = ToolNames(tool.target for tool in config.tools)
+        self.modality = "audio" if "audio" in config.declaration.modalities else "text"
+        self.instructions = config.declaration.instructions or ""
+        self._config = config
+
+    def create(self) -> dict[str, Any]:
+        """Return the object that a call is created with."""
+        return {"type": "realtime", "model": self._config.model, **self._settings(interruptible=True, voice=True)}
+
+    def update(self, *, interruptible: bool, voice: bool) -> dict[str, Any]:
+        """Return the object of a `session.update`.
+
+        Args:
+            interruptible: Whether speech of the caller stops replies.
+            voice: Whether the voice may still be named; once audio was produced the provider refuses it.
+        """
+        return {"type": "realtime", **self._settings(interruptible=interruptible, voice=voice)}
+
+    def tools(self, targets: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Return functions for these targets, all declared ones when None."""
+        wanted = None if targets is None else set(targets)
+        return [self._function(tool) for tool in self._config.tools if wanted is None or tool.target in wanted]
+
+    def drift(self, echo: Mapping[str, Any], *, interruptible: Iterable[bool]) -> tuple[str, ...]:
+        """Return the names of settings that an echoed session has otherwise than we want; absent ones count as equal.
+
+        Args:
+            echo: The `session` of a server event.
+            interruptible: Values of that switch that are ours, since our own updates may be under way.
+        """
+        variants = [self._flat(self._settings(interruptible=value, voice=True)) for value in interruptible]
+        have = self._flat(echo)
+        wanted = variants[0]
+        found = [name for name, value in wanted.items() if have.get(name) is not None and not _same(value, have[name])]
+        if "turn_detection" in found and any(
+            _same(variant["turn_detection"], have["turn_detection"]) for variant in variants
+        ):
+            found.remove("turn_detection")
+        if self._unset("turn_detection", echo) and wanted["turn_detection"] is not None:
+            found.append("turn_detection")
+        if self._unset("transcription", echo) and wanted.get("transcription") is not None:
+            found.append("transcription")
+        return tuple(sorted(set(found)))
+
+    def _settings(self, *, interruptible: bool, voice: bool) -> dict[str, Any]:
+        handler = self._config.declaration.floor == "handler"
+        settings: dict[str, Any] = {
+            "output_modalities": [self.modality],
+            "instructions": self.instructions,
+            "tools": [] if handler else self.tools(),
+            "tool_choice": "none" if handler else "auto",
+            "audio": {"input": self._input(interruptible=interruptible)},
+        }
+        output: dict[str, Any] = {}
+        if voice and self._config.voice is not None:
+            output["voice"] = self._config.voice
+        if self.options.speed is not None:
+            output["speed"] = self.options.speed
+        if output:
+            settings["audio"]["output"] = output
+        if self.options.max_output_tokens is not None:
+            settings["max_output_tokens"] = self.options.max_output_tokens
+        if self.options.parallel_tool_calls is not None:
+            settings["parallel_tool_calls"] = self.options.parallel_tool_calls
+        if self.options.reasoning_effort is not None:
+            settings["reasoning"] = {"effort": self.options.reasoning_effort}
+        return settings
+
+    def _input(self, *, interruptible: bool) -> dict[str, Any]:
+        settings: dict[str, Any] = {"turn_detection": self._turn_detection(interruptible=interruptible)}
+        if self._config.transcription is not None:
+            settings["transcription"] = {"model": self._config.transcription}
+            if self.options.language is not None:
+                settings["transcription"]["language"] = self.options.language
+        if self.options.noise_reduction is not None:
+            settings["noise_reduction"] = {"type": self.options.noise_reduction}
+        return settings
+
+    def _turn_detection(self, *, interruptible: bool) -> dict[str, Any] | None:
+        answers = {
+            "create_response": self._config.declaration.floor == "model",
+            "interrupt_response": interruptible,
+        }
+        match self._config.declaration.turn_detection:
+            case ServerVad() as vad:
+                return {**vad.model_dump(), **answers}
+            case SemanticVad() as vad:
+                return {**vad.model_dump(), **answers}
+            case None:
+                return None
+
+    def _function(self, tool: ToolSpec) -> dict[str, Any]:
+        return {
+            "type": "function",
+            "name": self.names.safe(tool.target),
+            "description": tool.description,
+            "parameters": tool.parameters,
+        }
+
+    @staticmethod
+    def _flat(session: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that are compared, each under the name that people know it by."""
+        heard, said = mapping(session, "audio", "input"), mapping(session, "audio", "output")
+        voice = said.get("voice")
+        flat = {
+            "turn_detection": heard.get("turn_detection"),
+            "transcription": heard.get("transcription"),
+            "noise_reduction": heard.get("noise_reduction"),
+            "voice": voice.get("id") if isinstance(voice, dict) else voice,
+            "speed": said.get("speed"),
+        }
+        plain = ("output_modalities", "instructions", "tools", "tool_choice", "max_output_tokens", "reasoning")
+        return flat | {name: session.get(name) for name in plain}
+
+    @staticmethod
+    def _unset(name: str, echo: Mapping[str, Any]) -> bool:
+        """Tell whether the echo says outright that a setting of the input is off."""
+        heard = mapping(echo, "audio", "input")
+        return name in heard and heard[name] is None
+
+
+def _same(wanted: Any, have: Any) -> bool:
+    """Compare by what we asked for: objects may hold more, numbers may be rounded, lists of tools may be reordered."""
+    match wanted, have:
+        case None, _:
+            return True
+        case dict(), dict():
+            return all(_same(value, have.get(key)) for key, value in wanted.items())
+        case list(), list():
+            return len(wanted) == len(have) and all(
+                _same(one, other) for one, other in zip(_ordered(wanted), _ordered(have), strict=True)
+            )
+        case bool(), _:
+            return wanted is have
+        case ((int() | float()), (int() | float())):
+            return math.isclose(wanted, have, rel_tol=1e-3)
+        case _:
+            return bool(wanted == have)
+
+
+def _ordered(values: list[Any]) -> list[Any]:
+    return sorted(values, key=lambda value: str(value.get("name")) if isinstance(value, dict) else str(value))

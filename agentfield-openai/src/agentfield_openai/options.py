@@ -1,0 +1,56 @@
+"""What `options=` of a session may hold for the Realtime protocol, beyond what every provider has."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentfield.errors import InvalidInput
+from agentfield.realtime.config import SessionConfig
+
+__all__ = ["Effort", "OpenAIOptions"]
+
+Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
+"""How long a reasoning model may think."""
+
+
+class OpenAIOptions(BaseModel):
+    """Settings that only the Realtime protocol has; what is None is left to the provider."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}(-[A-Za-z]{2,4})?$")
+    """The caller's language (ISO 639-1), which makes transcripts better and faster."""
+    noise_reduction: Literal["near_field", "far_field"] | None = None
+    """`near_field` for headsets, `far_field` for laptops and rooms."""
+    speed: float | None = Field(default=None, ge=0.25, le=1.5)
+    """Speed of the voice."""
+    max_output_tokens: int | None = Field(default=None, ge=1, le=4096)
+    """Longest reply, tool calls included."""
+    parallel_tool_calls: bool | None = None
+    """Whether one reply may call several tools; reasoning models only."""
+    reasoning_effort: Effort | None = None
+    """Reasoning models only."""
+    say_reasoning_effort: Effort | None = None
+    """The same for `say`, which has nothing to think about; reasoning models only."""
+
+    @classmethod
+    def of(cls, config: SessionConfig) -> OpenAIOptions:
+        """Return the options of a session.
+
+        Raises:
+            InvalidInput: An option is unknown or out of range; `field` names it.
+        """
+        try:
+            return cls.model_validate(config.declaration.options)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            name = ".".join(("options", *map(str, first["loc"])))
+            known = ", ".join(sorted(cls.model_fields))
+            raise InvalidInput(
+                f"{name} of session {config.target}: {first['msg']}.",
+                code="invalid_options",
+                hint=f"options of this pair: {known}",
+                field=name,
+            ) from None

@@ -1,0 +1,1 @@
+"""OpenRouter audio turns for AgentField."""

@@ -1,0 +1,128 @@
+"""The guards at the door: where a request may come from, and who may use which route."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from agentfield.errors import Forbidden, Unauthorized
+from agentfield_server.access.tokens import TokenDesk
+from agentfield_server.api.routes import Access
+from agentfield_server.settings import Settings
+
+__all__ = ["CALLER", "PRINCIPAL", "Door"]
+
+PRINCIPAL = web.RequestKey("agentfield_principal", str)
+"""Who asks: ``operator``, or ``session:<id>`` for the holder of a browser token."""
+
+CALLER = web.RequestKey("agentfield_caller", bool)
+"""Whether the request comes from the caller's page (a browser token)."""
+
+
+class Door:
+    """Decides about each request before its handler runs.
+
+    Args:
+        settings: The bound address, the operator's key and further origins.
+        tokens: The browser tokens.
+    """
+
+    def __init__(self, settings: Settings, tokens: TokenDesk) -> None:
+        self._settings = settings
+        self._tokens = tokens
+
+    def check_host(self, request: web.Request) -> None:
+        """Refuse names that do not belong to a control plane bound to loopback (DNS rebinding).
+
+        Raises:
+            Forbidden: The Host header names another machine.
+        """
+        if not self._settings.loopback:
+            return
+        name = urlsplit(f"//{request.host}").hostname or ""
+        public = urlsplit(self._settings.public_url or "").hostname
+        if name != "localhost" and name != public and not _is_loopback(name):
+            raise Forbidden(
+                f"This control plane listens on {self._settings.host} and does not answer for {name!r}.",
+                code="foreign_host",
+                hint="use http://127.0.0.1, or set AGENTFIELD_PUBLIC_URL",
+            )
+
+    def check_origin(self, request: web.Request) -> None:
+        """Refuse pages of other origins; programs send no Origin.
+
+        Raises:
+            Forbidden: The page comes from somewhere else.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None or origin in self._settings.allowed_origins:
+            return
+        own = {f"{request.scheme}://{request.host}", (self._settings.public_url or "").rstrip("/")}
+        if origin not in own:
+            raise Forbidden(
+                f"Pages of {origin!r} may not use this control plane.",
+                code="foreign_origin",
+                hint="serve the page from the control plane (af dev DIR), or list its origin in AGENTFIELD_ALLOWED_ORIGINS",
+            )
+
+    def foreign_origin(self, request: web.Request) -> str | None:
+        """Return the origin of a page that is served elsewhere and listed; None for our own pages and for programs."""
+        origin = request.headers.get("Origin")
+        return origin if origin in self._settings.allowed_origins else None
+
+    async def admit(self, request: web.Request, access: Access) -> None:
+        """Find out who asks and whether they may use the route.
+
+        Raises:
+            Unauthorized: No credential, or one that is unknown or expired.
+            Forbidden: A credential of another session.
+        """
+        if access == "public":
+            request[PRINCIPAL] = "public"
+            return
+        credential = _credential(request)
+        if credential is not None and credential.startswith("ek_af_"):
+            await self._admit_token(request, access, credential)
+        else:
+            self._admit_operator(request, credential)
+
+    async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
+        session_id = request.match_info.get("session_id")
+        if access != "session" or session_id is None:
+            raise Forbidden("A browser token opens its own session only.", code="token_scope")
+        await self._tokens.check(token, session_id)
+        request[PRINCIPAL] = f"session:{session_id}"
+        request[CALLER] = True
+
+    def _admit_operator(self, request: web.Request, credential: str | None) -> None:
+        key = self._settings.api_key
+        if key is None:
+            # only reachable on loopback: Settings.require_safe_bind
+            request[PRINCIPAL] = "operator"
+            return
+        if credential is None or not hmac.compare_digest(credential.encode(), key.get_secret_value().encode()):
+            raise Unauthorized(
+                "This control plane asks for its key."
+                if credential is None
+                else "That is not this control plane's key.",
+                hint="set AGENTFIELD_API_KEY to the key that the control plane was started with",
+            )
+        request[PRINCIPAL] = "operator"
+
+
+def _credential(request: web.Request) -> str | None:
+    header = request.headers.get("Authorization")
+    if header is not None:
+        scheme, _, value = header.partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else ""
+    return request.headers.get("X-API-Key")
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

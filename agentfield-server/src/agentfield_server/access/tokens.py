@@ -1,0 +1,91 @@
+"""Browser tokens and one-time codes: opaque, one session each, short-lived; only digests are stored."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from agentfield.errors import Forbidden, Unauthorized
+from agentfield.ids import new_token
+from agentfield_server.store.protocol import Store
+
+__all__ = ["TokenDesk"]
+
+_CODE_PREFIX = "code_af_"
+_TOKEN_PREFIX = "ek_af_"  # noqa: S105 - a prefix, and one that stock browser clients accept
+
+SESSION_LIFE = 24 * 3600.0
+"""Seconds that a token lives at the longest; it dies with its session before that."""
+
+AFTERGLOW = 60.0
+"""Seconds after the end of its session in which a page may still read how the call went."""
+
+
+class TokenDesk:
+    """Hands out and checks what a caller's page may hold.
+
+    Args:
+        store: Where the digests are kept.
+        clock: Seconds since the epoch.
+        code_ttl: Seconds that a one-time code lives.
+    """
+
+    def __init__(self, store: Store, *, clock: Callable[[], float], code_ttl: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._code_ttl = code_ttl
+
+    async def issue_token(self, session_id: str) -> str:
+        """Return a new browser token of a session; it dies with the session."""
+        token = new_token(_TOKEN_PREFIX)
+        await self._store.put_token(
+            _digest(token), session_id=session_id, kind="token", expires_at=self._clock() + SESSION_LIFE
+        )
+        return token
+
+    async def issue_code(self, session_id: str) -> str:
+        """Return a code that can be exchanged once for a browser token."""
+        code = new_token(_CODE_PREFIX)
+        await self._store.put_token(
+            _digest(code), session_id=session_id, kind="code", expires_at=self._clock() + self._code_ttl
+        )
+        return code
+
+    async def exchange(self, code: str) -> tuple[str, str]:
+        """Turn a code into (session id, browser token).
+
+        Raises:
+            Unauthorized: Unknown, expired or used before.
+        """
+        row = await self._store.use_token(_digest(code), kind="code", now=self._clock(), once=True)
+        if row is None:
+            raise Unauthorized(
+                "This address was opened before, or is too old.",
+                code="code_used",
+                hint="start a new session: af session start TARGET --provider … --transport …",
+            )
+        return row.session_id, await self.issue_token(row.session_id)
+
+    async def check(self, token: str, session_id: str) -> None:
+        """Make sure that a browser token belongs to a session.
+
+        Raises:
+            Unauthorized: Unknown or expired; also after the session ended.
+            Forbidden: Of another session.
+        """
+        row = await self._store.use_token(_digest(token), kind="token", now=self._clock())
+        if row is None:
+            raise Unauthorized(
+                "The browser token is unknown or has expired.", code="token_expired", hint="start a new session"
+            )
+        if row.session_id != session_id:
+            raise Forbidden("The browser token belongs to another session.", code="token_scope")
+        session = await self._store.get_session(session_id)
+        if session is None or (session.ended_at is not None and self._clock() > session.ended_at + AFTERGLOW):
+            raise Unauthorized(
+                "The browser token died with its session.", code="token_expired", hint="start a new session"
+            )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

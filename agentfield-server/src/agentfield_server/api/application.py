@@ -1,0 +1,98 @@
+"""The aiohttp application: the route table behind the guards, and every error as a problem document."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from agentfield.errors import AgentFieldError, NotFound
+from agentfield.ids import new_id
+from agentfield_server.access.guards import Door
+from agentfield_server.api.http import MAX_BODY, problem_reply
+from agentfield_server.api.routes import Handler, Route
+
+__all__ = ["build_application"]
+
+_log = logging.getLogger("agentfield.server")
+_ALLOWED_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-openai-agents-sdk"
+
+
+def build_application(routes: Iterable[Route], door: Door) -> web.Application:
+    """Return the application of a route table.
+
+    Args:
+        routes: All routes; each says who may use it.
+        door: Decides who may.
+    """
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_problems, _guards(door)])
+    for route in routes:
+        # no automatic HEAD: a stream would start for it
+        app.router.add_route(route.method, route.path, _guarded(route, door))
+    return app
+
+
+def _guarded(route: Route, door: Door) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        await door.admit(request, route.access)
+        return await route.handler(request)
+
+    return handle
+
+
+def _guards(door: Door) -> Middleware:
+    @web.middleware
+    async def guards(request: web.Request, handler: Handler) -> web.StreamResponse:
+        door.check_host(request)
+        door.check_origin(request)
+        foreign = door.foreign_origin(request)
+        if foreign is None:
+            return await handler(request)
+        headers = {
+            "Access-Control-Allow-Origin": foreign,
+            "Vary": "Origin",
+            "Access-Control-Expose-Headers": "Location",
+        }
+        if request.method == "OPTIONS":
+            headers |= {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
+            return web.Response(status=204, headers=headers)
+        response = await handler(request)
+        if not response.prepared:
+            response.headers.update(headers)
+        return response
+
+    return guards
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AgentFieldError as error:
+        return problem_reply(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return problem_reply(_from_http(request, error))
+    except Exception:  # noqa: BLE001 - the last resort of a request; the traceback goes to the log
+        # the reader gets a number, the log gets the traceback: nothing internal leaves the process
+        incident = new_id("evt")
+        _log.exception("request failed: %s %s (%s)", request.method, request.path, incident)
+        return problem_reply(
+            AgentFieldError(
+                "The control plane failed at this request.",
+                code="internal_error",
+                hint=f"look for {incident} in its log",
+            )
+        )
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> AgentFieldError:
+    if error.status == 404:
+        return NotFound(f"There is no route {request.method} {request.path[:200]}.", code="unknown_path")
+    problem = AgentFieldError(
+        f"{error.reason}: {request.method} {request.path[:200]}.", code=error.reason.lower().replace(" ", "_")
+    )
+    problem.status = error.status
+    return problem

@@ -1,0 +1,41 @@
+"""What this control plane can do: the pairs of the matrix, health, readiness."""
+
+from __future__ import annotations
+
+from agentfield.plugins.matrix import adapter_views
+from aiohttp import web
+
+from agentfield.plugins import Registry
+from agentfield_server.api.http import json_reply
+from agentfield_server.api.routes import Route
+
+__all__ = ["CatalogueRoutes"]
+
+
+class CatalogueRoutes:
+    """The handlers that tell what there is.
+
+    Args:
+        registry: The plugins of this process.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the resource."""
+        return [
+            Route(
+                method="GET", path="/api/v1/adapters", handler=self.adapters, access="operator", summary="The matrix"
+            ),
+            Route(method="GET", path="/healthz", handler=self.health, access="public", summary="Is the process up"),
+            Route(method="GET", path="/readyz", handler=self.health, access="public", summary="Can it take calls"),
+        ]
+
+    async def adapters(self, _request: web.Request) -> web.Response:
+        """List every installed pair with its capabilities."""
+        return json_reply(adapter_views(self._registry))
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Answer; the application serves requests only once it is ready."""
+        return json_reply({"status": "ok"})

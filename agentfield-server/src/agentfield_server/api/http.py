@@ -1,0 +1,152 @@
+"""Reading requests strictly and answering them: bodies, problem documents, replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded
+
+__all__ = ["json_reply", "problem_reply", "read_model", "read_text", "strict_json", "validation_error"]
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+MAX_DEPTH = 32
+MAX_BODY = 64 * 1024
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return result
+
+
+def _no_constants(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_depth(text: str) -> None:
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        elif char in "]}":
+            depth -= 1
+
+
+def strict_json(text: str) -> Any:
+    """Read JSON as RFC 8259 means it: no duplicate names, no NaN, at most 32 levels.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    try:
+        _check_depth(text)
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"The body is not JSON that can be used: {error}.", code="malformed_json") from None
+
+
+def validation_error(error: ValidationError, what: str = "The body") -> InvalidInput:
+    """Return what is wrong with the first field that does not fit, without repeating its value."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "(all)"
+    return InvalidInput(f"{what} does not fit: {field}: {first['msg']}.", field=field)
+
+
+async def read_text(request: web.Request, *, media_type: str, max_bytes: int, timeout: float = 10.0) -> str:  # noqa: ASYNC109
+    """Return the body as text.
+
+    Raises:
+        InvalidInput: Another media type (status 415), or not UTF-8.
+        LimitExceeded: Larger than `max_bytes` (status 413), or slower than `timeout` seconds (status 408).
+    """
+    if request.content_type != media_type:
+        error = InvalidInput(
+            f"This route takes {media_type}, not {request.content_type}.",
+            code="unsupported_media_type",
+            hint=f"send it with the header 'Content-Type: {media_type}'",
+        )
+        error.status = 415
+        raise error
+    body = bytearray()
+    try:
+        async with asyncio.timeout(timeout):
+            async for chunk in request.content.iter_chunked(16 * 1024):
+                body += chunk
+                if len(body) > max_bytes:
+                    too_large = LimitExceeded(f"The body is larger than {max_bytes} bytes.", code="body_too_large")
+                    too_large.status = 413
+                    raise too_large
+    except TimeoutError:
+        slow = LimitExceeded(f"The body did not arrive within {timeout:g} s.", code="body_too_slow")
+        slow.status = 408
+        raise slow from None
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput("The body is not UTF-8.", code="malformed_body") from None
+
+
+async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: int = MAX_BODY) -> ModelT:
+    """Return the JSON body as `model`; an absent body counts as ``{}``.
+
+    Raises:
+        InvalidInput: Malformed, or a field does not fit; the message names the field.
+        LimitExceeded: Too large or too slow.
+    """
+    if request.body_exists:
+        value = strict_json(await read_text(request, media_type="application/json", max_bytes=max_bytes))
+    else:
+        value = {}
+    try:
+        # JSON mode: lists become tuples, as they would from a JSON text
+        return model.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        raise validation_error(error) from None
+
+
+def json_reply(
+    value: BaseModel | Mapping[str, Any] | Iterable[BaseModel],
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Answer with JSON."""
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json()
+    elif isinstance(value, Mapping):
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    else:
+        text = "[" + ",".join(item.model_dump_json() for item in value) + "]"
+    return web.Response(text=text, status=status, content_type="application/json", headers=headers)
+
+
+def problem_reply(error: AgentFieldError) -> web.Response:
+    """Answer with an RFC 9457 problem document."""
+    headers = {}
+    if (retry_after := error.data.get("retry_after")) is not None:
+        headers["Retry-After"] = str(int(retry_after))
+    return web.Response(
+        text=json.dumps(error.to_problem(), separators=(",", ":"), ensure_ascii=False),
+        status=error.status,
+        content_type="application/problem+json",
+        headers=headers,
+    )

@@ -1,0 +1,304 @@
+"""Sessions over REST: start, offer, events, input, end, list, show, workflows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+
+from agentfield.errors import InvalidInput, NotFound
+from agentfield.wire.rest import (
+    DagView,
+    EndRequest,
+    ExchangeRequest,
+    ExchangeResponse,
+    InputRequest,
+    SessionView,
+    StartRequest,
+    StartResponse,
+)
+from agentfield_server.access.guards import CALLER, PRINCIPAL
+from agentfield_server.access.sdp import MAX_SDP, gate_sdp
+from agentfield_server.access.tokens import TokenDesk
+from agentfield_server.api.http import json_reply, read_model, read_text
+from agentfield_server.api.idempotency import idempotency_key
+from agentfield_server.api.routes import Route
+from agentfield_server.api.views import dag_view, session_view
+from agentfield_server.bus import Bus
+from agentfield_server.sessions import Sessions
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import EventRow, SessionRow
+
+__all__ = ["SessionRoutes"]
+
+_KEEP_ALIVE = 15.0
+_PAGE = 500
+
+
+class SessionRoutes:
+    """The handlers of the session resource.
+
+    Args:
+        sessions: The live calls.
+        store: What is kept.
+        tokens: Browser tokens and one-time codes.
+        bus: Hints and live events.
+        public_url: Returns the address under which browsers reach this control plane.
+    """
+
+    def __init__(
+        self, *, sessions: Sessions, store: Store, tokens: TokenDesk, bus: Bus, public_url: Callable[[], str]
+    ) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._tokens = tokens
+        self._bus = bus
+        self._public_url = public_url
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the resource."""
+        base = "/api/v1/sessions"
+        one = base + "/{session_id}"
+        return [
+            Route(
+                method="POST",
+                path=base,
+                handler=self.start,
+                access="operator",
+                summary="Start a session",
+                request=StartRequest,
+                response=StartResponse,
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/session-targets/{target}/start",
+                handler=self.start,
+                access="operator",
+                summary="Start a session (alias)",
+                request=StartRequest,
+                response=StartResponse,
+            ),
+            Route(method="GET", path=base, handler=self.list_all, access="operator", summary="List sessions"),
+            Route(
+                method="POST",
+                path=base + "/exchange",
+                handler=self.exchange,
+                access="public",
+                summary="Exchange a one-time code for a browser token",
+                request=ExchangeRequest,
+                response=ExchangeResponse,
+            ),
+            Route(
+                method="GET",
+                path=one,
+                handler=self.show,
+                access="session",
+                summary="Show a session",
+                response=SessionView,
+            ),
+            Route(
+                method="POST",
+                path=one + "/offer",
+                handler=self.offer,
+                access="session",
+                summary="Exchange an SDP offer for an answer",
+                media_type="application/sdp",
+            ),
+            Route(
+                method="POST",
+                path="/api/v1/session-instances/{session_id}/realtime-offer",
+                handler=self.offer,
+                access="session",
+                summary="Exchange an SDP offer for an answer (alias)",
+                media_type="application/sdp",
+            ),
+            Route(
+                method="GET",
+                path=one + "/events",
+                handler=self.events,
+                access="session",
+                summary="Follow a session",
+                stream=True,
+                media_type="text/event-stream",
+            ),
+            Route(
+                method="POST",
+                path=one + "/input",
+                handler=self.input,
+                access="session",
+                summary="Say something in words",
+                request=InputRequest,
+            ),
+            Route(
+                method="POST",
+                path=one + "/end",
+                handler=self.end,
+                access="session",
+                summary="End a session",
+                request=EndRequest,
+            ),
+            Route(
+                method="GET",
+                path=one + "/workflows",
+                handler=self.workflows,
+                access="session",
+                summary="The executions of a session",
+                response=DagView,
+            ),
+        ]
+
+    async def start(self, request: web.Request) -> web.Response:
+        """Start a session: resolve, freeze, write, and answer with a browser token."""
+        body = await self._start_body(request)
+        key = idempotency_key(request, route="sessions", target=body.target, body=body)
+        row, config = await self._sessions.start(body, principal=request[PRINCIPAL], idempotency=key)
+        base = self._public_url()
+        path = f"/api/v1/sessions/{row.id}"
+        reply = StartResponse(
+            session_id=row.id,
+            run_id=row.run_id,
+            target=row.target,
+            provider=config.declaration.provider,
+            transport=config.declaration.transport,
+            model=config.model,
+            voice=config.voice,
+            floor=config.declaration.floor,
+            token=await self._tokens.issue_token(row.id),
+            page_url=f"{base}/call#code={await self._tokens.issue_code(row.id)}",
+            offer_url=f"{base}{path}/offer",
+            events_url=f"{base}{path}/events",
+        )
+        return json_reply(reply, status=201, headers={"Location": path})
+
+    async def _start_body(self, request: web.Request) -> StartRequest:
+        target = request.match_info.get("target")
+        if target is None:
+            return await read_model(request, StartRequest)
+        partial = await read_model(request, _StartAlias)
+        return StartRequest(target=target, **partial.model_dump())
+
+    async def list_all(self, request: web.Request) -> web.Response:
+        """List sessions, newest first."""
+        rows = await self._store.list_sessions(before=request.query.get("before"), limit=_limit(request))
+        return json_reply([session_view(row) for row in rows])
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one session with its frozen configuration."""
+        return json_reply(session_view(await self._row(request)))
+
+    async def exchange(self, request: web.Request) -> web.Response:
+        """Exchange a one-time code."""
+        body = await read_model(request, ExchangeRequest)
+        session_id, token = await self._tokens.exchange(body.code)
+        view = session_view(await self._find(session_id))
+        return json_reply(
+            ExchangeResponse(
+                session_id=session_id,
+                token=token,
+                target=view.target,
+                provider=view.provider,
+                transport=view.transport,
+                model=view.model,
+            )
+        )
+
+    async def offer(self, request: web.Request) -> web.Response:
+        """Check an SDP offer, create the call at the provider, answer."""
+        row = await self._row(request)
+        sdp = gate_sdp(await read_text(request, media_type="application/sdp", max_bytes=MAX_SDP))
+        answer = await self._sessions.offer(row.id, sdp)
+        return web.Response(
+            text=answer, content_type="application/sdp", headers={"Location": f"/api/v1/sessions/{row.id}"}
+        )
+
+    async def input(self, request: web.Request) -> web.Response:
+        """Take words that the caller typed as a turn."""
+        row = await self._row(request)
+        body = await read_model(request, InputRequest)
+        await self._sessions.input_text(row.id, body.text)
+        return json_reply({"accepted": True}, status=202)
+
+    async def end(self, request: web.Request) -> web.Response:
+        """End a session; a page can only hang up."""
+        row = await self._row(request)
+        body = await read_model(request, EndRequest)
+        await self._sessions.end(row.id, "caller_hangup" if request.get(CALLER) else body.reason)
+        return json_reply(session_view(await self._find(row.id)))
+
+    async def workflows(self, request: web.Request) -> web.Response:
+        """Return the executions of a session, a page at a time."""
+        row = await self._row(request)
+        limit = _limit(request)
+        rows = await self._store.list_executions(row.run_id, after=request.query.get("after"), limit=limit)
+        return json_reply(dag_view(row.run_id, rows, session_id=row.id, limit=limit))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """Stream what was recorded and what is live; `Last-Event-ID` resumes."""
+        row = await self._row(request)
+        after = _last_event_id(request)
+        presence = self._sessions.caller_attached(row.id) if request.get(CALLER) else nullcontext()
+        # subscribed before the first read: nothing can fall between the two
+        with presence, self._bus.subscribe(f"run:{row.run_id}") as hints, self._bus.subscribe(f"live:{row.id}") as live:
+            async with sse_response(request, headers={"Cache-Control": "no-store"}) as stream:
+                stream.ping_interval = _KEEP_ALIVE
+                pump = asyncio.create_task(_pump_live(stream, live))
+                try:
+                    await self._replay(stream, row, after, hints)
+                finally:
+                    pump.cancel()
+                    await asyncio.gather(pump, return_exceptions=True)
+        return stream
+
+    async def _replay(
+        self, stream: EventSourceResponse, row: SessionRow, after: int, hints: AsyncIterator[object]
+    ) -> None:
+        while True:
+            while events := await self._store.read_events(row.run_id, after=after, limit=_PAGE):
+                for event in events:
+                    await stream.send(event.canonical.decode(), id=str(event.seq), event=event.type)
+                    after = event.seq
+                    if _is_end(event):
+                        return
+            if await anext(hints, None) is None:
+                # the subscription overflowed: the store is the truth, read on from there
+                await asyncio.sleep(0)
+
+    async def _row(self, request: web.Request) -> SessionRow:
+        return await self._find(request.match_info["session_id"])
+
+    async def _find(self, session_id: str) -> SessionRow:
+        row = await self._store.get_session(session_id)
+        if row is None:
+            raise NotFound(f"There is no session {session_id!r}.", code="unknown_session", hint="af session list")
+        return row
+
+
+class _StartAlias(StartRequest):
+    target: str = ""
+
+
+async def _pump_live(stream: EventSourceResponse, live: AsyncIterator[object]) -> None:
+    async for event in live:
+        await stream.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False), event="live")
+
+
+def _is_end(event: EventRow) -> bool:
+    return event.type == "session.state" and json.loads(event.canonical)["body"].get("state") == "ended"
+
+
+def _last_event_id(request: web.Request) -> int:
+    value = request.headers.get("Last-Event-ID", request.query.get("after", "0"))
+    if not value.isascii() or not value.isdigit() or len(value) > 15:
+        raise InvalidInput("Last-Event-ID is the number of an event.", field="Last-Event-ID")
+    return int(value)
+
+
+def _limit(request: web.Request) -> int:
+    value = request.query.get("limit", "200")
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1000:
+        raise InvalidInput("limit is a whole number from 1 to 1000.", field="limit")
+    return int(value)

@@ -1,0 +1,68 @@
+"""Rows of the store as the REST interface shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentfield.realtime.config import SessionConfig
+from agentfield.wire.rest import DagView, ExecutionView, SessionView
+from agentfield_server.store.records import Execution, SessionRow
+
+__all__ = ["dag_view", "execution_view", "session_view"]
+
+
+def execution_view(row: Execution, *, node_id: str | None = None) -> ExecutionView:
+    """Return what may be seen of an execution."""
+    return ExecutionView(
+        id=row.id,
+        kind=row.kind,
+        target=row.target,
+        status=row.status,
+        run_id=row.run_id,
+        parent_id=row.parent_id,
+        session_id=row.session_id,
+        attempt=row.attempt,
+        input=row.input,
+        output=row.output,
+        problem=dict(row.problem) if row.problem else None,
+        node_id=node_id or row.target.partition(".")[0],
+        instance_id=row.lease_owner,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+    )
+
+
+def dag_view(run_id: str, rows: Sequence[Execution], *, session_id: str | None = None, limit: int) -> DagView:
+    """Return a page of a run; `next` continues it."""
+    return DagView(
+        run_id=run_id,
+        session_id=session_id or next((row.session_id for row in rows if row.session_id), None),
+        executions=tuple(execution_view(row) for row in rows),
+        next=rows[-1].id if len(rows) == limit else None,
+    )
+
+
+def session_view(row: SessionRow) -> SessionView:
+    """Return what may be seen of a session: everything but how its call is found at the provider."""
+    config = SessionConfig.model_validate(dict(row.config))
+    return SessionView(
+        id=row.id,
+        run_id=row.run_id,
+        target=row.target,
+        provider=config.declaration.provider,
+        transport=config.declaration.transport,
+        model=config.model,
+        voice=config.voice,
+        floor=config.declaration.floor,
+        state=row.state,
+        end_reason=row.end_reason,
+        end_detail=row.end_detail,
+        caller=row.caller,
+        metadata=dict(row.metadata),
+        created_at=row.created_at,
+        live_at=row.live_at,
+        ended_at=row.ended_at,
+        turns=row.turns,
+        config=dict(row.config),
+    )

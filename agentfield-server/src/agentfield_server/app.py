@@ -1,0 +1,137 @@
+"""Puts the control plane together; nothing else does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from agentfield.plugins import Registry
+from agentfield_server.access.guards import Door
+from agentfield_server.access.tokens import TokenDesk
+from agentfield_server.adapters import AdapterPool
+from agentfield_server.api import executions, nodes, workflows
+from agentfield_server.api.application import build_application
+from agentfield_server.api.catalogue import CatalogueRoutes
+from agentfield_server.api.pages import PageRoutes
+from agentfield_server.api.sessions import SessionRoutes
+from agentfield_server.bus import Bus
+from agentfield_server.engine import Engine
+from agentfield_server.listening import announced, listen
+from agentfield_server.nodes import LinkHub
+from agentfield_server.sessions import Sessions
+from agentfield_server.settings import Settings
+from agentfield_server.store.records import EventRow
+from agentfield_server.store.sqlite import SqliteStore
+
+__all__ = ["ControlPlane", "control_plane", "run_server"]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """A control plane that serves requests."""
+
+    url: str
+    """Where it listens."""
+    sessions: Sessions
+    engine: Engine
+    hub: LinkHub
+    registry: Registry
+
+
+@asynccontextmanager
+async def control_plane(
+    settings: Settings, *, registry: Registry | None = None, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[ControlPlane]:
+    """Run a control plane inside an existing event loop.
+
+    Args:
+        settings: How it runs.
+        registry: The plugins; those that are installed when None.
+        environ: Where keys and addresses of providers are read from.
+
+    Raises:
+        InvalidInput: It was to be reachable by others without a key.
+        Conflict: The port is in use.
+        Unavailable: Another process holds the store.
+    """
+    settings.require_safe_bind()
+    registry = registry or Registry.discover()
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        bus = Bus()
+        store = SqliteStore(settings.home / "agentfield.db", on_commit=_publisher(bus), clock=time.time)
+        await store.open()
+        stack.push_async_callback(store.close)
+        hub = LinkHub(store, clock=time.time)
+        engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
+        adapters = AdapterPool(registry, home=settings.home, environ=environ)
+        stack.push_async_callback(adapters.close)
+        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters)
+        stack.push_async_callback(sessions.close)
+        tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
+        public = _PublicUrl(settings)
+        routes = [
+            *SessionRoutes(sessions=sessions, store=store, tokens=tokens, bus=bus, public_url=public.get).routes(),
+            *executions.routes(engine, store),
+            *workflows.routes(store),
+            *nodes.routes(hub),
+            *CatalogueRoutes(registry).routes(),
+            *PageRoutes(settings.web_dir).routes(),
+        ]
+        await sessions.recover()
+        url = await stack.enter_async_context(listen(build_application(routes, Door(settings, tokens)), settings))
+        public.bound = url
+        stack.push_async_callback(hub.close)
+        stack.enter_context(announced(settings.home, url))
+        yield ControlPlane(url=url, sessions=sessions, engine=engine, hub=hub, registry=registry)
+
+
+async def run_server(
+    settings: Settings, *, registry: Registry | None = None, ready: Callable[[ControlPlane], None] | None = None
+) -> None:
+    """Run a control plane until SIGINT or SIGTERM.
+
+    Args:
+        settings: How it runs.
+        registry: The plugins; those that are installed when None.
+        ready: Called once it serves requests.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    try:
+        async with control_plane(settings, registry=registry) as plane:
+            if ready is not None:
+                ready(plane)
+            await stop.wait()
+    finally:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(name)
+
+
+@dataclass(slots=True)
+class _PublicUrl:
+    """The address for browsers; known only once the port is."""
+
+    settings: Settings
+    bound: str = ""
+
+    def get(self) -> str:
+        return (self.settings.public_url or self.bound).rstrip("/")
+
+
+def _publisher(bus: Bus) -> Callable[[list[EventRow]], None]:
+    def publish(rows: list[EventRow]) -> None:
+        by_run: dict[str, list[EventRow]] = {}
+        for row in rows:
+            by_run.setdefault(row.run_id, []).append(row)
+        for run_id, events in by_run.items():
+            bus.publish(f"run:{run_id}", events)
+
+    return publish

@@ -1,0 +1,1 @@
+"""Live calls: the state machine, the runtime that drives it, tools and recovery."""

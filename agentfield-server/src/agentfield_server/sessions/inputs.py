@@ -1,0 +1,232 @@
+"""What the session machine is told, beside the provider's events: one frozen value per input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agentfield.realtime.events import Event
+
+__all__ = [
+    "CallerGone",
+    "CallerPresent",
+    "CancelSpeech",
+    "EndSession",
+    "HandlerAway",
+    "HandlerBack",
+    "HandlerCall",
+    "HandlerCommand",
+    "HandlerDone",
+    "HandlerEnd",
+    "HandlerInput",
+    "HandlerLost",
+    "HandlerOpened",
+    "HandlerReply",
+    "HandlerSay",
+    "Input",
+    "OfferAccepted",
+    "OpenTurnSnapshot",
+    "ProviderFailed",
+    "Snapshot",
+    "TextInput",
+    "ToolFinished",
+    "ToolStarted",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerInput:
+    """The handler asks for the next turn."""
+
+    op_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerSay:
+    """The handler wants a text spoken."""
+
+    op_id: str
+    epoch: int
+    text: str
+    interruptible: bool = True
+    stale: Literal["drop", "speak"] = "drop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerReply:
+    """The handler lets the model answer; `tools` None means all that are declared."""
+
+    op_id: str
+    epoch: int
+    instructions: str | None = None
+    tools: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelSpeech:
+    """The handler takes a `say` or `reply` back; `speech_op` is the op id of that command, None means all of them."""
+
+    op_id: str
+    epoch: int
+    speech_op: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerCall:
+    """The handler calls a target; allowed until 60 s after the end. `filler` is spoken meanwhile."""
+
+    op_id: str
+    epoch: int
+    target: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    filler: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandlerEnd:
+    """The handler ends the session."""
+
+    op_id: str
+    epoch: int
+    reason: str = "handler_ended"
+
+
+HandlerCommand = HandlerInput | HandlerSay | HandlerReply | CancelSpeech | HandlerCall | HandlerEnd
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerOpened:
+    """The handler was sent to a linked node."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDone:
+    """The handler returned (problem None) or raised."""
+
+    epoch: int
+    problem: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerAway:
+    """The link of the handler's node is gone; it may come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerBack:
+    """The same process linked again and still runs the handler of this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerLost:
+    """The handler of this epoch is gone for good."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted:
+    """The execution of a call exists."""
+
+    call_id: str
+    execution_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFinished:
+    """A call came to an end."""
+
+    call_id: str
+    value: Any = None
+    problem: Mapping[str, Any] | None = None
+    execution_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAccepted:
+    """The call exists at the provider (again, when it is a second offer)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFailed:
+    """The provider's end of the session broke without a word."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """The caller typed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerPresent:
+    """The caller's page listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallerGone:
+    """The caller's page stopped listening."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndSession:
+    """Somebody else ends the session."""
+
+    reason: str
+    detail: str | None = None
+
+
+Input = (
+    Event
+    | HandlerCommand
+    | HandlerOpened
+    | HandlerDone
+    | HandlerAway
+    | HandlerBack
+    | HandlerLost
+    | ToolStarted
+    | ToolFinished
+    | OfferAccepted
+    | ProviderFailed
+    | TextInput
+    | CallerPresent
+    | CallerGone
+    | EndSession
+)
+"""Anything the machine is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenTurnSnapshot:
+    """A turn that was open when its control plane went away."""
+
+    turn_id: str
+    item: str
+    number: int
+    text: str | None
+    text_missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a store knows of a live session: enough to go on with it."""
+
+    handler_epoch: int
+    turns: int
+    tool_calls: int = 0
+    live_for: float = 0.0
+    """Seconds since the session went live."""
+    open_turns: tuple[OpenTurnSnapshot, ...] = ()
+    call_ids: tuple[str, ...] = ()
+    """Tool calls that were asked for before: a second use of one is refused."""
+    history: tuple[Mapping[str, Any], ...] = ()

@@ -1,0 +1,86 @@
+"""One utterance of the agent: what was asked, what was generated, what was heard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from agentfield.plugins.spec import Media
+from agentfield_server.sessions.effects import HeardMethod, Spoken
+from agentfield_server.sessions.turns import TurnRecord
+from agentfield_server.sessions.words import heard_prefix, rest_of, verbatim
+
+__all__ = ["Speech", "SpeechKind"]
+
+SpeechKind = Literal["say", "reply", "greeting", "goodbye", "on_error"]
+
+
+@dataclass(slots=True, eq=False)
+class Speech:
+    """One utterance of the agent, asked for or begun by the model."""
+
+    id: str
+    kind: SpeechKind
+    asked: str | None = None
+    instructions: str | None = None
+    tools: tuple[str, ...] | None = None
+    interruptible: bool = True
+    stale: Literal["drop", "speak"] = "drop"
+    turn: TurnRecord | None = None
+    op_id: str | None = None
+    own: bool = True
+    """Whether we asked for it; False when the model began by itself."""
+    reply: str | None = None
+    words: str = ""
+    ended: bool = False
+    """Whether generation is over."""
+    played: bool = False
+    playing_since: float | None = None
+    heard_ms: int | None = None
+    method: HeardMethod = "wallclock"
+    interrupted: bool = False
+    unwanted: bool = False
+    """Whether it was taken back after it had been sent."""
+    has_audio: bool = False
+    tool_calls: int = 0
+    tries: int = 0
+    recorded: bool = False
+
+    def elapsed_ms(self, now: float) -> int:
+        """Return for how long it has been heard, by the clock."""
+        return 0 if self.playing_since is None else max(0, int((now - self.playing_since) * 1000))
+
+    def cut(self, now: float, heard_ms: int | None = None, method: HeardMethod = "wallclock") -> None:
+        """Note that it is not heard to its end; a measured position is kept over a clock's."""
+        if not self.interrupted:
+            self.interrupted = True
+            self.method = method if heard_ms is not None else "wallclock"
+            self.heard_ms = self.elapsed_ms(now) if heard_ms is None else max(0, heard_ms)
+        elif heard_ms is not None and self.method == "wallclock":
+            self.heard_ms, self.method = max(0, heard_ms), method
+
+    @property
+    def heard(self) -> str:
+        """What was heard of it when it was cut."""
+        return heard_prefix(self.words, self.heard_ms or 0)
+
+    def spoken(self, now: float, media: Media, *, failed: str | None, stale: bool) -> Spoken:
+        """Return what became of it."""
+        whole = self.ended and not self.interrupted and failed is None and not stale
+        heard_ms = self.elapsed_ms(now) if whole or self.heard_ms is None else self.heard_ms
+        heard = self.words if whole else heard_prefix(self.words, heard_ms)
+        method: HeardMethod = self.method
+        if whole and self.played:
+            method = "provider" if media == "direct" else "marks"
+        return Spoken(
+            asked=self.asked,
+            generated=self.words,
+            verbatim=verbatim(self.asked, self.words) if self.asked is not None else None,
+            heard_ms=heard_ms,
+            heard_text=heard,
+            heard_method=method,
+            interrupted=self.interrupted,
+            stale=stale,
+            failed=failed,
+            remaining="" if whole else rest_of(self.asked if self.asked is not None else self.words, heard),
+        )

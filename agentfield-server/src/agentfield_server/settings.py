@@ -1,0 +1,68 @@
+"""Settings of a control plane, read in this one place."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agentfield.errors import InvalidInput
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """How a control plane runs. Each field is read from the environment variable of its name behind ``AGENTFIELD_``."""
+
+    model_config = SettingsConfigDict(env_prefix="AGENTFIELD_", extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    """0 takes a free port."""
+    home: Path = Field(default_factory=lambda: Path.home() / ".agentfield")
+    """The folder of everything that survives a restart."""
+    api_key: SecretStr | None = None
+    """The operator's key; without one only the machine itself may connect."""
+    public_url: str | None = None
+    """The address under which browsers reach the control plane, when it is not the bound one."""
+    web_dir: Path | None = None
+    """A folder of static files served at the root, same-origin (`af dev`)."""
+    allowed_origins: tuple[str, ...] = ()
+    """Further origins whose pages may use the REST interface, exactly as browsers send them."""
+    code_ttl: float = Field(default=600.0, gt=0)
+    """Seconds that the one-time code of a page address may be exchanged."""
+    request_timeout: float = Field(default=30.0, gt=0)
+    """Seconds for the body of an ordinary request to arrive."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have at least 16 characters")
+        return value
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def require_safe_bind(self) -> None:
+        """Refuse to listen beyond this machine without a key.
+
+        Raises:
+            InvalidInput: `host` is not a loopback address and there is no `api_key`.
+        """
+        if not self.loopback and self.api_key is None:
+            raise InvalidInput(
+                f"The control plane was asked to listen on {self.host}, where others can reach it, without a key.",
+                code="key_required",
+                hint="set AGENTFIELD_API_KEY to a secret of at least 16 characters, or use --host 127.0.0.1",
+                field="host",
+            )

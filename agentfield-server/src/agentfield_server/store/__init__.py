@@ -1,0 +1,1 @@
+"""What is kept: executions, sessions, events and tokens, behind one protocol."""

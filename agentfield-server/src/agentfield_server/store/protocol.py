@@ -1,0 +1,167 @@
+"""What every store must do. A call that returns has committed; events are numbered in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from agentfield.wire.rest import ExecutionStatus, SessionState
+from agentfield_server.store.records import (
+    EventRow,
+    Execution,
+    IdempotencyKey,
+    NewEvent,
+    NewExecution,
+    NewSession,
+    SessionRow,
+    TokenRow,
+)
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Rows, their events and nothing else: no policy, no dispatch.
+
+    All methods may be called from the event loop; writes are grouped into commits without lingering.
+    """
+
+    async def open(self) -> None:
+        """Open, lock and migrate.
+
+        Raises:
+            Unavailable: Another process holds the store, or its schema is newer than this program.
+        """
+
+    async def close(self) -> None:
+        """Finish what was submitted and close; idempotent."""
+
+    # --- executions
+
+    async def create_execution(
+        self, new: NewExecution, *, lease_to: str | None = None, lease_until: float | None = None
+    ) -> tuple[Execution, bool]:
+        """Create an execution (and its run when it is the first), with the event `execution.created`.
+
+        With `lease_to` it is leased in the insert: status `running`, attempt 1, not yet accepted.
+        Returns the execution and whether it is new; a known `op_id` or idempotency key returns the first one.
+
+        Raises:
+            InvalidInput: The idempotency key was used with another body (code `idempotency_mismatch`), or the parent
+                does not exist or belongs to another run (code `foreign_parent`).
+        """
+
+    async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
+        """Lease a queued execution: attempt and epoch rise, status `running`; None when it is not queued any more."""
+
+    async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int) -> bool:
+        """Record that the function was entered (event `execution.started`); False when the attempt is not current."""
+
+    async def renew_leases(self, owner: str, *, until: float) -> int:
+        """Extend all leases of a node instance; returns how many."""
+
+    async def requeue_execution(
+        self, execution_id: str, *, attempt: int, epoch: int, not_before: float | None = None
+    ) -> bool:
+        """Put a leased execution back into the queue; False when the attempt is not current."""
+
+    async def complete_execution(
+        self,
+        execution_id: str,
+        *,
+        attempt: int | None,
+        epoch: int | None = None,
+        status: ExecutionStatus,
+        output: Any = None,
+        problem: Mapping[str, Any] | None = None,
+        input_digest: str | None = None,
+        output_digest: str | None = None,
+        signature: str | None = None,
+        signer: str | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> Execution | None:
+        """Close an execution that is open, in that attempt (None: any), with the event `execution.ended`.
+
+        Returns the closed execution, None when nothing changed (closed before, or another attempt is current); then
+        no event is written either. `events` are appended after `execution.ended`.
+        """
+
+    async def get_execution(self, execution_id: str) -> Execution | None:
+        """Return an execution."""
+
+    async def list_executions(self, run_id: str, *, after: str | None = None, limit: int = 200) -> list[Execution]:
+        """Return executions of a run in the order they were created; `after` is the id of the last one seen."""
+
+    async def open_executions(
+        self, *, session_id: str | None = None, lease_owner: str | None = None
+    ) -> list[Execution]:
+        """Return executions that are not in a final state, oldest first."""
+
+    # --- sessions
+
+    async def create_session(self, session: NewSession, root: NewExecution, *, owner: str) -> tuple[SessionRow, bool]:
+        """Create a session, its run and its root execution in one transaction; as `create_execution` for repeated keys."""
+
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        epoch: int,
+        state: SessionState | None = None,
+        end_reason: str | None = None,
+        end_detail: str | None = None,
+        call_ref: Mapping[str, str] | None = None,
+        handler_state: Mapping[str, Any] | None = None,
+        handler_epoch: int | None = None,
+        turns: int | None = None,
+        events: Sequence[NewEvent] = (),
+    ) -> SessionRow | None:
+        """Change a session that this epoch still owns, with its events; None when it is owned by a later one.
+
+        `live_at` and `ended_at` follow the state; a reason once set is never changed.
+        """
+
+    async def take_session(self, session_id: str, *, owner: str) -> SessionRow | None:
+        """Raise the epoch and own the session; None when it has ended or does not exist."""
+
+    async def get_session(self, session_id: str) -> SessionRow | None:
+        """Return a session."""
+
+    async def list_sessions(
+        self, *, state: SessionState | None = None, before: str | None = None, limit: int = 100
+    ) -> list[SessionRow]:
+        """Return sessions, newest first."""
+
+    async def unfinished_sessions(self) -> list[SessionRow]:
+        """Return all sessions that have not ended."""
+
+    # --- events
+
+    async def append_events(
+        self, run_id: str, events: Sequence[NewEvent], *, session_id: str | None = None, epoch: int | None = None
+    ) -> list[EventRow]:
+        """Append to the log of a run; with `epoch` only when the session is still owned by it (else returns [])."""
+
+    async def read_events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[EventRow]:
+        """Return recorded events with a larger `seq`, in order."""
+
+    # --- tokens
+
+    async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
+        """Remember a token by its digest."""
+
+    async def use_token(self, digest: bytes, *, kind: str, now: float, once: bool = False) -> TokenRow | None:
+        """Count a use and return the token; None when it is unknown, expired, or `once` and used before."""
+
+    async def drop_tokens(self, session_id: str) -> None:
+        """Forget all tokens of a session."""
+
+    # --- idempotency of routes that create no execution
+
+    async def remember(self, key: IdempotencyKey, *, response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Claim a key (response None) or store its response; returns the stored response of an earlier call.
+
+        Raises:
+            InvalidInput: The key was used with another body (code `idempotency_mismatch`).
+            Conflict: The first call is still under way (code `in_flight`).
+        """

@@ -1,0 +1,176 @@
+"""The rows of the store, as frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentfield.wire.rest import ExecutionKind, ExecutionStatus, SessionState
+
+__all__ = [
+    "EventRow",
+    "Execution",
+    "IdempotencyKey",
+    "NewEvent",
+    "NewExecution",
+    "NewSession",
+    "SessionRow",
+    "TokenRow",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """Something to be recorded in the log of a run, in the transaction of the change that it tells of."""
+
+    type: str
+    body: Mapping[str, Any] = field(default_factory=dict)
+    execution_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """A recorded event: gap-free `seq` per run, canonical bytes (RFC 8785) and their leaf digest, never changed."""
+
+    run_id: str
+    seq: int
+    id: str
+    type: str
+    at: float
+    execution_id: str | None
+    session_id: str | None
+    canonical: bytes
+    """The whole event as RFC 8785 JSON: what is served, and what `leaf` is the digest of."""
+    leaf: bytes
+    """SHA-256 of 0x00 and the canonical bytes (RFC 9162 §2.1.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKey:
+    """Who asked for what under which key; the digest is of the canonical request."""
+
+    principal: str
+    route: str
+    target: str
+    key: str
+    body_digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewExecution:
+    """An execution to be created."""
+
+    id: str
+    run_id: str
+    kind: ExecutionKind
+    target: str
+    input: Any
+    parent_id: str | None = None
+    session_id: str | None = None
+    actor_id: str | None = None
+    status: ExecutionStatus = "queued"
+    """`queued` is dispatched by the engine; sessions and turns begin `running` and are closed by the session."""
+    max_attempts: int = 1
+    priority: int = 0
+    timeout: float | None = None
+    """Seconds from creation to the deadline."""
+    op_id: str | None = None
+    """Minted by the caller, unique in the store: a second one returns the first execution."""
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """An execution as stored. Times are seconds since the epoch."""
+
+    id: str
+    run_id: str
+    kind: ExecutionKind
+    target: str
+    status: ExecutionStatus
+    input: Any
+    output: Any
+    problem: Mapping[str, Any] | None
+    parent_id: str | None
+    session_id: str | None
+    actor_id: str | None
+    attempt: int
+    max_attempts: int
+    priority: int
+    lease_owner: str | None
+    """The node instance that holds it."""
+    lease_epoch: int
+    lease_until: float | None
+    accepted: bool
+    """Whether the node said that it entered the function in this attempt."""
+    not_before: float | None
+    deadline: float | None
+    input_digest: str | None
+    output_digest: str | None
+    signature: str | None
+    signer: str | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSession:
+    """A session to be created, together with its root execution."""
+
+    id: str
+    run_id: str
+    target: str
+    node_id: str
+    caller: str | None
+    metadata: Mapping[str, Any]
+    config: Mapping[str, Any]
+    """`agentfield.realtime.config.SessionConfig` as JSON: frozen from here on."""
+    declaration_hash: str
+    principal: str
+    idempotency: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRow:
+    """A session as stored."""
+
+    id: str
+    run_id: str
+    root_id: str
+    target: str
+    node_id: str
+    caller: str | None
+    metadata: Mapping[str, Any]
+    config: Mapping[str, Any]
+    declaration_hash: str
+    principal: str
+    state: SessionState
+    end_reason: str | None
+    end_detail: str | None
+    call_ref: Mapping[str, str] | None
+    """How to find the call at the provider again; never leaves the server."""
+    handler_state: Mapping[str, Any]
+    owner: str | None
+    """The control-plane process that drives it."""
+    epoch: int
+    """Raised by each takeover; every write of a runtime is conditional on it."""
+    handler_epoch: int
+    turns: int
+    created_at: float
+    live_at: float | None
+    ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    """A browser token or one-time code; only the SHA-256 digest is stored."""
+
+    digest: bytes
+    session_id: str
+    kind: str
+    """`code` (exchanged once for a token) or `token`."""
+    expires_at: float
+    used: int
+    """How often it was used."""

@@ -1,0 +1,445 @@
+// A voice call from a browser: `Call`, a client of the control plane's public REST interface and of nothing else.
+//
+//   import {Call} from '/agentfield.js';
+//   const call = await Call.start({target: 'voice-dictation.dictate'});
+//   call.addEventListener('transcript', ({detail}) => console.log(detail.role, detail.text));
+//   await call.connect({audio: 'microphone'});
+//
+// The provider's key never comes here: the page holds a token of this one session, in memory only.
+
+import {CallAudio} from './agentfield/audio.js';
+import {asCallError, CallError, request} from './agentfield/http.js';
+import {Story} from './agentfield/story.js';
+import {EventStream} from './agentfield/stream.js';
+
+export {CallError};
+
+const HERE = new URL('.', import.meta.url);
+const OFFER_MS = 30_000;
+const CONNECT_MS = 10_000;
+const GOODBYE_MS = 5_000;
+
+/**
+ * @typedef {object} StartOptions
+ * @property {string} target Session to start, `node_id.name`.
+ * @property {string} [provider] Only the registered one is accepted; nothing is switched.
+ * @property {string} [transport]
+ * @property {string} [model]
+ * @property {string} [voice]
+ * @property {string} [caller] Who calls, for the record.
+ * @property {Record<string, unknown>} [metadata]
+ *
+ * @typedef {object} SessionFacts
+ * @property {string} session_id
+ * @property {string} target
+ * @property {string} provider
+ * @property {string} transport
+ * @property {string} model
+ * @property {string} [voice]
+ * @property {string} [floor]
+ * @property {string} [run_id]
+ */
+
+/**
+ * One call. Events, all with `detail`:
+ * - `state` {state: idle|connecting|live|reconnecting|ended, server, reason?, detail?}
+ * - `turn` {phase: started|stopped|committed|discarded, id?, item, text?, textMissing?, why?}
+ * - `transcript` {role: caller|agent, id, text, partial, final, turnId?, asked?, interrupted?, heardMs?, heardText?, stale?, missing?, …}
+ * - `speech` {id, phase: asked|playout.started|playout.stopped|playout.cleared|ended, asked?, generated?, heardMs?, interrupted?, …}
+ * - `tool` {executionId, kind, target, status, parentId, startedMs?, endedMs?, ms?, problem?} or a refusal {callId, target, status: 'refused', why}
+ * - `facts` SessionFacts as the control plane resolved them
+ * - `event` {source: recorded|live|channel, event}: everything that arrived, for a log
+ * - `error` CallError as {code, message, hint, status}
+ * - `ended` {reason, detail?}
+ */
+export class Call extends EventTarget {
+  #token;
+  #audio = null;
+  #peer = null;
+  #stream = null;
+  #story = new Story((type, detail) => this.#tell(type, detail));
+  #server = 'created';
+  #streaming = false;
+  #muted = false;
+  #source = null;
+  #record = false;
+  #retried = false;
+  #state = 'idle';
+  #over = null;
+  #ended;
+  #leave = () => this.#goodbye();
+
+  /** Where the agent is heard; put it into the page or leave it. @type {HTMLAudioElement} */
+  output = new Audio();
+
+  /** What the control plane resolved. @type {SessionFacts} */
+  facts;
+
+  /** Use `Call.start` or `Call.fromFragment`. @param {SessionFacts} facts @param {string} token */
+  constructor(facts, token) {
+    super();
+    this.facts = facts;
+    this.#token = token;
+    this.#ended = new Promise((resolve) => { this.#over = resolve; });
+    this.output.autoplay = true;
+    addEventListener('pagehide', this.#leave);
+  }
+
+  /**
+   * Start a session. Without a token this is for pages that the control plane itself serves on this machine.
+   * @param {StartOptions} options
+   * @returns {Promise<Call>}
+   */
+  static async start(options) {
+    const response = await request(new URL('api/v1/sessions', HERE), {method: 'POST', body: JSON.stringify(options)});
+    const {token, page_url: _page, offer_url: _offer, events_url: _events, ...facts} = await response.json();
+    return new Call(facts, token);
+  }
+
+  /**
+   * The call of a page address whose fragment holds a one-time code; the code leaves the address at once.
+   * @param {Location} [where]
+   * @returns {Promise<Call|null>} null where the fragment has no code.
+   */
+  static async fromFragment(where = location) {
+    const code = new URLSearchParams(where.hash.slice(1)).get('code');
+    if (!code) return null;
+    history.replaceState(history.state, '', where.pathname + where.search);
+    const body = JSON.stringify({code});
+    const response = await request(new URL('api/v1/sessions/exchange', HERE), {method: 'POST', body});
+    const {token, ...facts} = await response.json();
+    return new Call(facts, token);
+  }
+
+  /** @returns {string} */
+  get id() {
+    return this.facts.session_id;
+  }
+
+  /** @returns {'idle'|'connecting'|'live'|'reconnecting'|'ended'} */
+  get state() {
+    return this.#state;
+  }
+
+  /** @returns {boolean} */
+  get muted() {
+    return this.#muted;
+  }
+
+  /** Resolves with {reason, detail} when the call is over. @returns {Promise<{reason: string, detail?: string}>} */
+  get ended() {
+    return this.#ended;
+  }
+
+  /**
+   * Make the call. May be called again: a second offer replaces the first call of the same session.
+   * @param {{audio?: import('./agentfield/audio.js').AudioSource, constraints?: MediaTrackConstraints, record?: boolean}} [options]
+   *   `audio`: the microphone (default), a stream, or a recording (address or file) that is spoken into the call.
+   *   `record`: keep what is heard, for `recording()`.
+   */
+  async connect({audio = 'microphone', constraints, record = false} = {}) {
+    if (this.#state === 'ended') throw new CallError('session_ended', 'The call is over.', 'start a new one', 410);
+    this.#become('connecting');
+    await this.#closeMedia();
+    this.#record = record;
+    this.#retried = false;
+    try {
+      this.#audio = new CallAudio();
+      const fixed = audio === 'microphone' || audio instanceof MediaStream;
+      this.#source = fixed ? null : await this.#audio.decode(audio);
+      await this.#audio.open(audio, constraints);
+      this.#audio.mute(this.#muted);
+      this.#follow();
+      await this.#dial();
+    } catch (error) {
+      throw await this.#failed(asCallError(error));
+    }
+    if (this.#source) {
+      await this.#live();
+      if (this.#state !== 'ended') void this.speak();
+    }
+  }
+
+  /**
+   * Speak a recording into a call that was connected with one; without an argument, that one again.
+   * @param {Blob|string|URL} [recording]
+   */
+  async speak(recording) {
+    const audio = this.#audio;
+    if (!audio) throw new CallError('not_connected', 'There is no call to speak into.', 'connect first');
+    await audio.speak(recording === undefined ? this.#source : await audio.decode(recording));
+  }
+
+  /** @param {boolean} on */
+  mute(on) {
+    this.#muted = on;
+    this.#audio?.mute(on);
+  }
+
+  /** @param {string} text Words that count as a turn of the caller. */
+  async sendText(text) {
+    await this.#request('input', {method: 'POST', body: JSON.stringify({text})});
+  }
+
+  /** End the call and wait until the control plane confirms that it ended. */
+  async hangUp() {
+    if (this.#state === 'ended') return;
+    await this.#closeMedia();
+    this.#follow();
+    try {
+      await this.#request('end', {method: 'POST', body: '{"reason":"caller_hangup"}'});
+    } catch (error) {
+      const known = asCallError(error);
+      if (![401, 404, 409, 410].includes(known.status)) this.#report(known);
+    }
+    const late = new Promise((resolve) => { setTimeout(resolve, GOODBYE_MS); });
+    await Promise.race([this.#ended, late]);
+    this.#finish('caller_hangup', 'not confirmed by the control plane');
+  }
+
+  /** How loud both sides are, 0 to 1. @returns {{caller: number, agent: number}} */
+  levels() {
+    return this.#audio?.levels() ?? {caller: 0, agent: 0};
+  }
+
+  /** What was heard, complete once the call ended; null when it was not asked for. @returns {Promise<Blob|null>} */
+  async recording() {
+    return this.#heard();
+  }
+
+  /** The executions of this session with inputs and outputs. @returns {Promise<{run_id: string, executions: object[]}>} */
+  async workflows() {
+    const all = [];
+    let page = {next: ''};
+    do {
+      const after = page.next ? `?after=${encodeURIComponent(page.next)}` : '';
+      page = await (await this.#request(`workflows${after}`)).json();
+      all.push(...page.executions);
+    } while (page.next);
+    return {...page, executions: all};
+  }
+
+  #heard = () => this.#audio?.recording() ?? Promise.resolve(null);
+
+  #request(path, options = {}) {
+    const signal = options.keepalive ? undefined : AbortSignal.timeout(OFFER_MS);
+    return request(this.#address(path), {token: this.#token, signal, ...options});
+  }
+
+  #address(path) {
+    return new URL(`api/v1/sessions/${encodeURIComponent(this.id)}/${path}`, HERE);
+  }
+
+  // ── events ────────────────────────────────────────────────────────────────
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, {detail}));
+  }
+
+  #report(error) {
+    this.#tell('error', error.toJSON());
+  }
+
+  #follow() {
+    if (this.#stream) return;
+    this.#stream = new EventStream({
+      url: this.#address('events'),
+      token: this.#token,
+      onEvent: (event) => this.#take(event),
+      onOpen: () => { this.#streaming = true; this.#settle(); },
+      onLost: () => { this.#streaming = false; this.#settle(); },
+      onRefused: (error) => this.#refused(error),
+    });
+    void this.#stream.run();
+  }
+
+  #take(event) {
+    this.#tell('event', {source: typeof event.seq === 'number' ? 'recorded' : 'live', event});
+    this.#story.take(event);
+    const body = event.body ?? {};
+    switch (event.type) {
+      case 'session.created':
+        this.facts = {...this.facts, ...body, run_id: event.run_id};
+        this.#tell('facts', this.facts);
+        break;
+      case 'provider.attached':
+        this.facts = {...this.facts, model: body.model ?? this.facts.model, voice: body.voice ?? this.facts.voice, verified: body.verified};
+        this.#tell('facts', this.facts);
+        break;
+      case 'session.state':
+        this.#server = body.state;
+        if (body.state === 'ended') this.#finish(body.reason ?? 'unknown', body.detail);
+        else this.#settle();
+        break;
+      case 'handler.failed':
+        this.#report(new CallError('handler_failed', body.message ?? 'The agent failed.', 'the agent\'s own log has the traceback'));
+        break;
+      case 'warning':
+      case 'error':
+        this.#tell('error', {code: body.code ?? event.code, message: body.message ?? event.message, hint: '', status: 0});
+        break;
+    }
+  }
+
+  #refused(error) {
+    if (this.#state === 'ended') return;
+    this.#report(error);
+    this.#finish('unknown', error.message);
+  }
+
+  // ── media ─────────────────────────────────────────────────────────────────
+
+  async #dial() {
+    const peer = new RTCPeerConnection({iceServers: []});
+    this.#peer = peer;
+    const [track] = this.#audio.stream.getAudioTracks();
+    peer.addTrack(track, this.#audio.stream);
+    peer.ontrack = ({track: heard}) => this.#hear(heard);
+    const channel = peer.createDataChannel('oai-events');
+    channel.onmessage = ({data}) => this.#channel(data);
+    const connected = this.#connected(peer);
+    connected.catch(() => {}); // awaited below; an earlier failure of the offer must not leave it unhandled
+    await peer.setLocalDescription(await peer.createOffer());
+    // not waiting for candidates: the other side learns ours from the first packet
+    const answer = await this.#request('offer', {
+      method: 'POST', body: peer.localDescription.sdp, type: 'application/sdp', accept: 'application/sdp',
+    });
+    await peer.setRemoteDescription({type: 'answer', sdp: await answer.text()});
+    await connected;
+    peer.onconnectionstatechange = () => this.#moved(peer);
+    this.#settle();
+  }
+
+  #connected(peer) {
+    return new Promise((resolve, reject) => {
+      const fail = () => reject(new CallError(
+        'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
+        'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
+      ));
+      const timer = setTimeout(fail, OFFER_MS + CONNECT_MS);
+      let strict = null;
+      peer.onsignalingstatechange = () => {
+        if (peer.signalingState === 'stable') strict ??= setTimeout(fail, CONNECT_MS);
+        if (peer.signalingState === 'closed') fail();
+      };
+      peer.onconnectionstatechange = () => {
+        if (peer.connectionState !== 'connected' && peer.connectionState !== 'failed') return;
+        clearTimeout(timer);
+        clearTimeout(strict);
+        if (peer.connectionState === 'connected') resolve();
+        else fail();
+      };
+    });
+  }
+
+  #hear(track) {
+    const stream = new MediaStream([track]);
+    this.output.srcObject = stream;
+    this.output.play().catch(() => this.#report(new CallError(
+      'playback_blocked', 'The browser does not play the agent\'s voice yet.', 'click anywhere in the page',
+    )));
+    this.#audio?.hear(stream, this.#record);
+    const audio = this.#audio;
+    this.#heard = () => audio.recording();
+  }
+
+  #channel(data) {
+    let event = null;
+    try {
+      event = JSON.parse(data);
+    } catch {
+      return;
+    }
+    this.#tell('event', {source: 'channel', event});
+  }
+
+  #moved(peer) {
+    if (peer !== this.#peer || this.#state === 'ended') return;
+    if (peer.connectionState === 'failed') void this.#again();
+    else this.#settle();
+  }
+
+  /** The network changed under the call: one new offer in the same session. */
+  async #again() {
+    if (this.#retried) {
+      await this.#failed(new CallError('ice_failed', 'The audio path was lost.', 'check the network, then start again'));
+      return;
+    }
+    this.#retried = true;
+    this.#become('reconnecting');
+    this.#peer?.close();
+    try {
+      await this.#dial();
+    } catch (error) {
+      await this.#failed(asCallError(error));
+    }
+  }
+
+  async #closeMedia() {
+    this.#peer?.close();
+    this.#peer = null;
+    const audio = this.#audio;
+    this.#audio = null;
+    this.output.srcObject = null;
+    await audio?.close();
+  }
+
+  // ── state ─────────────────────────────────────────────────────────────────
+
+  #settle() {
+    if (!this.#peer || this.#state === 'idle' || this.#state === 'ended') return;
+    const up = this.#peer.connectionState === 'connected' && this.#streaming;
+    if (up && this.#server === 'live') this.#become('live');
+    else if (this.#state === 'live') this.#become('reconnecting');
+  }
+
+  /** Resolves when the call is live or over. */
+  #live() {
+    return new Promise((resolve) => {
+      const look = () => {
+        if (this.#state !== 'live' && this.#state !== 'ended') return;
+        this.removeEventListener('state', look);
+        resolve();
+      };
+      this.addEventListener('state', look);
+      look();
+    });
+  }
+
+  #become(state, extra = {}) {
+    if (this.#state === state || this.#state === 'ended') return;
+    this.#state = state;
+    this.#tell('state', {state, server: this.#server, ...extra});
+  }
+
+  /** The call did not come about: what the page may do next depends on whether the session still lives. */
+  async #failed(error) {
+    await this.#closeMedia();
+    if (this.#state !== 'ended') {
+      this.#report(error);
+      if (error.status === 410 || error.status === 401) this.#finish('unknown', error.message);
+      else this.#become('idle');
+    }
+    return error;
+  }
+
+  #finish(reason, detail) {
+    if (this.#state === 'ended') return;
+    this.#server = 'ended';
+    this.#become('ended', {reason, detail});
+    removeEventListener('pagehide', this.#leave);
+    this.#stream?.close();
+    this.#token = '';
+    void this.#closeMedia();
+    this.#over({reason, detail});
+    this.#tell('ended', {reason, detail});
+  }
+
+  /** The page goes away: the request outlives it, so that nobody is left talking to an empty room. */
+  #goodbye() {
+    if (this.#state === 'ended') return;
+    const body = '{"reason":"caller_hangup"}';
+    this.#request('end', {method: 'POST', body, keepalive: true}).catch(() => {});
+    this.#finish('caller_hangup', 'the page was closed');
+  }
+}

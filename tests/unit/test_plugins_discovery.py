@@ -1,0 +1,214 @@
+"""Discovery: installed plugins load one by one, and whatever one of them does stays with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import types
+
+import pytest
+
+from agentfield.errors import AgentFieldError
+from agentfield.plugins import Manifest, PairSpec, ProviderInfo, Registry, hookimpl
+from agentfield.plugins.registry import load_attribute
+from agentfield.plugins.spec import Capabilities
+
+GOOD = """
+from agentfield.plugins.hookspecs import hookimpl
+from agentfield.plugins.spec import Capabilities, Manifest, PairSpec, ProviderInfo
+
+@hookimpl
+def agentfield_manifest():
+    return Manifest(
+        api=(1, 0),
+        providers=(ProviderInfo(name="{name}", title="{name}"),),
+        pairs=(PairSpec(provider="{name}", transport="{transport}", factory="{factory}", media="bridged",
+                        capabilities=Capabilities({capabilities})),),
+    )
+"""
+
+
+def good(name: str, transport="websocket", factory="json:dumps", capabilities="") -> str:
+    return GOOD.format(name=name, transport=transport, factory=factory, capabilities=capabilities)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Put a distribution with a plugin on the path, as an installer would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def put(name: str, source: str | None, *, version="1.2.3", entry=None) -> None:
+        info = tmp_path / f"zz_{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zz-{name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[agentfield.plugins]\n{entry or name} = zz_{name}_plugin\n")
+        if source is not None:
+            (tmp_path / f"zz_{name}_plugin.py").write_text(textwrap.dedent(source))
+        monkeypatch.delitem(sys.modules, f"zz_{name}_plugin", raising=False)
+
+    return put
+
+
+def states(registry: Registry) -> dict[str, tuple[str, str]]:
+    return {p.distribution: (p.state, p.reason) for p in registry.plugins if p.distribution.startswith("zz-")}
+
+
+def test_one_bad_plugin_never_takes_another_down(install):
+    """Plugins that raise, exit, vanish, lie about types or words become records; the good ones around them work."""
+    install("alpha", good("alpha"))
+    install("raises", "raise RuntimeError('boom')")
+    install("exits", "raise SystemExit(3)")
+    install("gone", None)
+    install("future", good("future").replace("api=(1, 0)", "api=(2, 0)"))
+    install("minor", good("minor").replace("api=(1, 0)", "api=(1, 9)"))
+    install("early", "AGENTFIELD_API = (7, 0)\n" + good("early").replace("api=(1, 0)", "api=(1, 0), new_thing=1"))
+    install("mute", "x = 1")
+    install(
+        "strange", "from agentfield.plugins.hookspecs import hookimpl\n@hookimpl\ndef agentfield_manifest(): return {}"
+    )
+    install("hooky", "from agentfield.plugins.hookspecs import hookimpl\n@hookimpl\ndef agentfield_magic(): ...")
+    install("typo", good("typo", transport="websockets"))
+    install("level", good("level", capabilities="say='sometimes'"))
+    install("shape", good("shape", capabilities="floors=['handler']"))
+    install("inner", good("inner", capabilities="modalities=frozenset({'smell'})"))
+    install("dotted", good("dotted", factory="json.dumps"))
+    install("noname", good("no name"))
+    install("omega", good("omega"))
+    registry = Registry.discover({})
+    assert states(registry) == {
+        "zz-alpha": ("ok", ""),
+        "zz-raises": ("broken", "RuntimeError: boom"),
+        "zz-exits": ("broken", "SystemExit: 3"),
+        "zz-gone": ("broken", "ModuleNotFoundError: No module named 'zz_gone_plugin'"),
+        "zz-future": ("incompatible", "it was made for plugin API 2.0, this is 1.0"),
+        "zz-minor": ("incompatible", "it was made for plugin API 1.9, this is 1.0"),
+        "zz-early": ("incompatible", "it was made for plugin API 7.0, this is 1.0"),
+        "zz-mute": ("invalid", "it has no function agentfield_manifest marked with @hookimpl"),
+        "zz-strange": ("invalid", "agentfield_manifest returned dict, not Manifest"),
+        "zz-hooky": ("invalid", states(registry)["zz-hooky"][1]),
+        "zz-typo": (
+            "invalid",
+            "typo/websockets: nothing installed declares transport 'websockets'. Did you mean 'websocket'?",
+        ),
+        "zz-level": (
+            "invalid",
+            "manifest.pairs[0].capabilities.say is 'sometimes', not one of 'exact', 'best_effort', 'none'",
+        ),
+        "zz-shape": ("invalid", "manifest.pairs[0].capabilities.floors is list, not frozenset"),
+        "zz-inner": (
+            "invalid",
+            "manifest.pairs[0].capabilities.modalities[0] is 'smell', not one of 'audio', 'text'",
+        ),
+        "zz-dotted": ("invalid", "dotted/websocket: 'json.dumps' is not of the form 'module:attribute'"),
+        "zz-noname": ("invalid", "'no name' is no name: use lower-case letters, digits, _ and -"),
+        "zz-omega": ("ok", ""),
+    }
+    assert "agentfield_magic" in states(registry)["zz-hooky"][1]
+    assert registry.resolve("alpha", "websocket").factory == "json:dumps"
+    assert registry.resolve("omega", "websocket").factory == "json:dumps"
+    broken = next(p for p in registry.plugins if p.distribution == "zz-raises")
+    assert broken.version == "1.2.3"
+    assert "RuntimeError: boom" in broken.details
+
+
+def test_a_plugin_may_build_on_the_words_of_another(install):
+    """A pair may name a provider that another plugin declares; without that plugin it is invalid, and says why."""
+    install("alpha", good("alpha"))
+    lone = good("alpha", transport="webrtc").replace('providers=(ProviderInfo(name="alpha", title="alpha"),),', "")
+    install("beta", lone)
+    assert states(Registry.discover({}))["zz-beta"] == ("ok", "")
+    without = states(Registry.discover({"AGENTFIELD_DISABLE_PLUGINS": "alpha"}))
+    assert without["zz-alpha"] == ("disabled", "named in AGENTFIELD_DISABLE_PLUGINS")
+    assert without["zz-beta"] == ("invalid", "alpha/webrtc: nothing installed declares provider 'alpha'.")
+
+
+def test_plugins_can_be_switched_off(install):
+    """A plugin is not even imported when its name, its distribution or all autoloading is switched off."""
+    install("alpha", "raise RuntimeError('imported')")
+    for value in ("alpha", " x , zz-alpha"):
+        assert states(Registry.discover({"AGENTFIELD_DISABLE_PLUGINS": value}))["zz-alpha"][0] == "disabled"
+    off = Registry.discover({"AGENTFIELD_NO_PLUGIN_AUTOLOAD": "1"})
+    assert {p.state for p in off.plugins} == {"disabled"}
+    assert off.pairs() == ()
+    assert states(Registry.discover({"AGENTFIELD_NO_PLUGIN_AUTOLOAD": "0"}))["zz-alpha"][0] == "broken"
+
+
+def test_strict_makes_a_bad_plugin_fatal(install):
+    """With AGENTFIELD_PLUGINS_STRICT any plugin that is neither ok nor disabled is an error that names it."""
+    install("alpha", "raise RuntimeError('boom')")
+    with pytest.raises(AgentFieldError, match=r"zz-alpha 1\.2\.3: broken: RuntimeError: boom") as caught:
+        Registry.discover({"AGENTFIELD_PLUGINS_STRICT": "1"})
+    assert caught.value.code == "plugins_not_ok"
+
+
+def test_two_distributions_with_one_plugin_name_are_both_loaded(install):
+    """Two distributions that use the same entry-point name are told apart."""
+    install("alpha", good("alpha"), entry="same")
+    install("beta", good("beta"), entry="same")
+    assert states(Registry.discover({})) == {"zz-alpha": ("ok", ""), "zz-beta": ("ok", "")}
+
+
+class Handmade:
+    """A plugin made in the program itself."""
+
+    @hookimpl
+    def agentfield_manifest(self) -> Manifest:
+        """Bring one pair over a transport of core."""
+        spec = PairSpec(provider="mine", transport="webrtc", factory="m:f", media="direct", capabilities=Capabilities())
+        return Manifest(api=(1, 0), providers=(ProviderInfo(name="mine", title="Mine"),), pairs=(spec,))
+
+
+def test_registries_of_given_plugins_stand_side_by_side():
+    """`Registry.of` takes objects and modules, looks at nothing installed, and shares nothing with another registry."""
+    module = types.ModuleType("my_package.plugin")
+    module.agentfield_manifest = hookimpl(lambda: Manifest(api=(1, 0)))
+    first, second = Registry.of([Handmade()]), Registry.of([module])
+    assert [spec.name for spec, _ in first.pairs()] == ["mine/webrtc"]
+    assert [(p.name, p.distribution, p.state) for p in second.plugins] == [("my_package.plugin", "my-package", "ok")]
+    assert second.pairs() == ()
+    assert first.provider("mine").title == "Mine"
+    assert [t.name for t in second.transports()] == ["audio_turns", "webrtc", "websocket"]
+    spec, record = first.pairs()[0]
+    assert first.record_of(spec) is record
+
+
+def test_core_transports_may_not_be_redefined():
+    """A plugin that declares core's webrtc differently is invalid."""
+
+    class Redefines:
+        @hookimpl
+        def agentfield_manifest(self) -> Manifest:
+            transports = Registry().transports()
+            webrtc = next(t for t in transports if t.name == "webrtc")
+            return Manifest(
+                api=(1, 0), transports=(type(webrtc)(name="webrtc", client="server", media="turns", summary=""),)
+            )
+
+    (record,) = Registry.of([Redefines()]).plugins
+    assert (record.state, record.reason) == (
+        "invalid",
+        "it declares the transport 'webrtc' otherwise than agentfield-core does",
+    )
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("no_such_module_xyz:f", "no_such_module_xyz:f could not be imported: ModuleNotFoundError"),
+        ("json:no_such", "json:no_such could not be imported: AttributeError"),
+    ],
+)
+def test_a_factory_that_does_not_import_is_a_broken_plugin(reference, message):
+    """A factory that is not there raises the typed error with what Python said."""
+    with pytest.raises(AgentFieldError, match=message) as caught:
+        load_attribute(reference)
+    assert caught.value.code == "plugin_broken"
+
+
+def test_the_plugin_api_is_light():
+    """Importing what a manifest needs, and the registry, imports no heavy library."""
+    script = "import sys, agentfield.plugins; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets"}
+    assert not heavy & set(modules)

@@ -1,0 +1,47 @@
+"""Word error rate as the tests count it: pooled over a set, after the same normalisation of both sides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from agentfield_local.brain.numbers import fold_numbers
+
+__all__ = ["normalise", "word_error_rate", "word_errors"]
+
+_APOSTROPHES = re.compile("['\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+_WORD = re.compile(r"[^\W_]+")
+_LONG_FORMS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
+
+
+def normalise(text: str) -> list[str]:
+    """Return the words of a text: lower case, hyphens as spaces, no apostrophes, number words folded to digits."""
+    plain = _THOUSANDS.sub("", _APOSTROPHES.sub("", text.lower()))
+    return fold_numbers([_LONG_FORMS.get(word, word) for word in _WORD.findall(plain)])
+
+
+def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
+    """Return the fewest words to insert, delete or replace that turn one list into the other."""
+    previous = list(range(len(heard) + 1))
+    for row, word in enumerate(reference, start=1):
+        current = [row]
+        for column, other in enumerate(heard, start=1):
+            replaced = previous[column - 1] + (word != other)
+            current.append(min(replaced, previous[column] + 1, current[-1] + 1))
+        previous = current
+    return previous[-1]
+
+
+def word_error_rate(pairs: Iterable[tuple[str, str]]) -> float:
+    """Return the errors of all pairs over the words of all references; 0.0 where there is no word on either side.
+
+    Args:
+        pairs: (what was said, what was heard).
+    """
+    errors = words = 0
+    for said, heard in pairs:
+        reference, hypothesis = normalise(said), normalise(heard)
+        errors += word_errors(reference, hypothesis)
+        words += len(reference)
+    return errors / words if words else float(errors > 0)
