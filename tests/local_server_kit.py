@@ -19,7 +19,7 @@ from av import AudioFrame, AudioResampler
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-__all__ = ["Caller", "FalseClock", "b64", "check_event", "silence", "tone"]
+__all__ = ["Caller", "FalseClock", "b64", "check_event", "silence", "tone", "until"]
 
 _EVENTS: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 _NEVER_NULL = {"transcript", "audio", "text", "output_index", "content_index", "obfuscation"}
@@ -48,6 +48,13 @@ def check_event(event: dict[str, Any]) -> None:
         assert not [name for name in _NEVER_NULL if name in event["part"] and event["part"][name] is None]
     for name in _NEVER_NULL & event.keys():
         assert event[name] is not None
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that no event announces."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - for what no event announces
+            await asyncio.sleep(0.01)
 
 
 class FalseClock:

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
-from local_server_kit import Caller, check_event, silence, tone
 from openai import AsyncOpenAI
+from websockets.exceptions import ConnectionClosed
 
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, Say
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.energy import synthetic_engines
+from local_server_kit import Caller, check_event, tone, until
 
 SESSION: dict[str, Any] = {
     "type": "realtime",
@@ -27,10 +29,12 @@ SESSION: dict[str, Any] = {
 
 @asynccontextmanager
 async def serving(brain: Brain | None = None, **options: Any) -> AsyncIterator[tuple[LocalServer, AsyncOpenAI]]:
+    before = asyncio.all_tasks()
     async with LocalServer(synthetic_engines(), brain or ObedientBrain(), key="sk-test", **options) as server:
         client = AsyncOpenAI(api_key="sk-test", base_url=server.base_url, max_retries=0)
         async with client:
             yield server, client
+    await until(lambda: asyncio.all_tasks() <= before)
 
 
 @asynccontextmanager
@@ -48,6 +52,18 @@ async def calling(client: AsyncOpenAI, session: dict[str, Any] | None = None) ->
         yield caller, response.headers["location"].rpartition("/")[2]
     finally:
         await caller.close()
+
+
+async def closes(connection: Any) -> None:
+    """Wait until the server has closed a WebSocket."""
+
+    async def read_all() -> None:
+        async with asyncio.timeout(10):
+            while True:
+                await connection.recv()
+
+    with pytest.raises(ConnectionClosed):
+        await read_all()
 
 
 async def test_a_call_carries_a_spoken_turn_and_its_reply_and_is_hung_up() -> None:
@@ -76,5 +92,172 @@ async def test_a_call_carries_a_spoken_turn_and_its_reply_and_is_hung_up() -> No
         assert call.session_payload == SESSION
         with pytest.raises(openai.NotFoundError):
             await client.realtime.calls.hangup(call_id)
-    for event in caller.events:
-        check_event(event)
+    for received in caller.events:
+        check_event(received)
+
+
+async def test_a_caller_who_speaks_stops_the_reply() -> None:
+    """Barge-in: the reply is cut while it is heard, and the item truncated at what was heard."""
+    brain = ScriptedBrain([[Say("This is a very long answer that goes on and on and on for quite a while.")]])
+    async with serving(brain) as (_, client), calling(client) as (caller, _):
+        caller.speak(tone(400, 48_000))
+        await caller.wait("output_audio_buffer.started")
+        caller.speak(tone(400, 48_000))
+        await caller.wait("output_audio_buffer.cleared")
+        cut = await caller.wait("conversation.item.truncated")
+        kinds = [event["type"] for event in caller.events]
+        assert kinds.index("output_audio_buffer.cleared") < kinds.index("conversation.item.truncated")
+        done = await caller.wait("response.output_item.done")
+        assert cut["item_id"] == done["item"]["id"]
+        await caller.wait("response.done", count=2)
+
+
+async def test_a_caller_who_vanishes_is_not_told_to_the_sideband() -> None:
+    """The call is over and its media freed, the sideband stays; a new one finds no call; a hang-up still works."""
+    async with (
+        serving() as (server, client),
+        calling(client) as (caller, call_id),
+        client.realtime.connect(call_id=call_id) as sideband,
+    ):
+        await sideband.recv()
+        await caller.close()
+        await until(lambda: server.calls[0].state == "ended")
+        assert server.calls[0].end_reason == "peer_gone"
+        await sideband.input_audio_buffer.clear()
+        async with asyncio.timeout(10):
+            while (await sideband.recv()).type != "input_audio_buffer.cleared":
+                pass
+        with pytest.raises(Exception, match="404"):
+            async with client.realtime.connect(call_id=call_id):
+                pass
+        await client.realtime.calls.hangup(call_id)
+        await closes(sideband)
+
+
+async def test_a_sideband_is_told_where_the_switch_says_so() -> None:
+    """With the switch the sideband is closed when the caller is gone."""
+    behaviour = Behaviour(vanish_notifies_sideband=True)
+    async with (
+        serving(behaviour=behaviour) as (_, client),
+        calling(client) as (caller, call_id),
+        client.realtime.connect(call_id=call_id) as sideband,
+    ):
+        await caller.close()
+        await closes(sideband)
+
+
+async def test_the_last_leg_of_a_vanished_caller_frees_the_call() -> None:
+    """Without a sideband a call is gone with its caller, and the server is idle."""
+    async with serving() as (server, client), calling(client) as (caller, call_id):
+        await caller.close()
+        async with asyncio.timeout(20):
+            await server.idle(0.05)
+        with pytest.raises(openai.NotFoundError):
+            await client.realtime.calls.hangup(call_id)
+
+
+async def test_a_caller_who_never_connects_is_an_ice_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accepted offer without a connection ends the call by itself."""
+    monkeypatch.setattr("agentfield_local.peer._CONNECT_SECONDS", 0.2)
+    async with serving() as (server, client):
+        caller = Caller()
+        try:
+            await client.realtime.calls.create(sdp=await caller.offer(), session=SESSION)  # type: ignore[arg-type]
+            await until(lambda: server.calls[0].state == "ended")
+            assert server.calls[0].end_reason == "ice_failed"
+        finally:
+            await caller.close()
+
+
+async def test_a_raw_offer_with_a_client_secret_opens_its_session() -> None:
+    """A page posts plain SDP with an `ek_` key; the session is the one that the secret was made for."""
+    async with serving() as (server, client), aiohttp.ClientSession() as http:
+        session: Any = {"type": "realtime", "instructions": "Be kind."}
+        secret = await client.realtime.client_secrets.create(session=session)
+        assert secret.value.startswith("ek_")
+        caller = Caller()
+        try:
+            headers = {"Authorization": f"Bearer {secret.value}", "Content-Type": "application/sdp"}
+            url = f"{server.base_url}/realtime/calls"
+            async with http.post(url, data=await caller.offer(), headers=headers) as response:
+                assert response.status == 201
+                assert response.headers["Location"].startswith("/v1/realtime/calls/rtc_")
+                await caller.accept(await response.text())
+            created = await caller.wait("session.created")
+            assert created["session"]["instructions"] == "Be kind."
+        finally:
+            await caller.close()
+
+
+async def test_only_loopback_is_offered() -> None:
+    """Bound to loopback, the answer has candidates on 127.0.0.1 and no other."""
+    async with serving() as (_, client):
+        caller = Caller()
+        try:
+            answer = await client.realtime.calls.create(sdp=await caller.offer(), session=SESSION)  # type: ignore[arg-type]
+            lines = [line for line in answer.text.splitlines() if line.startswith("a=candidate:")]
+            assert lines
+            assert {line.split()[4] for line in lines} == {"127.0.0.1"}
+        finally:
+            await caller.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        (401, openai.AuthenticationError, "invalid_api_key"),
+        (404, openai.NotFoundError, "not_found"),
+        (429, openai.RateLimitError, "insufficient_quota"),
+        (500, openai.InternalServerError, "server_error"),
+    ],
+)
+async def test_calls_can_be_refused(status: Any, error: type[openai.APIStatusError], code: str) -> None:
+    """The refusal modes answer with the provider's error body, and stop after their count."""
+    async with serving(behaviour=Behaviour(refuse_calls=status, refuse_count=1)) as (server, client):
+        with pytest.raises(error) as caught:
+            await client.realtime.calls.create(sdp="v=0\r\n", session=SESSION)  # type: ignore[arg-type]
+        assert caught.value.code == code
+        with pytest.raises(openai.BadRequestError):
+            await client.realtime.calls.create(sdp="v=0\r\n", session=SESSION)  # type: ignore[arg-type]
+        assert server.calls == []
+
+
+async def test_bad_sessions_and_offers_are_refused_by_name() -> None:
+    """A wrong field, a wrong voice and an offer that is none are 400 with a code; the server goes on."""
+    async with serving() as (server, client):
+        caller = Caller()
+        try:
+            offer = await caller.offer()
+        finally:
+            await caller.close()
+
+        async def refused(sdp: str, session: Any) -> openai.BadRequestError:
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.realtime.calls.create(sdp=sdp, session=session)
+            return caught.value
+
+        assert (await refused(offer, {"type": "realtime", "nonsense": 1})).param == "session.nonsense"
+        voice = {"type": "realtime", "audio": {"output": {"voice": "darth"}}}
+        assert (await refused(offer, voice)).param == "session.audio.output.voice"
+        assert (await refused("hello", SESSION)).code == "invalid_offer"
+        with pytest.raises(openai.APIStatusError) as too_large:
+            await client.realtime.calls.create(sdp=offer + "a=x\r\n" * 9000, session=SESSION)  # type: ignore[arg-type]
+        assert too_large.value.status_code == 413
+        assert (await refused(offer.replace("m=audio", "m=video"), SESSION)).code == "invalid_offer"
+        await until(lambda: server.calls == [])
+
+
+async def test_a_wrong_key_a_foreign_page_and_a_foreign_name_are_refused() -> None:
+    """401 without the key, 403 for another site's page and for a rebound name, in the provider's error shape."""
+    async with serving() as (server, _), aiohttp.ClientSession() as http:
+        url = f"{server.base_url}/realtime/calls"
+        async with http.post(url, data="v=0") as response:
+            assert response.status == 401
+            assert (await response.json())["error"]["code"] == "invalid_api_key"
+        key = {"Authorization": "Bearer sk-test"}
+        for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
+            async with http.post(url, data="v=0", headers={**key, **headers}) as response:
+                assert response.status == 403
+        async with http.get(f"{server.url}/healthz") as response:
+            assert response.status == 200
+        assert all("authorization" not in {name.lower() for name in record.headers} for record in server.requests)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from local_server_kit import b64, check_event, silence, tone
 
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain.protocol import BrainRequest, Call, Message, Say, Step, ToolResult
 from agentfield_local.conversation import Conversation
 from agentfield_local.effects import Effect, End, Hear, Later, Listen, Send, Think, Transcribe, Voice
 from agentfield_local.playout import Playout
+from local_server_kit import b64, check_event, silence, tone
 
 MANUAL = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 WITH_TEXTS = {"type": "realtime", "audio": {"input": {"transcription": {"model": "whisper-1"}}}}
@@ -225,9 +225,7 @@ def test_parallel_calls_are_complete_items_and_their_outputs_reach_the_brain() -
 def test_an_output_of_an_unknown_call_is_refused() -> None:
     """A result whose call id is nobody's is not taken into the conversation."""
     desk = Desk()
-    desk.send(
-        "conversation.item.create", item={"type": "function_call_output", "call_id": "call_x", "output": "1"}
-    )
+    desk.send("conversation.item.create", item={"type": "function_call_output", "call_id": "call_x", "output": "1"})
     assert desk.error()["code"] == "invalid_tool_call_id"
 
 
@@ -283,20 +281,38 @@ def test_barge_in_on_webrtc_clears_playout_and_truncates_by_itself() -> None:
     spoken = desk.speak(1000, done=False)
     desk.play(300)
     desk.take(desk.machine.speech_started(2000))
-    assert desk.types()[-7:] == [
-        "output_audio_buffer.cleared",
-        "response.output_audio.done",
-        "response.output_audio_transcript.done",
-        "response.content_part.done",
-        "conversation.item.done",
-        "response.output_item.done",
-        "response.done",
-    ] or desk.types()[-1] == "conversation.item.truncated"
+    assert (
+        desk.types()[-7:]
+        == [
+            "output_audio_buffer.cleared",
+            "response.output_audio.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.done",
+            "conversation.item.done",
+            "response.output_item.done",
+            "response.done",
+        ]
+        or desk.types()[-1] == "conversation.item.truncated"
+    )
     assert desk.types().index("output_audio_buffer.cleared") < desk.types().index("response.done")
     assert desk.last("conversation.item.truncated")["audio_end_ms"] == 300
     assert desk.last("conversation.item.truncated")["item_id"] == spoken.item_id
     assert desk.playout is not None
     assert not desk.playout.playing
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_audio_reaches_the_legs_of_a_webrtc_call_only_by_the_switch(mirrored: bool) -> None:
+    """The caller hears RTP; with the switch the legs also get 24 kHz deltas, and an item keeps its audio either way."""
+    desk = Desk(Behaviour(sideband_audio_deltas=mirrored), webrtc=True)
+    desk.turn()
+    desk.plan(Say("An answer."))
+    spoken = desk.speak(200)
+    deltas = [event["delta"] for event in desk.sent if event["type"] == "response.output_audio.delta"]
+    assert len("".join(deltas)) == (len(b64(silence(200, 24_000))) if mirrored else 0)
+    desk.send("conversation.item.retrieve", item_id=spoken.item_id)
+    part = desk.last("conversation.item.retrieved")["item"]["content"][0]
+    assert len(part["audio"]) == len(b64(silence(200, 24_000)))
 
 
 def test_a_reply_that_is_generated_but_still_heard_can_be_interrupted() -> None:
@@ -726,7 +742,7 @@ def _happen(desk: Desk, what: str, value: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.booleans(), st.lists(_HAPPENINGS, max_size=60))
-def test_every_response_ends_once_and_ids_are_used_once(webrtc: bool, happenings: list[tuple[str, Any]]) -> None:  # noqa: FBT001
+def test_every_response_ends_once_and_ids_are_used_once(webrtc: bool, happenings: list[tuple[str, Any]]) -> None:
     """Whatever clients send and engines do: no crash, valid events, one done for each created, ids unique."""
     desk = Desk(webrtc=webrtc)
     for what, value in happenings:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentfield.errors import AgentFieldError
+from agentfield.errors import AgentFieldError, Unavailable
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain import BRAIN_NAMES, load_brain
 from agentfield_local.server import LocalServer
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line; None reads the process's own.
 
     Returns:
-        The exit status: 0 after a clean end, 1 when the server could not start.
+        The exit status: 0 after a clean end, 1 when the server could not start; then the one line on stdout is a
+        problem document instead of the address.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
@@ -43,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_serve(options))
     except AgentFieldError as error:
-        _complain(error.message, error.hint)
+        _complain(error)
         return 1
     except OSError as error:
         hint = "choose another port, or --port 0 for a free one" if error.errno == errno.EADDRINUSE else None
-        _complain(f"the local server cannot start on {options.host}:{options.port}: {error}", hint)
+        text = f"the local server cannot start on {options.host}:{options.port}: {error}"
+        _complain(Unavailable(text, code="local_server_unusable", hint=hint))
         return 1
     return 0
 
@@ -136,8 +138,10 @@ def _progress(what: str, done: float) -> None:
         _log.info("%s: done", what)
 
 
-def _complain(message: str, hint: str | None) -> None:
-    sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+def _complain(error: AgentFieldError) -> None:
+    """Say what is wrong: to a parent as one JSON line in place of the ready line, to a person on stderr."""
+    sys.stdout.write(json.dumps(error.to_problem()) + "\n")
+    sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ CHANNEL_LABEL = "oai-events"
 _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
-_GAP_MS = 100
+_GAP_MS = 400
 _UNANSWERABLE = (
     *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
     *(InternalError, InvalidAccessError, InvalidStateError, OperationError),

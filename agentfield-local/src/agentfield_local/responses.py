@@ -6,40 +6,19 @@ import base64
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain.protocol import BrainRequest, Call, Say, Step
-from agentfield_local.effects import Abandon, Effect, Think, Voice
-from agentfield_local.items import Item, ItemStore
-from agentfield_local.playout import Playout
+from agentfield_local.effects import Abandon, Think, Voice
+from agentfield_local.items import Item
 from agentfield_local.speech.clauses import split_clauses
+from agentfield_local.stage import Stage
 from agentfield_local.usage import Usage, text_tokens
 
-__all__ = ["Desk", "Options", "Response"]
+__all__ = ["Options", "Response"]
 
 Ending = Literal["completed", "cancelled", "incomplete", "failed"]
 _AUDIO_TOKEN_MS = 50
-
-
-class Desk(Protocol):
-    """What a response needs of the conversation that it belongs to."""
-
-    items: ItemStore
-    behaviour: Behaviour
-    playout: Playout | None
-
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Send a server event to all legs."""
-
-    def do(self, effect: Effect) -> None:
-        """Ask the surroundings for something."""
-
-    def new_id(self, prefix: str) -> str:
-        """Return a fresh id."""
-
-    def rate_limits(self) -> None:
-        """Send `rate_limits.updated`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +54,15 @@ class Response:
     Args:
         response_id: Its id.
         options: What was asked.
-        desk: The conversation.
+        stage: The conversation's items and way out.
     """
 
-    def __init__(self, response_id: str, options: Options, desk: Desk) -> None:
+    def __init__(self, response_id: str, options: Options, stage: Stage) -> None:
         self.id = response_id
         self.options = options
         self.done = False
         self.thinking = False
-        self._desk = desk
+        self._stage = stage
         self._steps: deque[Step] = deque()
         self._output: list[Item] = []
         self._open: _Open | None = None
@@ -96,17 +75,17 @@ class Response:
 
     def begin(self) -> None:
         """Announce it."""
-        if self._desk.behaviour.unknown_events:
-            self._desk.emit("response.mood.updated", response_id=self.id, mood="curious")
-        self._desk.emit("response.created", response=self.view("in_progress"))
-        if self._desk.behaviour.rate_limits == "after_created":
-            self._desk.rate_limits()
+        if self._stage.behaviour.unknown_events:
+            self._stage.emit("response.mood.updated", response_id=self.id, mood="curious")
+        self._stage.emit("response.created", response=self.view("in_progress"))
+        if self._stage.behaviour.rate_limits == "after_created":
+            self._stage.rate_limits()
 
     def think(self, request: BrainRequest, usage: Usage) -> None:
         """Ask the brain; everything it needs to read is there."""
         self.thinking = True
         self._usage = usage
-        self._desk.do(Think(self.id, request))
+        self._stage.do(Think(self.id, request))
 
     def planned(self, steps: Sequence[Step]) -> None:
         """Take the brain's answer and produce the first item."""
@@ -149,61 +128,61 @@ class Response:
     def _add_item(self, item: Item) -> int:
         index = len(self._output)
         self._output.append(item)
-        self._desk.emit("response.output_item.added", response_id=self.id, output_index=index, item=item.view())
+        self._stage.emit("response.output_item.added", response_id=self.id, output_index=index, item=item.view())
         if self.in_default:
-            previous = self._desk.items.insert(item)
-            self._desk.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
+            previous = self._stage.items.insert(item)
+            self._stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
         else:
-            self._desk.items.remember_call(item)
+            self._stage.items.remember_call(item)
         return index
 
     def _close_item(self, item: Item, index: int, status: Literal["completed", "incomplete"]) -> None:
         item.status = status
-        desk = self._desk
+        stage = self._stage
 
         def conversation_done() -> None:
-            if self.in_default and desk.items.get(item.id) is not None:
-                previous = desk.items.previous(item.id)
-                desk.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
+            if self.in_default and stage.items.get(item.id) is not None:
+                previous = stage.items.previous(item.id)
+                stage.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
 
         def output_done() -> None:
-            desk.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.view())
+            stage.emit("response.output_item.done", response_id=self.id, output_index=index, item=item.view())
 
         first, second = conversation_done, output_done
-        if desk.behaviour.item_done_order == "output_first":
+        if stage.behaviour.item_done_order == "output_first":
             first, second = output_done, conversation_done
         first()
         second()
 
     def _call(self, name: str, arguments: str) -> None:
-        desk = self._desk
-        item = Item(desk.items.reserve(), "function_call", "in_progress", name=name, call_id=desk.new_id("call"))
+        stage = self._stage
+        item = Item(stage.items.reserve(), "function_call", "in_progress", name=name, call_id=stage.new_id("call"))
         index = self._add_item(item)
         place = {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": item.call_id}
         for piece in _halves(arguments):
-            desk.emit("response.function_call_arguments.delta", delta=piece, **place)
+            stage.emit("response.function_call_arguments.delta", delta=piece, **place)
         item.arguments = arguments
         self._usage.output_text += text_tokens(name + arguments)
-        desk.emit("response.function_call_arguments.done", name=name, arguments=arguments, **place)
+        stage.emit("response.function_call_arguments.done", name=name, arguments=arguments, **place)
         self._close_item(item, index, "completed")
 
     def _message(self) -> Item:
-        return Item(self._desk.items.reserve(), "message", "in_progress", role="assistant")
+        return Item(self._stage.items.reserve(), "message", "in_progress", role="assistant")
 
     def _write(self, text: str) -> None:
         item = self._message()
         index = self._add_item(item)
         place = self._place(item, index)
-        self._desk.emit("response.content_part.added", part={"type": "text", "text": ""}, **place)
+        self._stage.emit("response.content_part.added", part={"type": "text", "text": ""}, **place)
         limit = self.options.max_output_tokens
         kept = text if limit == "inf" else text[: max(0, limit - self._usage.output) * 4]
         for piece in _clauses(kept):
-            self._desk.emit("response.output_text.delta", delta=piece, **place)
+            self._stage.emit("response.output_text.delta", delta=piece, **place)
         self._usage.output_text += text_tokens(kept)
         item.text = kept
         item.content = [{"type": "output_text", "text": kept}]
-        self._desk.emit("response.output_text.done", text=kept, **place)
-        self._desk.emit("response.content_part.done", part={"type": "text", "text": kept}, **place)
+        self._stage.emit("response.output_text.done", text=kept, **place)
+        self._stage.emit("response.content_part.done", part={"type": "text", "text": kept}, **place)
         cut = kept != text
         self._close_item(item, index, "incomplete" if cut else "completed")
         if cut:
@@ -215,8 +194,8 @@ class Response:
         self._open = _Open(item, index, deque(_clauses(text)))
         item.content = [{"type": "output_audio", "transcript": ""}]
         place = self._place(item, index)
-        self._desk.emit("response.content_part.added", part={"type": "audio", "transcript": ""}, **place)
-        self._desk.do(Voice(self.id, item.id, text))
+        self._stage.emit("response.content_part.added", part={"type": "audio", "transcript": ""}, **place)
+        self._stage.do(Voice(self.id, item.id, text))
 
     def voiced(self, item_id: str, audio: bytes, ms: float, *, clause: bool) -> None:
         """Take a piece of audio of the item that is being spoken.
@@ -233,15 +212,15 @@ class Response:
         place = self._place(spoken.item, spoken.index)
         if clause:
             self._words(spoken, place)
-        desk = self._desk
+        stage = self._stage
         spoken.item.audio_ms += round(ms)
-        if desk.playout is None:
-            spoken.item.audio += audio
-        else:
-            spoken.item.audio += memoryview(audio).cast("h")[::2].tobytes()
-            desk.playout.push(self.id, item_id, audio)
-        if desk.playout is None or desk.behaviour.sideband_audio_deltas:
-            desk.emit("response.output_audio.delta", delta=base64.b64encode(audio).decode(), **place)
+        wire = audio
+        if stage.playout is not None:
+            stage.playout.push(self.id, item_id, audio)
+            wire = memoryview(audio).cast("h")[::2].tobytes()  # 48 to 24 kHz, good enough to keep and to look at
+        spoken.item.audio += wire
+        if stage.playout is None or stage.behaviour.sideband_audio_deltas:
+            stage.emit("response.output_audio.delta", delta=base64.b64encode(wire).decode(), **place)
         self._usage.output_audio += max(1, round(ms / _AUDIO_TOKEN_MS))
         limit = self.options.max_output_tokens
         if limit != "inf" and self._usage.output >= limit:
@@ -260,7 +239,7 @@ class Response:
             piece = spoken.pieces.popleft()
             spoken.said += piece
             self._usage.output_text += text_tokens(piece)
-            self._desk.emit("response.output_audio_transcript.delta", delta=piece, **place)
+            self._stage.emit("response.output_audio_transcript.delta", delta=piece, **place)
 
     def _close_spoken(self, status: Literal["completed", "incomplete"]) -> None:
         spoken, self._open = self._open, None
@@ -270,10 +249,10 @@ class Response:
         item.text = spoken.said
         if item.content and "transcript" in item.content[0]:
             item.content[0]["transcript"] = spoken.said
-        self._desk.emit("response.output_audio.done", **place)
-        self._desk.emit("response.output_audio_transcript.done", transcript=spoken.said, **place)
+        self._stage.emit("response.output_audio.done", **place)
+        self._stage.emit("response.output_audio_transcript.done", transcript=spoken.said, **place)
         part = {"type": "audio", "transcript": spoken.said}
-        self._desk.emit("response.content_part.done", part=part, **place)
+        self._stage.emit("response.content_part.done", part=part, **place)
         self._close_item(item, spoken.index, status)
 
     def _place(self, item: Item, index: int) -> dict[str, Any]:
@@ -286,7 +265,7 @@ class Response:
         if self.done:
             return
         if ending != "completed":
-            self._desk.do(Abandon(self.id))
+            self._stage.do(Abandon(self.id))
         self._close_spoken("completed" if ending == "completed" else "incomplete")
         self.done = True
         self._steps.clear()
@@ -295,13 +274,13 @@ class Response:
             details["reason"] = reason
         if error is not None:
             details["error"] = error
-        if self._desk.playout is not None:
-            self._desk.playout.finish(self.id)
-        if self._desk.behaviour.rate_limits == "before_done":
-            self._desk.rate_limits()
-        self._desk.emit("response.done", response=self.view(ending, details))
-        if self._desk.behaviour.rate_limits == "after_done":
-            self._desk.rate_limits()
+        if self._stage.playout is not None:
+            self._stage.playout.finish(self.id)
+        if self._stage.behaviour.rate_limits == "before_done":
+            self._stage.rate_limits()
+        self._stage.emit("response.done", response=self.view(ending, details))
+        if self._stage.behaviour.rate_limits == "after_done":
+            self._stage.rate_limits()
 
 
 def _clauses(text: str) -> list[str]:
