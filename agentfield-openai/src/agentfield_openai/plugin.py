@@ -35,7 +35,7 @@ def realtime_capabilities(default_transcription: str) -> Capabilities:
     return Capabilities(
         say="best_effort",
         floors=frozenset({"handler", "model"}),
-        turn_detection=frozenset({"server_vad", "semantic_vad"}),
+        turn_detection=frozenset({"server_vad", "semantic_vad", "manual"}),
         modalities=frozenset({"audio", "text"}),
         tools="async",
         caller_transcript="partial",

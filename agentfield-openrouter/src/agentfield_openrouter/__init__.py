@@ -1,1 +1,1 @@
-"""OpenRouter audio turns for AgentField."""
+"""OpenRouter for AgentField: the provider is declared, no pair of it is there yet."""

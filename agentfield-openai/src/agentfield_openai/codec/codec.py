@@ -156,7 +156,7 @@ class Codec:
             case "conversation":
                 return self._conversation_event(rest, data)
             case "response":
-                return self._response_event(rest, data, now)
+                return self._response_event(rest, data)
             case "output_audio_buffer":
                 return self._playout_event(rest, data, now)
             case "rate_limits":
@@ -220,13 +220,13 @@ class Codec:
             case _:
                 return []
 
-    def _response_event(self, kind: str, data: Mapping[str, Any], now: float) -> list[Event]:
+    def _response_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         replies = self._replies
         match kind:
             case "created":
-                return replies.created(data, now)
+                return replies.created(data)
             case "done":
-                return replies.done(data, now)
+                return replies.done(data)
             case "output_item.done":
                 return replies.item_done(data)
             case "content_part.added":

@@ -56,7 +56,7 @@ class Replies:
 
     # generation -------------------------------------------------------------------------------------------------
 
-    def created(self, event: Mapping[str, Any], now: float) -> list[Event]:
+    def created(self, event: Mapping[str, Any]) -> list[Event]:
         """A response began."""
         response = mapping(event, "response")
         reply_id = ident(response, "id")
@@ -65,7 +65,7 @@ class Replies:
         flushed = self.flush()
         return [*flushed, *self._begin(reply_id, response)[1]]
 
-    def done(self, event: Mapping[str, Any], now: float) -> list[Event]:
+    def done(self, event: Mapping[str, Any]) -> list[Event]:
         """A response is over; the provider sends this exactly once, and we pass it on at most once."""
         response = mapping(event, "response")
         reply_id = ident(response, "id")
@@ -263,12 +263,16 @@ class Replies:
         return events
 
 
-def _status(value: Any) -> Status:
-    match value:
-        case "completed" | "cancelled" | "failed" | "incomplete":
-            return value
-        case _:
-            return "incomplete"
+_STATUSES: Mapping[object, Status] = {
+    "completed": "completed",
+    "cancelled": "cancelled",
+    "failed": "failed",
+    "incomplete": "incomplete",
+}
+
+
+def _status(value: object) -> Status:
+    return _STATUSES.get(value, "incomplete") if isinstance(value, str) else "incomplete"
 
 
 def _why(status: Status, details: Mapping[str, Any], *, cut: bool) -> str | None:

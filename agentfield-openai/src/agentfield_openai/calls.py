@@ -1,0 +1,164 @@
+"""HTTP: creates calls from an SDP offer and hangs them up."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from agentfield.errors import ProviderError
+from agentfield_openai.network import proxy_for
+from agentfield_openai.refusals import Provider, call_not_found, refused, unreachable
+
+__all__ = ["Calls", "CreatedCall", "call_id_of", "http_session"]
+
+_CREATE_TIMEOUT = 15.0
+_HANGUP_TIMEOUT = 5.0
+_LARGEST_ANSWER = 64 * 1024
+_CALL_ID = re.compile(r"rtc_[A-Za-z0-9_-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedCall:
+    """A call that exists at the provider."""
+
+    sdp: str
+    call_id: str
+
+
+def call_id_of(location: str) -> str | None:
+    """Return the id of a call from a `Location` header: the last segment of the path that starts with ``rtc_``."""
+    segments = urlsplit(location).path.split("/")
+    return next((part for part in reversed(segments) if _CALL_ID.fullmatch(part)), None)
+
+
+def http_session() -> aiohttp.ClientSession:
+    """Return connections for `Calls`, to be used as an async context manager; no cookie is kept."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32), cookie_jar=aiohttp.DummyCookieJar())
+
+
+class Calls:
+    """The calls of one provider account.
+
+    Args:
+        provider: Whom to talk to.
+        http: Connections, owned by the caller (`http_session`).
+        create_timeout: Seconds for the answer to an offer.
+        hangup_timeout: Seconds for the answer to a hang-up.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        http: aiohttp.ClientSession,
+        *,
+        create_timeout: float = _CREATE_TIMEOUT,
+        hangup_timeout: float = _HANGUP_TIMEOUT,
+    ) -> None:
+        self._provider = provider
+        self._http = http
+        self._create_timeout = create_timeout
+        self._hangup_timeout = hangup_timeout
+        self._base = provider.base_url.rstrip("/")
+
+    async def create(self, offer: str, session: Mapping[str, Any], *, safety_id: str | None = None) -> CreatedCall:
+        """Create a call from an SDP offer.
+
+        Args:
+            offer: The caller's offer, forwarded as it is.
+            session: The session object.
+            safety_id: A stable hash that stands for the end user.
+
+        Raises:
+            ProviderError: The provider refused, or its answer cannot be used.
+            ProviderUnavailable: It could not be reached, or not in time.
+        """
+        form = aiohttp.FormData(quote_fields=False, charset="utf-8")
+        form.add_field("sdp", offer, content_type="application/sdp")
+        form.add_field("session", json.dumps(session, ensure_ascii=False), content_type="application/json")
+        headers = {"Accept": "application/sdp"}
+        if safety_id is not None:
+            headers["OpenAI-Safety-Identifier"] = safety_id
+        status, answer, body = await self._post(
+            "/realtime/calls", "create the call", self._create_timeout, headers=headers, data=form
+        )
+        if status not in {200, 201}:
+            raise refused(self._provider, "create the call", status, body, retry_after=answer.get("Retry-After"))
+        call_id = call_id_of(answer.get("Location", ""))
+        if call_id is None:
+            raise self._unusable("does not say which call it made")
+        sdp = _answer_sdp(body)
+        if sdp is None:
+            await self.hang_up(call_id)
+            raise self._unusable(f"is not an SDP answer of at most {_LARGEST_ANSWER // 1024} KiB")
+        return CreatedCall(sdp, call_id)
+
+    async def hang_up(self, call_id: str) -> None:
+        """End a call; one that is over already is a success.
+
+        Raises:
+            ProviderError: The provider refused.
+            ProviderUnavailable: It could not be reached, or not in time.
+            NotFound: The id is none that this provider could have given.
+        """
+        if not _CALL_ID.fullmatch(call_id):
+            raise call_not_found(self._provider, call_id)
+        path = f"/realtime/calls/{call_id}/hangup"
+        status, _, body = await self._post(path, "hang up", self._hangup_timeout)
+        if status not in {200, 201, 202, 204, 404}:
+            raise refused(self._provider, "hang up", status, body)
+
+    async def _post(
+        self,
+        path: str,
+        what: str,
+        timeout: float,  # noqa: ASYNC109 - aiohttp takes it
+        *,
+        headers: Mapping[str, str] | None = None,
+        data: aiohttp.FormData | None = None,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers and at most a little more than the largest answer of a POST."""
+        url = self._base + path
+        everything = {**self._provider.bearer(), **(headers or {})}
+        try:
+            async with self._http.post(
+                url,
+                headers=everything,
+                data=data,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+                proxy=proxy_for(url),
+            ) as response:
+                return response.status, response.headers, await _read(response.content)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise unreachable(self._provider, what, error) from None
+
+    def _unusable(self, why: str) -> ProviderError:
+        return ProviderError(
+            f"{self._provider.title} created a call, but its answer {why}.", provider_code="invalid_answer"
+        )
+
+
+async def _read(stream: aiohttp.StreamReader) -> bytes:
+    """Read a body up to a byte beyond the largest answer."""
+    body = bytearray()
+    while len(body) <= _LARGEST_ANSWER:
+        chunk = await stream.read(_LARGEST_ANSWER + 1 - len(body))
+        if not chunk:
+            break
+        body += chunk
+    return bytes(body)
+
+
+def _answer_sdp(body: bytes) -> str | None:
+    if len(body) > _LARGEST_ANSWER or not body.startswith(b"v=0"):
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None

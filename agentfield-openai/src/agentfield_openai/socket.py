@@ -1,0 +1,221 @@
+"""The carrier of a sideband: a WebSocket that is opened with patience, opened again when it drops, and closed once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from agentfield.errors import AgentFieldError, ProviderUnavailable
+from agentfield_openai.network import proxy_for, socket_url
+from agentfield_openai.refusals import Provider, call_not_found, refused, unreachable
+
+__all__ = ["Dropped", "Sideband"]
+
+_MAX_FRAME = 32 * 1024 * 1024
+"""An item may carry 15 MiB of audio as base64."""
+_MAX_WAITING = 1024
+"""Frames that wait to be read before the provider is made to wait."""
+_OPEN_TIMEOUT = 10.0
+_CLOSE_TIMEOUT = 2.0
+_SEND_TIMEOUT = 10.0
+_PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Seconds between attempts: a call that was just created may not be known everywhere yet."""
+_REOPEN_PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+_COMES_BACK = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
+"""Close codes after which the same call can be attached to again."""
+
+
+class Dropped(Exception):
+    """The connection is gone.
+
+    Args:
+        code: The WebSocket close code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the sideband was closed with code {code}")
+        self.code = code
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it may be opened again."""
+        return self.code in _COMES_BACK
+
+
+class Sideband:
+    """A WebSocket into one call.
+
+    Args:
+        provider: Whom to talk to.
+        call_id: The call to attach to.
+        logger: Where to report; the bytes and headers of the connection are never logged.
+        patience: Seconds between attempts to open it while the provider does not know the call.
+    """
+
+    def __init__(
+        self, provider: Provider, call_id: str, logger: logging.Logger, *, patience: Sequence[float] = _PATIENCE
+    ) -> None:
+        self._provider = provider
+        self._call_id = call_id
+        self._url = f"{socket_url(provider.base_url)}/realtime?call_id={quote(call_id, safe='')}"
+        self._patience = patience
+        # of its own, since the library logs every header at DEBUG and one of them is the key
+        self._logger = logging.Logger("agentfield_openai.socket", logging.INFO)  # noqa: LOG001
+        self._logger.parent = logger
+        self._connection: ClientConnection | None = None
+        self._up = asyncio.Event()
+        self._closed = False
+
+    async def open(self) -> None:
+        """Attach to the call.
+
+        Raises:
+            NotFound: The provider has no such call, also after a few seconds.
+            ProviderError: It refused.
+            ProviderUnavailable: It could not be reached in time.
+        """
+        await self._open(self._patience, insist=False)
+
+    async def reopen(self) -> None:
+        """Attach again after `Dropped`.
+
+        Raises:
+            NotFound: The call is over.
+            ProviderError: The provider refused.
+            ProviderUnavailable: It could not be reached in time.
+        """
+        self._up.clear()
+        await self._open(_REOPEN_PATIENCE, insist=True)
+
+    async def send(self, event: Mapping[str, Any]) -> None:
+        """Send one client event; waits a moment for a connection that the reader is opening again.
+
+        Raises:
+            ProviderUnavailable: There is no connection.
+        """
+        data = json.dumps(event, ensure_ascii=False)
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                while not await self._sent(data):
+                    if self.closed():
+                        raise self._gone()
+        except TimeoutError:
+            raise self._gone() from None
+
+    async def send_now(self, event: Mapping[str, Any]) -> bool:
+        """Send one client event as the reader, who waits for nobody; tell whether the connection was up."""
+        try:
+            async with asyncio.timeout(_SEND_TIMEOUT):
+                return self._up.is_set() and await self._sent(json.dumps(event, ensure_ascii=False))
+        except TimeoutError:
+            return False
+
+    async def receive(self, timeout: float | None = None) -> str | bytes | None:  # noqa: ASYNC109 - None is an answer here
+        """Return the next frame, None when none came within `timeout` seconds.
+
+        Raises:
+            Dropped: The connection is gone; all frames that arrived before were returned.
+        """
+        if self._connection is None:
+            raise Dropped(1000)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connection.recv()
+        except TimeoutError:
+            return None
+        except ConnectionClosed as closed:
+            code = closed.rcvd.code if closed.rcvd is not None else 1006
+            raise Dropped(1000 if self._closed else code) from None
+
+    async def close(self) -> None:
+        """Close the connection; the call goes on. Idempotent."""
+        self._closed = True
+        self._up.set()
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _sent(self, data: str) -> bool:
+        """Send on the connection that is up; tell whether it was up to the end."""
+        await self._up.wait()
+        connection = self._connection
+        if connection is None or self._closed:
+            return False
+        try:
+            await connection.send(data)
+        except ConnectionClosed:
+            if self._connection is connection:
+                self._up.clear()  # until the reader has noticed, and opened it again or closed it for good
+            return False
+        return True
+
+    async def _open(self, patience: Sequence[float], *, insist: bool) -> None:
+        """Try until it is open, or the error is one that waiting does not cure.
+
+        Args:
+            patience: Seconds after each attempt but the last.
+            insist: Whether to try again when the provider is not reachable; an unknown call is then over.
+        """
+        for pause in (*patience, None):
+            try:
+                await self._connect()
+            except _Refused as refusal:
+                cured = refusal.status >= 500 or (refusal.status == 404 and not insist)
+                if pause is None or not cured:
+                    raise refusal.error from None
+            except ProviderUnavailable:
+                if pause is None or not insist:
+                    raise
+            else:
+                return
+            await asyncio.sleep(pause)
+
+    async def _connect(self) -> None:
+        if self.closed():
+            raise self._gone()
+        try:
+            self._connection = await connect(
+                self._url,
+                additional_headers=self._provider.bearer(),
+                max_size=_MAX_FRAME,
+                max_queue=_MAX_WAITING,
+                open_timeout=_OPEN_TIMEOUT,
+                close_timeout=_CLOSE_TIMEOUT,
+                proxy=proxy_for(self._provider.base_url),
+                logger=self._logger,
+            )
+        except InvalidStatus as error:
+            raise self._refusal(error.response.status_code, bytes(error.response.body or b"")) from None
+        except (OSError, TimeoutError, InvalidHandshake) as error:
+            raise unreachable(self._provider, "attach to the call", error) from None
+        if self.closed():
+            await self._connection.close()
+            raise self._gone()
+        self._up.set()
+
+    def closed(self) -> bool:
+        """Tell whether `close` was called."""
+        return self._closed
+
+    def _refusal(self, status: int, body: bytes) -> _Refused:
+        if status == 404:
+            return _Refused(status, call_not_found(self._provider, self._call_id))
+        return _Refused(status, refused(self._provider, "attach to the call", status, body[: 64 * 1024]))
+
+    def _gone(self) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"The sideband into the call at {self._provider.title} is gone.", provider_code="sideband_gone"
+        )
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, error: AgentFieldError) -> None:
+        super().__init__(status)
+        self.status = status
+        self.error = error

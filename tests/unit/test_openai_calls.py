@@ -1,0 +1,232 @@
+"""The HTTP side: exact bytes out, whatever comes back is either a call or a typed error without secrets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
+
+from agentfield.errors import InvalidInput, NotFound, ProviderError, ProviderUnavailable
+from agentfield_openai.calls import Calls, call_id_of, http_session
+from agentfield_openai.network import check_base_url, is_loopback, proxy_for, socket_url
+from agentfield_openai.redact import redact
+from agentfield_openai.refusals import Provider
+from openai_kit import CANARY
+
+OFFER = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\n"
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def calls(handler: Handler, *, limit: float = 5.0, key: str | None = CANARY) -> AsyncIterator[Calls]:
+    app = web.Application()
+    app.router.add_post("/v1/realtime/calls", handler)
+    app.router.add_post("/v1/realtime/calls/{call_id}/hangup", handler)
+    async with TestServer(app) as server, http_session() as http:
+        provider = Provider(
+            title="OpenAI",
+            base_url=str(server.make_url("/v1")),
+            key=None if key is None else SecretStr(key),
+            key_setting="OPENAI_API_KEY",
+        )
+        yield Calls(provider, http, create_timeout=limit, hangup_timeout=limit)
+
+
+def answer(
+    status: int = 201, body: str = "v=0\r\n", location: str | None = "/v1/realtime/calls/rtc_1", **headers: str
+) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        place = {} if location is None else {"Location": location}
+        return web.Response(status=status, text=body, headers={**place, **headers})
+
+    return handler
+
+
+async def test_a_call_is_created_with_two_parts_in_order_and_nothing_else() -> None:
+    """The body is the multipart form that the provider documents, the offer byte for byte, no file names."""
+    seen: dict[str, str] = {}
+
+    async def handler(request: web.Request) -> web.Response:
+        seen["body"] = (await request.read()).decode()
+        seen["type"] = request.headers["Content-Type"]
+        seen.update(
+            {name: request.headers.get(name, "") for name in ("Authorization", "Accept", "OpenAI-Safety-Identifier")}
+        )
+        return web.Response(status=201, text="v=0\r\nanswer", headers={"Location": "/v1/realtime/calls/rtc_abc?x=1"})
+
+    async with calls(handler) as client:
+        call = await client.create(OFFER, {"type": "realtime", "instructions": "Grüß Gott"}, safety_id="hash")
+    assert (call.sdp, call.call_id) == ("v=0\r\nanswer", "rtc_abc")
+    boundary = seen["type"].removeprefix("multipart/form-data; boundary=")
+    session = json.dumps({"type": "realtime", "instructions": "Grüß Gott"}, ensure_ascii=False)
+    parts = seen["body"].split(f"--{boundary}")
+    assert [part.partition("\r\n\r\n")[2] for part in parts[1:3]] == [f"{OFFER}\r\n", f"{session}\r\n"]
+    assert parts[3] == "--\r\n"
+    for part, name, kind in ((parts[1], "sdp", "application/sdp"), (parts[2], "session", "application/json")):
+        headers = dict(line.split(": ", 1) for line in part.partition("\r\n\r\n")[0].strip().split("\r\n"))
+        assert headers["Content-Disposition"] == f'form-data; name="{name}"'
+        assert headers["Content-Type"].split(";")[0] == kind
+    assert (seen["Authorization"], seen["Accept"]) == (f"Bearer {CANARY}", "application/sdp")
+    assert seen["OpenAI-Safety-Identifier"] == "hash"
+
+
+@pytest.mark.parametrize(
+    ("location", "call_id"),
+    [
+        ("/v1/realtime/calls/rtc_1", "rtc_1"),
+        ("/v1/realtime/calls/calls/rtc_1?foo=bar", "rtc_1"),
+        ("https://api.example/v1/realtime/calls/rtc_a-b_C1", "rtc_a-b_C1"),
+        ("/v1/realtime/calls/", None),
+        ("/v1/realtime/calls/rtc_../../x", None),
+        ("", None),
+    ],
+)
+def test_the_id_of_a_call_is_read_from_every_known_location(location: str, call_id: str | None) -> None:
+    """The last segment that looks like a call, whatever stands around it."""
+    assert call_id_of(location) == call_id
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "hint"),
+    [
+        (
+            401,
+            {"error": {"code": "invalid_api_key", "message": f"Incorrect API key provided: {CANARY}."}},
+            "invalid_api_key",
+            "OPENAI_API_KEY",
+        ),
+        (400, {"error": {"code": "invalid_value", "message": "Invalid value: 'x'."}}, "invalid_value", None),
+        (
+            429,
+            {"error": {"type": "insufficient_quota", "code": None, "message": "Pay."}},
+            "insufficient_quota",
+            "billing",
+        ),
+        (404, {"error": {"code": "model_not_found", "message": "No."}}, "model_not_found", "model="),
+        (403, "<html>" + CANARY, "http_403", "OPENAI_API_KEY"),
+        (302, "", "http_302", None),
+    ],
+)
+async def test_a_refusal_has_the_providers_code_and_a_hint_and_no_secret(
+    status: int, body: object, code: str, hint: str | None
+) -> None:
+    """Code and short message are passed on, raw bodies and keys are not."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    async with calls(answer(status, text, location="http://127.0.0.1:1/elsewhere")) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.create(OFFER, {})
+    error = caught.value
+    assert not isinstance(error, ProviderUnavailable)
+    assert (error.data["provider_code"], error.data["provider_status"]) == (code, status)
+    assert (hint or "") in (error.hint or "")
+    assert CANARY not in repr(error) + str(error) + repr(error.to_problem())
+    assert "<html>" not in str(error)
+
+
+async def test_a_provider_in_trouble_is_unavailable_and_says_when_to_come_back() -> None:
+    """5xx is a kind of its own; Retry-After is passed on as seconds."""
+    async with calls(answer(503, "", **{"Retry-After": "7"})) as client:
+        with pytest.raises(ProviderUnavailable) as caught:
+            await client.create(OFFER, {})
+    assert caught.value.data["retry_after"] == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "location"),
+    [("v=0\r\n" + "a" * 70_000, "/rtc_1"), ("<html>", "/rtc_1"), ("v=0\r\n", None), ("v=0\r\n", "/nothing")],
+)
+async def test_an_answer_that_cannot_be_used_is_refused(body: str, location: str | None) -> None:
+    """An answer that is too long, no SDP, or without a call is a typed error, and a call that was made is hung up."""
+    hung_up: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        await request.read()
+        if "call_id" in request.match_info:
+            hung_up.append(request.match_info["call_id"])
+            return web.Response()
+        return web.Response(status=201, text=body, headers={} if location is None else {"Location": location})
+
+    async with calls(handler) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.create(OFFER, {})
+    assert caught.value.data["provider_code"] == "invalid_answer"
+    assert hung_up == (["rtc_1"] if location == "/rtc_1" else [])
+
+
+async def test_a_provider_that_does_not_answer_is_unavailable_in_time() -> None:
+    """A silent server, and no server at all, are the same kind of error with a hint."""
+    release = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response()
+
+    async with calls(silent, limit=0.2) as client:
+        with pytest.raises(ProviderUnavailable, match="did not answer in time"):
+            await client.create(OFFER, {})
+        release.set()
+    async with http_session() as http:
+        client = Calls(Provider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY)), http)
+        with pytest.raises(ProviderUnavailable, match="could not be reached"):
+            await client.create(OFFER, {})
+
+
+@pytest.mark.parametrize("status", [200, 204, 404])
+async def test_a_hang_up_of_what_is_over_is_a_success(status: int) -> None:
+    """Already gone is what was wanted."""
+    async with calls(answer(status, "")) as client:
+        await client.hang_up("rtc_1")
+
+
+async def test_a_hang_up_that_is_refused_is_an_error() -> None:
+    """Anything else is told; an id that is none is not sent anywhere."""
+    async with calls(answer(401, "")) as client:
+        with pytest.raises(ProviderError):
+            await client.hang_up("rtc_1")
+        with pytest.raises(NotFound):
+            await client.hang_up("../../v1/files")
+
+
+async def test_a_missing_key_is_refused_before_anything_is_sent() -> None:
+    """The error names the setting."""
+    async with calls(answer(), key=None) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.create(OFFER, {})
+    assert caught.value.code == "key_missing"
+    assert caught.value.hint == "set OPENAI_API_KEY"
+
+
+def test_proxies_are_honoured_but_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy applies to the provider, its exceptions too, and loopback goes straight."""
+    for name in ("http", "https"):
+        monkeypatch.setenv(f"{name}_proxy", "http://proxy.test:3128")
+    monkeypatch.setenv("no_proxy", "internal.test")
+    assert proxy_for("https://api.openai.com/v1") == "http://proxy.test:3128"
+    assert proxy_for("https://internal.test/v1") is None
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        assert proxy_for(f"http://{host}:8080/v1") is None
+        assert is_loopback(f"http://{host}:8080/v1")
+
+
+def test_addresses_that_would_show_the_key_are_refused() -> None:
+    """Plain HTTP is for this machine only; user, query and fragment have no place in an address."""
+    assert check_base_url("https://api.openai.com/v1/", None) == "https://api.openai.com/v1"
+    assert socket_url(check_base_url("http://127.0.0.1:8000/v1", None)) == "ws://127.0.0.1:8000/v1"
+    for url in ("http://api.openai.com/v1", "ftp://x", "", "https://user:pass@x/v1", "https://x/v1?key=1"):
+        with pytest.raises(InvalidInput) as caught:
+            check_base_url(url, "OPENAI_BASE_URL")
+        assert "pass" not in str(caught.value)
+
+
+def test_redaction_takes_keys_out_of_any_text() -> None:
+    """Known secrets, things that look like keys, and line breaks."""
+    text = redact("a s3cret sk-proj-AbCdEf123 and\r\nBearer xyz ek_af_0123456789 end", "s3cret")
+    assert text == "a [redacted] [redacted] and [redacted] [redacted] end"
+    assert len(redact("x" * 5000)) == 300

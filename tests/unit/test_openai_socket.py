@@ -1,0 +1,234 @@
+"""The sideband: patience while a call becomes known, coming back after a drop, and an end that is told once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
+from agentfield.realtime.commands import Say
+from agentfield.realtime.events import Event, ReplyStarted, SessionClosed, SessionReady, Warned
+from agentfield_openai.calls import Calls, http_session
+from agentfield_openai.refusals import Provider
+from agentfield_openai.socket import Sideband
+from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter
+from local_server_kit import until
+from openai_kit import CANARY, config
+
+Handler = Callable[[ServerConnection, int], Awaitable[None]]
+LOGGER = logging.getLogger("test")
+REF = {"call_id": "rtc_1"}
+
+
+class FakeProvider:
+    """A WebSocket server whose handler is told which connection this is; `refusals` are answered first."""
+
+    def __init__(self, handler: Handler, refusals: list[int]) -> None:
+        self.handler = handler
+        self.refusals = refusals
+        self.requests: list[Request] = []
+        self.received: list[dict[str, Any]] = []
+        self.accepted = 0
+        self.url = ""
+
+    def gate(self, connection: ServerConnection, request: Request) -> Response | None:
+        self.requests.append(request)
+        if not self.refusals:
+            return None
+        body = json.dumps({"error": {"code": "nope", "message": f"Incorrect API key provided: {CANARY}"}})
+        return connection.respond(HTTPStatus(self.refusals.pop(0)), body)
+
+    async def serve(self, connection: ServerConnection) -> None:
+        self.accepted += 1
+        await self.handler(connection, self.accepted)
+
+    @property
+    def provider(self) -> Provider:
+        return Provider(title="OpenAI", base_url=self.url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
+
+
+@asynccontextmanager
+async def provider(handler: Handler, *refusals: int) -> AsyncIterator[FakeProvider]:
+    fake = FakeProvider(handler, list(refusals))
+    async with serve(fake.serve, "127.0.0.1", 0, process_request=fake.gate) as server:
+        fake.url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1"
+        yield fake
+
+
+@asynccontextmanager
+async def adapter(fake: FakeProvider, *, confirm_timeout: float = 5.0) -> AsyncIterator[WebRtcAdapter]:
+    async with http_session() as http:
+        calls = Calls(fake.provider, http)
+        yield WebRtcAdapter(fake.provider, calls, LOGGER, time.time, confirm_timeout=confirm_timeout)
+
+
+async def silent(connection: ServerConnection, _: int) -> None:
+    await connection.wait_closed()
+
+
+async def polite(connection: ServerConnection, number: int) -> None:
+    """Confirm configurations; drop the first connection when something is said, end the second after it."""
+    await connection.send(json.dumps({"type": "session.created", "session": {"model": "gpt-realtime-2"}}))
+    async for message in connection:
+        event = json.loads(message)
+        if event["type"] == "session.update":
+            await connection.send(json.dumps({"type": "session.updated", "session": event["session"]}))
+        elif number == 1:
+            await connection.close(1012)
+        else:
+            metadata = event["response"]["metadata"]
+            await connection.send(
+                json.dumps({"type": "response.created", "response": {"id": "resp_1", "metadata": metadata}})
+            )
+            await connection.close(1000)
+
+
+async def all_of(session: RealtimeSession) -> list[Event]:
+    async with asyncio.timeout(10):
+        return [event async for event in session.events()]
+
+
+async def test_a_call_that_is_not_known_yet_is_asked_for_again() -> None:
+    """404 right after a call was made is waited out; key and call id go where they belong."""
+    async with provider(silent, 404, 404) as fake:
+        sideband = Sideband(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01))
+        await sideband.open()
+        assert [request.path for request in fake.requests] == ["/v1/realtime?call_id=rtc_1"] * 3
+        assert fake.requests[-1].headers["Authorization"] == f"Bearer {CANARY}"
+        await sideband.close()
+        await sideband.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(404, NotFound), (401, ProviderError), (429, ProviderError), (503, ProviderUnavailable)]
+)
+async def test_a_refusal_to_attach_is_typed_and_never_shows_the_key(
+    status: int, kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What does not go away by waiting is raised at once, the rest after all attempts; the key is in neither error nor log."""
+    caplog.set_level(logging.DEBUG)
+    async with provider(silent, *[status] * 3) as fake:
+        with pytest.raises(kind) as caught:
+            await Sideband(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01)).open()
+        assert type(caught.value) is kind
+        assert len(fake.requests) == (1 if status in {401, 429} else 3)
+    ours = "\n".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
+    assert CANARY not in f"{caught.value}{caught.value!r}{ours}"
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    """A port where nothing listens is a typed error."""
+    nobody = Provider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY))
+    with pytest.raises(ProviderUnavailable, match="could not be reached"):
+        await Sideband(nobody, "rtc_1", LOGGER, patience=()).open()
+
+
+async def test_a_dropped_sideband_is_attached_again_and_events_go_on() -> None:
+    """A drop is told as a warning, our configuration is sent again, commands wait for the connection, the end comes once."""
+    async with provider(polite) as fake, adapter(fake) as client:
+        session = await client.attach(REF, config())
+        reading = asyncio.create_task(all_of(session))
+        await session.send(Say(id="spk_1", text="lost with the connection"))
+        await until(lambda: fake.accepted == 2)
+        await session.send(Say(id="spk_2", text="heard"))
+        events = await reading
+    assert isinstance(events[0], SessionReady)
+    assert [e.code for e in events if isinstance(e, Warned)] == ["reattached"]
+    assert [e.command for e in events if isinstance(e, ReplyStarted)] == ["spk_2"]
+    assert events[-1] == SessionClosed(reason="closed")
+    assert len([e for e in events if isinstance(e, SessionReady)]) == 1
+    with pytest.raises(ProviderUnavailable):
+        await session.send(Say(id="spk_3", text="too late"))
+
+
+async def test_a_call_that_is_over_when_the_sideband_comes_back_is_closed() -> None:
+    """A drop followed by 404 is the end of the call, not an error."""
+
+    async def drop(connection: ServerConnection, _: int) -> None:
+        await connection.recv()
+        fake.refusals.append(404)
+        await connection.close(1011)
+
+    async with provider(drop) as fake, adapter(fake) as client:
+        session = await client.attach(REF, config())
+        assert [e for e in await all_of(session) if isinstance(e, SessionClosed)] == [SessionClosed(reason="closed")]
+
+
+async def test_a_sideband_that_keeps_dropping_is_given_up() -> None:
+    """Attaching again is bounded; the end says why."""
+
+    async def flap(connection: ServerConnection, _: int) -> None:
+        await connection.close(1012)
+
+    async with provider(flap) as fake, adapter(fake) as client:
+        session = await client.attach(REF, config())
+        events = await all_of(session)
+        assert fake.accepted <= 6
+    assert isinstance(events[-1], SessionClosed)
+    assert events[-1].reason == "provider_error"
+
+
+async def test_a_provider_that_does_not_confirm_is_used_unverified() -> None:
+    """Without session.updated the call goes on with a warning, and without any echo nothing is claimed."""
+    async with provider(silent) as fake, adapter(fake, confirm_timeout=0.1) as client:
+        session = await client.attach(REF, config())
+        reading = asyncio.create_task(all_of(session))
+        await session.close()
+        events = await reading
+    assert [type(e) for e in events] == [Warned, SessionReady, SessionClosed]
+    assert events[1] == SessionReady()
+
+
+async def test_a_refused_configuration_fails_the_attachment() -> None:
+    """When the provider refuses our settings nobody is let into the call."""
+
+    async def refuse(connection: ServerConnection, _: int) -> None:
+        event = json.loads(await connection.recv())
+        error = {"code": "invalid_value", "message": "Invalid value: 'x'.", "event_id": event["event_id"]}
+        await connection.send(json.dumps({"type": "error", "error": error}))
+        await connection.wait_closed()
+
+    async with provider(refuse) as fake, adapter(fake) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.attach(REF, config())
+    assert caught.value.data["provider_code"] == "invalid_value"
+
+
+async def test_what_comes_in_large_or_broken_does_not_stop_the_events() -> None:
+    """A frame of 16 MiB and one that is no JSON pass, the second with a warning."""
+
+    async def odd(connection: ServerConnection, _: int) -> None:
+        await connection.send(json.dumps({"type": "response.output_audio.delta", "delta": "A" * (16 * 1024 * 1024)}))
+        await connection.send("{")
+        await connection.send(b"\xff\x00")
+
+    async with provider(odd) as fake, adapter(fake, confirm_timeout=0.1) as client:
+        events = await all_of(await client.attach(REF, config()))
+    assert [e.code for e in events if isinstance(e, Warned)].count("invalid_event") == 2
+
+
+async def test_closing_while_waiting_for_a_connection_frees_the_sender() -> None:
+    """A command that waits for a dropped sideband fails as soon as the session is let go."""
+
+    async def drop(connection: ServerConnection, _: int) -> None:
+        await connection.recv()
+        await connection.close(1012)
+
+    async with provider(drop) as fake, adapter(fake) as client:
+        session = await client.attach(REF, config())
+        sending = asyncio.create_task(session.send(Say(id="spk_1", text="x")))
+        await asyncio.sleep(0)
+        await session.close()
+        with pytest.raises(ProviderUnavailable):
+            await sending
