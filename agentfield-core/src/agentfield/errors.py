@@ -275,6 +275,23 @@ class ControlPlaneUnavailable(AgentFieldError):
 _PROBLEM_FIELDS = frozenset({"type", "title", "status", "code", "detail", "hint"})
 
 
+_BY_STATUS: Mapping[int, type[AgentFieldError]] = {
+    400: InvalidInput,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    408: LimitExceeded,
+    409: Conflict,
+    410: SessionEnded,
+    413: LimitExceeded,
+    415: InvalidInput,
+    422: InvalidInput,
+    429: LimitExceeded,
+    502: ProviderError,
+    503: Unavailable,
+}
+
+
 def _tree(cls: type[AgentFieldError] = AgentFieldError) -> Iterator[type[AgentFieldError]]:
     yield cls
     for child in cls.__subclasses__():
@@ -282,9 +299,10 @@ def _tree(cls: type[AgentFieldError] = AgentFieldError) -> Iterator[type[AgentFi
 
 
 def error_from_problem(problem: Mapping[str, Any]) -> AgentFieldError:
-    """Return the error that a problem document describes; unknown codes become the base class with that code."""
+    """Return the error that a problem document describes; a code of no class becomes the class of its status."""
     code = str(problem.get("code", "error"))
-    cls = next((c for c in _tree() if c.code == code and c.__module__ == __name__), None)
+    ours = [cls for cls in _tree() if cls.__module__ == __name__]
+    cls = next((c for c in ours if c.code == code), None) or _BY_STATUS.get(problem.get("status", 0))
     data = {str(k): v for k, v in problem.items() if k not in _PROBLEM_FIELDS}
     hint = problem.get("hint")
     error = (cls or AgentFieldError)(str(problem.get("detail") or code), code=code, hint=hint, **data)

@@ -56,7 +56,11 @@ class Inputs:
             model = self._model.model_validate(dict(values))
         except ValidationError as error:
             raise _misfit(self.name, error) from None
-        bound = {name: getattr(model, _PREFIX + name) for name in self._parameters if _PREFIX + name in model.model_fields_set}
+        bound = {
+            name: getattr(model, _PREFIX + name)
+            for name in self._parameters
+            if _PREFIX + name in model.model_fields_set
+        }
         return {**bound, **(model.model_extra or {})}
 
     def _build(self, fn: Callable[..., Any], hints: dict[str, Any]) -> type[BaseModel]:
@@ -213,8 +217,10 @@ def _misfit(name: str, error: ValidationError) -> InvalidInput:
         path = ".".join(str(part) for part in fault["loc"]) or "input"
         faults.append({"field": path, "message": _words(fault["type"], fault["msg"])})
     listed = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
-    more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""  # noqa: PLR2004 -- as many as fit a line
-    return InvalidInput(f"The input of {name} does not fit: {listed}{more}.", field=faults[0]["field"], errors=faults[:20])
+    more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
+    return InvalidInput(
+        f"The input of {name} does not fit: {listed}{more}.", field=faults[0]["field"], errors=faults[:20]
+    )
 
 
 def _words(kind: str, message: str) -> str:

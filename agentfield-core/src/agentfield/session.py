@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import ValidationError
 
 from agentfield.errors import InvalidInput, LimitExceeded, SessionEnded
 from agentfield.identity import canonical
@@ -15,6 +15,7 @@ from agentfield.ids import new_id
 from agentfield.realtime.config import Limits
 from agentfield.realtime.events import Event, Warned, event_adapter
 from agentfield.schema import jsonable
+from agentfield.turns import Reply, Spoken, Turn
 from agentfield.wire.frames import SessionCommand, SessionOpen
 
 __all__ = ["Limits", "Reply", "Session", "SessionPort", "Speech", "Spoken", "Turn"]
@@ -25,71 +26,8 @@ MAX_STATE_BYTES = 16 * 1024
 MAX_EVENTS = 1000
 """Events that wait for a handler that reads them slowly; older ones give way, with a warning."""
 
-Method = Literal["marks", "provider", "wallclock"]
 Stale = Literal["drop", "speak"]
 _Command = Literal["input", "say", "reply", "cancel_speech", "call", "set_state", "listen", "end"]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class Turn(_Record):
-    """What the caller said. Can be passed to a call as it is: ``session.call(target, turn=turn)``."""
-
-    id: str
-    """The execution id of the turn."""
-    text: str | None = None
-    """The words, None when there are none to be had."""
-    text_missing: str | None = None
-    """Why there are no words."""
-    started_at: float | None = None
-    """Seconds since the epoch."""
-    ended_at: float | None = None
-    attempt: int = 1
-    """2 or more when a handler was lost while it worked on this turn."""
-    heard: str | None = None
-    """What the caller had heard of the agent's last speech when they began, None when they had heard all of it."""
-
-
-class Spoken(_Record):
-    """What came of a speech: asked for, generated and heard are three things."""
-
-    asked: str | None = None
-    """The text that was asked for, None for a reply of the model."""
-    generated: str | None = None
-    """The words that the provider says it spoke."""
-    verbatim: bool | None = None
-    """Whether `generated` is `asked`, None when that cannot be told."""
-    heard_ms: int | None = None
-    """Milliseconds that the caller heard, None when unknown."""
-    heard_text: str | None = None
-    heard_method: Method | None = None
-    """How `heard_ms` is known."""
-    interrupted: bool = False
-    stale: bool = False
-    """True when it was not spoken because a newer turn had come."""
-    failed: str | None = None
-    """Why it could not be spoken."""
-    remaining: str | None = None
-    """The words that the caller did not hear."""
-
-    @field_validator("failed", mode="before")
-    @classmethod
-    def _flag(cls, value: object) -> object:
-        if isinstance(value, bool):
-            return "failed" if value else None
-        return value
-
-
-class Reply(_Record):
-    """What the model answered in a turn that was handed to it."""
-
-    text: str | None = None
-    """The words that it generated."""
-    spoken: Spoken = Spoken()
-    tool_calls: tuple[dict[str, Any], ...] = ()
-    """The tools that it called, with their targets and execution ids."""
 
 
 class SessionPort(Protocol):
@@ -189,11 +127,17 @@ class Session:
             if self._input is None:
                 self._input = self._ask("input")
                 self._input.add_done_callback(_retrieved)
+            pending = self._input
             try:
-                value = await asyncio.shield(self._input)
-            finally:
-                if self._input is not None and self._input.done():
-                    self._input = None
+                value = await asyncio.shield(pending)
+            except asyncio.CancelledError:
+                # Only the wait was given up: the turn, even one that came this instant, is for the next `input`.
+                self._input = None if pending.cancelled() else pending
+                raise
+            except Exception:
+                self._input = None
+                raise
+            self._input = None
         turn = Turn.model_validate(value)
         self.turns_taken += 1
         self._history.append({"role": "caller", "turn_id": turn.id, "text": turn.text})
@@ -345,12 +289,16 @@ class Session:
         if self._ended is not None:
             raise SessionEnded(f"The session is over: {self._ended}.", reason=self._ended, session_id=self.id)
 
-    def _ask(self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None) -> asyncio.Future[Any]:
+    def _ask(
+        self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None
+    ) -> asyncio.Future[Any]:
         if command not in ("set_state", "end"):
             self.flush()
         return self._send(command, args, op_id=op_id)
 
-    def _send(self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None) -> asyncio.Future[Any]:
+    def _send(
+        self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None
+    ) -> asyncio.Future[Any]:
         frame = SessionCommand(
             op_id=op_id or new_id("op"), session_id=self.id, epoch=self._epoch, command=command, args=args or {}
         )
@@ -408,7 +356,9 @@ class _Stream:
             await self._wake.wait()
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            return Warned(code="events_dropped", message=f"{dropped} events were dropped; the handler reads too slowly.")
+            return Warned(
+                code="events_dropped", message=f"{dropped} events were dropped; the handler reads too slowly."
+            )
         return self._events.popleft()
 
 

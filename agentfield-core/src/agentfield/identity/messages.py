@@ -14,9 +14,7 @@ def challenge_message(nonce: str, node_id: str, instance_id: str) -> bytes:
     )
 
 
-def result_message(
-    execution_id: str, attempt: int, status: str, input_digest: str, output_digest: str | None
-) -> bytes:
+def result_message(execution_id: str, attempt: int, status: str, input_digest: str, output_digest: str | None) -> bytes:
     """Return what a node signs about the outcome of one attempt."""
     return b"agentfield/result/1\n" + canonical(
         {

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from agentfield.realtime.config import SessionDeclaration
 
 __all__ = [
+    "MAX_VALUE_BYTES",
     "PROTOCOL",
     "Accepted",
     "Call",
@@ -49,6 +50,9 @@ __all__ = [
 
 PROTOCOL = 1
 """Version of the link; a control plane refuses another one."""
+
+MAX_VALUE_BYTES = 3 * 1024 * 1024
+"""How much JSON an input or output may be, so that its frame fits into a message of 4 MiB."""
 
 
 class _Frame(BaseModel):

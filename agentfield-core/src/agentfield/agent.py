@@ -1,0 +1,406 @@
+"""The face of the SDK: an agent declares reasoners and sessions, links to a control plane and works."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import inspect
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+
+from agentfield import context
+from agentfield.declaration import check_handler, check_pair, declare
+from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
+from agentfield.identity import NodeKey
+from agentfield.ids import new_id
+from agentfield.link import Handler, NodeLink, SessionEntry
+from agentfield.realtime.config import Floor, SemanticVad, ServerVad
+from agentfield.reasoner import OnInterrupt, Reasoner
+from agentfield.schema import jsonable
+from agentfield.serving import Announcer, cancelled, logged, serve
+from agentfield.session import Limits
+from agentfield.settings import discover_api_key, discover_url, home
+from agentfield.wire.frames import Call
+
+if TYPE_CHECKING:
+    from agentfield.plugins.registry import Registry
+
+__all__ = ["DEFAULT", "Agent"]
+
+FIRST_LINK: Final = 10.0
+"""Seconds in which ``async with app`` must be linked."""
+
+GRACE: Final = 5.0
+"""Seconds that running work may take to end when the node is stopped."""
+
+CALL_SLACK: Final = 5.0
+"""Seconds beyond a call's timeout after which its answer is no longer waited for, wherever it got lost."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_log = logging.getLogger("agentfield.node")
+
+F = TypeVar("F", bound=Callable[..., Any])
+H = TypeVar("H", bound=Handler)
+
+
+class Default(enum.Enum):
+    """The type of `DEFAULT`."""
+
+    DEFAULT = "default"
+
+
+DEFAULT: Final = Default.DEFAULT
+"""Stands for: as the pair does it by default."""
+
+
+class Agent:
+    """An agent node.
+
+    Args:
+        node_id: Its name; targets are ``node_id.name``. Several processes may share it.
+        url: The control plane's address; by default ``AGENTFIELD_URL``, the running control plane's, or
+            ``http://127.0.0.1:8080``.
+        api_key: The control plane's key; by default ``AGENTFIELD_API_KEY``.
+        registry: The adapters to check sessions against; by default those that are installed.
+        concurrency: How many reasoners may run at a time.
+
+    Raises:
+        InvalidInput: An argument does not fit.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        *,
+        url: str | None = None,
+        api_key: str | None = None,
+        registry: Registry | None = None,
+        concurrency: int = 100,
+    ) -> None:
+        if not isinstance(node_id, str) or not _NAME.fullmatch(node_id):
+            raise InvalidInput(
+                f"{node_id!r} is no node id: letters, digits, - and _, at most 64, not a digit first.", field="node_id"
+            )
+        if not 1 <= concurrency <= 10_000:
+            raise InvalidInput(f"concurrency={concurrency}: it is between 1 and 10000.", field="concurrency")
+        self.node_id = node_id
+        self.concurrency = concurrency
+        self._url = discover_url(url) if url else None
+        self._api_key = api_key
+        self._registry = registry
+        self._reasoners: dict[str, Reasoner] = {}
+        self._sessions: dict[str, SessionEntry] = {}
+        self._link: NodeLink | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Agent({self.node_id!r})"
+
+    @property
+    def reasoners(self) -> Mapping[str, Reasoner]:
+        """The declared reasoners by name."""
+        return dict(self._reasoners)
+
+    @property
+    def sessions(self) -> Mapping[str, SessionEntry]:
+        """The declared sessions by name."""
+        return dict(self._sessions)
+
+    @overload
+    def reasoner(self, name: F) -> F: ...
+
+    @overload
+    def reasoner(
+        self,
+        name: str | None = None,
+        *,
+        description: str | None = None,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+        retries: int = 0,
+        on_interrupt: OnInterrupt = "keep",
+    ) -> Callable[[F], F]: ...
+
+    def reasoner(
+        self,
+        name: str | F | None = None,
+        *,
+        description: str | None = None,
+        tags: Iterable[str] = (),
+        timeout: float | None = None,
+        retries: int = 0,
+        on_interrupt: OnInterrupt = "keep",
+    ) -> F | Callable[[F], F]:
+        """Expose a function, ``async def`` or ``def``, as ``node_id.name``; the function itself stays as it is.
+
+        Args:
+            name: The name, by default the function's own.
+            description: What callers and models are told, by default the docstring.
+            tags: Tags for access rules.
+            timeout: Seconds that a run may take.
+            retries: How often a run that was lost with its node is started again.
+            on_interrupt: Whether a run that a model asked for goes on when the caller speaks over the reply.
+
+        Raises:
+            InvalidInput: The declaration does not hold.
+            Conflict: The name is taken, or the agent is linked already.
+        """
+
+        def decorate(fn: F) -> F:
+            frame = inspect.currentframe()
+            outer = frame.f_back if frame is not None else None
+            declared = Reasoner(
+                fn,
+                name=None if callable(name) else name,
+                description=description,
+                tags=_tags(tags),
+                timeout=timeout,
+                retries=retries,
+                on_interrupt=on_interrupt,
+                # A function made inside another one may use the types that are local there.
+                namespace=outer.f_locals if outer is not None else None,
+            )
+            self._claim(declared.spec.name)
+            self._reasoners[declared.spec.name] = declared
+            return fn
+
+        return decorate(name) if callable(name) else decorate
+
+    def session(
+        self,
+        name: str,
+        *,
+        provider: str,
+        transport: str,
+        model: str | None = None,
+        modalities: Sequence[Literal["audio", "text"]] = ("audio", "text"),
+        voice: str | None = None,
+        tools: Sequence[str] = (),
+        tags: Iterable[str] = (),
+        instructions: str | None = None,
+        floor: Floor | None = None,
+        say: Literal["exact", "best_effort"] | None = None,
+        transcription: str | None = None,
+        turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | Default | None = DEFAULT,
+        greeting: str | None = None,
+        goodbye: str | None = None,
+        on_error: str | None = None,
+        limits: Limits = Limits(),
+        drift: Literal["enforce", "terminate", "allow"] = "enforce",
+        options: Mapping[str, Any] | None = None,
+    ) -> Callable[[H], H]:
+        """Declare a live conversation that the decorated ``async def`` handles.
+
+        Args:
+            name: The session's name; its target is ``node_id.name``.
+            provider: Who holds the conversation, such as ``openai`` or ``local``.
+            transport: How the caller reaches it, such as ``webrtc``. Never switched silently.
+            model: The provider's model, by default the provider's default.
+            modalities: What the conversation is made of.
+            voice: The provider's voice, by default the provider's default.
+            tools: Full targets that the model may call by itself; nothing else is ever offered to it.
+            tags: Tags for access rules.
+            instructions: What the model is told about its task.
+            floor: Who answers turns; by default the model when the handler's body is empty, else the handler.
+            say: What speech must be: ``exact`` refuses pairs that cannot promise it.
+            transcription: The model that transcribes the caller, by default the pair's.
+            turn_detection: How the end of a turn is found; None when the caller says so.
+            greeting: What to say first.
+            goodbye: What to say when the call is ended from this side.
+            on_error: What to say when the handler raised.
+            limits: What a call may use.
+            drift: What to do about a caller that changes the session over its data channel.
+            options: Settings of the pair.
+
+        Raises:
+            InvalidInput: The declaration does not hold.
+            Conflict: The name is taken, or the agent is linked already.
+            PluginError: An installed adapter cannot do what is declared.
+        """
+        values: dict[str, Any] = {
+            "provider": provider,
+            "transport": transport,
+            "model": model,
+            "modalities": modalities,
+            "voice": voice,
+            "tools": tools,
+            "tags": _tags(tags),
+            "instructions": instructions,
+            "say": say,
+            "transcription": transcription,
+            "greeting": greeting,
+            "goodbye": goodbye,
+            "on_error": on_error,
+            "limits": limits,
+            "drift": drift,
+            "options": dict(options or {}),
+        }
+        if not isinstance(turn_detection, Default):
+            values["turn_detection"] = turn_detection
+
+        def decorate(handler: H) -> H:
+            check_handler(name, handler)
+            declaration = declare(name, handler=handler, floor=floor, **values)
+            check_pair(declaration, self._plugins())
+            self._claim(name)
+            self._sessions[name] = SessionEntry(declaration, handler)
+            return handler
+
+        return decorate
+
+    async def call(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002, ASYNC109
+        """Run a target through the control plane, on whichever node has it, and return its output.
+
+        Inside a reasoner or a handler the call belongs to the same run and session; elsewhere it starts a run.
+
+        Args:
+            target: ``node.name``.
+            timeout: Seconds to wait for it.
+            **input: The target's input; anything that JSON can hold.
+
+        Raises:
+            ExecutionError: It did not succeed; the class says how.
+            Unavailable: This agent is not running.
+            AgentFieldError: It was refused.
+        """
+        link = self._link
+        if link is None:
+            raise Unavailable(
+                f"{self.node_id} is not running, so it cannot call {target}.",
+                hint="Call from a reasoner or a handler, or inside `async with app:`.",
+            )
+        here = context.current()
+        frame = Call(
+            op_id=new_id("op"),
+            target=target,
+            input=jsonable(input, what="input"),
+            parent_id=here.execution_id if here else None,
+            session_id=here.session_id if here else None,
+            timeout=timeout,
+        )
+        try:
+            return await link.call(frame, seconds=None if timeout is None else timeout + CALL_SLACK)
+        except TimeoutError as error:
+            raise ExecutionTimeout(f"{target} did not answer in {timeout:g} seconds.", target=target) from error
+
+    def run(self, *, url: str | None = None, api_key: str | None = None) -> None:
+        """Link to the control plane and work until interrupted (SIGINT or SIGTERM); blocks.
+
+        Waits for a control plane that is not there yet, and links again by itself whenever the link is lost.
+
+        Args:
+            url: The control plane's address, instead of the one that the agent was made with.
+            api_key: Its key, likewise.
+
+        Raises:
+            NodeRefused: The control plane does not want this node.
+            Conflict: An event loop runs already, or the agent does.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise Conflict("app.run() starts an event loop of its own.", hint="Inside one, use `async with app:`.")
+        self._url = discover_url(url) if url else self._url
+        self._api_key = api_key or self._api_key
+        asyncio.run(self._serve())
+
+    async def __aenter__(self) -> Self:
+        """Link to the control plane and work in the background.
+
+        Raises:
+            ControlPlaneUnavailable: There is none.
+            NodeRefused: It does not want this node.
+        """
+        link, task = self._start(logged(self.node_id))
+        linked = asyncio.create_task(link.linked.wait())
+        try:
+            await asyncio.wait({linked, task}, timeout=FIRST_LINK, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._stop(grace=0)
+            raise
+        finally:
+            await cancelled(linked)
+        if link.linked.is_set():
+            return self
+        error = self._unlinked(link, task)
+        await self._stop(grace=0)
+        raise error
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give running work a few seconds, then unlink."""
+        await self._stop(grace=GRACE if error is None else 0)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _claim(self, name: str) -> None:
+        if self._link is not None:
+            raise Conflict(f"{self.node_id} is linked; {name!r} comes too late.", hint="Declare before app.run().")
+        if name in self._reasoners or name in self._sessions:
+            raise Conflict(
+                f"{self.node_id}.{name} is declared twice.", hint="Give one of them another name.", field="name"
+            )
+
+    def _plugins(self) -> Registry:
+        if self._registry is None:
+            from agentfield.plugins.registry import Registry
+
+            self._registry = Registry.discover()
+        return self._registry
+
+    def _start(self, watcher: Callable[[str, str, str], None]) -> tuple[NodeLink, asyncio.Task[None]]:
+        if self._link is not None:
+            raise Conflict(f"{self.node_id} is running already.")
+        self._link = NodeLink(
+            node_id=self.node_id,
+            key=NodeKey.load_or_create(home() / "nodes" / f"{self.node_id}.pem"),
+            reasoners=self._reasoners,
+            sessions=self._sessions,
+            url=lambda: self._url or discover_url(),
+            api_key=discover_api_key(self._api_key),
+            concurrency=self.concurrency,
+            watcher=watcher,
+        )
+        self._task = asyncio.create_task(self._link.run(), name=f"{self.node_id} link")
+        return self._link, self._task
+
+    async def _stop(self, *, grace: float) -> None:
+        link, task = self._link, self._task
+        if link is None or task is None:
+            return
+        try:
+            await link.drain(grace)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            self._link = self._task = None
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("%s had stopped: %s", self.node_id, error)
+
+    async def _serve(self) -> None:
+        link, task = self._start(Announcer(self.node_id, len(self._reasoners), len(self._sessions)))
+        try:
+            await serve(link, task, grace=GRACE)
+        finally:
+            self._link = self._task = None
+
+    def _unlinked(self, link: NodeLink, task: asyncio.Task[None]) -> BaseException:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            return error
+        url = self._url or discover_url()
+        why = f": {link.last_failure}" if link.last_failure else ""
+        return ControlPlaneUnavailable(
+            f"{self.node_id} could not link to {url} in {FIRST_LINK:g} seconds{why}.", hint="Start one: af server"
+        )
+
+
+def _tags(tags: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise InvalidInput(f"tags is a text; write [{tags!r}].", code="invalid_declaration", field="tags")
+    return tuple(tags)
