@@ -51,7 +51,7 @@ __all__ = [
 PROTOCOL = 1
 """Version of the link; a control plane refuses another one."""
 
-MAX_VALUE_BYTES = 3 * 1024 * 1024
+MAX_VALUE_BYTES = 1024 * 1024
 """How much JSON an input or output may be, so that its frame fits into a message of 4 MiB."""
 
 

@@ -282,8 +282,10 @@ class _StartAlias(StartRequest):
 
 
 async def _pump_live(stream: EventSourceResponse, live: AsyncIterator[object]) -> None:
-    async for event in live:
-        await stream.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False), event="live")
+    while True:
+        # the iteration ends once when the reader lagged; what was lost was live only
+        async for event in live:
+            await stream.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False), event="live")
 
 
 def _is_end(event: EventRow) -> bool:

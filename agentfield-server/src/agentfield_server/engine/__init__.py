@@ -1,1 +1,7 @@
 """Durable execution: every call of a target is a row before it is work."""
+
+from __future__ import annotations
+
+from agentfield_server.engine.engine import FINAL, MAX_INPUT, Engine
+
+__all__ = ["FINAL", "MAX_INPUT", "Engine"]

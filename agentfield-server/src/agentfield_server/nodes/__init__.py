@@ -1,1 +1,9 @@
-"""The control plane's end of the node links."""
+"""Node links: every agent node dials in over one WebSocket, all its work flows there."""
+
+from __future__ import annotations
+
+from agentfield_server.nodes.hub import LinkHub
+from agentfield_server.nodes.link import Held, NodeLink
+from agentfield_server.nodes.ports import EnginePort, SessionPort
+
+__all__ = ["EnginePort", "Held", "LinkHub", "NodeLink", "SessionPort"]

@@ -93,14 +93,22 @@ class Store(Protocol):
         """Return executions of a run in the order they were created; `after` is the id of the last one seen."""
 
     async def open_executions(
-        self, *, session_id: str | None = None, lease_owner: str | None = None
+        self, *, session_id: str | None = None, lease_owner: str | None = None, run_id: str | None = None
     ) -> list[Execution]:
-        """Return executions that are not in a final state, oldest first."""
+        """Return executions that are not in a final state, oldest first; each filter narrows them."""
+
+    async def queued_executions(self, node_id: str, *, now: float, limit: int) -> list[Execution]:
+        """Return executions of a node that wait for a lease and may start now: by priority, then oldest first."""
 
     # --- sessions
 
-    async def create_session(self, session: NewSession, root: NewExecution, *, owner: str) -> tuple[SessionRow, bool]:
-        """Create a session, its run and its root execution in one transaction; as `create_execution` for repeated keys."""
+    async def create_session(
+        self, session: NewSession, root: NewExecution, *, owner: str, events: Sequence[NewEvent] = ()
+    ) -> tuple[SessionRow, bool]:
+        """Create a session, its run and its root execution in one transaction; as `create_execution` for repeated keys.
+
+        `events` are recorded first, before `execution.created` of the root.
+        """
 
     async def update_session(
         self,
@@ -165,3 +173,6 @@ class Store(Protocol):
             InvalidInput: The key was used with another body (code `idempotency_mismatch`).
             Conflict: The first call is still under way (code `in_flight`).
         """
+
+    async def forget(self, key: IdempotencyKey) -> None:
+        """Free a key whose first call failed before it did anything, so that it may be tried again."""

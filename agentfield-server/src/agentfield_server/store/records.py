@@ -78,6 +78,8 @@ class NewExecution:
     op_id: str | None = None
     """Minted by the caller, unique in the store: a second one returns the first execution."""
     idempotency: IdempotencyKey | None = None
+    input_digest: str | None = None
+    """`agentfield.identity.digest(input)`, where a result is to be compared with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

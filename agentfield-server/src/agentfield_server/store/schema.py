@@ -131,17 +131,21 @@ def migrate(connection: apsw.Connection) -> None:
     """
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        version = int(connection.pragma("user_version"))
-        if version > len(MIGRATIONS):
-            raise Unavailable(
-                f"The store {connection.filename} has schema {version}, this program knows up to {len(MIGRATIONS)}.",
-                code="store_newer",
-                hint="run the newer version of agentfield-server that wrote it, or use another AGENTFIELD_HOME",
-            )
-        for script in MIGRATIONS[version:]:
+        for script in MIGRATIONS[_known_version(connection) :]:
             connection.execute(script)
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _known_version(connection: apsw.Connection) -> int:
+    version = int(connection.pragma("user_version"))
+    if version > len(MIGRATIONS):
+        raise Unavailable(
+            f"The store {connection.filename} has schema {version}, this program knows up to {len(MIGRATIONS)}.",
+            code="store_newer",
+            hint="run the newer version of agentfield-server that wrote it, or use another AGENTFIELD_HOME",
+        )
+    return version

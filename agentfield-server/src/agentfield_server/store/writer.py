@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import apsw
 
@@ -32,13 +32,9 @@ class Transaction:
     events: list[EventRow] = field(default_factory=list)
 
     def one(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
-        """Run a statement to its end and return its first row."""
-        rows = self.connection.execute(sql, values).fetchall()
+        """Run a statement to its end and return its first row; `values` are bound by position, or one dict by name."""
+        rows = self.connection.execute(sql, values[0] if values and isinstance(values[0], dict) else values).fetchall()
         return rows[0] if rows else None
-
-    def all(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run a statement and return its rows."""
-        return self.connection.execute(sql, values).fetchall()
 
     def run(self, sql: str, *values: Any) -> int:
         """Run a statement and return how many rows it changed."""
@@ -159,13 +155,14 @@ class Writer:
             for job in jobs:
                 self._run(job)
                 if not connection.in_transaction:
-                    # SQLite gave up the whole transaction (disk full, I/O error)
-                    raise job.error or apsw.SQLError("the transaction was rolled back")
+                    # SQLite gave up the whole transaction (disk full, I/O error): so do we
+                    break
+            # without a transaction this raises, too
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - handed to every caller of the commit
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            failure = _commit_failed(error)
+            failure = _commit_failed(next((e for job in reversed(jobs) if _is_fatal(e := job.error)), error))
             for job in jobs:
                 job.error, job.events = failure, []
 
@@ -199,6 +196,10 @@ class Writer:
                     job.future.set_exception(_own(job.error))
                 else:
                     job.future.set_result(job.result)
+
+
+def _is_fatal(error: BaseException | None) -> TypeGuard[apsw.Error]:
+    return isinstance(error, apsw.FullError | apsw.IOError)
 
 
 def _own(error: BaseException) -> BaseException:

@@ -1,0 +1,149 @@
+"""Executions over REST: execute and wait, execute and go on, look, cancel."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from agentfield.errors import Conflict, ExecutionTimeout, error_from_problem
+from agentfield.ids import new_id
+from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
+from agentfield.wire.rest import ExecuteRequest, ExecutionView
+from agentfield_server.api.http import json_reply, problem_reply, read_model
+from agentfield_server.api.idempotency import idempotency_key
+from agentfield_server.api.placement import place
+from agentfield_server.api.routes import Route
+from agentfield_server.api.views import execution_view
+from agentfield_server.engine import FINAL, MAX_INPUT, Engine
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import Execution, NewExecution
+
+__all__ = ["routes"]
+
+_DEFAULT_TIMEOUT = 60.0
+_GRACE = 5.0
+_MAX_BODY = MAX_INPUT + 64 * 1024
+
+
+def routes(engine: Engine, store: Store) -> list[Route]:
+    """Return the routes of the resource."""
+    return _ExecutionRoutes(engine, store).routes()
+
+
+class _ExecutionRoutes:
+    """The handlers of executions."""
+
+    def __init__(self, engine: Engine, store: Store) -> None:
+        self._engine = engine
+        self._store = store
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the resource."""
+        base = "/api/v1"
+        return [
+            Route(
+                method="POST",
+                path=base + "/execute/{target}",
+                handler=self.execute,
+                access="operator",
+                summary="Call a target and wait for its result",
+                request=ExecuteRequest,
+                response=ExecutionView,
+                stream=True,
+            ),
+            Route(
+                method="POST",
+                path=base + "/execute/async/{target}",
+                handler=self.execute_async,
+                access="operator",
+                summary="Call a target; answered as soon as the call is committed",
+                request=ExecuteRequest,
+                response=ExecutionView,
+            ),
+            Route(
+                method="GET",
+                path=base + "/executions/{execution_id}",
+                handler=self.show,
+                access="operator",
+                summary="Show an execution",
+                response=ExecutionView,
+            ),
+            Route(
+                method="POST",
+                path=base + "/executions/{execution_id}/cancel",
+                handler=self.cancel,
+                access="operator",
+                summary="Cancel an execution and what it called",
+                response=ExecutionView,
+            ),
+        ]
+
+    async def execute(self, request: web.Request) -> web.Response:
+        """Call a target; 200 with the execution when it succeeded, the execution's own problem when not."""
+        new, timeout = await self._read(request, route="execute", default=_DEFAULT_TIMEOUT)
+        done = await self._engine.run(new, (timeout or _DEFAULT_TIMEOUT) + _GRACE)
+        if done.status == "succeeded":
+            return json_reply(execution_view(done), headers=_headers(done))
+        response = _failed(done)
+        response.headers.update(_headers(done))
+        return response
+
+    async def execute_async(self, request: web.Request) -> web.Response:
+        """Call a target; 202 after the commit."""
+        new, _ = await self._read(request, route="execute/async", default=None)
+        execution = await self._engine.submit(new)
+        headers = {**_headers(execution), "Location": f"/api/v1/executions/{execution.id}"}
+        return json_reply(execution_view(execution), status=202, headers=headers)
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show an execution."""
+        execution = await self._engine.find(request.match_info["execution_id"])
+        return json_reply(execution_view(execution), headers=_headers(execution))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Cancel an execution; one that ended before stays as it is (409)."""
+        execution = await self._engine.cancel(request.match_info["execution_id"], "asked for over REST")
+        if execution.status != "cancelled":
+            raise Conflict(
+                f"The execution had ended before: it is {execution.status}.",
+                code="already_ended",
+                execution_id=execution.id,
+                execution_status=execution.status,
+            )
+        return json_reply(execution_view(execution), headers=_headers(execution))
+
+    async def _read(
+        self, request: web.Request, *, route: str, default: float | None
+    ) -> tuple[NewExecution, float | None]:
+        target = request.match_info["target"]
+        body = await read_model(request, ExecuteRequest, max_bytes=_MAX_BODY)
+        where = await place(request, self._store)
+        spec_timeout = self._engine.timeout_of(target)
+        timeout = body.timeout or spec_timeout or default
+        new = NewExecution(
+            id=new_id("exe"),
+            run_id=where.run_id,
+            kind="call",
+            target=target,
+            input=body.input,
+            parent_id=where.parent_id,
+            session_id=where.session_id,
+            actor_id=where.actor_id,
+            timeout=timeout,
+            idempotency=idempotency_key(request, route=route, target=target, body=body),
+        )
+        return new, timeout
+
+
+def _failed(execution: Execution) -> web.Response:
+    """Return the problem of an execution that did not succeed, or is not closed yet."""
+    if execution.status not in FINAL:
+        still = ExecutionTimeout(f"{execution.target} has not answered yet.", hint="ask for it by its id")
+        problem = still.to_problem()
+    else:
+        problem = dict(execution.problem or {"code": "execution_failed", "detail": f"{execution.target} failed."})
+    about = {"execution_id": execution.id, "run_id": execution.run_id, "target": execution.target}
+    return problem_reply(error_from_problem({**problem, **about}))
+
+
+def _headers(execution: Execution) -> dict[str, str]:
+    return {EXECUTION_ID: execution.id, RUN_ID: execution.run_id, WORKFLOW_ID: execution.run_id}

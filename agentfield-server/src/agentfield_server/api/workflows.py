@@ -1,0 +1,46 @@
+"""Workflows over REST: the executions of a run, in the order they were made."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from agentfield.errors import InvalidInput, NotFound
+from agentfield.wire.rest import DagView
+from agentfield_server.api.http import json_reply
+from agentfield_server.api.routes import Route
+from agentfield_server.api.views import dag_view
+from agentfield_server.store.protocol import Store
+
+__all__ = ["routes"]
+
+_LIMIT, _MAX_LIMIT = 200, 1000
+
+
+def routes(store: Store) -> list[Route]:
+    """Return the routes of the resource."""
+
+    async def dag(request: web.Request) -> web.Response:
+        """Return a page of the graph of a run."""
+        run_id, after, limit = request.match_info["run_id"], request.query.get("after"), _limit(request)
+        rows = await store.list_executions(run_id, after=after, limit=limit)
+        if not rows and after is None:
+            raise NotFound(f"There is no run {run_id!r}.", code="unknown_run", run_id=run_id)
+        return json_reply(dag_view(run_id, rows, limit=limit))
+
+    return [
+        Route(
+            method="GET",
+            path="/api/v1/workflows/{run_id}/dag",
+            handler=dag,
+            access="operator",
+            summary="The executions of a run and their parents",
+            response=DagView,
+        )
+    ]
+
+
+def _limit(request: web.Request) -> int:
+    value = request.query.get("limit", str(_LIMIT))
+    if not (value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= _MAX_LIMIT):
+        raise InvalidInput(f"limit is a whole number from 1 to {_MAX_LIMIT}.", field="limit")
+    return int(value)

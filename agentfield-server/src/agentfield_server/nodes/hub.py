@@ -1,0 +1,418 @@
+"""All node links: greeting, liveness, who exposes what, and which instance gets the next piece of work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from pydantic import ValidationError
+
+from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
+from agentfield.identity import challenge_message, verify_signature
+from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.frames import (
+    PROTOCOL,
+    Accepted,
+    Call,
+    Challenge,
+    FunctionSpec,
+    Hello,
+    Ping,
+    Pong,
+    Refused,
+    Result,
+    SessionCommand,
+    SessionDone,
+    decode_node_frame,
+    encode_frame,
+)
+from agentfield.wire.rest import NodeView
+from agentfield_server.nodes.known import KnownNodes
+from agentfield_server.nodes.link import NodeLink
+from agentfield_server.nodes.ports import EnginePort, SessionPort
+from agentfield_server.store.protocol import Store
+
+__all__ = ["LinkHub"]
+
+_log = logging.getLogger("agentfield.nodes")
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Bytes of one frame: well above the limits of inputs and outputs, so that those are refused with a reason."""
+
+_GREETING = 10.0
+_AT_ONCE = 256
+_CLOSE_DEADLINE = 1.0
+
+
+class LinkHub:
+    """Accepts node links and hands their frames on.
+
+    Args:
+        store: What is kept; asked whose handler a session is.
+        clock: Seconds since the epoch.
+        ping: Seconds between pings.
+        dead: Seconds of silence after which a node is given up.
+        monotonic: A clock that never jumps, for silence.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        ping: float = 2.0,
+        dead: float = 6.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._ping = ping
+        self._dead = dead
+        self._monotonic = monotonic
+        self._links: dict[str, NodeLink] = {}
+        self._coming: dict[str, NodeLink] = {}
+        self._known = KnownNodes(monotonic)
+        self._engine: EnginePort | None = None
+        self._sessions: SessionPort | None = None
+        self._uses = itertools.count(1)
+        self._closing = False
+        self._serving: set[NodeLink] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def bind_engine(self, port: EnginePort) -> None:
+        """Say who runs executions."""
+        self._engine = port
+
+    def bind_sessions(self, port: SessionPort) -> None:
+        """Say who runs sessions."""
+        self._sessions = port
+
+    # --- who is there
+
+    def links(self, node_id: str | None = None) -> list[NodeLink]:
+        """Return the linked instances, of one node or of all."""
+        return [link for link in self._links.values() if node_id is None or link.node_id == node_id]
+
+    def instance(self, instance_id: str | None) -> NodeLink | None:
+        """Return the link of an instance, None while it is away."""
+        return None if instance_id is None else self._links.get(instance_id)
+
+    def coming(self, instance_id: str) -> NodeLink | None:
+        """Return the link of an instance that is being welcomed, or else the one that stands."""
+        return self._coming.get(instance_id) or self._links.get(instance_id)
+
+    def functions(self) -> dict[str, FunctionSpec]:
+        """Return every known function by target, also of nodes that are away."""
+        return self._known.functions()
+
+    def function(self, target: str) -> FunctionSpec | None:
+        """Return a known function."""
+        node_id, _, name = target.partition(".")
+        return self._known.function(node_id, name)
+
+    def sessions(self) -> dict[str, SessionDeclaration]:
+        """Return every known session by target, also of nodes that are away."""
+        return self._known.sessions()
+
+    def recently_linked(self, node_id: str, *, within: float = 10.0) -> bool:
+        """Tell whether a node is linked or was within the last seconds."""
+        return bool(self.links(node_id)) or self._known.left_within(node_id, within)
+
+    def pick(self, node_id: str, function: str) -> NodeLink | None:
+        """Return the least loaded instance that exposes a function and has room; equals take turns."""
+        fit = [link for link in self.links(node_id) if function in link.functions and link.load < 1]
+        return self._choose(fit, lambda link: link.load)
+
+    def session_link(self, node_id: str, instance_id: str | None = None) -> NodeLink | None:
+        """Return the instance for the handler of a session: that one, or the one with the fewest sessions."""
+        if instance_id is not None:
+            link = self.instance(instance_id)
+            return link if link is not None and link.node_id == node_id else None
+        return self._choose(self.links(node_id), lambda link: len(link.sessions))
+
+    def _choose(self, links: list[NodeLink], load: Callable[[NodeLink], float]) -> NodeLink | None:
+        if not links:
+            return None
+        link = min(links, key=lambda candidate: (load(candidate), candidate.last_used))
+        link.last_used = next(self._uses)
+        return link
+
+    async def runs_handler(self, link: NodeLink, session_id: str) -> bool:
+        """Tell whether an instance runs the handler of a session of its node."""
+        if session_id not in link.sessions:
+            return False
+        row = await self._store.get_session(session_id)
+        return row is not None and row.node_id == link.node_id
+
+    def views(self) -> list[NodeView]:
+        """Return what may be seen of the nodes: linked instances, and one row for each node that is away."""
+        here = [_view(link) for link in self._links.values()]
+        return here + self._known.away({view.node_id for view in here})
+
+    # --- the life of a link
+
+    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+        """Serve ``GET /api/v1/nodes/link`` for as long as the link stands."""
+        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=_CLOSE_DEADLINE)
+        await socket.prepare(request)
+        try:
+            hello = await self._greet(socket)
+        except AgentFieldError as error:
+            await self._refuse(socket, error)
+            return socket
+        except ConnectionError:
+            return socket
+        link = NodeLink(socket, hello, linked_at=self._clock(), patience=self._dead)
+        self._serving.add(link)
+        self._idle.clear()
+        try:
+            await self._serve(link, socket)
+        finally:
+            self._serving.discard(link)
+            if not self._serving:
+                self._idle.set()
+            await _close(socket, request, link.ended or "the link ended")
+        return socket
+
+    async def close(self) -> None:
+        """End all links, keeping what their nodes hold: they come back to the next control plane. Idempotent."""
+        self._closing = True
+        for link in list(self._serving):
+            link.end("the control plane stops")
+        await self._idle.wait()
+
+    async def _greet(self, socket: web.WebSocketResponse) -> Hello:
+        nonce = secrets.token_urlsafe(32)
+        await socket.send_str(encode_frame(Challenge(nonce=nonce)))
+        try:
+            message = await socket.receive(timeout=_GREETING)
+        except TimeoutError:
+            raise NodeRefused(f"The node said nothing within {_GREETING:g} s.", code="no_hello", retry=True) from None
+        hello = _decode(message)
+        if not isinstance(hello, Hello):
+            raise NodeRefused("A link begins with hello.", code="no_hello")
+        self._check(hello, nonce)
+        return hello
+
+    def _check(self, hello: Hello, nonce: str) -> None:
+        if self._closing or self._engine is None:
+            raise Unavailable("The control plane is stopping.", code="stopping", retry=True)
+        if hello.protocol != PROTOCOL:
+            raise NodeRefused(
+                f"The node speaks version {hello.protocol} of the node link, this control plane {PROTOCOL}.",
+                code="protocol_mismatch",
+                hint="install the same version of agentfield-core and agentfield-server",
+            )
+        message = challenge_message(nonce, hello.node_id, hello.instance_id)
+        if not verify_signature(hello.did, message, hello.signature):
+            raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
+        names = [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
+        if doubles := sorted({name for name in names if names.count(name) > 1}):
+            raise NodeRefused(
+                f"The node {hello.node_id!r} declares {', '.join(doubles)} more than once.",
+                code="duplicate_name",
+                hint="give each reasoner and session its own name",
+            )
+        if not self._known.same_instance(hello):
+            raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
+
+    async def _refuse(self, socket: web.WebSocketResponse, error: AgentFieldError) -> None:
+        _log.warning("a node link was refused: %s", error.message)
+        problem = error.to_problem()
+        retry = bool(problem.pop("retry", False))
+        if socket.closed:
+            return
+        with contextlib.suppress(ConnectionError):  # it is gone already: then there is nobody to tell
+            await socket.send_str(encode_frame(Refused(problem=problem, retry=retry)))
+            await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
+
+    async def _serve(self, link: NodeLink, socket: web.WebSocketResponse) -> None:
+        engine = self._port()
+        if (old := self._links.pop(link.instance_id, None)) is not None:
+            old.end("the instance linked anew")
+        self._coming[link.instance_id] = link
+        self._known.linked(link, self.links(link.node_id))
+        try:
+            welcome = await engine.reconcile(link)
+            await socket.send_str(encode_frame(welcome))
+            if (newer := self._links.get(link.instance_id)) is not None:
+                newer.end("the instance linked anew")
+            self._links[link.instance_id] = link
+            self._came(link)
+            await engine.node_linked(link)
+            if self._sessions is not None:
+                await self._sessions.node_linked(link)
+            _log.info("node %s linked (%s)", link.node_id, link.instance_id)
+            await self._carry(link, socket)
+        except (AgentFieldError, ConnectionError) as error:
+            link.end(str(error))
+        finally:
+            await self._leave(link)
+
+    async def _leave(self, link: NodeLink) -> None:
+        link.end("the link ended")
+        self._came(link)
+        if (newer := self.coming(link.instance_id)) is not None and newer is not link:
+            return
+        self._links.pop(link.instance_id, None)
+        self._known.left(_view(link), self.links(link.node_id))
+        _log.info("node %s is gone: %s", link.node_id, link.ended)
+        if self._closing:
+            return
+        await self._port().node_lost(link)
+        if self._sessions is not None:
+            await self._sessions.node_lost(link)
+
+    def _came(self, link: NodeLink) -> None:
+        if self._coming.get(link.instance_id) is link:
+            del self._coming[link.instance_id]
+
+    def _port(self) -> EnginePort:
+        if self._engine is None:
+            raise Unavailable("No engine runs here.", code="stopping")
+        return self._engine
+
+    async def _carry(self, link: NodeLink, socket: web.WebSocketResponse) -> None:
+        """Carry frames both ways until the link ends for whatever reason."""
+        async with asyncio.TaskGroup() as work:
+            ends = [
+                asyncio.create_task(self._read(link, socket, work)),
+                asyncio.create_task(link.write()),
+                asyncio.create_task(self._watch(link)),
+                asyncio.create_task(link.until_ended()),
+            ]
+            try:
+                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in ends:
+                    task.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
+                await link.stop_followers()
+            # frames that were read are still worked off: the task group waits for them
+            for task in done:
+                match task.exception():
+                    case None:
+                        pass
+                    case AgentFieldError() | ConnectionError() as error:
+                        link.end(str(error))
+                    case error:
+                        raise error
+
+    async def _watch(self, link: NodeLink) -> None:
+        """Ping, and give the node up when it is silent; a control plane that was itself frozen listens once more."""
+        last = link.heard_at = self._monotonic()
+        while True:
+            await link.send(Ping())
+            await asyncio.sleep(self._ping)
+            now = self._monotonic()
+            if now - last > 2 * self._ping:
+                link.heard_at = now
+            last = now
+            if now - link.heard_at > self._dead:
+                link.end(f"it was silent for {self._dead:g} s", silent=True)
+                return
+
+    async def _read(self, link: NodeLink, socket: web.WebSocketResponse, work: asyncio.TaskGroup) -> None:
+        room = asyncio.Semaphore(_AT_ONCE)
+        while True:
+            message = await socket.receive()
+            match message.type:
+                case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
+                    link.end("it closed the link")
+                    return
+                case aiohttp.WSMsgType.ERROR:
+                    link.end(f"its connection broke ({message.data})", silent=True)
+                    return
+            try:
+                frame = _decode(message)
+            except NodeRefused as error:
+                await self._refuse(socket, error)
+                link.end(error.message)
+                return
+            link.heard_at = self._monotonic()
+            link.heard(frame)
+            await self._dispatch(link, frame, work, room)
+
+    async def _dispatch(self, link: NodeLink, frame: Any, work: asyncio.TaskGroup, room: asyncio.Semaphore) -> None:
+        engine = self._port()
+        match frame:
+            case Ping():
+                await link.send(Pong())
+            case Pong():
+                pass
+            case Accepted() | Result() | Call():
+                await room.acquire()
+                work.create_task(_settle(engine, link, frame, room))
+            case SessionCommand() if self._sessions is not None:
+                await self._sessions.session_command(link, frame)
+            case SessionDone() if self._sessions is not None:
+                await self._sessions.session_done(link, frame)
+            case _:
+                _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
+
+
+async def _settle(engine: EnginePort, link: NodeLink, frame: Accepted | Result | Call, room: asyncio.Semaphore) -> None:
+    try:
+        match frame:
+            case Accepted():
+                await engine.accepted(link, frame)
+            case Result():
+                await engine.result(link, frame)
+            case Call():
+                await engine.call(link, frame)
+    except AgentFieldError as error:
+        # nothing was acknowledged: the node sends it again over its next link
+        _log.warning("a frame of node %s could not be settled: %s", link.node_id, error.message)
+        link.end(error.message)
+    finally:
+        room.release()
+
+
+def _decode(message: aiohttp.WSMessage) -> Any:
+    if message.type is not aiohttp.WSMsgType.TEXT:
+        raise NodeRefused("A link carries JSON text messages.", code="bad_frame", retry=True)
+    try:
+        return decode_node_frame(message.data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(all)"
+        raise NodeRefused(
+            f"The node sent a frame that is not of this protocol: {where}: {first['msg'][:300]}.",
+            code="bad_frame",
+            hint="install the same version of agentfield-core and agentfield-server",
+            retry=True,
+        ) from None
+
+
+async def _close(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:
+    if not socket.closed:
+        message = why.encode()[:120]
+        try:
+            async with asyncio.timeout(_CLOSE_DEADLINE):
+                await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY, message=message)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()
+
+
+def _view(link: NodeLink) -> NodeView:
+    return NodeView(
+        node_id=link.node_id,
+        instance_id=link.instance_id,
+        did=link.did,
+        connected=link.ended is None,
+        functions=tuple(link.functions),
+        sessions=tuple(session.name for session in link.hello.sessions),
+        running=link.running,
+        concurrency=link.hello.concurrency,
+        linked_at=link.linked_at,
+    )

@@ -1,0 +1,78 @@
+"""The log of a run: numbered without gaps, canonical, with leaf digests, written with the change it tells of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentfield.errors import NotFound
+from agentfield.identity import canonical, leaf_hash
+from agentfield.ids import new_id
+from agentfield_server.store.records import EventRow, NewEvent
+from agentfield_server.store.rows import EVENT_COLUMNS
+from agentfield_server.store.writer import Transaction
+
+__all__ = ["record"]
+
+_INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
+
+
+def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) -> list[EventRow]:
+    """Append events to a run and return their rows.
+
+    Raises:
+        NotFound: There is no such run.
+        InvalidInput: A body has no canonical JSON form.
+    """
+    if not events:
+        return []
+    count = len(events)
+    run = transaction.one("UPDATE runs SET seq = seq + ? WHERE id = ? RETURNING seq, session_id", count, run_id)
+    if run is None:
+        raise NotFound(f"There is no run {run_id!r}.", code="unknown_run")
+    last, session_id = run
+    rows = [
+        _row(new, run_id=run_id, session_id=session_id, seq=last - count + offset, at=round(transaction.now, 6))
+        for offset, new in enumerate(events, start=1)
+    ]
+    for row in rows:
+        transaction.run(
+            _INSERT,
+            row.run_id,
+            row.seq,
+            row.id,
+            row.type,
+            row.at,
+            row.execution_id,
+            row.session_id,
+            row.canonical,
+            row.leaf,
+        )
+    transaction.events.extend(rows)
+    return rows
+
+
+def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: float) -> EventRow:
+    event_id = new_id("evt")
+    content: dict[str, Any] = {
+        "id": event_id,
+        "seq": seq,
+        "type": new.type,
+        "at": at,
+        "run_id": run_id,
+        "session_id": session_id,
+        "execution_id": new.execution_id,
+        "body": dict(new.body),
+    }
+    data = canonical(content)
+    return EventRow(
+        run_id=run_id,
+        seq=seq,
+        id=event_id,
+        type=new.type,
+        at=at,
+        execution_id=new.execution_id,
+        session_id=session_id,
+        canonical=data,
+        leaf=leaf_hash(data),
+    )

@@ -1,0 +1,194 @@
+"""Executions, as operations of the writer: each changes a row and records the event of that change, or does neither."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentfield.errors import InvalidInput
+from agentfield.wire.rest import ExecutionStatus
+from agentfield_server.store import keys
+from agentfield_server.store.events import record
+from agentfield_server.store.records import Execution, NewEvent, NewExecution
+from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
+from agentfield_server.store.writer import Transaction
+
+__all__ = ["accept", "complete", "create", "find", "lease", "renew", "requeue"]
+
+# All SQL below is put together from constants; values are always bound.
+_SELECT = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"  # noqa: S608
+_BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: S608
+_INSERT = f"""
+INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
+    max_attempts, priority, lease_owner, lease_epoch, lease_until, deadline, op_id, input_digest, created_at, started_at)
+VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
+    :max_attempts, :priority, :lease_owner, :lease_epoch, :lease_until, :deadline, :op_id, :input_digest, :created_at,
+    :started_at)
+RETURNING {EXECUTION_COLUMNS}
+"""  # noqa: S608
+_LEASE = f"""
+UPDATE executions SET status = 'running', attempt = attempt + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,
+    lease_until = ?, accepted = 0, not_before = NULL, started_at = NULL
+WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
+"""  # noqa: S608
+_CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
+_ACCEPT = (
+    f"UPDATE executions SET accepted = 1, started_at = ? {_CURRENT} AND accepted = 0 "  # noqa: S608
+    "RETURNING run_id, node_id, lease_owner"
+)
+_REQUEUE = f"""
+UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
+    max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?
+{_CURRENT}
+"""  # noqa: S608
+_COMPLETE = f"""
+UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
+    input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
+    lease_until = NULL, ended_at = :now
+WHERE id = :id AND status IN ('queued', 'running', 'waiting')
+    AND (:attempt IS NULL OR (attempt = :attempt AND status <> 'queued'))
+    AND (:epoch IS NULL OR lease_epoch = :epoch)
+RETURNING {EXECUTION_COLUMNS}
+"""  # noqa: S608
+
+
+def find(transaction: Transaction, execution_id: str) -> Execution | None:
+    """Return an execution as this transaction sees it."""
+    row = transaction.one(_SELECT, execution_id)
+    return None if row is None else execution_row(row)
+
+
+def create(
+    transaction: Transaction, new: NewExecution, *, lease_to: str | None = None, lease_until: float | None = None
+) -> tuple[Execution, bool]:
+    """Create an execution, see `Store.create_execution`."""
+    if (earlier := _earlier(transaction, new)) is not None:
+        return earlier, False
+    if new.parent_id is not None:
+        _check_parent(transaction, new)
+    transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
+    status: ExecutionStatus = "running" if lease_to is not None else new.status
+    row = transaction.one(_INSERT, _values(new, status, transaction.now, lease_to, lease_until))
+    assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
+    body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
+    record(transaction, new.run_id, [NewEvent(type="execution.created", body=body, execution_id=new.id)])
+    return execution_row(row), True
+
+
+def _earlier(transaction: Transaction, new: NewExecution) -> Execution | None:
+    if new.op_id is not None and (row := transaction.one(_BY_OP, new.op_id)) is not None:
+        return execution_row(row)
+    if new.idempotency is not None:
+        earlier = keys.claim(transaction, new.idempotency, execution_id=new.id)
+        return None if earlier is None else find(transaction, earlier)
+    return None
+
+
+def _check_parent(transaction: Transaction, new: NewExecution) -> None:
+    parent = transaction.one("SELECT run_id FROM executions WHERE id = ?", new.parent_id)
+    if parent is None:
+        raise InvalidInput(f"There is no execution {new.parent_id!r} to be the parent.", code="foreign_parent")
+    if parent[0] != new.run_id:
+        raise InvalidInput(f"The execution {new.parent_id!r} belongs to another run.", code="foreign_parent")
+
+
+def _values(
+    new: NewExecution, status: ExecutionStatus, now: float, lease_to: str | None, lease_until: float | None
+) -> dict[str, Any]:
+    leased = lease_to is not None
+    # sessions and turns are never dispatched: they run from the start, in their first attempt
+    begun = leased or status != "queued"
+    return {
+        "id": new.id,
+        "run_id": new.run_id,
+        "kind": new.kind,
+        "target": new.target,
+        "node_id": new.target.partition(".")[0],
+        "status": status,
+        "input": dump(new.input),
+        "parent_id": new.parent_id,
+        "session_id": new.session_id,
+        "actor_id": new.actor_id,
+        "attempt": 1 if begun else 0,
+        "max_attempts": new.max_attempts,
+        "priority": new.priority,
+        "lease_owner": lease_to,
+        "lease_epoch": 1 if leased else 0,
+        "lease_until": lease_until,
+        "deadline": None if new.timeout is None else now + new.timeout,
+        "op_id": new.op_id,
+        "input_digest": new.input_digest,
+        "created_at": now,
+        "started_at": now if begun and not leased else None,
+    }
+
+
+def lease(transaction: Transaction, execution_id: str, *, owner: str, until: float) -> Execution | None:
+    """Lease a queued execution, see `Store.lease_execution`."""
+    row = transaction.one(_LEASE, owner, until, execution_id)
+    return None if row is None else execution_row(row)
+
+
+def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int) -> bool:
+    """Record that the function was entered, see `Store.accept_execution`."""
+    row = transaction.one(_ACCEPT, transaction.now, execution_id, attempt, epoch)
+    if row is None:
+        return False
+    body = {"attempt": attempt, "node_id": row[1], "instance_id": row[2]}
+    record(transaction, row[0], [NewEvent(type="execution.started", body=body, execution_id=execution_id)])
+    return True
+
+
+def renew(transaction: Transaction, owner: str, *, until: float) -> int:
+    """Extend the leases of an instance."""
+    return transaction.run(
+        "UPDATE executions SET lease_until = ? WHERE lease_owner = ? AND status IN ('running', 'waiting')",
+        until,
+        owner,
+    )
+
+
+def requeue(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, not_before: float | None) -> bool:
+    """Put a leased execution back; an attempt in which the function was never entered does not count."""
+    return transaction.run(_REQUEUE, not_before, execution_id, attempt, epoch) == 1
+
+
+def complete(
+    transaction: Transaction,
+    execution_id: str,
+    *,
+    attempt: int | None,
+    epoch: int | None,
+    status: ExecutionStatus,
+    output: Any,
+    problem: Mapping[str, Any] | None,
+    input_digest: str | None,
+    output_digest: str | None,
+    signature: str | None,
+    signer: str | None,
+    events: Sequence[NewEvent],
+) -> Execution | None:
+    """Close an execution, see `Store.complete_execution`."""
+    values = {
+        "id": execution_id,
+        "attempt": attempt,
+        "epoch": epoch,
+        "status": status,
+        "output": None if output is None else dump(output),
+        "problem": None if problem is None else dump(problem),
+        "input_digest": input_digest,
+        "output_digest": output_digest,
+        "signature": signature,
+        "signer": signer,
+        "now": transaction.now,
+    }
+    row = transaction.one(_COMPLETE, values)
+    if row is None:
+        return None
+    done = execution_row(row)
+    body: dict[str, Any] = {"kind": done.kind, "target": done.target, "status": status}
+    if problem is not None:
+        body["problem"] = dict(problem)
+    ended = NewEvent(type="execution.ended", body=body, execution_id=execution_id)
+    record(transaction, done.run_id, [ended, *events])
+    return done

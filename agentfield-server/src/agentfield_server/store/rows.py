@@ -1,0 +1,75 @@
+"""Between rows of SQLite and the records: column lists, and JSON as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from agentfield.errors import InvalidInput
+from agentfield_server.store.records import EventRow, Execution, SessionRow
+
+__all__ = [
+    "EVENT_COLUMNS",
+    "EXECUTION_COLUMNS",
+    "SESSION_COLUMNS",
+    "dump",
+    "event_row",
+    "execution_row",
+    "load",
+    "session_row",
+]
+
+EXECUTION_COLUMNS = (
+    "id, run_id, kind, target, status, input, output, problem, parent_id, session_id, actor_id, attempt, max_attempts, "
+    "priority, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
+    "signature, signer, created_at, started_at, ended_at"
+)
+SESSION_COLUMNS = (
+    "id, run_id, root_id, target, node_id, caller, metadata, config, declaration_hash, principal, state, end_reason, "
+    "end_detail, call_ref, handler_state, owner, epoch, handler_epoch, turns, created_at, live_at, ended_at"
+)
+EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
+
+_EXECUTION = EXECUTION_COLUMNS.split(", ")
+_SESSION = SESSION_COLUMNS.split(", ")
+_EVENT = EVENT_COLUMNS.split(", ")
+
+
+def dump(value: Any) -> str:
+    """Return a JSON value as text.
+
+    Raises:
+        InvalidInput: It is no JSON value.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"This cannot be kept as JSON: {error}.", code="not_json") from None
+
+
+def load(text: str | None) -> Any:
+    """Return the value that `dump` wrote; None for SQL's NULL."""
+    return None if text is None else json.loads(text)
+
+
+def execution_row(row: Sequence[Any]) -> Execution:
+    """Return the record of a row of `EXECUTION_COLUMNS`."""
+    values = dict(zip(_EXECUTION, row, strict=True))
+    for name in ("input", "output", "problem"):
+        values[name] = load(values[name])
+    values["accepted"] = bool(values["accepted"])
+    return Execution(**values)
+
+
+def session_row(row: Sequence[Any]) -> SessionRow:
+    """Return the record of a row of `SESSION_COLUMNS`."""
+    values = dict(zip(_SESSION, row, strict=True))
+    for name in ("metadata", "config", "call_ref", "handler_state"):
+        values[name] = load(values[name])
+    return SessionRow(**values)
+
+
+def event_row(row: Sequence[Any]) -> EventRow:
+    """Return the record of a row of `EVENT_COLUMNS`."""
+    return EventRow(**dict(zip(_EVENT, row, strict=True)))

@@ -1,0 +1,120 @@
+"""From "a tool is asked for" to "its reasoner was entered", durable before dispatch, the node in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import apsw
+from aiohttp import web
+
+from agentfield.ids import new_id
+from agentfield_server.access.guards import Door
+from agentfield_server.access.tokens import TokenDesk
+from agentfield_server.api import nodes
+from agentfield_server.api.application import build_application
+from agentfield_server.bus import Bus
+from agentfield_server.engine import Engine
+from agentfield_server.nodes import LinkHub
+from agentfield_server.settings import Settings
+from agentfield_server.store.records import NewExecution
+from agentfield_server.store.sqlite import SqliteStore
+from benchmarks.rows import Row, percentile
+
+WARM, ROUNDS = 50, 1000
+_NODE = """
+import sys, time
+from agentfield import Agent
+
+app = Agent("bench", url=sys.argv[1])
+
+@app.reasoner()
+async def entered(asked: float, text: str) -> float:
+    # CLOCK_MONOTONIC is one clock for all processes of a machine
+    return time.monotonic() - asked
+
+app.run()
+"""
+
+
+def measure() -> list[Row]:
+    """Call a reasoner again and again, one call at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        floor = _commit_seconds(Path(folder)) * 1000
+        times = [1000 * seconds for seconds in asyncio.run(_dispatch(Path(folder)))]
+    return [
+        Row(
+            name="tool asked for to reasoner entered, p50", value=percentile(times, 50), unit="ms", floor=floor, goal=2
+        ),
+        Row(
+            name="tool asked for to reasoner entered, p99", value=percentile(times, 99), unit="ms", floor=floor, goal=10
+        ),
+    ]
+
+
+def _commit_seconds(folder: Path) -> float:
+    """Return the median time of one durable commit of one row on this disk: the floor of anything durable."""
+    connection = apsw.Connection(str(folder / "floor.db"))
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", "full")
+    connection.execute("CREATE TABLE t (x)")
+    times = []
+    for _ in range(300):
+        begin = time.perf_counter()
+        connection.execute("INSERT INTO t VALUES (?)", ("x" * 500,))
+        times.append(time.perf_counter() - begin)
+    connection.close()
+    return percentile(times, 50)
+
+
+async def _dispatch(folder: Path) -> list[float]:
+    store = SqliteStore(folder / "a.db", on_commit=lambda _: None, clock=time.time)
+    await store.open()
+    hub = LinkHub(store, clock=time.time)
+    async with Engine(store, hub, Bus(), clock=time.time) as engine:
+        door = Door(Settings(home=folder), TokenDesk(store, clock=time.time, code_ttl=60))
+        runner = web.AppRunner(build_application(nodes.routes(hub), door))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        node = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _NODE,
+            f"http://{host}:{port}",
+            env={**os.environ, "AGENTFIELD_HOME": str(folder)},
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(60):
+                while not hub.links():  # noqa: ASYNC110 - the node is another process
+                    await asyncio.sleep(0.05)
+            times = [await _one(engine) for _ in range(WARM + ROUNDS)]
+        finally:
+            node.terminate()
+            await node.wait()
+            await hub.close()
+            await runner.cleanup()
+    await store.close()
+    return times[WARM:]
+
+
+async def _one(engine: Engine) -> float:
+    done = await engine.run(
+        NewExecution(
+            id=new_id("exe"),
+            run_id=new_id("run"),
+            kind="tool",
+            target="bench.entered",
+            input={"asked": time.monotonic(), "text": "x" * 500},
+        ),
+        10,
+    )
+    if done.status != "succeeded":
+        raise RuntimeError(f"the reasoner did not answer: {done.problem}")
+    return float(done.output)
