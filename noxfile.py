@@ -18,6 +18,11 @@ DISTS = (
     "agentfield-local",
     "agentfield-cli",
 )
+MODULES = {
+    **{dist: dist.replace("-", "_") for dist in DISTS},
+    "agentfield-core": "agentfield",
+    "pydantic-core": "pydantic_core",
+}
 CHROMIUM = Path("/usr/bin/chromium")
 
 nox.needs_version = ">=2025.5"
@@ -39,8 +44,10 @@ def lint(session: nox.Session) -> None:
     uv(session, "ruff", "check", ".", groups=groups)
     uv(session, "ruff", "format", "--check", ".", groups=groups)
     uv(session, "lint-imports", groups=groups)
+    names = ",".join(f"{dist}={module}" for dist, module in MODULES.items())
     for dist in DISTS:
-        uv(session, "deptry", f"{dist}/src", "--config", f"{dist}/pyproject.toml", groups=groups)
+        config = f"{dist}/pyproject.toml"
+        uv(session, "deptry", f"{dist}/src", "--config", config, "--package-module-name-map", names, groups=groups)
 
 
 @nox.session

@@ -62,9 +62,10 @@ def _holder(port: int) -> str | None:
 
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                name = " ".join(psutil.Process(connection.pid).cmdline()[:3]) or psutil.Process(connection.pid).name()
-                return f"process {connection.pid} ({name[:80]})"
+            address = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and address and address.port == port and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {connection.pid} ({(' '.join(process.cmdline()[:3]) or process.name())[:80]})"
     return None
 
 

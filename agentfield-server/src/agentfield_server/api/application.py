@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from agentfield.errors import AgentFieldError, NotFound
 from agentfield.ids import new_id
@@ -27,6 +28,8 @@ def build_application(routes: Iterable[Route], door: Door) -> web.Application:
         door: Decides who may.
     """
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_problems, _guards(door)])
+    # streams are prepared inside their handler: a middleware would come too late for their headers
+    app.on_response_prepare.append(_sharing(door))
     for route in routes:
         # no automatic HEAD: a stream would start for it
         app.router.add_route(route.method, route.path, _guarded(route, door))
@@ -46,23 +49,23 @@ def _guards(door: Door) -> Middleware:
     async def guards(request: web.Request, handler: Handler) -> web.StreamResponse:
         door.check_host(request)
         door.check_origin(request)
-        foreign = door.foreign_origin(request)
-        if foreign is None:
-            return await handler(request)
-        headers = {
-            "Access-Control-Allow-Origin": foreign,
-            "Vary": "Origin",
-            "Access-Control-Expose-Headers": "Location",
-        }
-        if request.method == "OPTIONS":
-            headers |= {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
+        if request.method == "OPTIONS" and door.foreign_origin(request) is not None:
+            headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
             return web.Response(status=204, headers=headers)
-        response = await handler(request)
-        if not response.prepared:
-            response.headers.update(headers)
-        return response
+        return await handler(request)
 
     return guards
+
+
+def _sharing(door: Door) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        origin = door.foreign_origin(request)
+        if origin is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Location"
+            response.headers["Vary"] = "Origin"
+
+    return share
 
 
 @web.middleware

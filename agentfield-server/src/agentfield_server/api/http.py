@@ -51,9 +51,9 @@ def strict_json(text: str) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
         _check_depth(value)
-        return value
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"The body is not JSON that can be used: {error}.", code="malformed_json") from None
+    return value
 
 
 def validation_error(error: ValidationError, what: str = "The body") -> InvalidInput:

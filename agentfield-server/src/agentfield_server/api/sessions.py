@@ -243,8 +243,8 @@ class SessionRoutes:
         presence = self._sessions.caller_attached(row.id) if request.get(CALLER) else nullcontext()
         # subscribed before the first read: nothing can fall between the two
         with presence, self._bus.subscribe(f"run:{row.run_id}") as hints, self._bus.subscribe(f"live:{row.id}") as live:
-            async with sse_response(request, headers={"Cache-Control": "no-store"}) as stream:
-                stream.ping_interval = _KEEP_ALIVE
+            headers = {"Cache-Control": "no-store"}
+            async with sse_response(request, headers=headers, ping_interval=_KEEP_ALIVE) as stream:
                 pump = asyncio.create_task(_pump_live(stream, live))
                 try:
                     await self._replay(stream, row, after, hints)
