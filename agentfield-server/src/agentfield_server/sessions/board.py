@@ -35,9 +35,12 @@ class Timers:
         """Forget a deadline; an unknown one is fine."""
         self._at.pop(name, None)
 
-    def clear_all(self) -> None:
-        """Forget all deadlines."""
-        self._at.clear()
+    def clear_all(self, *, but: str | None = None) -> None:
+        """Forget all deadlines, except those whose name begins with `but`."""
+        self._at = {name: at for name, at in self._at.items() if but is not None and name.startswith(but)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._at
 
     def next(self) -> float | None:
         """Return the earliest deadline."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from agentfield.realtime.commands import AddText, SendToolResult
 from agentfield.realtime.events import ToolRequested
 from agentfield_server.sessions.board import Board
-from agentfield_server.sessions.effects import CancelTool, ResolveCall, Refuse, RunTool
-from agentfield_server.sessions.inputs import HandlerCall, ToolFinished, ToolStarted
+from agentfield_server.sessions.effects import CancelTool, Refuse, ResolveCall, RunTool
+from agentfield_server.sessions.inputs import HandlerCall, OpenCallSnapshot, Snapshot, ToolFinished, ToolStarted
 from agentfield_server.sessions.speech import Sequencer
+from agentfield_server.sessions.toolcalls import Batch, Call, Wish, arguments_of, as_text, refusal
 from agentfield_server.sessions.turns import TurnBook, TurnRecord
 
 __all__ = ["GATHER", "PENDING_AFTER", "ToolDesk"]
@@ -21,42 +19,10 @@ GATHER = 2.0
 """Seconds after the first result of parallel calls in which the others are waited for."""
 PENDING_AFTER = 20.0
 """Seconds after which calls without any result are answered as pending, so that the model may speak."""
+FILLER_AFTER = 0.8
+"""Seconds after which a handler's call counts as taking longer than a moment."""
 _NEWER_TURN_WAIT = 5.0
 _MAX_OPEN = 64
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of a tool by the model."""
-
-    call_id: str
-    target: str
-    turn: TurnRecord | None
-    on_interrupt: Literal["keep", "cancel"]
-    state: Literal["running", "pending", "done"] = "running"
-    execution_id: str | None = None
-    generation: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Batch:
-    """The calls of one reply."""
-
-    reply: str
-    turn: TurnRecord | None
-    calls: list[Call] = field(default_factory=list)
-    results: int = 0
-    flush_at: float = 0.0
-    answered: bool = False
-    """Whether every call has an answer and the model may be asked to go on."""
-
-
-@dataclass(slots=True, eq=False)
-class Wish:
-    """The model should speak about results; asked once, when it can."""
-
-    turn: TurnRecord | None
-    replies: list[str]
 
 
 class ToolDesk:
@@ -71,6 +37,8 @@ class ToolDesk:
         self._batches: dict[str, Batch] = {}
         self._own: set[str] = set()
         """Handler calls that run."""
+        self._fillers: dict[str, str] = {}
+        self._unanswered: tuple[OpenCallSnapshot, ...] = ()
         self.wish: Wish | None = None
         self.count = 0
         self.over_limit = False
@@ -95,11 +63,14 @@ class ToolDesk:
         call = self._calls.get(event.call_id)
         if call is not None:
             call.execution_id = event.execution_id
+            call.note["execution_id"] = event.execution_id
 
     def finished(self, event: ToolFinished) -> None:
         """A call came to an end."""
         if event.call_id in self._own:
             self._own.discard(event.call_id)
+            self._fillers.pop(event.call_id, None)
+            self._board.timers.clear(f"filler:{event.call_id}")
             self._answer_handler(event)
             return
         call = self._calls.pop(event.call_id, None)
@@ -109,7 +80,7 @@ class ToolDesk:
         was, call.state = call.state, "done"
         if self._board.over or call.generation != self._generation:
             return
-        text = _as_text(event.value, event.problem)
+        text = as_text(event.value, event.problem)
         if was == "running":
             self._answer(call, text)
         elif was == "pending":
@@ -123,13 +94,16 @@ class ToolDesk:
                 call.state = "done"
                 self._calls.pop(call.call_id, None)
                 self._board.emit(CancelTool(call.call_id))
-                self._answer(call, _as_text(None, {"code": "interrupted", "detail": "the caller interrupted"}))
+                self._answer(call, as_text(None, {"code": "interrupted", "detail": "the caller interrupted"}))
 
     # --- the handler's calls
 
     def call(self, command: HandlerCall) -> None:
         """Run a target for the handler."""
         self._own.add(command.op_id)
+        if command.filler is not None:
+            self._fillers[command.op_id] = command.filler
+            self._board.timers.set(f"filler:{command.op_id}", self._board.now + FILLER_AFTER)
         turn = self._turns.current
         open_turn = turn is not None and turn.turn_id in self._turns.open
         self._board.emit(
@@ -159,7 +133,8 @@ class ToolDesk:
         """Close batches that are complete or have waited long enough, then ask the model to go on if it can."""
         for batch in [batch for batch in self._batches.values() if not batch.answered]:
             self._settle_batch(batch)
-        for reply in [reply for reply in self._speech.parked if reply not in self._batches]:
+        wished = self.wish.replies if self.wish is not None else []
+        for reply in [reply for reply in self._speech.parked if reply not in self._batches and reply not in wished]:
             self._speech.unpark(reply)
         if self.wish is not None:
             self._grant(self.wish)
@@ -177,10 +152,38 @@ class ToolDesk:
             self._speech.unpark(reply)
         self.wish = None
 
-    def restore(self, used: tuple[str, ...], count: int) -> None:
+    def filler_due(self, op_id: str) -> None:
+        """A handler's call takes longer than a moment: say so."""
+        text = self._fillers.pop(op_id, None)
+        if text is not None and op_id in self._own and self._board.live:
+            self._speech.ask("say", asked=text, turn=self._turns.current)
+
+    def restore(self, snapshot: Snapshot) -> None:
         """Remember calls of an earlier control plane."""
-        self._used.update(used)
-        self.count = count
+        self._used.update(snapshot.call_ids)
+        self._unanswered = snapshot.open_calls
+        self.count = snapshot.tool_calls
+
+    def resume(self) -> None:
+        """Wait again for the results of calls that were under way; the engine knows them, nothing runs twice."""
+        unanswered, self._unanswered = self._unanswered, ()
+        for known in unanswered:
+            batch = self._batch("resumed")
+            call = Call(known.call_id, known.target, batch.turn, "keep", generation=self._generation)
+            self._calls[call.call_id] = call
+            batch.calls.append(call)
+            self._arm(batch, PENDING_AFTER)
+            turn_id = batch.turn.turn_id if batch.turn is not None else None
+            self._board.emit(
+                RunTool(
+                    call_id=call.call_id,
+                    target=call.target,
+                    args=known.args,
+                    turn_id=turn_id,
+                    kind="tool",
+                    resumed=True,
+                )
+            )
 
     # --- inside
 
@@ -198,7 +201,7 @@ class ToolDesk:
             return "limit", None
         if len(self._calls) >= _MAX_OPEN:
             return "too_many_open", None
-        args = _arguments(event.arguments)
+        args = arguments_of(event.arguments)
         return (None, args) if args is not None else ("bad_arguments", None)
 
     def _offered(self, event: ToolRequested) -> bool:
@@ -214,15 +217,14 @@ class ToolDesk:
     def _refuse_again(self, event: ToolRequested) -> None:
         self._board.record("tool.refused", call_id=event.call_id, name=event.name, why="duplicate_call_id")
         if event.call_id not in self._calls:
-            self._board.send(SendToolResult(call_id=event.call_id, output=_refusal("duplicate_call_id", event.name)))
+            self._board.send(SendToolResult(call_id=event.call_id, output=refusal("duplicate_call_id", event.name)))
 
     def _refuse(self, event: ToolRequested, why: str) -> None:
         self._board.record("tool.refused", call_id=event.call_id, name=event.name, why=why)
-        self._board.send(SendToolResult(call_id=event.call_id, output=_refusal(why, event.name)))
+        self._board.send(SendToolResult(call_id=event.call_id, output=refusal(why, event.name)))
         if not self._board.over:
             batch = self._batch(event.reply)
-            batch.results += 1
-            self._arm(batch)
+            self._count_result(batch)
 
     def _run(self, event: ToolRequested, args: dict[str, Any]) -> None:
         self.count += 1
@@ -231,10 +233,15 @@ class ToolDesk:
         call = Call(event.call_id, event.name, batch.turn, spec.on_interrupt, generation=self._generation)
         self._calls[call.call_id] = call
         batch.calls.append(call)
-        self._arm(batch)
+        origin = self._speech.origin(event.reply)
+        if origin is not None:
+            call.note = {"call_id": call.call_id, "target": call.target, "execution_id": None}
+            origin.called.append(call.note)
+        if not batch.results:
+            self._arm(batch, PENDING_AFTER)
         open_turn = batch.turn is not None and batch.turn.turn_id in self._turns.open
         turn_id = batch.turn.turn_id if batch.turn is not None and open_turn else None
-        self._board.record("tool.requested", call_id=call.call_id, target=call.target, turn_id=turn_id)
+        self._board.record("tool.requested", call_id=call.call_id, target=call.target, turn_id=turn_id, arguments=args)
         self._board.emit(RunTool(call_id=call.call_id, target=call.target, args=args, turn_id=turn_id, kind="tool"))
 
     def _batch(self, reply: str) -> Batch:
@@ -246,10 +253,14 @@ class ToolDesk:
         batch.answered = False
         return batch
 
-    def _arm(self, batch: Batch) -> None:
+    def _count_result(self, batch: Batch) -> None:
+        batch.results += 1
+        if batch.results == 1:
+            self._arm(batch, GATHER)
+
+    def _arm(self, batch: Batch, seconds: float) -> None:
         """Set when a batch has waited long enough."""
-        if batch.results <= 1:
-            batch.flush_at = self._board.now + (GATHER if batch.results else PENDING_AFTER)
+        batch.flush_at = self._board.now + seconds
         self._board.timers.set(f"tools:{batch.reply}", batch.flush_at)
 
     def _answer(self, call: Call, text: str) -> None:
@@ -257,8 +268,7 @@ class ToolDesk:
         self._board.send(SendToolResult(call_id=call.call_id, output=text))
         for batch in self._batches.values():
             if call in batch.calls:
-                batch.results += 1
-                self._arm(batch)
+                self._count_result(batch)
 
     def _add_later(self, call: Call, text: str) -> None:
         """Give the model the result of a call that was answered as pending."""
@@ -281,9 +291,7 @@ class ToolDesk:
         batch.answered = True
         self._board.timers.clear(f"tools:{batch.reply}")
         self._batches.pop(batch.reply)
-        origin = self._speech.origin(batch.reply)
-        cut = origin is not None and origin.interrupted
-        if batch.reply in self._speech.parked or (self._board.model_floor and not cut):
+        if batch.reply in self._speech.parked or self._board.model_floor:
             self._want(batch.turn, [batch.reply])
 
     def _want(self, turn: TurnRecord | None, replies: list[str]) -> None:
@@ -313,6 +321,7 @@ class ToolDesk:
             op_id=origin.op_id if origin else None,
             instructions=origin.instructions if origin else None,
             tools=origin.tools if origin else None,
+            called=list(origin.called) if origin else [],
         )
 
     def _newer_turn_waits(self) -> bool:
@@ -320,8 +329,10 @@ class ToolDesk:
         if newest is None or newest.answered or not self._board.model_floor:
             return False
         until = newest.committed_at + _NEWER_TURN_WAIT
+        if self._board.now >= until:
+            return False
         self._board.timers.set("tools:newer", until)
-        return self._board.now < until
+        return True
 
     def _drop_wish(self, wish: Wish) -> None:
         self.wish = None
@@ -333,34 +344,3 @@ class ToolDesk:
             self._board.ops.answer(Refuse(event.call_id, event.problem))
         else:
             self._board.ops.answer(ResolveCall(event.call_id, event.value, event.execution_id))
-
-
-def _arguments(text: str) -> dict[str, Any] | None:
-    """Return the arguments of a call, None when they are no JSON object."""
-    try:
-        value = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _as_text(value: Any, problem: Mapping[str, Any] | None) -> str:
-    if problem is not None:
-        error = {"code": problem.get("code", "error"), "message": problem.get("detail", "")}
-        value = {"error": error}
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-_WHY = {
-    "not_listed": "there is no such tool",
-    "not_offered": "this tool may not be used now",
-    "bad_arguments": "the arguments are not a JSON object",
-    "duplicate_call_id": "this call id was used before",
-    "limit": "no more tools may be used in this session",
-    "too_many_open": "too many tools run already",
-    "session_ending": "the session is ending",
-}
-
-
-def _refusal(why: str, name: str) -> str:
-    return _as_text(None, {"code": why, "detail": f"{name}: {_WHY.get(why, why)}"})

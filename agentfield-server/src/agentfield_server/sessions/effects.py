@@ -155,10 +155,11 @@ class ResolveSpeech:
 
 @dataclass(frozen=True, slots=True)
 class ResolveReply:
-    """Answer a `reply`."""
+    """Answer a `reply`; `tool_calls` are the calls that the model made on the way, as JSON."""
 
     op_id: str
     spoken: Spoken
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +196,8 @@ class RunTool:
     turn_id: str | None
     kind: Literal["tool", "call"]
     timeout: float | None = None
+    resumed: bool = False
+    """Whether it was begun before a restart: its execution is known, its node may need a moment to link again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,22 +34,32 @@ class HandlerLoop:
         self.fatal: str | None = None
         """Why the session must end, said by the handler's behaviour."""
         self._took = False
+        self._resumed = False
+        self._announced = False
 
     def open(self, *, resumed: bool = False) -> None:
         """Run the handler (again)."""
         self.epoch += 1
         self.running = True
         self._took = False
+        self._resumed, self._announced = resumed, False
         self._board.timers.set("node", self._board.now + NODE_WAIT)
         self._board.emit(OpenHandler(epoch=self.epoch, resumed=resumed))
 
     def opened(self, epoch: int) -> None:
         """A linked node has it."""
-        if epoch == self.epoch and self.running:
-            self._board.timers.clear("node")
+        if epoch != self.epoch or not self.running:
+            return
+        self._board.timers.clear("node")
+        if not self._announced:
+            self._announced = True
+            self._board.record("handler.started", epoch=epoch, resumed=self._resumed)
 
     def input(self, command: HandlerInput) -> None:
         """The handler asks for the next turn, so it is done with the last one."""
+        if not self.running:
+            self._board.ops.refuse(command.op_id, Conflict("this run of the handler is over", code="handler_over"))
+            return
         if self._took:
             self._turns.release()
             self.failures = 0

@@ -26,6 +26,7 @@ __all__ = [
     "HandlerSay",
     "Input",
     "OfferAccepted",
+    "OpenCallSnapshot",
     "OpenTurnSnapshot",
     "ProviderFailed",
     "Snapshot",
@@ -75,7 +76,7 @@ class CancelSpeech:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandlerCall:
-    """The handler calls a target; allowed until 60 s after the end. `filler` is spoken meanwhile."""
+    """The handler calls a target; allowed until 60 s after the end. `filler` is spoken when it takes longer than a moment."""
 
     op_id: str
     epoch: int
@@ -218,6 +219,15 @@ class OpenTurnSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCallSnapshot:
+    """A tool call that was asked for and not answered when its control plane went away."""
+
+    call_id: str
+    target: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """What a store knows of a live session: enough to go on with it."""
 
@@ -227,6 +237,7 @@ class Snapshot:
     live_for: float = 0.0
     """Seconds since the session went live."""
     open_turns: tuple[OpenTurnSnapshot, ...] = ()
+    open_calls: tuple[OpenCallSnapshot, ...] = ()
     call_ids: tuple[str, ...] = ()
     """Tool calls that were asked for before: a second use of one is refused."""
     history: tuple[Mapping[str, Any], ...] = ()

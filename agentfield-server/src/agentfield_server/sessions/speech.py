@@ -18,9 +18,10 @@ from agentfield.realtime.events import (
 )
 from agentfield_server.sessions.board import Board
 from agentfield_server.sessions.effects import ResolveReply, ResolveSpeech, Spoken
+from agentfield_server.sessions.manners import is_stale, must_wait
 from agentfield_server.sessions.turns import TurnBook, TurnRecord
 from agentfield_server.sessions.utterance import Speech, SpeechKind
-from agentfield_server.sessions.words import heard_prefix, speaking_seconds
+from agentfield_server.sessions.words import speaking_seconds
 
 __all__ = ["Sequencer"]
 
@@ -28,6 +29,7 @@ _START_WAIT = 15.0
 _STALL_WAIT = 60.0
 _PLAYOUT_FALLBACK = 15.0
 _STOP_WAIT = 3.0
+_HEARD_WAIT = 0.6
 _RETRY_AFTER = 0.5
 _MAX_TRIES = 5
 _FOREIGN_WAIT = 10.0
@@ -71,10 +73,7 @@ class Sequencer:
 
     def take_back_queued(self, op_id: str | None = None) -> None:
         """Stop speeches of the handler that nobody has begun."""
-        for speech in [s for s in self.queue if op_id in (None, s.op_id) and s.kind in ("say", "reply")]:
-            self.queue.remove(speech)
-            speech.interrupted = True
-            self._finish(speech)
+        self._unsay([s for s in self.queue if op_id in (None, s.op_id) and s.kind in ("say", "reply")])
 
     def stop_active(self) -> None:
         """Stop what is being said."""
@@ -85,12 +84,9 @@ class Sequencer:
         self._board.send(CancelReply(reply=speech.reply, heard_ms=speech.heard_ms))
         self._after_cut(speech)
 
-    def clear_queue(self) -> None:
-        """Nothing of what waits will be said."""
-        while self.queue:
-            speech = self.queue.popleft()
-            speech.interrupted = True
-            self._finish(speech)
+    def clear_queue(self, *, but: SpeechKind | None = None) -> None:
+        """Nothing of what waits will be said, except speeches of the kind `but`."""
+        self._unsay([s for s in self.queue if s.kind != but])
 
     def drop_all(self, failed: str) -> None:
         """The provider's end is gone: whatever is under way is over."""
@@ -170,11 +166,12 @@ class Sequencer:
         speech.ended = True
         speech.words = speech.words if event.text is None else event.text
         speech.has_audio, speech.tool_calls = event.audio, event.tools
+        if event.status == "incomplete":
+            speech.incomplete = event.why or "incomplete"
         if event.status == "failed":
             self._finish(speech, failed=event.why or "failed")
         elif event.status == "cancelled" or speech.interrupted:
-            speech.cut(self._board.now)
-            self._finish(speech)
+            self._cancelled(speech, by_caller=event.why == "interrupted", audio=event.audio)
         elif event.audio and not speech.played:
             self._await_playout(speech)
         else:
@@ -194,10 +191,13 @@ class Sequencer:
     def caller_spoke(self) -> None:
         """The caller began to speak; where the provider does not stop by itself, we stop it."""
         speech = self.active
-        if speech is None or not speech.interruptible or self._board.capabilities.interruption != "client":
+        wanted = self._board.capabilities.interruption == "client"
+        if speech is None or not (wanted and speech.interruptible) or speech.interrupted:
             return
-        self._turns.cut_speech = heard_prefix(speech.words, speech.elapsed_ms(self._board.now))
-        self.stop_active()
+        speech.cut(self._board.now)
+        self._turns.cut_speech = speech.heard
+        self._board.send(CancelReply(reply=speech.reply or "", heard_ms=speech.heard_ms))
+        self._after_cut(speech)
 
     def playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
         """What the caller hears of a reply."""
@@ -252,26 +252,26 @@ class Sequencer:
         self._drop_stale()
         if self.active is None and self.sent is None:
             self._switch_interruption()
-        if self.queue and self.free and not self._waiting_retry and not self._held(self.queue[0]):
+        if (
+            self.queue
+            and self.free
+            and not self._waiting_retry
+            and not must_wait(self.queue[0], self._turns, self._board)
+        ):
             self._send(self.queue.popleft())
 
     # --- inside
 
+    def _unsay(self, speeches: list[Speech]) -> None:
+        for speech in speeches:
+            self.queue.remove(speech)
+            speech.interrupted = True
+            self._finish(speech)
+
     def _drop_stale(self) -> None:
-        for speech in [s for s in self.queue if self._is_stale(s)]:
+        for speech in [s for s in self.queue if is_stale(s, self._turns)]:
             self.queue.remove(speech)
             self._finish(speech, stale=True)
-
-    def _is_stale(self, speech: Speech) -> bool:
-        return speech.kind == "say" and speech.stale == "drop" and self._turns.newer_than(speech.turn)
-
-    def _held(self, speech: Speech) -> bool:
-        if not speech.interruptible or speech.kind == "goodbye":
-            return False
-        if self._turns.speaking is not None:
-            return True
-        may_go_stale = speech.kind == "say" and speech.stale == "drop" and speech.turn is not None
-        return may_go_stale and not self._board.model_floor and self._turns.pending()
 
     def _switch_interruption(self) -> None:
         wanted = self.queue[0].interruptible if self.queue and self.free else True
@@ -312,6 +312,7 @@ class Sequencer:
             self._board.timers.clear("speech:start")
         speech.reply = reply
         self.active = speech
+        self._turns.cut_speech = None
         self._replies[reply] = speech
         while len(self._replies) > _REMEMBERED:
             self._replies.popitem(last=False)
@@ -330,6 +331,17 @@ class Sequencer:
 
     def _current(self, reply: str) -> Speech | None:
         return self.active if self.active is not None and self.active.reply == reply else None
+
+    def _cancelled(self, speech: Speech, *, by_caller: bool, audio: bool) -> None:
+        """Generation was cut; how much was heard may be told a moment later."""
+        told = speech.interrupted
+        speech.cut(self._board.now)
+        if by_caller and self._turns.cut_speech is None:
+            self._turns.cut_speech = speech.heard
+        if by_caller and audio and not told:
+            self._board.timers.set("speech", self._board.now + _HEARD_WAIT)
+        else:
+            self._finish(speech)
 
     def _await_playout(self, speech: Speech) -> None:
         since = speech.playing_since or self._board.now
@@ -351,33 +363,31 @@ class Sequencer:
             self._board.timers.set("speech", self._board.now + _STOP_WAIT)
 
     def _finish(self, speech: Speech, *, failed: str | None = None, stale: bool = False) -> None:
+        failed = failed or speech.incomplete
         if self.active is speech:
             self.active = None
             self._board.timers.clear("speech")
         if self.sent is speech:
             self.sent = None
             self._board.timers.clear("speech:start")
+        if speech.interrupted and self._turns.cut_speech is not None:
+            self._turns.cut_speech = speech.heard
         spoken = speech.spoken(self._board.now, self._board.media, failed=failed, stale=stale)
         self._board.record("speech.ended", speech_id=speech.id, **spoken.as_json())
-        self._note(speech, spoken)
+        if spoken.generated:
+            self._board.remember(speech.told(spoken))
         clean = failed is None and not spoken.interrupted
         if clean and speech.tool_calls and speech.op_id is not None and speech.reply is not None:
             self.parked[speech.reply] = (speech, spoken)
         else:
             self._answer(speech, spoken)
 
-    def _note(self, speech: Speech, spoken: Spoken) -> None:
-        if not spoken.generated:
-            return
-        entry = {"speech_id": speech.id, **spoken.as_json()}
-        if speech.turn is not None:
-            speech.turn.spoken.append(entry)
-        self._board.remember({"role": "agent", "speech_id": speech.id, "text": spoken.heard_text, "asked": speech.asked})
-
     def _answer(self, speech: Speech, spoken: Spoken) -> None:
         if speech.op_id is not None:
-            answer = ResolveReply if speech.kind == "reply" else ResolveSpeech
-            self._board.ops.answer(answer(speech.op_id, spoken))
+            if speech.kind == "reply":
+                self._board.ops.answer(ResolveReply(speech.op_id, spoken, tuple(speech.called)))
+            else:
+                self._board.ops.answer(ResolveSpeech(speech.op_id, spoken))
 
     def unpark(self, reply: str) -> None:
         """Answer an asked reply with what it was before its tools; the model will say no more about it."""

@@ -227,6 +227,12 @@ class TurnBook:
         status: Literal["succeeded", "failed"] = "failed" if turn.problem else "succeeded"
         self._board.emit(CloseTurn(turn_id=turn.turn_id, status=status, output=output, problem=turn.problem))
 
+    def stop_waiting(self) -> None:
+        """Nobody will take a turn any more."""
+        self._line.clear()
+        self.waiting.clear()
+        self.silence()
+
     def cancel_all(self) -> None:
         """The session is over: what is done succeeded, the rest is cancelled."""
         problem = self._board.ended_error().to_problem()
@@ -237,8 +243,6 @@ class TurnBook:
             turn.stage = "closed"
             self.open.pop(turn.turn_id)
             self._board.emit(CloseTurn(turn_id=turn.turn_id, status="cancelled", problem=problem))
-        self._line.clear()
-        self.waiting.clear()
 
     # --- inside
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from agentfield.plugins.spec import Media
 from agentfield_server.sessions.effects import HeardMethod, Spoken
@@ -43,8 +44,12 @@ class Speech:
     """Whether it was taken back after it had been sent."""
     has_audio: bool = False
     tool_calls: int = 0
+    incomplete: str | None = None
+    """Why generation stopped short."""
     tries: int = 0
     recorded: bool = False
+    called: list[dict[str, Any]] = field(default_factory=list)
+    """The tool calls of this reply and of those it goes on from."""
 
     def elapsed_ms(self, now: float) -> int:
         """Return for how long it has been heard, by the clock."""
@@ -61,8 +66,15 @@ class Speech:
 
     @property
     def heard(self) -> str:
-        """What was heard of it when it was cut."""
-        return heard_prefix(self.words, self.heard_ms or 0)
+        """What was heard of it when it was cut; by the words asked for as long as none were generated."""
+        return heard_prefix(self.words or self.asked or "", self.heard_ms or 0)
+
+    def told(self, spoken: Spoken) -> Mapping[str, Any]:
+        """Add what became of it to its turn, and return what the history says."""
+        if self.turn is not None:
+            self.turn.spoken.append({"speech_id": self.id, **spoken.as_json()})
+        heard = {"asked": spoken.asked, "generated": spoken.generated, "heard_text": spoken.heard_text}
+        return {"role": "agent", "speech_id": self.id, **heard}
 
     def spoken(self, now: float, media: Media, *, failed: str | None, stale: bool) -> Spoken:
         """Return what became of it."""

@@ -1,0 +1,366 @@
+"""All sessions of a control plane: started, found again after a restart, reached by pages, operators and nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+from agentfield.errors import (
+    AgentFieldError,
+    CapabilityMissing,
+    Conflict,
+    LimitExceeded,
+    NotFound,
+    ProviderUnavailable,
+    SessionEnded,
+    Unavailable,
+)
+from agentfield.identity import digest
+from agentfield.ids import new_id
+from agentfield.plugins import PairSpec, Registry
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.provider import DirectAdapter
+from agentfield.wire.frames import SessionCommand, SessionDone, SessionStop
+from agentfield.wire.rest import StartRequest
+from agentfield_server.bus import Bus
+from agentfield_server.nodes import LinkHub, NodeLink
+from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.handlerline import answer_on
+from agentfield_server.sessions.recovery import read_snapshot
+from agentfield_server.sessions.runtime import SessionActor
+from agentfield_server.sessions.starting import Resolved, resolve_start
+from agentfield_server.sessions.times import SystemTime, Timekeeper
+from agentfield_server.sessions.tools import Executions
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession, SessionRow
+
+__all__ = ["Adapters", "Sessions"]
+
+_log = logging.getLogger("agentfield.sessions")
+_END_WAIT = 15.0
+_OFFER_WAIT = 60.0
+
+
+class Adapters(Protocol):
+    """Where adapters come from."""
+
+    async def get(self, pair: PairSpec) -> DirectAdapter:
+        """Return the adapter of a pair, entered on first use."""
+
+
+class Sessions:
+    """The live calls of this process.
+
+    Args:
+        store: What is kept.
+        engine: Who runs calls.
+        hub: The linked nodes; the sessions bind themselves to it.
+        bus: Takes live events.
+        registry: The pairs that are installed.
+        adapters: Where adapters come from.
+        time: The clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Executions,
+        hub: LinkHub,
+        bus: Bus,
+        *,
+        registry: Registry,
+        adapters: Adapters,
+        time: Timekeeper | None = None,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._hub = hub
+        self._bus = bus
+        self._registry = registry
+        self._adapters = adapters
+        self._time = time or SystemTime()
+        self._owner = new_id("node")
+        self._actors: dict[str, SessionActor] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        hub.bind_sessions(self)
+
+    # --- for the REST interface
+
+    async def start(
+        self, request: StartRequest, *, principal: str, idempotency: IdempotencyKey | None = None
+    ) -> tuple[SessionRow, SessionConfig]:
+        """Start a session that waits for its caller.
+
+        Raises:
+            AgentFieldError: It may not be started; the class says why (see `resolve_start`).
+        """
+        resolved = resolve_start(request, session_id=new_id("ses"), hub=self._hub, registry=self._registry)
+        await self._adapters.get(resolved.pair)
+        config = resolved.config
+        row, new = await self._create(request, resolved, principal, idempotency)
+        if not new:
+            return row, SessionConfig.model_validate(row.config)
+        self._spawn(row, config, resolved.pair)
+        return row, config
+
+    async def offer(self, session_id: str, sdp: str) -> str:
+        """Answer the SDP offer of a caller; a second offer ends the first call, the session goes on.
+
+        Raises:
+            NotFound: There is no such session.
+            SessionEnded: It is over.
+            ProviderError: The provider refused the call.
+        """
+        actor = await self._actor(session_id)
+        # the work goes on when the browser goes away in the middle, so that no call is left behind at the provider
+        work = self._task(actor.offer(sdp))
+        try:
+            return await asyncio.wait_for(asyncio.shield(work), _OFFER_WAIT)
+        except TimeoutError:
+            raise ProviderUnavailable(
+                f"the call was not made within {_OFFER_WAIT:g} s.", hint="try the call again"
+            ) from None
+
+    async def input_text(self, session_id: str, text: str) -> None:
+        """Take words that the caller typed; returns when they are committed.
+
+        Raises:
+            Conflict: The call is not live yet (code `not_live`).
+            CapabilityMissing: The pair takes no text.
+        """
+        actor = await self._actor(session_id)
+        board = actor.machine.board
+        if not board.capabilities.text_input:
+            raise CapabilityMissing(f"{actor.row.target} runs on a pair that takes no typed words.")
+        if board.over:
+            raise board.ended_error()
+        if not board.live:
+            raise Conflict(
+                f"session {session_id} is {board.state}; words can be typed once the call is live.", code="not_live"
+            )
+        await actor.ask(lambda: actor.feed(i.TextInput(text)))
+
+    async def end(self, session_id: str, reason: str) -> None:
+        """End a session; returns when that is committed. Ending twice is ending once."""
+        row = await self._store.get_session(session_id)
+        if row is not None and row.state == "ended":
+            return
+        actor = await self._actor(session_id)
+        actor.tell(i.EndSession(reason=reason))
+        try:
+            async with asyncio.timeout(_END_WAIT):
+                await actor.ended.wait()
+        except TimeoutError:
+            raise Unavailable(
+                f"session {session_id} is still ending after {_END_WAIT:g} s.",
+                code="still_ending",
+                hint=f"look again: af session show {session_id}",
+            ) from None
+
+    @contextmanager
+    def caller_attached(self, session_id: str) -> Iterator[None]:
+        """The caller's page listens to the session for as long as this is entered."""
+        actor = self._actors.get(session_id)
+        if actor is None:
+            yield
+            return
+        actor.attach_caller()
+        try:
+            yield
+        finally:
+            actor.detach_caller()
+
+    # --- the life of the process
+
+    async def recover(self) -> None:
+        """Take up every session that an earlier control plane left: resume it or end it with a reason."""
+        for known in await self._store.unfinished_sessions():
+            row = await self._store.take_session(known.id, owner=self._owner)
+            if row is not None:
+                await self._recover(row)
+
+    async def close(self) -> None:
+        """Let go of all sessions without ending them; idempotent."""
+        self._closing = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._actors.clear()
+
+    # --- for the hub: enqueue and return at once
+
+    async def session_command(self, link: NodeLink, frame: SessionCommand) -> None:
+        """A handler asks something of its session."""
+        actor = self._actors.get(frame.session_id)
+        if actor is None:
+            self._task(self._refuse(link, frame))
+        elif actor.full:
+            error = LimitExceeded("the session has too much to do already", hint="await what you asked for")
+            self._task(answer_on(link, frame, error))
+        else:
+            actor.tell(partial(actor.command, link, frame))
+
+    async def session_done(self, link: NodeLink, frame: SessionDone) -> None:
+        """A handler returned or raised."""
+        actor = self._actors.get(frame.session_id)
+        if actor is None:
+            self._task(answer_on(link, frame))
+        else:
+            actor.tell(partial(actor.done, link, frame))
+
+    async def node_linked(self, link: NodeLink) -> None:
+        """A node is there: handlers that wait are opened on it, handlers that are over are stopped."""
+        for session_id, epoch in link.hello.open_sessions:
+            actor = self._actors.get(session_id)
+            if actor is None or actor.machine.handler.epoch != epoch:
+                self._task(self._stop_stray(link, session_id, epoch))
+        for actor in list(self._actors.values()):
+            if actor.row.node_id == link.node_id:
+                actor.tell(partial(actor.node_linked, link))
+
+    async def node_lost(self, link: NodeLink) -> None:
+        """A node is gone."""
+        for actor in list(self._actors.values()):
+            if actor.row.node_id == link.node_id:
+                actor.tell(partial(actor.node_lost, link))
+
+    # --- inside
+
+    async def _create(
+        self, request: StartRequest, resolved: Resolved, principal: str, idempotency: IdempotencyKey | None
+    ) -> tuple[SessionRow, bool]:
+        config, run_id = resolved.config, new_id("run")
+        declared = config.declaration
+        session = NewSession(
+            id=config.session_id,
+            run_id=run_id,
+            target=request.target,
+            node_id=resolved.node_id,
+            caller=request.caller,
+            metadata=request.metadata,
+            config=config.model_dump(mode="json"),
+            declaration_hash=digest(declared.model_dump(mode="json")),
+            principal=principal,
+            idempotency=idempotency,
+        )
+        root = NewExecution(
+            id=new_id("exe"),
+            run_id=run_id,
+            kind="session",
+            target=request.target,
+            input={"caller": request.caller, "metadata": request.metadata},
+            session_id=config.session_id,
+            actor_id=request.caller,
+            status="running",
+        )
+        created = {
+            "target": request.target,
+            "provider": declared.provider,
+            "transport": declared.transport,
+            "model": config.model,
+            "voice": config.voice,
+            "floor": declared.floor,
+            "caller": request.caller,
+        }
+        events = (NewEvent(type="session.created", body=created),)
+        return await self._store.create_session(session, root, owner=self._owner, events=events)
+
+    def _spawn(
+        self, row: SessionRow, config: SessionConfig, pair: PairSpec, snapshot: i.Snapshot | None = None
+    ) -> SessionActor:
+        actor = SessionActor(
+            row,
+            config,
+            pair,
+            adapter=partial(self._adapters.get, pair),
+            store=self._store,
+            engine=self._engine,
+            hub=self._hub,
+            bus=self._bus,
+            time=self._time,
+            snapshot=snapshot,
+        )
+        self._actors[row.id] = actor
+        task = self._task(actor.run())
+        task.add_done_callback(lambda _: self._actors.pop(row.id, None))
+        return actor
+
+    async def _recover(self, row: SessionRow) -> None:
+        config = SessionConfig.model_validate(row.config)
+        try:
+            pair = self._registry.resolve(config.declaration.provider, config.declaration.transport)
+        except AgentFieldError as error:
+            await self._bury(row, error)
+            return
+        snapshot = await read_snapshot(self._store, row, now=self._time.epoch()) if row.live_at is not None else None
+        actor = self._spawn(row, config, pair, snapshot)
+        if row.state == "ending":
+            actor.tell(i.EndSession(reason=row.end_reason or "control_plane_restart", detail=row.end_detail))
+        elif row.call_ref is not None:
+            actor.tell(i.OfferAccepted())
+            self._task(actor.resume())
+
+    async def _bury(self, row: SessionRow, error: AgentFieldError) -> None:
+        """End a session whose adapter is not installed any more."""
+        detail = f"the control plane was restarted without its adapter: {error.message}"
+        body = {"state": "ended", "reason": "control_plane_restart", "detail": detail}
+        for execution in await self._store.open_executions(session_id=row.id):
+            if execution.kind in ("session", "turn"):
+                problem = error.to_problem()
+                await self._store.complete_execution(execution.id, attempt=None, status="cancelled", problem=problem)
+        await self._store.update_session(
+            row.id,
+            epoch=row.epoch,
+            state="ended",
+            end_reason="control_plane_restart",
+            end_detail=detail,
+            events=(NewEvent(type="session.state", body=body),),
+        )
+
+    async def _actor(self, session_id: str) -> SessionActor:
+        actor = self._actors.get(session_id)
+        if actor is not None:
+            return actor
+        raise await self._gone(session_id)
+
+    async def _gone(self, session_id: str) -> AgentFieldError:
+        row = await self._store.get_session(session_id)
+        if row is None:
+            return NotFound(f"There is no session {session_id!r}.", code="unknown_session", hint="af session list")
+        if row.state != "ended":
+            return Conflict(f"session {session_id} is driven by another control plane.", code="not_ours")
+        return SessionEnded(
+            f"session {session_id} is over: {row.end_reason}.",
+            hint=f"start another one: af session start {row.target}",
+            reason=row.end_reason or "ended",
+        )
+
+    async def _refuse(self, link: NodeLink, frame: SessionCommand) -> None:
+        await answer_on(link, frame, await self._gone(frame.session_id))
+
+    async def _stop_stray(self, link: NodeLink, session_id: str, epoch: int) -> None:
+        """Tell a node that a handler it still runs is not wanted any more."""
+        row = await self._store.get_session(session_id)
+        over = row is None or row.state == "ended"
+        reason = (row.end_reason if row is not None else None) or "ended" if over else "superseded"
+        try:
+            await link.send(SessionStop(session_id=session_id, epoch=epoch, reason=reason))
+        except AgentFieldError:
+            _log.debug("the node that runs a stray handler of %s is gone", session_id)
+
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, AgentFieldError):
+            _log.error("a task of the sessions failed", exc_info=error)

@@ -1,0 +1,93 @@
+"""What a session's log tells a control plane that takes it up: turns, calls, history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentfield_server.sessions.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import Execution, SessionRow
+
+__all__ = ["read_snapshot"]
+
+_PAGE = 500
+_HISTORY = 400
+
+
+@dataclass(slots=True)
+class _Log:
+    """What was gathered from the events."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    turns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    calls: dict[str, OpenCallSnapshot] = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+
+    def add(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Take one event."""
+        match kind:
+            case "turn.committed":
+                self.turns[body["turn_id"]] = body
+                self.history.append({"role": "caller", "turn_id": body["turn_id"], "text": body["text"]})
+            case "speech.ended" if body["generated"]:
+                said = {name: body[name] for name in ("speech_id", "asked", "generated", "heard_text")}
+                self.history.append({"role": "agent", **said})
+            case "tool.requested":
+                call_id = body["call_id"]
+                self.calls[call_id] = OpenCallSnapshot(
+                    call_id=call_id, target=body["target"], args=body.get("arguments", {})
+                )
+            case "tool.answered":
+                self.answered.add(body["call_id"])
+            case "tool.refused":
+                self.refused.add(body["call_id"])
+
+
+async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapshot:
+    """Gather what a machine needs to go on with a session.
+
+    Args:
+        store: Where the log is.
+        row: The session.
+        now: Seconds since the epoch.
+    """
+    log = _Log()
+    async for kind, body in _events(store, row.run_id):
+        log.add(kind, body)
+    open_turns = [x for x in await store.open_executions(session_id=row.id) if x.kind == "turn"]
+    return Snapshot(
+        handler_epoch=row.handler_epoch,
+        turns=row.turns,
+        tool_calls=len(log.calls),
+        live_for=max(0.0, now - row.live_at) if row.live_at is not None else 0.0,
+        open_turns=tuple(_turn(execution, log) for execution in open_turns),
+        open_calls=tuple(call for call_id, call in log.calls.items() if call_id not in log.answered),
+        call_ids=(*log.calls, *log.refused),
+        history=tuple(log.history[-_HISTORY:]),
+    )
+
+
+async def _events(store: Store, run_id: str) -> AsyncIterator[tuple[str, Mapping[str, Any]]]:
+    after = 0
+    while rows := await store.read_events(run_id, after=after, limit=_PAGE):
+        for row in rows:
+            yield row.type, json.loads(row.canonical)["body"]
+            after = row.seq
+
+
+def _turn(execution: Execution, log: _Log) -> OpenTurnSnapshot:
+    known = execution.input if isinstance(execution.input, dict) else {}
+    told = log.turns.get(execution.id, known)
+    text = told.get("text")
+    missing = told.get("text_missing") or (None if text is not None else "control_plane_restart")
+    return OpenTurnSnapshot(
+        turn_id=execution.id,
+        item=str(known.get("item", execution.id)),
+        number=int(known.get("number", 0)),
+        text=text,
+        text_missing=missing,
+    )

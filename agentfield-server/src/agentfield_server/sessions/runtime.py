@@ -1,0 +1,394 @@
+"""One session at work: a task that feeds the machine from a bounded inbox and carries its effects out in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from agentfield.errors import AgentFieldError, Conflict, Forbidden, ProviderUnavailable, SessionEnded
+from agentfield.ids import new_id
+from agentfield.plugins.spec import PairSpec
+from agentfield.realtime.commands import CancelReply
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.provider import CallRef, DirectAdapter
+from agentfield.wire.frames import SessionCommand, SessionDone
+from agentfield_server.bus import Bus
+from agentfield_server.nodes import LinkHub, NodeLink
+from agentfield_server.sessions import effects as e
+from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.callline import CallLine, FromCall
+from agentfield_server.sessions.handlerline import HandlerLine, answer_on, parse_command
+from agentfield_server.sessions.ledger import Fenced, Ledger
+from agentfield_server.sessions.machine import SessionMachine
+from agentfield_server.sessions.times import Timekeeper
+from agentfield_server.sessions.tools import Executions, ToolRunner
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import SessionRow
+
+__all__ = ["SessionActor"]
+
+_log = logging.getLogger("agentfield.sessions")
+_INBOX = 2000
+_LAST_RESORT = 5.0
+
+T = TypeVar("T")
+Task = Callable[[], Awaitable[None]]
+
+
+class SessionActor:
+    """Drives one session.
+
+    Args:
+        row: The session as this process owns it.
+        config: Its frozen configuration.
+        pair: The row of the matrix that carries it.
+        adapter: Returns the pair's adapter.
+        store: What is kept.
+        engine: Who runs calls.
+        hub: The linked nodes.
+        bus: Takes live events.
+        time: The clock.
+        snapshot: What to go on from after a restart, None for a new call.
+    """
+
+    def __init__(
+        self,
+        row: SessionRow,
+        config: SessionConfig,
+        pair: PairSpec,
+        *,
+        adapter: Callable[[], Awaitable[DirectAdapter]],
+        store: Store,
+        engine: Executions,
+        hub: LinkHub,
+        bus: Bus,
+        time: Timekeeper,
+        snapshot: i.Snapshot | None = None,
+    ) -> None:
+        self._pair = pair
+        self._store = store
+        self._engine = engine
+        self._bus = bus
+        self._time = time
+        self._inbox: deque[i.Input | FromCall | Task] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stopped = False
+        self.ended = asyncio.Event()
+        """Set when the end is committed."""
+        self._callers = 0
+        self._asked: set[asyncio.Future[Any]] = set()
+        now = time.monotonic()
+        self.machine = SessionMachine(
+            config,
+            capabilities=pair.capabilities,
+            media=pair.media,
+            ids=new_id,
+            now=now,
+            offset=time.epoch() - now,
+            snapshot=snapshot,
+        )
+        self._ledger = Ledger(store, row)
+        self._call = CallLine(adapter, config, put=self._put, tell=self.tell)
+        self._call.ref = row.call_ref
+        self._handler = HandlerLine(hub, row)
+        self._tools = ToolRunner(engine, row, self._put_input)
+        self._offering = asyncio.Lock()
+
+    @property
+    def row(self) -> SessionRow:
+        """The session as last stored."""
+        return self._ledger.row
+
+    # --- what others ask
+
+    def tell(self, item: i.Input | Task) -> None:
+        """Enqueue without waiting, for who must not wait."""
+        if not self._stopped:
+            self._inbox.append(item)
+            self._wake.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether more waits than should."""
+        return len(self._inbox) >= _INBOX
+
+    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run something between two inputs and return what it returns.
+
+        Raises:
+            SessionEnded: The session was let go before it came to that.
+        """
+        if self._stopped:
+            raise self.machine.board.ended_error()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                value = await work()
+            except AgentFieldError as error:
+                _fail(future, error)
+            except BaseException:
+                _fail(future, self.machine.board.ended_error())
+                raise
+            else:
+                if not future.done():
+                    future.set_result(value)
+
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
+        self.tell(run)
+        return await future
+
+    async def offer(self, sdp: str) -> str:
+        """Create a call from an offer, attach to it, and return the answer; an earlier call is ended.
+
+        Raises:
+            SessionEnded: The session is over.
+            ProviderError: The provider refused.
+            ProviderUnavailable: It did not answer in time, or the sideband could not be attached.
+        """
+        async with self._offering:
+            if self.machine.board.over:
+                raise self.machine.board.ended_error()
+            answer, ref = await self._call.negotiate(sdp)
+            await self.ask(lambda: self._new_call(ref))
+            await self._call.attach(ref)
+            if self.machine.board.over or self._stopped:
+                await self._call.hang_up()
+                raise self.machine.board.ended_error()
+            return answer
+
+    async def resume(self) -> None:
+        """Attach to the call that an earlier control plane had made, or end the session."""
+        ref = self._call.ref
+        try:
+            if ref is None or self._pair.capabilities.resumption != "attach":
+                raise ProviderUnavailable("the call cannot be attached to again")
+            await self._call.attach(ref)
+        except (AgentFieldError, OSError) as error:
+            _log.warning("session %s could not be resumed: %s", self.row.id, error)
+            detail = "the control plane was restarted and the call could not be taken up again"
+            self.tell(i.EndSession(reason="control_plane_restart", detail=detail))
+
+    async def feed(self, event: i.Input) -> None:
+        """Feed the machine and carry out what it asks; for use inside the task of the session."""
+        await self._perform(self.machine.feed(event, self._time.monotonic()))
+
+    def attach_caller(self) -> None:
+        """A stream of the caller's page was opened."""
+        self._callers += 1
+        if self._callers == 1:
+            self.tell(i.CallerPresent())
+
+    def detach_caller(self) -> None:
+        """A stream of the caller's page was closed."""
+        self._callers -= 1
+        if self._callers == 0:
+            self.tell(i.CallerGone())
+
+    # --- frames of nodes, enqueued by the manager
+
+    async def command(self, link: NodeLink, frame: SessionCommand) -> None:
+        """A handler's command."""
+        if link.node_id != self.row.node_id:
+            await answer_on(link, frame, Forbidden("this session belongs to another node", code="foreign_session"))
+        elif frame.epoch != self.machine.handler.epoch:
+            error = Conflict("this run of the handler is over; another one has the session", code="stale_handler")
+            await answer_on(link, frame, error)
+        elif frame.command == "set_state":
+            await self._ledger.handler_state(dict(frame.args.get("state") or {}))
+            await answer_on(link, frame)
+        elif frame.command == "listen":
+            self._handler.listening = True
+            await answer_on(link, frame)
+        else:
+            command = parse_command(frame)
+            if isinstance(command, AgentFieldError):
+                await answer_on(link, frame, command)
+            else:
+                await self.feed(command)
+
+    async def done(self, link: NodeLink, frame: SessionDone) -> None:
+        """A run of the handler is over; the node may forget it once that is committed."""
+        if link.node_id == self.row.node_id and frame.epoch == self.machine.handler.epoch:
+            self._handler.finished()
+            await self.feed(i.HandlerDone(frame.epoch, frame.problem))
+        await answer_on(link, frame)
+
+    async def node_linked(self, link: NodeLink) -> None:
+        """A node is there."""
+        news = await self._handler.linked(link)
+        if news is not None:
+            await self.feed(news)
+
+    async def node_lost(self, link: NodeLink) -> None:
+        """A node is gone."""
+        news = self._handler.lost(link)
+        if news is not None:
+            await self.feed(news)
+
+    # --- the task
+
+    async def run(self) -> None:
+        """Work until the session is over and its grace has passed; when cancelled, let go of everything."""
+        try:
+            await self._perform(self.machine.tick(self._time.monotonic()))
+            while not self._stopped:
+                await self._step()
+        except Fenced:
+            _log.warning("session %s is let go: another control plane has it", self.row.id)
+        except Exception:  # noqa: BLE001 - one session's failure must end that session, with a reason, and no other
+            _log.exception("session %s failed and is ended", self.row.id)
+            await self._last_resort()
+        finally:
+            self._stopped = True
+            self._room.set()
+            for future in list(self._asked):
+                _fail(future, self.machine.board.ended_error())
+            await self._tools.close()
+            await self._call.let_go()
+
+    async def _step(self) -> None:
+        if not self._inbox:
+            self._wake.clear()
+            await self._time.wait(self._wake, self.machine.next_deadline())
+        if not self._inbox:
+            await self._perform(self.machine.tick(self._time.monotonic()))
+            return
+        item = self._inbox.popleft()
+        self._room.set()
+        match item:
+            case FromCall():
+                if item.generation == self._call.generation:
+                    await self.feed(item.event)
+            case _ if callable(item):
+                await item()
+            case _:
+                await self.feed(item)
+
+    async def _put(self, item: FromCall) -> None:
+        await self._wait_for_room()
+        if not self._stopped:
+            self._inbox.append(item)
+            self._wake.set()
+
+    async def _put_input(self, item: i.Input) -> None:
+        await self._wait_for_room()
+        self.tell(item)
+
+    async def _wait_for_room(self) -> None:
+        while self.full and not self._stopped:
+            self._room.clear()
+            await self._room.wait()
+
+    async def _new_call(self, ref: CallRef) -> None:
+        """Commit how to find a new call; the one before it is ended."""
+        if self.machine.board.over:
+            await self._call.end(ref)
+            raise self.machine.board.ended_error()
+        before = self._call.ref
+        await self._call.let_go()
+        self._call.ref = ref
+        await self.feed(i.OfferAccepted())
+        if before is not None and before != ref:
+            await self._call.end(before)
+
+    async def _last_resort(self) -> None:
+        """The machine cannot be trusted any more: hang up and write the end by hand."""
+        reason = self.machine.board.reason or "provider_error"
+        detail = self.machine.board.detail or "the control plane failed in this session"
+        try:
+            async with asyncio.timeout(_LAST_RESORT):
+                await self._call.hang_up()
+                await self._ledger.close_root(reason, detail)
+                await self._ledger.state(e.SetState(state="ended", reason=reason, detail=detail), None)
+        except (AgentFieldError, Fenced, TimeoutError) as error:
+            _log.error("the end of session %s could not be stored: %s", self.row.id, error)
+        self.ended.set()
+
+    # --- effects
+
+    async def _perform(self, effects: list[e.Effect]) -> None:
+        for effect in effects:
+            await self._do(effect)
+        await self._ledger.flush()
+
+    async def _do(self, effect: e.Effect) -> None:
+        match effect:
+            case e.Record():
+                self._ledger.note(effect)
+                if effect.type == "warning":
+                    await self._handler.event({"type": "warning", **effect.body})
+            case e.Live():
+                self._bus.publish(f"live:{self.row.id}", dict(effect.body))
+                await self._handler.event(effect.body)
+            case e.SendCommand():
+                if not isinstance(effect.command, CancelReply):
+                    await self._ledger.flush()
+                await self._call.send(effect.command)
+            case e.OpenTurn():
+                await self._ledger.open_turn(effect)
+            case e.CloseTurn():
+                await self._ledger.close_turn(effect)
+            case e.RunTool() | e.CancelTool():
+                await self._tool(effect)
+            case e.OpenHandler() | e.StopHandler():
+                await self._run_handler(effect)
+            case e.HangUp() | e.SetState() | e.Ended() | e.Finished():
+                await self._change(effect)
+            case _:
+                await self._ledger.flush()
+                await self._handler.answer(effect)
+
+    async def _tool(self, effect: e.RunTool | e.CancelTool) -> None:
+        if isinstance(effect, e.RunTool):
+            # begun first, so that both commits travel together; the store keeps their order
+            self._tools.run(effect)
+            await self._ledger.flush()
+        else:
+            await self._ledger.flush()
+            await self._tools.cancel(effect.call_id, "the caller interrupted")
+
+    async def _run_handler(self, effect: e.OpenHandler | e.StopHandler) -> None:
+        if isinstance(effect, e.StopHandler):
+            await self._ledger.flush()
+            await self._handler.stop(effect)
+            return
+        await self._ledger.handler_epoch(effect.epoch)
+        state, history = self.row.handler_state, self.machine.board.history
+        if await self._handler.open(effect, state=state, history=history):
+            self.tell(i.HandlerOpened(effect.epoch))
+
+    async def _change(self, effect: e.HangUp | e.SetState | e.Ended | e.Finished) -> None:
+        match effect:
+            case e.HangUp():
+                await self._ledger.flush()
+                await self._call.hang_up()
+            case e.SetState():
+                await self._ledger.state(effect, self._call.ref)
+                if effect.state == "ended":
+                    self.ended.set()
+            case e.Ended():
+                await self._cancel_undispatched()
+                await self._ledger.close_root(effect.reason, effect.detail)
+            case e.Finished():
+                self._stopped = True
+
+    async def _cancel_undispatched(self) -> None:
+        """Tools that nobody has begun are not begun any more."""
+        for execution in await self._store.open_executions(session_id=self.row.id):
+            if execution.kind == "tool" and execution.status == "queued":
+                try:
+                    await self._engine.cancel(execution.id, "the session ended")
+                except AgentFieldError as error:
+                    _log.warning("%s of session %s was not cancelled: %s", execution.id, self.row.id, error.message)
+
+
+def _fail(future: asyncio.Future[T], error: AgentFieldError | SessionEnded) -> None:
+    if not future.done():
+        future.set_exception(error)

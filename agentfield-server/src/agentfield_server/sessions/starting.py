@@ -1,0 +1,160 @@
+"""Everything that is checked before a session exists: target, node, pair, names, tools, options. Refusals say what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from agentfield.errors import AgentFieldError, CapabilityMissing, InvalidInput, NodeNotConnected, NotFound
+from agentfield.plugins import Names, PairSpec, Registry
+from agentfield.plugins.matrix import needs_of
+from agentfield.plugins.registry import load_attribute
+from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
+from agentfield.wire.frames import FunctionSpec
+from agentfield.wire.rest import StartRequest
+from agentfield_server.nodes import LinkHub
+
+__all__ = ["Resolved", "resolve_start"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A session that may be started."""
+
+    config: SessionConfig
+    pair: PairSpec
+    node_id: str
+
+
+def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, registry: Registry) -> Resolved:
+    """Check a request to start a session and freeze its configuration.
+
+    Raises:
+        NotFound: No node declares the target (code `unknown_session`).
+        NodeNotConnected: Its node is away.
+        InvalidInput: The request, or a name in the declaration, does not fit; the message says what is available.
+        PluginError: The pair is not there or cannot do what the session declares.
+    """
+    declaration = _declared(request.target, hub)
+    node_id = request.target.partition(".")[0]
+    _check_linked(request.target, node_id, hub)
+    for name in ("provider", "transport", "model", "voice"):
+        _check_same(name, getattr(request, name), getattr(declaration, name), request.target)
+    pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
+    if pair.media != "direct":
+        raise CapabilityMissing(
+            f"{pair.name} is declared, but this control plane cannot carry {pair.media} media yet.",
+            hint=f"use a pair with direct media: {_direct(registry)}",
+        )
+    _check_options(declaration, pair)
+    provider = registry.provider(declaration.provider)
+    model = _named("model", request.model or declaration.model, provider.models, declaration.provider)
+    if model is None:
+        raise InvalidInput(
+            f"{request.target} names no model and {declaration.provider} has no default.",
+            code="model_missing",
+            hint='say which: @app.session(..., model="...")',
+            field="model",
+        )
+    config = SessionConfig(
+        session_id=session_id,
+        target=request.target,
+        declaration=declaration,
+        model=model,
+        voice=_named("voice", request.voice or declaration.voice, provider.voices, declaration.provider),
+        transcription=declaration.transcription or pair.capabilities.default_transcription,
+        tools=tuple(_tool(target, request.target, hub.functions()) for target in declaration.tools),
+    )
+    return Resolved(config, pair, node_id)
+
+
+def _declared(target: str, hub: LinkHub) -> SessionDeclaration:
+    known = hub.sessions()
+    if target in known:
+        return known[target]
+    near = difflib.get_close_matches(target, known, n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    raise NotFound(
+        f"No node declares the session {target!r}.{meant} Known sessions: {_listed(known)}.",
+        code="unknown_session",
+        hint="start the agent that declares it: af run FILE",
+        target=target,
+    )
+
+
+def _check_linked(target: str, node_id: str, hub: LinkHub) -> None:
+    if hub.links(node_id) or hub.recently_linked(node_id):
+        return
+    raise NodeNotConnected(
+        f"{target} is declared by the node {node_id!r}, which is not connected.",
+        hint=f"start the node again: af run FILE (the one with Agent({node_id!r}))",
+        node_id=node_id,
+    )
+
+
+def _check_same(name: str, asked: str | None, declared: str | None, target: str) -> None:
+    if asked is None or declared is None or asked == declared:
+        return
+    raise InvalidInput(
+        f"The start asks for {name} {asked!r}, but {target} is registered with {name} {declared!r}; nothing is switched silently.",
+        code="declaration_mismatch",
+        hint=f"leave --{name} away, or change {name}={declared!r} in @app.session(...)",
+        field=name,
+    )
+
+
+def _named(what: str, name: str | None, names: Names, provider: str) -> str | None:
+    wanted = name or names.default
+    if wanted is None or not names.closed or wanted in names.known:
+        return wanted
+    raise InvalidInput(
+        f"{provider} has no {what} {wanted!r}. Available: {_listed(names.known)}.",
+        code=f"unknown_{what}",
+        hint=f"use one of the available {what}s in @app.session(..., {what}=...)",
+        field=what,
+        available=sorted(names.known),
+    )
+
+
+def _tool(target: str, session: str, functions: Mapping[str, FunctionSpec]) -> ToolSpec:
+    spec = functions.get(target)
+    if spec is None:
+        raise InvalidInput(
+            f"{session} lists the tool {target!r}, which no known node exposes. Known targets: {_listed(functions)}.",
+            code="unknown_tool",
+            hint="start the node that exposes it, or correct tools=[...]",
+            field="tools",
+            target=target,
+        )
+    return ToolSpec(
+        target=target, description=spec.description, parameters=spec.input_schema, on_interrupt=spec.on_interrupt
+    )
+
+
+def _check_options(declaration: SessionDeclaration, pair: PairSpec) -> None:
+    if pair.options is None:
+        if declaration.options:
+            raise InvalidInput(f"{pair.name} takes no options; given: {_listed(declaration.options)}.", field="options")
+        return
+    try:
+        load_attribute(pair.options).model_validate(declaration.options)
+    except ValidationError as error:
+        raise _bad_options(pair, error) from error
+
+
+def _bad_options(pair: PairSpec, error: ValidationError) -> AgentFieldError:
+    first: Any = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return InvalidInput(f"The option {field!r} of {pair.name}: {first['msg']}.", field=f"options.{field}")
+
+
+def _direct(registry: Registry) -> str:
+    return _listed(pair.name for pair, _ in registry.pairs() if pair.media == "direct")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

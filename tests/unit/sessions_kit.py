@@ -1,0 +1,280 @@
+"""A control plane's sessions with a real store, engine and hub; a provider that the test plays; a clock that it turns."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agentfield.errors import AgentFieldError, NotFound
+from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, Registry, hookimpl
+from agentfield.realtime.commands import Command, Reply, Say
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.events import (
+    Event,
+    PlayoutStarted,
+    PlayoutStopped,
+    ReplyEnded,
+    ReplyStarted,
+    SessionClosed,
+    SessionReady,
+    TurnCommitted,
+    TurnStarted,
+    TurnTranscript,
+)
+from agentfield.realtime.provider import Answer, CallRef
+from agentfield.wire.rest import StartRequest
+from agentfield_server.bus import Bus
+from agentfield_server.engine import Engine
+from agentfield_server.nodes import LinkHub
+from agentfield_server.sessions import Sessions
+from agentfield_server.store.records import EventRow, Execution
+from agentfield_server.store.sqlite import SqliteStore
+from unit.scripted_node import Node
+from unit.waiting import until, until_async
+
+__all__ = ["Acme", "Adapter", "HandTime", "Node", "Plane", "Provider", "plane", "until", "until_async"]
+
+PAIR = PairSpec(
+    provider="acme",
+    transport="webrtc",
+    factory="unused:unused",
+    media="direct",
+    capabilities=Capabilities(
+        say="best_effort",
+        floors=frozenset({"handler", "model"}),
+        turn_detection=frozenset({"server_vad", "manual"}),
+        modalities=frozenset({"audio", "text"}),
+        tools="async",
+        caller_transcript="final",
+        default_transcription="ears-1",
+        interruption="server",
+        text_input=True,
+        resumption="attach",
+        limits=frozenset({"duration", "idle", "turns", "tool_calls"}),
+    ),
+)
+
+
+class Acme:
+    """A plugin with one pair and closed names."""
+
+    @hookimpl
+    def agentfield_manifest(self) -> Manifest:
+        return Manifest(
+            api=(1, 0),
+            providers=(
+                ProviderInfo(
+                    name="acme",
+                    title="Acme",
+                    models=Names(known=("m-1", "m-2"), closed=True, default="m-1"),
+                    voices=Names(known=("v-1",), closed=True, default="v-1"),
+                ),
+            ),
+            pairs=(PAIR,),
+        )
+
+
+class HandTime:
+    """A clock that only `advance` moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self._ticks: set[asyncio.Event] = set()
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def epoch(self) -> float:
+        return time.time()
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        for tick in self._ticks:
+            tick.set()
+
+    async def wait(self, event: asyncio.Event, until: float | None) -> None:
+        tick = asyncio.Event()
+        self._ticks.add(tick)
+        try:
+            while not event.is_set() and (until is None or self.now < until):
+                tick.clear()
+                await first(event.wait(), tick.wait())
+        finally:
+            self._ticks.discard(tick)
+
+
+async def first(*works: Awaitable[Any]) -> None:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Provider:
+    """A provider's session that the test plays."""
+
+    def __init__(self, call: str) -> None:
+        self.call = call
+        self.sent: list[Command] = []
+        self.closed = False
+        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._items = itertools.count(1)
+
+    async def send(self, command: Command) -> None:
+        self.sent.append(command)
+
+    async def events(self) -> AsyncIterator[Event]:
+        while (event := await self._events.get()) is not None:
+            yield event
+
+    async def close(self) -> None:
+        self.closed = True
+        self._events.put_nowait(None)
+
+    def tell(self, *events: Event) -> None:
+        for event in events:
+            self._events.put_nowait(event)
+
+    def caller_says(self, text: str) -> None:
+        item = f"{self.call}-i{next(self._items)}"
+        self.tell(TurnStarted(item=item), TurnCommitted(item=item), TurnTranscript(item=item, text=text))
+
+    async def asked(self, kind: type[Command], count: int = 1) -> Any:
+        """Wait for the nth command of a kind and return it."""
+        await until(lambda: len([c for c in self.sent if isinstance(c, kind)]) >= count)
+        return [c for c in self.sent if isinstance(c, kind)][count - 1]
+
+    async def speaks(self, count: int = 1, text: str | None = None) -> str:
+        """Speak the nth say or reply that was asked for, to the end."""
+        await until(lambda: len([c for c in self.sent if isinstance(c, Say | Reply)]) >= count)
+        command = [c for c in self.sent if isinstance(c, Say | Reply)][count - 1]
+        words = text or (command.text if isinstance(command, Say) else "an answer")
+        reply = f"r-{command.id}"
+        self.tell(
+            ReplyStarted(reply=reply, command=command.id),
+            PlayoutStarted(reply=reply),
+            ReplyEnded(reply=reply, command=command.id, text=words, audio=True),
+            PlayoutStopped(reply=reply),
+        )
+        return words
+
+
+class Adapter:
+    """A direct adapter whose provider is the test; its calls outlive control planes."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Provider] = {}
+        self.alive: set[str] = set()
+        self.hung_up: list[str] = []
+        self.ready: SessionReady | None = SessionReady(model="m-1", voice="v-1")
+        self.refuse: AgentFieldError | None = None
+        self.refuse_attach: AgentFieldError | None = None
+
+    async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
+        if self.refuse is not None:
+            raise self.refuse
+        call = f"call{len(self.calls) + 1}"
+        self.calls[call] = Provider(call)
+        self.alive.add(call)
+        return Answer(sdp=f"answer to {offer}", ref={"call_id": call})
+
+    async def attach(self, ref: CallRef, config: SessionConfig) -> Provider:
+        call = ref["call_id"]
+        if self.refuse_attach is not None:
+            raise self.refuse_attach
+        if call not in self.alive:
+            raise NotFound("there is no such call")
+        provider = self.calls[call]
+        if provider.closed:  # attached anew
+            self.calls[call] = provider = Provider(call)
+        if self.ready is not None:
+            provider.tell(self.ready)
+        return provider
+
+    async def hang_up(self, ref: CallRef) -> None:
+        self.alive.discard(ref["call_id"])
+        self.hung_up.append(ref["call_id"])
+        self.calls[ref["call_id"]].tell(SessionClosed(reason="closed"))
+
+    async def get(self, pair: PairSpec) -> Adapter:
+        return self
+
+
+class Plane:
+    """One control plane's rooms below the REST interface."""
+
+    def __init__(self, store: SqliteStore, sessions: Sessions, hub: LinkHub, bus: Bus, clock: HandTime) -> None:
+        self.store = store
+        self.sessions = sessions
+        self.hub = hub
+        self.bus = bus
+        self.clock = clock
+        self.url = ""
+
+    async def start(self, **fields: Any) -> str:
+        row, _ = await self.sessions.start(StartRequest(target="desk.voice", caller="ann", **fields), principal="op")
+        return row.id
+
+    async def row(self, session_id: str) -> Any:
+        return await self.store.get_session(session_id)
+
+    async def state(self, session_id: str, state: str) -> Any:
+        """Wait until a session is stored in a state."""
+
+        async def reached() -> Any:
+            row = await self.store.get_session(session_id)
+            return row if row is not None and row.state == state else None
+
+        return await until_async(reached)
+
+    async def events(self, session_id: str) -> list[EventRow]:
+        row = await self.row(session_id)
+        return await self.store.read_events(row.run_id)
+
+    async def recorded(self, session_id: str, kind: str) -> list[dict[str, Any]]:
+        return [json.loads(event.canonical)["body"] for event in await self.events(session_id) if event.type == kind]
+
+    async def executions(self, session_id: str) -> list[Execution]:
+        row = await self.row(session_id)
+        return await self.store.list_executions(row.run_id)
+
+
+@asynccontextmanager
+async def plane(folder: Path, adapter: Adapter) -> AsyncIterator[Plane]:
+    """Run the rooms of a control plane; the folder outlives it."""
+    async with AsyncExitStack() as stack:
+        bus, clock = Bus(), HandTime()
+        store = SqliteStore(folder / "agentfield.db", on_commit=lambda rows: publish(bus, rows), clock=time.time)
+        await store.open()
+        stack.push_async_callback(store.close)
+        hub = LinkHub(store, clock=time.time)
+        engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
+        sessions = Sessions(store, engine, hub, bus, registry=Registry.of([Acme()]), adapters=adapter, time=clock)
+        stack.push_async_callback(sessions.close)
+        made = Plane(store, sessions, hub, bus, clock)
+        await sessions.recover()
+        app = web.Application()
+        app.router.add_get("/api/v1/nodes/link", hub.handle)
+        server = TestServer(app)
+        await server.start_server()
+        stack.push_async_callback(server.close)
+        stack.push_async_callback(hub.close)
+        made.url = str(server.make_url("/api/v1/nodes/link"))
+        yield made
+
+
+def publish(bus: Bus, rows: list[EventRow]) -> None:
+    for row in rows:
+        bus.publish(f"run:{row.run_id}", [row])

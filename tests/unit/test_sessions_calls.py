@@ -1,0 +1,332 @@
+"""One call through sessions, store, engine and node link: what a handler, a page and an operator see."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfield.errors import (
+    Conflict,
+    NotFound,
+    ProviderError,
+    ProviderUnavailable,
+    SessionEnded,
+)
+from agentfield.identity import NodeKey
+from agentfield.realtime.commands import Reply, SendToolResult
+from agentfield.realtime.events import (
+    ReplyEnded,
+    ReplyStarted,
+    SessionClosed,
+    SessionReady,
+    ToolRequested,
+)
+from unit.sessions_kit import Adapter, Node, Plane, Provider, plane, until, until_async
+
+
+@pytest.fixture
+def adapter() -> Adapter:
+    return Adapter()
+
+
+@pytest.fixture
+async def here(tmp_path: Path, adapter: Adapter) -> AsyncIterator[Plane]:
+    async with plane(tmp_path, adapter) as made:
+        yield made
+
+
+def make_node(here: Plane, **declared: Any) -> Node:
+    node = Node(NodeKey.generate(), here.url, **declared)
+    node.functions["look"] = lambda given: {"found": given}
+    return node
+
+
+@pytest.fixture
+async def node(here: Plane) -> AsyncIterator[Node]:
+    made = await make_node(here).link()
+    yield made
+    await made.drop()
+
+
+async def live(here: Plane, adapter: Adapter, **fields: Any) -> tuple[str, Provider]:
+    """Start a session and connect its caller."""
+    session_id = await here.start(**fields)
+    await here.sessions.offer(session_id, "offer")
+    await here.state(session_id, "live")
+    await until_async(lambda: here.recorded(session_id, "handler.started"))
+    return session_id, list(adapter.calls.values())[-1]
+
+
+async def test_a_turn_from_end_to_end(here: Plane, node: Node, adapter: Adapter) -> None:
+    """Input, call, say: the tree has session, turn and call under their parents, the log tells it in order."""
+    session_id, provider = await live(here, adapter)
+    opened = await node.opened(1)
+    assert (opened.caller, opened.resumed, opened.context.session_id) == ("ann", False, session_id)
+    provider.caller_says("where is order 427")
+    turn = await node.turn()
+    assert turn["text"] == "where is order 427"
+    answer = await node.answer(await node.command("call", target="desk.look", input={"order": 427}))
+    assert answer.value == {"found": {"order": 427}}
+    say = await node.command("say", text="It is on its way.")
+    await provider.speaks()
+    spoken = (await node.answer(say)).value
+    assert (spoken["verbatim"], spoken["heard_text"], spoken["failed"]) == (True, "It is on its way.", None)
+    await node.done()
+    await node.opened(2)
+    await here.sessions.end(session_id, "operator")
+
+    root, turn_row, call = await here.executions(session_id)
+    assert [(x.kind, x.status) for x in (root, turn_row, call)] == [
+        ("session", "succeeded"),
+        ("turn", "succeeded"),
+        ("call", "succeeded"),
+    ]
+    assert (turn_row.id, turn_row.parent_id, call.parent_id) == (turn["id"], root.id, turn["id"])
+    assert node.invoked[0].context.session_id == session_id
+    kinds = [event.type for event in await here.events(session_id)]
+    wanted = [
+        "session.created",
+        "provider.attached",
+        "handler.started",
+        "turn.committed",
+        "speech.started",
+        "speech.ended",
+    ]
+    assert [kind for kind in kinds if kind in wanted] == [*wanted, "handler.started"]
+    assert kinds[-1] == "session.state"
+    assert [body["state"] for body in await here.recorded(session_id, "session.state")] == [
+        "connecting",
+        "live",
+        "ending",
+        "ended",
+    ]
+    row = await here.row(session_id)
+    assert (row.end_reason, row.turns, row.handler_epoch) == ("operator", 1, 2)
+    assert adapter.hung_up == ["call1"]
+    assert (await node.stopped()).reason == "operator"
+
+
+async def test_model_tools_run_under_the_turn(here: Plane, adapter: Adapter) -> None:
+    """On the model floor a listed tool runs on its node under the turn, an unlisted one never does."""
+    node = await make_node(here, floor="model", tools=("desk.look",)).link()
+    session_id, provider = await live(here, adapter)
+    provider.caller_says("look it up")
+    provider.tell(ReplyStarted(reply="r1"))
+    provider.tell(ToolRequested(call_id="c1", name="desk.look", arguments='{"a":1}', reply="r1"))
+    provider.tell(ToolRequested(call_id="c2", name="desk.steal", arguments="{}", reply="r1"))
+    provider.tell(ReplyEnded(reply="r1", tools=2))
+    await provider.asked(SendToolResult, 2)
+    outputs = {c.call_id: c.output for c in provider.sent if isinstance(c, SendToolResult)}
+    assert outputs["c1"] == '{"found":{"a":1}}'
+    assert "not_listed" in outputs["c2"]
+    await provider.asked(Reply)
+    tools = [x for x in await here.executions(session_id) if x.kind == "tool"]
+    turn = next(x for x in await here.executions(session_id) if x.kind == "turn")
+    assert [(x.target, x.parent_id, x.status) for x in tools] == [("desk.look", turn.id, "succeeded")]
+    assert [body["why"] for body in await here.recorded(session_id, "tool.refused")] == ["not_listed"]
+    assert len(node.invoked) == 1
+    await node.drop()
+
+
+async def test_call_of_an_unknown_target_is_told_to_the_handler(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A call that cannot be run raises in the handler with the engine's own reason; the call goes on."""
+    session_id, _ = await live(here, adapter)
+    await node.opened(1)
+    answer = await node.answer(await node.command("call", target="desk.nothing", input={}))
+    assert answer.problem["code"] == "unknown_target"
+    assert (await here.row(session_id)).state == "live"
+
+
+async def test_bad_commands_are_refused(here: Plane, node: Node, adapter: Adapter) -> None:
+    """Commands with bad arguments, and of another run, are refused with a reason."""
+    await live(here, adapter)
+    await node.opened(1)
+    assert (await node.answer(await node.command("say"))).problem["code"] == "invalid_input"
+    assert (await node.answer(await node.command("call", target="x", input=[1]))).problem["code"] == "invalid_input"
+    node.epoch = 7
+    for command in ("input", "listen", "set_state"):
+        assert (await node.answer(await node.command(command))).problem["code"] == "stale_handler"
+
+
+async def test_state_and_events_of_a_handler(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A handler's state is stored, and it hears the events it listens to."""
+    session_id, provider = await live(here, adapter)
+    await node.opened(1)
+    await node.answer(await node.command("set_state", state={"step": 2}))
+    await node.answer(await node.command("listen"))
+    provider.caller_says("hello")
+    await until(lambda: [event for event in node.events() if event["type"] == "turn.transcript"])
+    assert (await here.row(session_id)).handler_state == {"step": 2}
+
+
+async def test_live_events_reach_pages(here: Plane, node: Node, adapter: Adapter) -> None:
+    """Those who watch are told what happens as it happens, with the speech it belongs to."""
+    session_id, provider = await live(here, adapter)
+    await node.opened(1)
+    with here.bus.subscribe(f"live:{session_id}") as live_events:
+        await node.command("say", text="hello")
+        await provider.speaks()
+        async with asyncio.timeout(5):
+            body: Any = await anext(live_events)
+    assert body["type"] == "reply.started"
+    assert body["speech_id"].startswith("spk_")
+
+
+async def test_typed_words(here: Plane, node: Node, adapter: Adapter) -> None:
+    """Typed words are a turn once the call is live, and refused before and after."""
+    session_id = await here.start()
+    with pytest.raises(Conflict, match="words can be typed once the call is live"):
+        await here.sessions.input_text(session_id, "too early")
+    await here.sessions.offer(session_id, "offer")
+    await here.state(session_id, "live")
+    await here.sessions.input_text(session_id, "hello")
+    assert [body["text"] for body in await here.recorded(session_id, "turn.committed")] == ["hello"]
+    await here.sessions.end(session_id, "operator")
+    with pytest.raises(SessionEnded):
+        await here.sessions.input_text(session_id, "too late")
+
+
+# --- offers
+
+
+async def test_offer_commits_how_to_find_the_call_before_it_attaches(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A call that cannot be attached was stored, is hung up and refused; the caller may offer again."""
+    session_id = await here.start()
+    adapter.refuse_attach = ProviderUnavailable("no sideband")
+    with pytest.raises(ProviderUnavailable, match="no sideband"):
+        await here.sessions.offer(session_id, "offer")
+    assert adapter.hung_up == ["call1"]
+    assert (await here.row(session_id)).call_ref == {"call_id": "call1"}
+    adapter.refuse_attach = None
+    assert await here.sessions.offer(session_id, "again") == "answer to again"
+    await here.state(session_id, "live")
+
+
+async def test_provider_refuses_the_offer(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A provider's refusal reaches the caller and leaves the session waiting."""
+    session_id = await here.start()
+    adapter.refuse = ProviderError("bad key", provider_code="invalid_api_key")
+    with pytest.raises(ProviderError, match="bad key"):
+        await here.sessions.offer(session_id, "offer")
+    assert (await here.row(session_id)).state == "created"
+
+
+async def test_second_offer_ends_the_first_call(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A second offer hangs the first call up at the provider and goes on with the same session and handler."""
+    session_id, first = await live(here, adapter)
+    await node.opened(1)
+    await here.sessions.offer(session_id, "second")
+    await until_async(lambda: has_states(here, session_id, ["connecting", "live", "connecting", "live"]))
+    assert adapter.hung_up == ["call1"]
+    assert first.closed
+    second = adapter.calls["call2"]
+    first.caller_says("a voice from the past")
+    second.caller_says("hello again")
+    assert (await node.turn())["text"] == "hello again"
+
+
+async def has_states(here: Plane, session_id: str, states: list[str]) -> bool:
+    return [body["state"] for body in await here.recorded(session_id, "session.state")] == states
+
+
+async def test_another_model_ends_the_call(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A provider that answers with another model is hung up; the session says both names."""
+    adapter.ready = SessionReady(model="m-2", voice="v-1")
+    session_id = await here.start()
+    await here.sessions.offer(session_id, "offer")
+    row = await here.state(session_id, "ended")
+    assert (row.end_reason, row.live_at) == ("mismatch", None)
+    assert "'m-1'" in row.end_detail
+    assert "'m-2'" in row.end_detail
+    assert adapter.hung_up == ["call1"]
+    with pytest.raises(SessionEnded):
+        await here.sessions.offer(session_id, "again")
+
+
+async def test_never_connected(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A session that nobody calls ends by itself."""
+    session_id = await here.start()
+    here.clock.advance(61)
+    assert (await here.state(session_id, "ended")).end_reason == "never_connected"
+
+
+# --- ends
+
+
+async def test_closed_page_is_a_hang_up(here: Plane, node: Node, adapter: Adapter) -> None:
+    """Ten seconds after the last stream of the page closed, the call is hung up; a second stream keeps it."""
+    session_id, _ = await live(here, adapter)
+    with here.sessions.caller_attached(session_id):
+        with here.sessions.caller_attached(session_id):
+            pass
+        here.clock.advance(11)
+        await here.sessions.input_text(session_id, "still here")
+    await here.sessions.input_text(session_id, "and here")
+    here.clock.advance(11)
+    assert (await here.state(session_id, "ended")).end_reason == "caller_hangup"
+    assert adapter.hung_up == ["call1"]
+
+
+async def test_provider_ends_the_call(here: Plane, node: Node, adapter: Adapter) -> None:
+    """When the provider's end closes, the session ends with its reason and the waiting handler is told."""
+    session_id, provider = await live(here, adapter)
+    await node.opened(1)
+    op_id = await node.command("input")
+    provider.tell(SessionClosed(reason="provider_expired"))
+    assert (await node.answer(op_id)).problem["code"] == "session_ended"
+    assert (await here.state(session_id, "ended")).end_reason == "provider_expired"
+
+
+async def test_calls_go_on_after_the_end(here: Plane, node: Node, adapter: Adapter) -> None:
+    """For 60 s after the end a handler may still call, under the session; then nothing is accepted any more."""
+    session_id, _ = await live(here, adapter)
+    await node.opened(1)
+    await here.sessions.end(session_id, "operator")
+    answer = await node.answer(await node.command("call", target="desk.look", input={}))
+    assert answer.value == {"found": {}}
+    here.clock.advance(61)
+
+    async def refused() -> bool:
+        late = await node.answer(await node.command("call", target="desk.look", input={}))
+        return bool(late.problem and late.problem["code"] == "session_ended")
+
+    await until_async(refused)
+
+
+async def test_handler_that_takes_no_turn(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A handler that returns without a turn ends the session, which says what to do."""
+    session_id, _ = await live(here, adapter)
+    await node.opened(1)
+    await node.done()
+    row = await here.state(session_id, "ended")
+    assert row.end_reason == "handler_failed"
+    assert "session.input()" in row.end_detail
+    root = (await here.executions(session_id))[0]
+    assert (root.status, dict(root.problem or {})["code"]) == ("failed", "handler_failed")
+
+
+async def test_handler_raises(here: Plane, node: Node, adapter: Adapter) -> None:
+    """An exception fails its turn, and the handler is run for the next."""
+    session_id, provider = await live(here, adapter)
+    await node.opened(1)
+    provider.caller_says("one")
+    turn = await node.turn()
+    await node.done({"code": "handler_error", "detail": "ValueError: boom"})
+    await node.opened(2)
+    failed = next(x for x in await here.executions(session_id) if x.id == turn["id"])
+    assert failed.status == "failed"
+    assert await here.recorded(session_id, "handler.failed") == [{"message": "ValueError: boom"}]
+
+
+async def test_ending_twice_and_unknown_sessions(here: Plane, node: Node) -> None:
+    """Ending twice is ending once; a session that does not exist is not found."""
+    session_id = await here.start()
+    await here.sessions.end(session_id, "operator")
+    await here.sessions.end(session_id, "operator")
+    for work in (here.sessions.end("ses_x", "operator"), here.sessions.offer("ses_x", "o")):
+        with pytest.raises(NotFound):
+            await work

@@ -1,0 +1,121 @@
+"""The control plane stops or dies between and during calls: every session is resumed, or closed with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agentfield.identity import NodeKey
+from agentfield.realtime.commands import Say, SendToolResult
+from agentfield.realtime.events import ReplyEnded, ReplyStarted, ToolRequested
+from agentfield.wire.frames import RunningAttempt
+from unit.sessions_kit import Adapter, Node, plane, until
+
+
+async def test_call_goes_on_after_a_restart(tmp_path: Path) -> None:
+    """In the middle of a turn: the call is attached again, the handler resumed, the turn comes a second time."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = await Node(key, before.url).link()
+        session_id = await before.start()
+        await before.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        await node.answer(await node.command("set_state", state={"step": 1}))
+        adapter.calls["call1"].caller_says("one")
+        first = await node.turn()
+        say = await node.command("say", text="hello")
+        await adapter.calls["call1"].speaks()
+        await node.answer(say)
+        await node.drop()
+    assert adapter.hung_up == []
+
+    async with plane(tmp_path, adapter) as after:
+        node = await Node(key, after.url, instance="two").link()
+        opened = await node.opened(2)
+        assert (opened.resumed, opened.state) == (True, {"step": 1})
+        assert [entry["role"] for entry in opened.history] == ["caller", "agent"]
+        again = await node.turn()
+        assert (again["id"], again["attempt"], again["text"]) == (first["id"], 2, "one")
+        provider = adapter.calls["call1"]
+        say = await node.command("say", text="as I said")
+        await provider.speaks()
+        assert (await node.answer(say)).value["verbatim"] is True
+        assert [c.text for c in provider.sent if isinstance(c, Say)] == ["as I said"]
+        await after.sessions.end(session_id, "operator")
+        row = await after.row(session_id)
+        assert (row.state, row.end_reason, row.turns) == ("ended", "operator", 1)
+        await node.drop()
+
+
+async def test_call_that_is_gone_ends_with_the_reason(tmp_path: Path) -> None:
+    """A call that cannot be taken up again is hung up at the provider and closed as such."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = await Node(key, before.url).link()
+        session_id = await before.start()
+        await before.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        adapter.calls["call1"].caller_says("one")
+        turn = await node.turn()
+        await node.drop()
+    adapter.alive.clear()
+    async with plane(tmp_path, adapter) as after:
+        row = await after.state(session_id, "ended")
+        assert row.end_reason == "control_plane_restart"
+        assert adapter.hung_up[0] == "call1"
+        states = {x.id: x.status for x in await after.executions(session_id)}
+        assert states[turn["id"]] == "cancelled"
+        assert states[row.root_id] == "failed"
+
+
+async def test_session_that_waits_for_its_caller_still_waits(tmp_path: Path) -> None:
+    """A session without a call yet can be called after a restart, and not waited for for ever."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = await Node(key, before.url).link()
+        called, forgotten = await before.start(), await before.start()
+        await node.drop()
+    async with plane(tmp_path, adapter) as after:
+        node = await Node(key, after.url).link()
+        await after.sessions.offer(called, "offer")
+        await after.state(called, "live")
+        await node.opened(1)
+        after.clock.advance(61)
+        assert (await after.state(forgotten, "ended")).end_reason == "never_connected"
+        await node.drop()
+
+
+async def test_tool_that_ran_during_the_restart_is_answered_once(tmp_path: Path) -> None:
+    """A tool that was asked for before the restart runs once and its result reaches the model after it."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = Node(key, before.url, floor="model", tools=("desk.look",))
+        node.functions["look"] = lambda given: ...
+        await node.link()
+        session_id = await before.start()
+        await before.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        provider = adapter.calls["call1"]
+        provider.caller_says("look")
+        provider.tell(ReplyStarted(reply="r1"))
+        provider.tell(ToolRequested(call_id="c1", name="desk.look", arguments='{"a":1}', reply="r1"))
+        provider.tell(ReplyEnded(reply="r1", tools=1))
+        await until(lambda: node.invoked)
+        await node.drop()
+    async with plane(tmp_path, adapter) as after:
+        again = Node(key, after.url, floor="model", tools=("desk.look",))
+        again.functions["look"] = lambda given: ...
+        (invoke,) = node.invoked
+        attempt = RunningAttempt(
+            execution_id=invoke.context.execution_id, attempt=invoke.context.attempt, epoch=invoke.epoch
+        )
+        again.running = (attempt,)
+        await again.link()
+        await again.opened(2)
+        await again.finish(invoke, {"found": 1})
+        tools = [x for x in await after.executions(session_id) if x.kind == "tool"]
+        assert len(tools) == 1
+        result = await adapter.calls["call1"].asked(SendToolResult)
+        assert (result.call_id, result.output) == ("c1", '{"found":1}')
+        assert again.invoked == []
+        assert len([x for x in await after.executions(session_id) if x.kind == "tool"]) == 1
+        await again.drop()

@@ -1,0 +1,198 @@
+"""What may be started and what is refused; nodes that go away and come back; failures that stay alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfield.errors import (
+    AgentFieldError,
+    CapabilityMissing,
+    InvalidInput,
+    NodeNotConnected,
+    NotFound,
+    SessionEnded,
+)
+from agentfield.identity import NodeKey
+from agentfield.realtime.commands import CancelReply, Say
+from agentfield.wire.rest import StartRequest
+from agentfield_server.store.records import IdempotencyKey
+from unit.sessions_kit import Adapter, Node, Plane, Provider, plane, until, until_async
+
+
+@pytest.fixture
+def adapter() -> Adapter:
+    return Adapter()
+
+
+@pytest.fixture
+async def here(tmp_path: Path, adapter: Adapter) -> AsyncIterator[Plane]:
+    async with plane(tmp_path, adapter) as made:
+        yield made
+
+
+def make_node(here: Plane, **declared: Any) -> Node:
+    node = Node(NodeKey.generate(), here.url, **declared)
+    node.functions["look"] = lambda given: {"found": given}
+    return node
+
+
+@pytest.fixture
+async def node(here: Plane) -> AsyncIterator[Node]:
+    made = await make_node(here).link()
+    yield made
+    await made.drop()
+
+
+async def live(here: Plane, adapter: Adapter, **fields: Any) -> tuple[str, Provider]:
+    """Start a session and connect its caller."""
+    session_id = await here.start(**fields)
+    await here.sessions.offer(session_id, "offer")
+    await here.state(session_id, "live")
+    await until_async(lambda: here.recorded(session_id, "handler.started"))
+    return session_id, list(adapter.calls.values())[-1]
+
+
+# --- starting
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "error", "says"),
+    [
+        ({"target": "desk.voise"}, NotFound, "Did you mean 'desk.voice'"),
+        ({"target": "desk.voice", "provider": "openai"}, InvalidInput, "registered with provider 'acme'"),
+        ({"target": "desk.voice", "transport": "websocket"}, InvalidInput, "registered with transport 'webrtc'"),
+        ({"target": "desk.voice", "model": "m-9"}, InvalidInput, "Available: m-1, m-2"),
+        ({"target": "desk.voice", "voice": "shrill"}, InvalidInput, "Available: v-1"),
+    ],
+)
+async def test_refused_starts(
+    here: Plane, node: Node, request_fields: dict[str, Any], error: type[AgentFieldError], says: str
+) -> None:
+    """What cannot be started is refused with what was asked, why not, and what there is."""
+    with pytest.raises(error, match=says):
+        await here.sessions.start(StartRequest(**request_fields), principal="op")
+    assert await here.store.list_sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "error", "says"),
+    [
+        ({"tools": ("desk.nothing",)}, InvalidInput, "lists the tool 'desk.nothing'"),
+        ({"say": "exact"}, CapabilityMissing, "say"),
+        ({"options": {"x": 1}}, InvalidInput, "takes no options"),
+    ],
+)
+async def test_refused_declarations(
+    here: Plane, declared: dict[str, Any], error: type[AgentFieldError], says: str
+) -> None:
+    """A declaration that the pair or the other nodes cannot serve is refused at start."""
+    node = await make_node(here, **declared).link()
+    with pytest.raises(error, match=says):
+        await here.start()
+    await node.drop()
+
+
+async def test_start_freezes_the_configuration(here: Plane, node: Node) -> None:
+    """Model, voice and transcription are resolved at start and stored; a repeated start is one session."""
+    key = IdempotencyKey(principal="op", route="sessions", target="desk.voice", key="k", body_digest=b"d")
+    request = StartRequest(target="desk.voice", model="m-2")
+    row, config = await here.sessions.start(request, principal="op", idempotency=key)
+    again, same = await here.sessions.start(request, principal="op", idempotency=key)
+    assert (again.id, same) == (row.id, config)
+    assert (config.model, config.voice, config.transcription) == ("m-2", "v-1", "ears-1")
+    assert row.config["model"] == "m-2"
+    assert (await here.recorded(row.id, "session.created"))[0] == {
+        "target": "desk.voice",
+        "provider": "acme",
+        "transport": "webrtc",
+        "model": "m-2",
+        "voice": "v-1",
+        "floor": "handler",
+        "caller": None,
+    }
+
+
+# --- nodes that go away
+
+
+async def test_cut_link_is_taken_up_again(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A node that links again within 10 s goes on with its handler; what it asks again is done once."""
+    session_id, provider = await live(here, adapter)
+    await node.opened(1)
+    say = await node.command("say", text="hello")
+    await provider.asked(Say)
+    node.open_sessions = ((session_id, 1),)
+    await node.drop()
+    await provider.speaks()
+    await node.link()
+    await node.send_command(say, "say", text="hello")
+    assert (await node.answer(say)).value["generated"] == "hello"
+    assert len([c for c in provider.sent if isinstance(c, Say)]) == 1
+    here.clock.advance(11)
+    provider.caller_says("still there?")
+    assert (await node.turn())["text"] == "still there?"
+
+
+async def test_handler_moves_to_another_instance(here: Plane, node: Node, adapter: Adapter) -> None:
+    """When an instance dies, another one runs the handler from the top and gets the open turn again."""
+    _, provider = await live(here, adapter)
+    await node.opened(1)
+    provider.caller_says("one")
+    turn = await node.turn()
+    other = await Node(node._key, here.url, instance="two").link()
+    await node.drop()
+    opened = await other.opened(2)
+    assert opened.resumed is True
+    again = await other.turn()
+    assert (again["id"], again["attempt"]) == (turn["id"], 2)
+    await other.drop()
+
+
+async def test_no_instance_is_left(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A node that stays away for 10 s ends the session as lost."""
+    session_id, _ = await live(here, adapter)
+    await node.opened(1)
+    await node.drop()
+    await until(lambda: not here.hub.links("desk"))
+    here.clock.advance(0.1)
+    actor = here.sessions._actors[session_id]
+    await until(lambda: "node" in actor.machine.board.timers)
+    here.clock.advance(11)
+    assert (await here.state(session_id, "ended")).end_reason == "node_lost"
+    with pytest.raises(SessionEnded):
+        await here.sessions.offer(session_id, "again")
+
+
+async def test_start_without_the_node(here: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target whose node never linked is unknown, one whose node is away for long says how to start it."""
+    with pytest.raises(NotFound, match="Known sessions: none"):
+        await here.start()
+    node = await make_node(here).link()
+    await node.drop()
+    await until(lambda: not here.hub.links("desk"))
+    monkeypatch.setattr(here.hub._known, "_monotonic", lambda: time.monotonic() + 60)
+    with pytest.raises(NodeNotConnected, match="af run FILE"):
+        await here.start()
+
+
+async def test_a_failing_session_ends_alone(here: Plane, node: Node, adapter: Adapter) -> None:
+    """When the machinery of a session fails, that session is hung up and ended; others go on."""
+    broken, _ = await live(here, adapter)
+    await node.opened(1)
+    fine, provider = await live(here, adapter)
+    actor = here.sessions._actors[broken]
+
+    async def fail() -> None:
+        raise RuntimeError("boom")
+
+    actor.tell(fail)
+    row = await here.state(broken, "ended")
+    assert row.end_reason == "provider_error"
+    assert adapter.hung_up == ["call1"]
+    assert (await here.row(fine)).state == "live"
+    assert not [c for c in provider.sent if isinstance(c, CancelReply)]
