@@ -1,0 +1,145 @@
+"""Following a call: what is printed while it happens, when it is idle, and what the report holds."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+import pytest
+
+from agentfield.wire.rest import DagView, ExecutionView
+from agentfield_cli.calling import turn_rows
+from agentfield_cli.live import Follower
+from agentfield_cli.output import Output
+from agentfield_cli.tree import workflow_tree
+
+
+@pytest.fixture
+def follower():
+    return Follower(Output())
+
+
+@pytest.fixture
+def happens(follower):
+    numbers = count(1)
+
+    def take(type_: str, execution_id: str | None = None, at: float = 0.0, /, **body) -> None:
+        follower.take({"seq": next(numbers), "type": type_, "at": at, "execution_id": execution_id, "body": body})
+
+    return take
+
+
+def call_with_one_turn(happens) -> None:
+    happens("session.state", state="live")
+    happens("execution.created", "exe_t", 1.0, kind="turn", target="voice-support.voice", status="running")
+    happens("turn.committed", turn_id="exe_t", item="i1", text="where is my order")
+    happens("execution.created", "exe_c", 2.0, kind="call", target="voice-support.resolve_turn", status="queued")
+    happens("execution.started", "exe_c", 2.001, attempt=1)
+    happens("execution.ended", "exe_c", 2.005, kind="call", target="voice-support.resolve_turn", status="succeeded")
+    happens("speech.started", speech_id="spk_1", kind="say", asked="In customs.", turn_id="exe_t")
+    happens("speech.ended", speech_id="spk_1", asked="In customs.", generated="In customs.", heard_ms=900)
+    happens("execution.ended", "exe_t", 3.0, kind="turn", target="voice-support.voice", status="succeeded")
+    happens("session.state", state="ended", reason="caller_hangup")
+
+
+def test_the_live_transcript(happens, capsys):
+    """Both sides' words, the calls with their time, and the state are printed as they happen."""
+    call_with_one_turn(happens)
+    assert capsys.readouterr().out == (
+        "  session live\n"
+        "  caller  where is my order\n"
+        "  calls   voice-support.resolve_turn\n"
+        "  done    voice-support.resolve_turn succeeded in 4 ms\n"
+        "  agent   In customs.\n"
+        "  session ended (caller_hangup)\n"
+    )
+
+
+def test_what_goes_wrong_is_printed(happens, capsys):
+    """Refused tools, failures, interruptions, turns without words and warnings are printed with their reasons."""
+    happens("tool.refused", call_id="c", name="delete_all", why="not in tools")
+    happens("turn.committed", turn_id="exe_t", item="i", text=None, text_missing="late")
+    happens("turn.discarded", item="i2", why="empty")
+    happens("speech.started", speech_id="s", asked="Hello", turn_id=None)
+    happens("speech.ended", speech_id="s", asked="Hello", generated=None, interrupted=True)
+    happens("execution.created", "exe_c", kind="tool", target="a.b", status="queued")
+    happens("execution.ended", "exe_c", kind="tool", target="a.b", status="failed", problem={"detail": "boom"})
+    happens("warning", code="x", message="nearly over")
+    assert capsys.readouterr().out == (
+        "  tool    delete_all refused: not in tools\n"
+        "  caller  (no words: late)\n"
+        "  (a turn was discarded: empty)\n"
+        "  agent   Hello (interrupted)\n"
+        "  calls   a.b\n"
+        "  done    a.b failed in 0 ms\n"
+        "  failed  a.b: boom\n"
+        "  warning nearly over\n"
+    )
+
+
+async def test_idle_is_when_the_turn_was_answered(follower, happens):
+    """Waiting for a turn ends when its work and its speech are over, not before."""
+    happens("session.state", state="live")
+    waiting = asyncio.create_task(follower.idle(turns=1))
+    await asyncio.sleep(0)
+    happens("execution.created", "exe_t", kind="turn", target="a.b", status="running")
+    happens("turn.committed", turn_id="exe_t", item="i", text="hello")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    happens("speech.started", speech_id="s", asked="Hi", turn_id="exe_t")
+    happens("execution.ended", "exe_t", kind="turn", target="a.b", status="succeeded")
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    happens("speech.ended", speech_id="s", asked="Hi", generated="Hi", heard_ms=10)
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_waiting_ends_with_the_session(follower, happens):
+    """Nobody waits for a session that is over."""
+    waits = [asyncio.create_task(follower.until("live")), asyncio.create_task(follower.idle(turns=3))]
+    await asyncio.sleep(0)
+    happens("session.state", state="ended", reason="ice_failed", detail="no path")
+    await asyncio.wait_for(asyncio.gather(*waits), 5)
+    assert (follower.state, follower.reason, follower.detail) == ("ended", "ice_failed", "no path")
+
+
+def test_live_events_are_no_part_of_the_record(follower, capsys):
+    """Events that are live only change nothing that is reported."""
+    follower.take({"type": "turn.transcript", "text": "whe", "item": "i"})
+    assert follower.turns == []
+    assert capsys.readouterr().out == ""
+
+
+def test_the_turns_of_the_report(follower, happens):
+    """A turn is reported with what was asked, generated and heard of all its speeches."""
+    call_with_one_turn(happens)
+    assert turn_rows(follower) == [
+        {"caller": "where is my order", "asked": "In customs.", "generated": "In customs.", "heard_ms": 900}
+    ]
+
+
+def execution(name: str, kind: str, target: str, status: str, parent: str | None, **more) -> ExecutionView:
+    return ExecutionView(
+        id=name, kind=kind, target=target, status=status, run_id="run_1", parent_id=parent, created_at=1.0, **more
+    )
+
+
+def test_the_tree_of_a_workflow(capsys):
+    """Executions stand under their parents with status, duration and id; a problem is said below."""
+    dag = DagView(
+        run_id="run_1",
+        session_id="ses_1",
+        executions=(
+            execution("exe_s", "session", "n.voice", "succeeded", None, started_at=1.0, ended_at=9.5),
+            execution("exe_t", "turn", "n.voice", "succeeded", "exe_s", started_at=2.0, ended_at=3.0),
+            execution("exe_c", "call", "n.look_up", "failed", "exe_t", problem={"detail": "[boom]"}),
+        ),
+    )
+    Output().show(workflow_tree(dag))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "run_1",
+        "└── session n.voice succeeded 8500 ms exe_s",
+        "    └── turn n.voice succeeded 1000 ms exe_t",
+        "        └── call n.look_up failed exe_c",
+        "            [boom]",
+    ]
