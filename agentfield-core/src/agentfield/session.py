@@ -302,7 +302,14 @@ class Session:
         frame = SessionCommand(
             op_id=op_id or new_id("op"), session_id=self.id, epoch=self._epoch, command=command, args=args or {}
         )
-        return self._port.ask(frame)
+        answer = self._port.ask(frame)
+        answer.add_done_callback(self._over)
+        return answer
+
+    def _over(self, answer: asyncio.Future[Any]) -> None:
+        """Take a refusal that says so for the end: it may come ahead of the frame that stops the handler."""
+        if not answer.cancelled() and isinstance(error := answer.exception(), SessionEnded):
+            self.stopped(str(error.data.get("reason", "ended")))
 
     def _cancel_speech(self, op_id: str) -> None:
         if self._ended is None:

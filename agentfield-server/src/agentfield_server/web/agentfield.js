@@ -9,6 +9,7 @@
 
 import {CallAudio} from './agentfield/audio.js';
 import {asCallError, CallError, request} from './agentfield/http.js';
+import {dial} from './agentfield/peer.js';
 import {Story} from './agentfield/story.js';
 import {EventStream} from './agentfield/stream.js';
 
@@ -16,7 +17,6 @@ export {CallError};
 
 const HERE = new URL('.', import.meta.url);
 const OFFER_MS = 30_000;
-const CONNECT_MS = 10_000;
 const GOODBYE_MS = 5_000;
 
 /**
@@ -64,6 +64,7 @@ export class Call extends EventTarget {
   #source = null;
   #record = false;
   #retried = false;
+  #dialling = new AbortController();
   #state = 'idle';
   #over = null;
   #ended;
@@ -275,8 +276,11 @@ export class Call extends EventTarget {
         this.#report(new CallError('handler_failed', body.message ?? 'The agent failed.', 'the agent\'s own log has the traceback'));
         break;
       case 'warning':
+        if (event.body) this.#report(new CallError(body.code, body.message));
+        break;
       case 'error':
-        this.#tell('error', {code: body.code ?? event.code, message: body.message ?? event.message, hint: '', status: 0});
+        // others are survived: they are in the log, not in the way
+        if (event.fatal) this.#report(new CallError(event.code, event.message));
         break;
     }
   }
@@ -290,46 +294,21 @@ export class Call extends EventTarget {
   // ── media ─────────────────────────────────────────────────────────────────
 
   async #dial() {
-    const peer = new RTCPeerConnection({iceServers: []});
-    this.#peer = peer;
-    const [track] = this.#audio.stream.getAudioTracks();
-    peer.addTrack(track, this.#audio.stream);
-    peer.ontrack = ({track: heard}) => this.#hear(heard);
-    const channel = peer.createDataChannel('oai-events');
-    channel.onmessage = ({data}) => this.#channel(data);
-    const connected = this.#connected(peer);
-    connected.catch(() => {}); // awaited below; an earlier failure of the offer must not leave it unhandled
-    await peer.setLocalDescription(await peer.createOffer());
-    // not waiting for candidates: the other side learns ours from the first packet
-    const answer = await this.#request('offer', {
-      method: 'POST', body: peer.localDescription.sdp, type: 'application/sdp', accept: 'application/sdp',
+    this.#dialling = new AbortController();
+    const {signal} = this.#dialling;
+    const peer = await dial({
+      stream: this.#audio.stream,
+      signal,
+      onPeer: (peer) => { this.#peer = peer; },
+      onTrack: (track) => this.#hear(track),
+      onMessage: (data) => this.#channel(data),
+      exchange: async (sdp) => {
+        const options = {method: 'POST', body: sdp, type: 'application/sdp', accept: 'application/sdp'};
+        return (await this.#request('offer', options)).text();
+      },
     });
-    await peer.setRemoteDescription({type: 'answer', sdp: await answer.text()});
-    await connected;
     peer.onconnectionstatechange = () => this.#moved(peer);
     this.#settle();
-  }
-
-  #connected(peer) {
-    return new Promise((resolve, reject) => {
-      const fail = () => reject(new CallError(
-        'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
-        'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
-      ));
-      const timer = setTimeout(fail, OFFER_MS + CONNECT_MS);
-      let strict = null;
-      peer.onsignalingstatechange = () => {
-        if (peer.signalingState === 'stable') strict ??= setTimeout(fail, CONNECT_MS);
-        if (peer.signalingState === 'closed') fail();
-      };
-      peer.onconnectionstatechange = () => {
-        if (peer.connectionState !== 'connected' && peer.connectionState !== 'failed') return;
-        clearTimeout(timer);
-        clearTimeout(strict);
-        if (peer.connectionState === 'connected') resolve();
-        else fail();
-      };
-    });
   }
 
   #hear(track) {
@@ -376,6 +355,7 @@ export class Call extends EventTarget {
   }
 
   async #closeMedia() {
+    this.#dialling.abort(new CallError('call_over', 'The call ended before it was connected.', 'start a new one'));
     this.#peer?.close();
     this.#peer = null;
     const audio = this.#audio;
@@ -414,6 +394,7 @@ export class Call extends EventTarget {
 
   /** The call did not come about: what the page may do next depends on whether the session still lives. */
   async #failed(error) {
+    if (error.code === 'call_over') return error;
     await this.#closeMedia();
     if (this.#state !== 'ended') {
       this.#report(error);

@@ -30,11 +30,14 @@ export class Controls {
     return this.#target.value;
   }
 
-  /** @param {string[]} names */
-  targets(names) {
+  /**
+   * @param {string[]} names
+   * @param {boolean} [shown] Whether the page leaves it to its visitor which one is called.
+   */
+  targets(names, shown = true) {
     const options = names.map((value) => el('option', {value}, value));
     this.#target.replaceChildren(...(names.length ? options : [el('option', {value: ''}, 'no agent is connected')]));
-    this.#target.hidden = names.length === 1;
+    this.#target.hidden = !shown;
     this.#refresh();
   }
 

@@ -12,10 +12,6 @@ export class Meters {
   #drawn = 0;
   element = el('div.af-meters', {}, this.#sides.caller.element, this.#sides.agent.element);
 
-  constructor() {
-    this.stop();
-  }
-
   /** @param {import('../agentfield.js').Call} call */
   follow(call) {
     const running = this.#call !== null;
@@ -23,6 +19,7 @@ export class Meters {
     if (!running) requestAnimationFrame((now) => this.#frame(now));
   }
 
+  /** Show silence; also once when the meters are in the page and know their colours. */
   stop() {
     this.#call = null;
     for (const side of Object.values(this.#sides)) {

@@ -58,7 +58,8 @@ class CallPanel extends HTMLElement {
           el('section.af-card', {'aria-label': 'Tools'}, el('h2', {}, 'Tool calls'), this.#tools.element),
           this.#log.element)),
     );
-    if (this.getAttribute('target')) this.#controls.targets([this.getAttribute('target')]);
+    if (this.getAttribute('target')) this.#controls.targets([this.getAttribute('target')], false);
+    this.#meters.stop();
     this.#controls.state('idle', false);
   }
 
@@ -82,9 +83,8 @@ class CallPanel extends HTMLElement {
   async chooseTarget() {
     try {
       const response = await request(new URL('../api/v1/nodes', import.meta.url));
-      const body = await response.json();
-      const nodes = Array.isArray(body) ? body : body.nodes ?? [];
-      const sessions = nodes.filter((node) => node.connected !== false).flatMap((node) => node.sessions ?? []);
+      const linked = (await response.json()).filter((node) => node.connected);
+      const sessions = linked.flatMap((node) => node.sessions.map((name) => `${node.node_id}.${name}`));
       this.#controls.targets([...new Set(sessions)].sort());
     } catch (error) {
       this.#errors.show(asCallError(error));
@@ -100,12 +100,16 @@ class CallPanel extends HTMLElement {
     this.#errors.clear();
     this.#controls.state('connecting', false);
     this.#status.state({state: 'connecting'});
+    let started = false;
     try {
       if (!this.#fresh) this.#attach(await Call.start({target: this.#controls.target}));
+      started = true;
       await this.#call.connect({audio: this.#controls.source(), record: true});
     } catch (error) {
-      this.#errors.show(asCallError(error));
-      if (this.#call?.state !== 'ended') this.#shown({state: 'idle'});
+      const reason = asCallError(error);
+      if (reason.code === 'call_over') return;
+      this.#errors.show(reason);
+      if (!started || this.#call.state !== 'ended') this.#shown({state: 'idle'});
     }
   }
 

@@ -74,14 +74,18 @@ export class Story {
         this.#emit('turn', {phase: 'stopped', item: event.item});
         break;
       case 'turn.transcript':
-        this.#line('caller', event.item, event.failed ? {missing: event.failed, final: true} : this.#words(event.item, event));
+        // partial words of a turn are all of them so far
+        this.#line('caller', event.item, event.failed
+          ? {missing: event.failed, final: true} : {text: event.text, final: event.final || undefined});
         break;
       case 'reply.started':
         this.#line('agent', this.#replyLine(event), {turnId: event.turn_id});
         break;
       case 'reply.transcript': {
         const id = this.#replyLine(event);
-        this.#line('agent', id, {...this.#words(id, event), final: false});
+        // words of a reply are pieces, then the whole; it is final only once it is known what was heard
+        const before = event.final ? '' : this.#lines.get(id)?.text ?? '';
+        if (!this.#lines.get(id)?.final) this.#line('agent', id, {text: before + event.text});
         break;
       }
       case 'interrupted':
@@ -93,11 +97,6 @@ export class Story {
         this.#emit('speech', {id: this.#replyLine(event), phase: event.type});
         break;
     }
-  }
-
-  /** Pieces are appended, the final text replaces them. */
-  #words(id, {text, final}) {
-    return final ? {text, final: true} : {text: (this.#lines.get(id)?.text ?? '') + text};
   }
 
   /** The line of a reply: the speech's where it is known, and always the same one. */

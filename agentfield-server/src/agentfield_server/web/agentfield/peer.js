@@ -1,0 +1,52 @@
+// One WebRTC connection: offer, answer, and the wait until audio can flow.
+
+import {CallError} from './http.js';
+
+const CONNECT_MS = 10_000;
+
+/**
+ * Connect to the provider through the control plane.
+ * @param {object} options
+ * @param {MediaStream} options.stream What is sent; its first audio track.
+ * @param {(sdp: string) => Promise<string>} options.exchange Trades the offer for the answer.
+ * @param {AbortSignal} options.signal Gives the connection up; its reason is what the promise is rejected with.
+ * @param {(peer: RTCPeerConnection) => void} options.onPeer Gets the connection at once, so that it can be closed.
+ * @param {(track: MediaStreamTrack) => void} options.onTrack
+ * @param {(data: string) => void} options.onMessage Messages of the data channel.
+ * @returns {Promise<RTCPeerConnection>} Once audio can flow.
+ */
+export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage}) {
+  // no STUN server: the provider is reached directly, and a silent one costs seconds
+  const peer = new RTCPeerConnection({iceServers: []});
+  onPeer(peer);
+  peer.addTrack(stream.getAudioTracks()[0], stream);
+  peer.ontrack = ({track}) => onTrack(track);
+  peer.createDataChannel('oai-events').onmessage = ({data}) => onMessage(data);
+  const connected = whenConnected(peer, signal);
+  connected.catch(() => {}); // awaited below; an earlier failure of the offer must not leave it unhandled
+  await peer.setLocalDescription(await peer.createOffer());
+  // not waiting for candidates: the other side learns ours from the first packet
+  const answer = await exchange(peer.localDescription.sdp);
+  signal.throwIfAborted();
+  await peer.setRemoteDescription({type: 'answer', sdp: answer});
+  await connected;
+  return peer;
+}
+
+/** Resolves when audio can flow; rejects 10 s after the answer, or when the call is given up meanwhile. */
+function whenConnected(peer, signal) {
+  return new Promise((resolve, reject) => {
+    let timer = 0;
+    const fail = () => reject(new CallError(
+      'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
+      'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
+    ));
+    peer.onsignalingstatechange = () => { if (peer.signalingState === 'stable') timer = setTimeout(fail, CONNECT_MS); };
+    peer.onconnectionstatechange = () => {
+      if (peer.connectionState === 'connected') resolve();
+      if (peer.connectionState === 'failed') fail();
+      if (peer.connectionState === 'connected' || peer.connectionState === 'failed') clearTimeout(timer);
+    };
+    signal.addEventListener('abort', () => { clearTimeout(timer); reject(signal.reason); }, {once: true});
+  });
+}

@@ -1,0 +1,17 @@
+"""A voice agent without code: the model answers, and picks from two tools that live on other nodes."""
+
+from agentfield import Agent
+
+app = Agent(node_id="voice-desk")
+
+
+@app.session(
+    "voice",
+    provider="openai",
+    transport="webrtc",
+    tools=["orders.lookup_order", "refunds.request_approval"],
+)
+async def voice(session): ...
+
+
+app.run()
