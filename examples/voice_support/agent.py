@@ -2,7 +2,6 @@ from agentfield import Agent
 
 app = Agent(node_id="voice-support")
 
-
 @app.reasoner()
 async def resolve_turn(turn: dict) -> dict:
     # Normal AgentField reasoner — retrieval, policy, app.call, escalation, anything.
@@ -11,7 +10,6 @@ async def resolve_turn(turn: dict) -> dict:
         "next_action": "offer_replacement",
     }
 
-
 @app.session(
     "voice",
     provider="openai",
@@ -19,13 +17,12 @@ async def resolve_turn(turn: dict) -> dict:
     model="gpt-realtime-2",
     modalities=["audio", "text"],
     voice="marin",
-    tools=["voice-support.resolve_turn"],  # provider-visible allowlist
-    tags=["support:voice"],  # access-control tag
+    tools=["voice-support.resolve_turn"],   # provider-visible allowlist
+    tags=["support:voice"],                 # access-control tag
 )
 async def voice(session):
-    turn = await session.input()  # next live turn from the provider
+    turn = await session.input()                                          # next live turn from the provider
     result = await session.call("voice-support.resolve_turn", turn=turn)  # routes through the control plane
-    await session.say(result["spoken_response"])  # speaks back over the same transport
-
+    await session.say(result["spoken_response"])                          # speaks back over the same transport
 
 app.run()

@@ -94,6 +94,17 @@ async def test_idle_is_when_the_turn_was_answered(follower, happens):
     await asyncio.wait_for(waiting, 5)
 
 
+async def test_a_caller_who_goes_on_speaking_is_waited_for(follower, happens):
+    """A turn that was begun is waited for, also after the one before was answered."""
+    happens("session.state", state="live")
+    happens("turn.committed", turn_id="exe_t", item="i1", text="hello")
+    assert not follower.busy
+    follower.take({"type": "turn.started", "item": "i2"})
+    assert follower.busy
+    happens("turn.discarded", item="i2", why="empty")
+    assert not follower.busy
+
+
 async def test_waiting_ends_with_the_session(follower, happens):
     """Nobody waits for a session that is over."""
     waits = [asyncio.create_task(follower.until("live")), asyncio.create_task(follower.idle(turns=3))]

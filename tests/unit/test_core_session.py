@@ -385,6 +385,18 @@ async def test_a_slow_reader_of_events_is_told_what_it_missed(monkeypatch: pytes
     assert seen == ["turn.stopped", "warning", "i2", "i3"]
 
 
+async def test_a_refusal_that_tells_of_the_end_is_no_failure_of_the_handler() -> None:
+    """A waiting `input` that is refused because the call is over ends the handler cleanly, even ahead of the stop."""
+
+    async def body(session: Session) -> None:
+        await session.input()
+
+    async with node(body) as (_, link):
+        over = SessionEnded("The session is over.", reason="caller_hangup").to_problem()
+        await link.reply(await link.command("input"), problem=over)
+        assert (await link.expect(SessionDone)).problem is None
+
+
 async def test_end_ends_once() -> None:
     """`end` asks the control plane, then `input` and `say` raise; ending again does nothing."""
 

@@ -1,1 +1,1 @@
-"""af: the command line of AgentField."""
+"""`af`: start, watch and make voice calls from a terminal."""

@@ -111,9 +111,9 @@ class Conversation:
                 self._interrupt()
         return self._drain()
 
-    def speech_stopped(self, at_ms: int, pcm: bytes) -> list[Effect]:
-        """The caller fell silent: that is a turn."""
-        if not self._ended and self._turns.stopped(at_ms, pcm) and self._detection("create_response"):
+    def speech_stopped(self, at_ms: int, pcm: bytes, *, paused_ms: int | None = None) -> list[Effect]:
+        """The caller fell silent: that is a turn; `paused_ms` is when a pause was told of that went on to its end."""
+        if not self._ended and self._turns.stopped(at_ms, pcm, paused_ms) and self._detection("create_response"):
             self._auto_respond()
         return self._drain()
 

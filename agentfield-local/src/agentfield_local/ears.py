@@ -9,7 +9,7 @@ from typing import Any
 
 from agentfield_local.engines_pool import Busy, EnginesPool
 from agentfield_local.speech.protocols import SPEECH_RATE
-from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+from agentfield_local.speech.segmenter import Segmenter, SpeechEvent
 
 __all__ = ["Ears"]
 
@@ -17,7 +17,10 @@ _log = logging.getLogger(__name__)
 _MAX_PENDING = 600 * SPEECH_RATE * 2
 _SEMANTIC_SILENCE_MS = {"high": 300, "medium": 500, "auto": 500, "low": 900}
 
-OnSpeech = Callable[[SpeechStarted | SpeechStopped, int], None]
+_PAUSE_MS = 190
+"""Silence after which a turn may be over, so that its words are looked for before it is; six chunks of the VAD."""
+
+OnSpeech = Callable[[SpeechEvent, int], None]
 
 
 class Ears:
@@ -44,13 +47,16 @@ class Ears:
 
     def _make(self, detection: dict[str, Any]) -> Segmenter:
         vad = self._pool.engines.vad()
+        pause_ms = _PAUSE_MS if self._pool.engines.early else None
         if detection["type"] == "semantic_vad":
-            return Segmenter(vad, silence_duration_ms=_SEMANTIC_SILENCE_MS[detection["eagerness"]])
+            silence_ms = _SEMANTIC_SILENCE_MS[detection["eagerness"]]
+            return Segmenter(vad, silence_duration_ms=silence_ms, pause_ms=pause_ms)
         return Segmenter(
             vad,
             threshold=detection["threshold"],
             prefix_padding_ms=detection["prefix_padding_ms"],
             silence_duration_ms=detection["silence_duration_ms"],
+            pause_ms=pause_ms,
         )
 
     def feed(self, pcm: bytes) -> None:

@@ -27,10 +27,15 @@ class Hear:
 
 @dataclass(frozen=True, slots=True)
 class Transcribe:
-    """Turn the audio of an item (16 kHz s16le mono) into words."""
+    """Turn the audio of an item (16 kHz s16le mono) into words.
+
+    `paused_ms` is where in the stream the pause began to be told of that went on to its end, None if none was: the
+    words of the audio until there are those of the item.
+    """
 
     item_id: str
     pcm: bytes
+    paused_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ class Worker:
         self._jobs = 0
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agentfield-{name}")
 
+    @property
+    def idle(self) -> bool:
+        """Whether no job runs or waits."""
+        return not self._jobs
+
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """Run a function in the thread, after what was asked for before.
 
@@ -83,6 +88,10 @@ class EnginesPool:
     async def transcribe(self, pcm: bytes) -> str:
         """Return the words in 16 kHz s16le mono audio."""
         return await self._stt.run(self.engines.stt.transcribe, pcm)
+
+    async def transcribe_early(self, pcm: bytes) -> str | None:
+        """Return the words so far of a turn that may go on; None at once if that would keep other work waiting."""
+        return await self.transcribe(pcm) if self._stt.idle else None
 
     async def respond(self, request: BrainRequest) -> Sequence[Step]:
         """Return what the brain wants said and called."""

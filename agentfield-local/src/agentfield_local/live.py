@@ -13,6 +13,7 @@ from av import AudioFrame
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.clock import Clock
 from agentfield_local.conversation import Conversation
+from agentfield_local.early import EarlyWords
 from agentfield_local.ears import Ears
 from agentfield_local.effects import Abandon, Due, Effect, End, Hear, Later, Listen, Send, Think, Transcribe, Voice
 from agentfield_local.engines_pool import Busy, EnginesPool
@@ -21,7 +22,7 @@ from agentfield_local.legs import Leg
 from agentfield_local.media import Decoder, Encoder, Resampler
 from agentfield_local.playout import Playout
 from agentfield_local.speech.protocols import SPEECH_RATE
-from agentfield_local.speech.segmenter import SpeechStarted, SpeechStopped
+from agentfield_local.speech.segmenter import SpeechEvent, SpeechPaused, SpeechStarted, SpeechStopped
 from agentfield_local.tasks import Tasks
 
 __all__ = ["LiveSession"]
@@ -73,6 +74,7 @@ class LiveSession:
         self._work: dict[str, asyncio.Task[Any]] = {}
         self._timers: dict[Due, asyncio.Task[Any]] = {}
         self._ears = Ears(pool, self._on_speech)
+        self._early = EarlyWords(pool, self._tasks)
         self._decoder: Decoder | None = None
         self._caller = Resampler(48_000, SPEECH_RATE)
         self._tasks.start(self._ears.run(), "ears")
@@ -148,8 +150,8 @@ class LiveSession:
                     self._appended(audio)
                 case Listen(turn_detection):
                     self._ears.listen(turn_detection, self.conversation.buffer.heard_ms)
-                case Transcribe(item_id, pcm):
-                    self._tasks.start(self._transcribe(item_id, pcm), f"transcribe {item_id}")
+                case Transcribe(item_id, pcm, paused_ms):
+                    self._tasks.start(self._transcribe(item_id, pcm, paused_ms), f"transcribe {item_id}")
                 case Think(response_id, request):
                     self._start_work(response_id, self._think(response_id, request))
                 case Voice(response_id, item_id, text):
@@ -177,16 +179,21 @@ class LiveSession:
         self.conversation.heard(pcm)
         self._ears.feed(pcm)
 
-    def _on_speech(self, event: SpeechStarted | SpeechStopped, base_ms: int) -> None:
+    def _on_speech(self, event: SpeechEvent, base_ms: int) -> None:
         match event:
             case SpeechStarted():
                 self._perform(self.conversation.speech_started(base_ms + event.at_ms))
+            case SpeechPaused():
+                self._early.begin(base_ms + event.at_ms, event.pcm)
             case SpeechStopped():
-                self._perform(self.conversation.speech_stopped(base_ms + event.at_ms, event.pcm))
+                paused_ms = None if event.paused_ms is None else base_ms + event.paused_ms
+                self._perform(self.conversation.speech_stopped(base_ms + event.at_ms, event.pcm, paused_ms=paused_ms))
 
-    async def _transcribe(self, item_id: str, pcm: bytes) -> None:
+    async def _transcribe(self, item_id: str, pcm: bytes, paused_ms: int | None) -> None:
         try:
-            text = await self._pool.transcribe(pcm)
+            text = await self._early.words(paused_ms)
+            if text is None:
+                text = await self._pool.transcribe(pcm)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything; the turn goes on without its words
             _log.warning("a turn could not be transcribed", exc_info=error)
             self._perform(self.conversation.transcribed(item_id, "", error="The turn could not be transcribed."))

@@ -11,6 +11,7 @@ from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateErr
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
 
+from agentfield_local.jitter import receive_promptly
 from agentfield_local.legs import ChannelLeg
 from agentfield_local.live import LiveSession
 from agentfield_local.media import PacedTrack
@@ -119,6 +120,8 @@ class Peer:
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
+            for receiver in self._connection.getReceivers():
+                receive_promptly(receiver)
             self._tasks.start(self._listen(track), "listen")
 
     async def _listen(self, track: MediaStreamTrack) -> None:

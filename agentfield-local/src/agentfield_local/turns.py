@@ -59,14 +59,14 @@ class Turns:
         self._stage.emit("input_audio_buffer.speech_started", item_id=self.speaking, audio_start_ms=at_ms)
         return True
 
-    def stopped(self, at_ms: int, pcm: bytes) -> bool:
-        """Speech ended: commit it; return whether there was any."""
+    def stopped(self, at_ms: int, pcm: bytes, paused_ms: int | None) -> bool:
+        """Speech ended, after a pause that may have been told of: commit it; return whether there was any."""
         item_id, self.speaking = self.speaking, None
         if self._config.turn_detection is None or item_id is None:
             return False
         self._stage.emit("input_audio_buffer.speech_stopped", item_id=item_id, audio_end_ms=at_ms)
         self.buffer.drop_until(at_ms)
-        self.commit(item_id, pcm)
+        self.commit(item_id, pcm, paused_ms)
         return True
 
     def commit_by_hand(self, leg: str, event_id: str | None) -> None:
@@ -105,7 +105,7 @@ class Turns:
         )
         self.commit(item_id, self.buffer.take())
 
-    def commit(self, item_id: str, pcm: bytes) -> None:
+    def commit(self, item_id: str, pcm: bytes, paused_ms: int | None = None) -> None:
         """Make an item of audio and ask for its words."""
         stage = self._stage
         item = Item(item_id, "message", role="user", text=None, audio=bytearray(pcm), audio_rate=16_000)
@@ -116,7 +116,7 @@ class Turns:
         stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
         stage.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
         self._transcribing[item_id] = (item, self._config.input["transcription"] is not None)
-        stage.do(Transcribe(item_id, pcm))
+        stage.do(Transcribe(item_id, pcm, paused_ms))
 
     def waits_for(self, items: Iterable[Item]) -> bool:
         """Whether the words of any of these are still to come."""

@@ -83,6 +83,7 @@ async def control_plane(
             *CatalogueRoutes(registry).routes(),
             *PageRoutes(settings.web_dir).routes(),
         ]
+        await hub.recall()
         await sessions.recover()
         url = await stack.enter_async_context(listen(build_application(routes, Door(settings, tokens)), settings))
         public.bound = url

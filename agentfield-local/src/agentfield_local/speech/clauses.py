@@ -10,6 +10,9 @@ __all__ = ["FIRST_CLAUSE", "LATER_CLAUSE", "split_clauses"]
 FIRST_CLAUSE = 60
 """Characters of the first piece, at most: its synthesis is what the caller waits for."""
 
+_FIRST_JOINED = 40
+"""Characters of the first piece beyond which no further clause is joined to it."""
+
 LATER_CLAUSE = 140
 """Characters of each later piece, at most; it is made while the one before is heard."""
 
@@ -31,12 +34,12 @@ def split_clauses(text: str, first: int = FIRST_CLAUSE, later: int = LATER_CLAUS
         later: the most characters of each later piece.
     """
     piece = ""
-    limit = first
+    limit, joined = first, min(first, _FIRST_JOINED)
     for clause in _clauses(text):
         for part in _cap(clause, limit, later):
-            if piece and (len(piece) + 1 + len(part) > limit or _is_sentence(piece)):
+            if piece and (len(piece) + 1 + len(part) > joined or _is_sentence(piece)):
                 yield piece
-                piece, limit = "", later
+                piece, limit, joined = "", later, later
             piece = f"{piece} {part}" if piece else part
     if piece:
         yield piece

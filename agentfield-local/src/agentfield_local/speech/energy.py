@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from threading import Lock
 
 from agentfield_local.speech.clauses import split_clauses
+from agentfield_local.speech.loudness import amplitude, rms
 from agentfield_local.speech.protocols import SPEECH_RATE, SpeechEngines
 
 __all__ = ["EnergyVad", "FixedStt", "ToneTts", "synthetic_engines"]
 
 _CHUNK_SAMPLES = SPEECH_RATE // 50
-_SPEECH_RMS = 32768 * 10 ** (-45 / 20)
+_SPEECH_RMS = amplitude(-45.0)
 _TONE_AMPLITUDE = 8000
 _TONE_HERTZ = 440
 _TONE_MS_A_CHARACTER = 50
@@ -30,7 +31,7 @@ class EnergyVad:
 
     def probability(self, chunk: bytes) -> float:
         """Return 1.0 for a loud chunk, 0.0 for a quiet one."""
-        return 1.0 if _rms(chunk) > _SPEECH_RMS else 0.0
+        return 1.0 if rms(chunk) > _SPEECH_RMS else 0.0
 
 
 class FixedStt:
@@ -46,7 +47,7 @@ class FixedStt:
 
     def transcribe(self, pcm: bytes) -> str:
         """Return the next scripted text; "" for silence, which uses none up."""
-        if _rms(pcm) == 0:
+        if rms(pcm) == 0:
             return ""
         with self._lock:
             return self._texts.pop(0) if len(self._texts) > 1 else self._texts[0]
@@ -77,18 +78,10 @@ def synthetic_engines(texts: Iterable[str] = ()) -> SpeechEngines:
     Args:
         texts: what its speech-to-text hears, in order.
     """
-    return SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(texts), tts=ToneTts())
+    return SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(texts), tts=ToneTts(), early=False)
 
 
 def _tone(milliseconds: int) -> bytes:
     step = 2 * math.pi * _TONE_HERTZ / SPEECH_RATE
     count = milliseconds * SPEECH_RATE // 1000
     return struct.pack(f"<{count}h", *(round(_TONE_AMPLITUDE * math.sin(step * index)) for index in range(count)))
-
-
-def _rms(pcm: bytes) -> float:
-    count = len(pcm) // 2
-    if not count:
-        return 0.0
-    samples = struct.unpack(f"<{count}h", pcm[: count * 2])
-    return math.sqrt(sum(sample * sample for sample in samples) / count)

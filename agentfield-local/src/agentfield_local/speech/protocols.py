@@ -47,9 +47,19 @@ class Tts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpeechEngines:
-    """One set of engines, chosen by name; `stt` and `tts` are shared by all calls, a `Vad` is made for each."""
+    """One set of engines, chosen by name; `stt` and `tts` are shared by all calls, a `Vad` is made for each.
+
+    Attributes:
+        name: what the set is called.
+        vad: makes the voice activity detection of a caller.
+        stt: speech to text.
+        tts: text to speech.
+        early: whether `stt` may be asked in a pause already, about a turn that may go on; not where every call
+            uses up a scripted text.
+    """
 
     name: str
     vad: Callable[[], Vad]
     stt: Stt
     tts: Tts
+    early: bool = True

@@ -12,6 +12,8 @@ __all__ = ["MoonshineStt"]
 
 _FULL_SCALE = 32768.0
 _LEAST_SAMPLES = SPEECH_RATE // 10
+_AFTER_SAMPLES = SPEECH_RATE // 2
+"""Silence put after every utterance: without enough of it the model takes the last words for a sentence unfinished."""
 _QUIET_PEAK = 10 ** (-50 / 20)
 """Audio that never rises above -50 dBFS is silence: the model answers it with words that nobody said."""
 
@@ -47,7 +49,8 @@ class MoonshineStt:
             return ""
         try:
             with self._lock:
-                transcript = self._transcriber.transcribe_without_streaming(samples.tolist(), SPEECH_RATE)
+                heard = [*samples.tolist(), *[0.0] * _AFTER_SAMPLES]
+                transcript = self._transcriber.transcribe_without_streaming(heard, SPEECH_RATE)
         except MoonshineError as error:
             raise SpeechFailed(
                 f"speech-to-text failed on {len(samples) / SPEECH_RATE:.1f} s of audio: {error}",

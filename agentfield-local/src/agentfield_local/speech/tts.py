@@ -11,6 +11,7 @@ from typing import Any
 
 from agentfield_local.speech.clauses import split_clauses
 from agentfield_local.speech.errors import SpeechFailed
+from agentfield_local.speech.loudness import trim_onset
 
 __all__ = ["PiperTts", "speakable"]
 
@@ -58,6 +59,8 @@ class PiperTts:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Threads that wait by spinning take the cores from what else a call needs, and gain nothing here.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._table = frontend.load_phoneme_table(config)
         self._voice = voice
@@ -74,13 +77,14 @@ class PiperTts:
         return (self._voice,)
 
     def say(self, text: str) -> Iterator[bytes]:
-        """Yield s16le mono audio, a clause at a time; nothing for text without words.
+        """Yield s16le mono audio, a clause at a time, the first without silence before it; nothing without words.
 
         Raises:
             SpeechFailed: the voice cannot read this text.
         """
-        for clause in split_clauses(speakable(text)):
-            yield self._synthesise(self._phonemes(clause))
+        for index, clause in enumerate(split_clauses(speakable(text))):
+            audio = self._synthesise(self._phonemes(clause))
+            yield audio if index else trim_onset(audio, _RATE)
 
     def _phonemes(self, clause: str) -> Any:
         import numpy as np

@@ -96,6 +96,14 @@ class LinkHub:
         """Say who runs sessions."""
         self._sessions = port
 
+    async def recall(self) -> None:
+        """Remember the nodes of an earlier control plane: they are about to link again."""
+        for node_id, declared in (await self._store.known_nodes()).items():
+            try:
+                self._known.recall(declared)
+            except (KeyError, ValidationError) as error:
+                _log.warning("what the node %s had declared cannot be read: %s", node_id, type(error).__name__)
+
     # --- who is there
 
     def links(self, node_id: str | None = None) -> list[NodeLink]:
@@ -242,6 +250,7 @@ class LinkHub:
         self._coming[link.instance_id] = link
         self._known.linked(link, self.links(link.node_id))
         try:
+            await self._store.remember_node(link.node_id, self._known.declared(_view(link)))
             welcome = await engine.reconcile(link)
             await socket.send_str(encode_frame(welcome))
             if (newer := self._links.get(link.instance_id)) is not None:

@@ -1,9 +1,10 @@
-"""What is remembered of nodes for as long as the process lives: their functions and sessions, and when they left."""
+"""What is remembered of nodes: their functions and sessions, also over a restart, and when they left."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import FunctionSpec, Hello
@@ -54,6 +55,27 @@ class KnownNodes:
         self._instances.move_to_end(link.instance_id)
         if len(self._instances) > _MAX_INSTANCES:
             self._instances.popitem(last=False)
+
+    def declared(self, view: NodeView) -> dict[str, Any]:
+        """Return what is known of a node as JSON, for `recall`."""
+        return {
+            "view": view.model_dump(mode="json"),
+            "functions": [spec.model_dump(mode="json") for spec in self._functions[view.node_id].values()],
+            "sessions": [spec.model_dump(mode="json") for spec in self._sessions[view.node_id].values()],
+        }
+
+    def recall(self, declared: Mapping[str, Any]) -> None:
+        """A node was here before the control plane was restarted: it counts as having left now.
+
+        Raises:
+            ValidationError: It was written by another version and cannot be read.
+        """
+        view = NodeView.model_validate(declared["view"])
+        functions = [FunctionSpec.model_validate(spec) for spec in declared["functions"]]
+        sessions = [SessionDeclaration.model_validate(spec) for spec in declared["sessions"]]
+        self._functions[view.node_id] = {spec.name: spec for spec in functions}
+        self._sessions[view.node_id] = {spec.name: spec for spec in sessions}
+        self.left(view, ())
 
     def left(self, view: NodeView, others: Iterable[NodeLink]) -> None:
         """An instance is gone."""

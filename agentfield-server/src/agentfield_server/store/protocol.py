@@ -164,6 +164,14 @@ class Store(Protocol):
     async def drop_tokens(self, session_id: str) -> None:
         """Forget all tokens of a session."""
 
+    # --- nodes
+
+    async def remember_node(self, node_id: str, declared: Mapping[str, Any]) -> None:
+        """Remember what a node that linked declares, in place of what it declared before."""
+
+    async def known_nodes(self) -> dict[str, Mapping[str, Any]]:
+        """Return what the nodes declared that linked within the last 30 days, by node id."""
+
     # --- idempotency of routes that create no execution
 
     async def remember(self, key: IdempotencyKey, *, response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

@@ -119,7 +119,15 @@ CREATE TABLE idempotency (
 CREATE INDEX idempotency_age ON idempotency (created_at);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_NODES = """
+CREATE TABLE nodes (
+    node_id TEXT PRIMARY KEY,
+    declared TEXT NOT NULL,
+    linked_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` counts them."""
 
 

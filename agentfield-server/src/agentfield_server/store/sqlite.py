@@ -31,8 +31,10 @@ from agentfield_server.store.rows import (
     EVENT_COLUMNS,
     EXECUTION_COLUMNS,
     SESSION_COLUMNS,
+    dump,
     event_row,
     execution_row,
+    load,
     session_row,
 )
 from agentfield_server.store.schema import migrate
@@ -43,6 +45,7 @@ __all__ = ["SqliteStore"]
 T = TypeVar("T")
 
 _READERS = 2
+_NODE_LIFE = 30 * 24 * 3600.0
 _OPEN = "status IN ('queued', 'running', 'waiting')"
 
 
@@ -330,7 +333,7 @@ class SqliteStore:
         )
         return [event_row(row) for row in rows]
 
-    # --- tokens and keys
+    # --- tokens
 
     async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
         """Remember a token by its digest."""
@@ -345,6 +348,29 @@ class SqliteStore:
     async def drop_tokens(self, session_id: str) -> None:
         """Forget all tokens of a session."""
         await self._write(lambda tx: keys.drop_tokens(tx, session_id))
+
+    # --- nodes
+
+    async def remember_node(self, node_id: str, declared: Mapping[str, Any]) -> None:
+        """Remember what a node declares, see `Store.remember_node`."""
+        text = dump(declared)
+        await self._write(
+            lambda tx: tx.run(
+                "INSERT INTO nodes (node_id, declared, linked_at) VALUES (?1, ?2, ?3) "
+                "ON CONFLICT (node_id) DO UPDATE SET declared = ?2, linked_at = ?3",
+                node_id,
+                text,
+                tx.now,
+            )
+        )
+
+    async def known_nodes(self) -> dict[str, Mapping[str, Any]]:
+        """Return what nodes declared, see `Store.known_nodes`."""
+        since = self._clock() - _NODE_LIFE
+        rows = await self._read("SELECT node_id, declared FROM nodes WHERE linked_at > ? ORDER BY linked_at", since)
+        return {node_id: load(declared) for node_id, declared in rows}
+
+    # --- keys
 
     async def remember(self, key: IdempotencyKey, *, response: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """Claim a key or store its response, see `Store.remember`."""
