@@ -29,10 +29,12 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
         Conflict: The port is in use; the message says by whom where the system tells.
     """
     # slow headers and idle connections are closed; handlers learn when their client is gone
-    runner = web.AppRunner(app, keepalive_timeout=_KEEP_ALIVE, access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(
+        app, keepalive_timeout=_KEEP_ALIVE, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
+    )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, shutdown_timeout=_SHUTDOWN)
+        site = web.TCPSite(runner, settings.host, settings.port)
         try:
             await site.start()
         except OSError as error:

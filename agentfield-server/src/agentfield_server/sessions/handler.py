@@ -51,7 +51,7 @@ class HandlerLoop:
         if epoch != self.epoch or not self.running:
             return
         self._board.timers.clear("node")
-        if not self._announced:
+        if not self._announced and not self._board.over:
             self._announced = True
             self._board.record("handler.started", epoch=epoch, resumed=self._resumed)
 

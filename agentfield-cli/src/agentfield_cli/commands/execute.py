@@ -1,0 +1,86 @@
+"""`af execute`: call a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentfield_cli.options import AsJson, Url
+
+if TYPE_CHECKING:
+    from agentfield.errors import AgentFieldError
+    from agentfield.wire.rest import ExecutionView
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def execute(
+    target: Annotated[str, typer.Argument(help="node_id.name of a reasoner.")],
+    input_: Annotated[str, typer.Option("--input", metavar="JSON", help="The input as one JSON object.")] = "{}",
+    wait: Annotated[bool, typer.Option("--wait/--async", help="Wait for the result, or return at once.")] = True,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds it may take.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Call a target through the control plane.
+
+    It runs on whichever node owns it.
+
+    \b
+    Examples:
+      af execute voice-support.resolve_turn --input '{"turn": {"text": "where is order 427"}}'
+      af execute voice-support.resolve_turn --input '{"turn": {}}' --async
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output, plain
+
+    given = _object(input_)
+
+    async def call() -> None:
+        import json
+
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            if not wait:
+                execution = await client.execute_async(target, given, timeout=timeout)
+                out.result(execution)
+                out.line(f"{execution.id} {execution.status}")
+                return
+            with out.progress(f"{target} runs"):
+                execution = await client.execute(target, given, timeout=timeout)
+        if execution.status != "succeeded":
+            raise _failure(execution)
+        out.result(execution)
+        out.line(json.dumps(plain(execution.output), indent=2, ensure_ascii=False))
+
+    run(call())
+
+
+def _failure(execution: ExecutionView) -> AgentFieldError:
+    from agentfield.errors import ExecutionError, error_from_problem
+
+    if execution.problem:
+        return error_from_problem({"execution_id": execution.id, **execution.problem})
+    return ExecutionError(
+        f"{execution.target} ended {execution.status}.", execution_id=execution.id, target=execution.target
+    )
+
+
+def _object(text: str) -> dict[str, object]:
+    import json
+
+    from agentfield.errors import InvalidInput
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(
+            f"--input is not JSON: {error}.", hint='--input \'{"name": "value"}\'', field="input"
+        ) from None
+    if not isinstance(value, dict):
+        raise InvalidInput("--input is JSON, but no object.", hint='--input \'{"name": "value"}\'', field="input")
+    return value

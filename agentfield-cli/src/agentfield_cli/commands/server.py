@@ -1,0 +1,53 @@
+"""`af server`: a control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def server(
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; else AGENTFIELD_HOST.")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port, 0 takes a free one; else AGENTFIELD_PORT.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of what survives a restart; else AGENTFIELD_HOME.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Log one JSON object a line, the address first.")] = False,
+) -> None:
+    """Run a control plane.
+
+    It runs until it is stopped; without AGENTFIELD_API_KEY only this machine may connect.
+
+    \b
+    Examples:
+      af server
+      af server --port 0 --data ./data
+      AGENTFIELD_API_KEY=... OPENAI_API_KEY=... af server --host 0.0.0.0
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    import json
+
+    from agentfield_cli.connect import run
+    from agentfield_cli.serving import server_settings
+    from agentfield_server.app import ControlPlane, run_server
+    from agentfield_server.logs import configure_logs
+
+    settings = server_settings(host=host, port=port, home=data)
+    configure_logs(json_lines=as_json)
+
+    def ready(plane: ControlPlane) -> None:
+        pairs = ", ".join(spec.name for spec, _ in plane.registry.pairs()) or "none"
+        if as_json:
+            typer.echo(json.dumps({"url": plane.url, "home": str(settings.home), "pairs": pairs.split(", ")}))
+        else:
+            typer.echo(f"control plane  {plane.url}\ndata           {settings.home}\npairs          {pairs}")
+
+    run(run_server(settings, ready=ready))

@@ -1,0 +1,305 @@
+"""`af session`: start, call, watch and end sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agentfield_cli.options import AsJson, Url
+
+if TYPE_CHECKING:
+    from agentfield.wire.rest import StartRequest
+
+__all__ = ["app"]
+
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="ses_… as af session start printed it.")]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="node_id.name of a session.")]
+Provider = Annotated[str | None, typer.Option("--provider", help="Must be the declared one.")]
+Transport = Annotated[str | None, typer.Option("--transport", help="Must be the declared one.")]
+Model = Annotated[str | None, typer.Option("--model", help="Model of this session, else the declared one.")]
+Voice = Annotated[str | None, typer.Option("--voice", help="Voice of this session, else the declared one.")]
+Caller = Annotated[str | None, typer.Option("--caller", help="Who calls, as the handler sees it.")]
+Metadata = Annotated[str, typer.Option("--metadata", metavar="JSON", help="JSON object for the handler.")]
+
+
+@app.callback()
+def session(context: typer.Context) -> None:
+    """Start, call, watch and end sessions.
+
+    \b
+    Examples:
+      af session start voice-support.voice --provider openai --transport webrtc
+      af session call voice-support.voice --audio question.wav
+      af session workflows ses_0198
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def start(
+    target: Target,
+    provider: Provider = None,
+    transport: Transport = None,
+    model: Model = None,
+    voice: Voice = None,
+    caller: Caller = None,
+    metadata: Metadata = "{}",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a session and print the address of a page that makes the call.
+
+    Provider and transport are checked against the declaration; nothing is switched silently.
+    The address works once and holds no key.
+
+    \b
+    Examples:
+      af session start voice-support.voice \\
+        --provider openai --transport webrtc --model gpt-realtime-2 --voice marin
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+
+    request = _request(target, provider, transport, model, voice, caller, metadata)
+
+    async def begin() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            started = await client.start_session(request)
+        out.result(started)
+        for name, value in (
+            ("session", started.session_id),
+            ("target", started.target),
+            ("pair", f"{started.provider}/{started.transport}"),
+            ("model", started.model),
+            ("voice", started.voice or "-"),
+            ("floor", started.floor),
+            ("page", started.page_url),
+        ):
+            out.line(f"{name:<8} {value}")
+
+    run(begin())
+
+
+def _request(
+    target: str,
+    provider: str | None,
+    transport: str | None,
+    model: str | None,
+    voice: str | None,
+    caller: str | None,
+    metadata: str,
+) -> StartRequest:
+    import json
+
+    from agentfield.errors import InvalidInput
+    from agentfield.wire.rest import StartRequest
+
+    try:
+        values = json.loads(metadata)
+    except ValueError as error:
+        raise InvalidInput(f"--metadata is not JSON: {error}.", hint='--metadata \'{"name": "value"}\'') from None
+    if not isinstance(values, dict):
+        raise InvalidInput("--metadata is JSON, but no object.", hint='--metadata \'{"name": "value"}\'')
+    if caller is not None and len(caller) > 256:
+        raise InvalidInput("--caller is longer than 256 characters.", hint="af session start --help")
+    return StartRequest(
+        target=target,
+        provider=provider,
+        transport=transport,
+        model=model,
+        voice=voice,
+        caller=caller,
+        metadata=values,
+    )
+
+
+@app.command("list")
+def list_(url: Url = None, as_json: AsJson = False) -> None:
+    """List sessions, newest first.
+
+    \b
+    Examples:
+      af session list
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+
+    async def ask() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            views = list(await client.list_sessions())
+        out.result({"sessions": views})
+        rows = [
+            (
+                view.id,
+                view.target,
+                f"{view.provider}/{view.transport}",
+                view.state,
+                view.end_reason,
+                view.turns,
+                _when(view.created_at),
+            )
+            for view in views
+        ]
+        columns = ("session", "target", "pair", "state", "reason", "turns", "started")
+        out.table(columns, rows, empty="There are no sessions. Start one with: af session start TARGET")
+
+    run(ask())
+
+
+@app.command()
+def show(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
+    """Show one session with its frozen configuration.
+
+    \b
+    Examples:
+      af session show ses_0198
+      af session show ses_0198 --json
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+
+    async def ask() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            view = await client.get_session(session_id)
+        out.result(view)
+        because = f" ({view.end_reason}{f': {view.end_detail}' if view.end_detail else ''})" if view.end_reason else ""
+        for name, value in (
+            ("session", view.id),
+            ("run", view.run_id),
+            ("target", view.target),
+            ("pair", f"{view.provider}/{view.transport}"),
+            ("model", view.model),
+            ("voice", view.voice or "-"),
+            ("floor", view.floor),
+            ("state", f"{view.state}{because}"),
+            ("caller", view.caller or "-"),
+            ("turns", view.turns),
+            ("started", _when(view.created_at)),
+            ("ended", _when(view.ended_at)),
+        ):
+            out.line(f"{name:<8} {value}")
+
+    run(ask())
+
+
+@app.command()
+def workflows(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
+    """Draw everything that a session ran, as a tree.
+
+    \b
+    Examples:
+      af session workflows ses_0198
+      af session workflows ses_0198 --json
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+    from agentfield_cli.tree import workflow_tree
+
+    async def ask() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            dag = await client.workflow(session_id)
+        out.result(dag)
+        if not as_json:
+            out.show(workflow_tree(dag))
+
+    run(ask())
+
+
+@app.command()
+def call(
+    target: Target,
+    audio: Annotated[list[Path], typer.Option("--audio", help="Recording to speak; repeat it for more turns.")],
+    save: Annotated[Path | None, typer.Option("--save", help="WAV file to write what was heard to.")] = None,
+    provider: Provider = None,
+    transport: Transport = None,
+    model: Model = None,
+    voice: Voice = None,
+    caller: Caller = None,
+    metadata: Metadata = "{}",
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a real call from the terminal: speak recordings, record what is heard, show what happens.
+
+    \b
+    Examples:
+      af session call voice-support.voice --audio question.wav
+      af session call voice-support.voice --audio one.wav --audio two.wav --save reply.wav
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.calling import require_caller
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+
+    require_caller()
+    request = _request(target, provider, transport, model, voice, caller, metadata)
+
+    async def place() -> dict[str, Any]:
+        from agentfield.settings import discover_url, is_loopback
+        from agentfield_cli.audio import read_recording, write_recording
+        from agentfield_cli.calling import make_call
+        from agentfield_cli.tree import workflow_tree
+
+        out = Output(as_json=as_json)
+        recordings = [read_recording(path) for path in audio]
+        async with connected(url) as client:
+            with out.progress(f"{target} starts"):
+                started = await client.start_session(request)
+            out.line(f"  session {started.session_id} {started.provider}/{started.transport} {started.model}", "dim")
+            report = await make_call(client, started, recordings, out, loopback=is_loopback(discover_url(url)))
+        if save is not None and report.heard is not None:
+            write_recording(save, report.heard)
+        if report.dag is not None and not as_json:
+            out.show(workflow_tree(report.dag))
+        for number, row in enumerate(report.timings, start=1):
+            out.line(f"  turn {number}: {_timings(row)}", "dim")
+        return report.as_json() | ({"saved": str(save)} if save else {})
+
+    Output(as_json=as_json).result(run(place()))
+
+
+@app.command()
+def end(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
+    """End a session: the call is hung up at the provider.
+
+    \b
+    Examples:
+      af session end ses_0198
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.output import Output
+
+    async def hang_up() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            await client.end_session(session_id, reason="operator")
+            view = await client.get_session(session_id)
+        out.result(view)
+        out.line(f"{view.id} {view.state}{f' ({view.end_reason})' if view.end_reason else ''}")
+
+    run(hang_up())
+
+
+def _when(at: float | None) -> str:
+    import datetime as dt
+
+    if at is None:
+        return "-"
+    return dt.datetime.fromtimestamp(at, dt.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _timings(row: dict[str, Any]) -> str:
+    parts = (
+        ("offer to answer", row["offer_to_answer_ms"]),
+        ("end of speech to first audio", row["end_of_speech_to_first_audio_ms"]),
+        ("tool dispatch", row["tool_dispatch_ms"]),
+    )
+    return ", ".join(f"{name} {value:g} ms" for name, value in parts if value is not None) or "no answer was heard"

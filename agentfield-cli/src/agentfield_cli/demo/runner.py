@@ -1,0 +1,182 @@
+"""Runs the demo: everything is real, and everything is on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import AgentFieldError
+from agentfield.wire.rest import StartRequest
+from agentfield_cli.audio import read_recording
+from agentfield_cli.calling import CallReport, make_call
+from agentfield_cli.demo.speech import SpeechServer, speech_server
+from agentfield_cli.output import ExitCode, Output
+from agentfield_cli.processes import agent_process
+from agentfield_cli.serving import interrupted, server_settings, wait_for_session
+from agentfield_cli.tree import workflow_tree
+from agentfield_server.app import control_plane
+
+if TYPE_CHECKING:
+    from agentfield_server.app import ControlPlane
+
+__all__ = ["DemoOptions", "problems", "run_demo"]
+
+TARGET = "voice-support.voice"
+TOOL = "voice-support.resolve_turn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """What was asked for on the command line."""
+
+    once: bool
+    recordings: Sequence[Path]
+    port: int
+    home: Path | None
+
+
+async def run_demo(options: DemoOptions, out: Output) -> int:
+    """Make the demo's call and return the exit code.
+
+    Args:
+        options: What was asked for.
+        out: Where it is shown.
+
+    Raises:
+        AgentFieldError: Something that the call needs did not work.
+    """
+    folder = _folder()
+    files = list(options.recordings) or [folder / "caller.wav"]
+    recordings = [await asyncio.to_thread(read_recording, file) for file in files]
+    with interrupted() as stop, _home(options.home) as home:
+        async with AsyncExitStack() as stack:
+            with out.progress("starting the control plane"):
+                settings = server_settings(host="127.0.0.1", port=options.port, home=home)
+                plane = await stack.enter_async_context(control_plane(settings))
+            out.line(f"control plane  {plane.url}")
+            with out.progress("loading the speech engines") as tell:
+                loading = speech_server(home, lambda what: tell(f"loading the speech engines: {what}"))
+                speech = await stack.enter_async_context(loading)
+            out.line(f"local provider {speech.url}")
+            await _link_agent(stack, plane, folder / "agent.py", home, out)
+            client = await stack.enter_async_context(ControlPlaneClient(plane.url))
+            code = await _until(stop, _call(client, recordings, speech, options, out, stop))
+    return code
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("agentfield_cli") / "demo")).absolute()
+
+
+@contextlib.contextmanager
+def _home(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="agentfield-demo-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+async def _link_agent(stack: AsyncExitStack, plane: ControlPlane, file: Path, home: Path, out: Output) -> None:
+    log = stack.enter_context((home / "agent.log").open("wb"))
+    env = {**os.environ, "AGENTFIELD_HOME": str(home)}
+    with out.progress("starting the agent"):
+        child = await stack.enter_async_context(agent_process(file, url=plane.url, env=env, log=log))
+        try:
+            await wait_for_session(plane, TARGET, child)
+        except AgentFieldError as error:
+            said = await asyncio.to_thread((home / "agent.log").read_text, errors="replace")
+            error.message += f" It said: {said.strip()[-1500:] or 'nothing'}"
+            raise
+    out.line(f"agent          {TARGET}")
+
+
+async def _until(stop: asyncio.Event, work: Any) -> int:
+    """Do `work` unless a signal comes first."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else ExitCode.INTERRUPTED
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+async def _call(
+    client: ControlPlaneClient,
+    recordings: Sequence[Any],
+    speech: SpeechServer,
+    options: DemoOptions,
+    out: Output,
+    stop: asyncio.Event,
+) -> int:
+    request = StartRequest(target=TARGET, caller="demo")
+    started = await client.start_session(request)
+    out.line(f"session        {started.session_id}\n")
+    report = await make_call(client, started, recordings, out, loopback=True)
+    with out.progress("transcribing what the caller heard"):
+        heard = await speech.words(report.heard) if report.heard is not None and report.heard.size else ""
+    failures = problems(report, heard)
+    page = started.page_url if options.once else (await client.start_session(request)).page_url
+    out.result(_json(report, heard, page, failures))
+    _show(out, report, heard)
+    for failure in failures:
+        out.line(f"failed: {failure}", "bold red")
+    if options.once or failures:
+        return ExitCode.FAILED if failures else ExitCode.OK
+    _keep_serving(out, client.url, page)
+    await stop.wait()
+    return ExitCode.OK
+
+
+def _json(report: CallReport, heard: str, page: str, failures: Sequence[str]) -> dict[str, Any]:
+    value = report.as_json() | {"reply_heard": heard, "page_url": page}
+    value.pop("end_reason")  # a call that ended otherwise is a failure
+    return value | ({"failures": list(failures)} if failures else {})
+
+
+def problems(report: CallReport, heard: str) -> list[str]:
+    """Return what did not come of the call as it should."""
+    found = []
+    if not report.turns:
+        found.append("the caller was not understood: no turn was taken")
+    if not any(e["target"] == TOOL and e["status"] == "succeeded" for e in report.executions):
+        found.append(f"{TOOL} did not succeed")
+    if any(e["status"] in ("failed", "timeout") for e in report.executions):
+        found.append("an execution failed")
+    if not any(turn["generated"] for turn in report.turns):
+        found.append("the agent said nothing")
+    if not heard.strip():
+        found.append("the caller heard no words")
+    if report.end_reason != "caller_hangup":
+        found.append(f"the session ended with {report.end_reason or 'no reason'} instead of caller_hangup")
+    return found
+
+
+def _show(out: Output, report: CallReport, heard: str) -> None:
+    out.line()
+    if report.dag is not None and not out.as_json:
+        out.show(workflow_tree(report.dag))
+    out.line(f"\nthe caller heard: {heard}")
+    names = ("offer_to_answer_ms", "end_of_speech_to_first_audio_ms", "tool_dispatch_ms")
+    rows = [(number, *(row[name] for name in names)) for number, row in enumerate(report.timings, start=1)]
+    columns = ("turn", "offer to answer, ms", "end of speech to first audio, ms", "tool dispatch, ms")
+    out.table(columns, rows, empty="There are no timings.")
+
+
+def _keep_serving(out: Output, url: str, page: str) -> None:
+    out.line("\nNow call it yourself:", "bold")
+    out.line(page)
+    out.line("The address works once, within ten minutes. For another one, in a second terminal:", "dim")
+    out.line(f"  af session start {TARGET} --url {url}", "dim")
+    out.line("Stop with Ctrl-C.", "dim")

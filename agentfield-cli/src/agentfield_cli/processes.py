@@ -1,0 +1,61 @@
+"""Agent files as child processes: started with the control plane's address, stopped with the command that started them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from agentfield.errors import Unavailable
+
+__all__ = ["agent_process"]
+
+_STOP = 8.0
+
+
+@asynccontextmanager
+async def agent_process(
+    file: Path, *, url: str, env: Mapping[str, str] = os.environ, log: IO[bytes] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run an agent file until the block is left, then ask it to stop.
+
+    Args:
+        file: A Python file that ends in `app.run()`, as an absolute path.
+        url: Of the control plane that it is to link with.
+        env: Its environment, but for the address.
+        log: Where its output goes, ours when None.
+
+    Raises:
+        Unavailable: The process cannot be started.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(file),
+            cwd=file.parent,
+            env={**env, "AGENTFIELD_URL": url},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    except OSError as error:
+        raise Unavailable(f"{file} could not be started: {error}.", code="agent_not_started") from error
+    try:
+        yield process
+    finally:
+        await _stop(process)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(_STOP):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,43 @@
+"""Draws the executions of a session as a tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from agentfield.wire.rest import DagView, ExecutionView
+
+__all__ = ["workflow_tree"]
+
+_STYLES = {"succeeded": "green", "failed": "red", "timeout": "red", "cancelled": "yellow", "running": "cyan"}
+
+
+def workflow_tree(dag: DagView) -> Tree:
+    """Return the executions of a run under their parents, in the order they were made."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    known = {execution.id for execution in dag.executions}
+    tree = Tree(Text(f"{dag.run_id}", style="dim"))
+    branches: dict[str | None, Tree] = {None: tree}
+    for execution in dag.executions:
+        parent = execution.parent_id if execution.parent_id in known else None
+        branches[execution.id] = branches[parent].add(_label(execution))
+    return tree
+
+
+def _label(execution: ExecutionView) -> Text:
+    from rich.text import Text
+
+    label = Text.assemble(
+        (execution.kind, "bold"), " ", execution.target, " ", (execution.status, _STYLES.get(execution.status, ""))
+    )
+    if execution.started_at is not None and execution.ended_at is not None:
+        label.append(f" {(execution.ended_at - execution.started_at) * 1000:.0f} ms", style="dim")
+    label.append(f" {execution.id}", style="dim")
+    if execution.problem:
+        label.append(f"\n{execution.problem.get('detail', '')}", style="red")
+    return label
