@@ -103,7 +103,12 @@ def test_core_alone_imports_and_brings_no_heavy_package(tmp_path: Path, wheels: 
 def test_the_command_alone_lists_no_pair_and_each_plugin_adds_its_own(tmp_path: Path, wheels: Path) -> None:
     """Without plugins there is nothing to call over; the openai plugin adds exactly openai's pairs."""
     programs = environment(tmp_path, wheels, "agentfield-cli")
-    assert json.loads(run(programs / "af", "adapters", "--json", cwd=tmp_path)) == []
+    assert pairs(programs, tmp_path) == []
     run(UV, "pip", "install", "--quiet", "--python", programs / "python", "--find-links", wheels, "agentfield-openai")
-    pairs = json.loads(run(programs / "af", "adapters", "--json", cwd=tmp_path))
-    assert [f"{row['provider']}/{row['transport']}" for row in pairs] == ["openai/webrtc"]
+    assert pairs(programs, tmp_path) == ["openai/webrtc"]
+
+
+def pairs(programs: Path, cwd: Path) -> list[str]:
+    """Return the pairs that an installation can do."""
+    found = json.loads(run(programs / "af", "adapters", "--json", cwd=cwd))["adapters"]
+    return [f"{row['provider']}/{row['transport']}" for row in found]
