@@ -91,17 +91,17 @@ def test_a_misspelt_transport_gets_a_guess():
 
 def test_a_pair_of_ours_that_is_not_installed_names_the_command():
     """A first-party pair whose distribution is absent is refused with the line that installs it."""
-    assert refusal(Registry([OPENAI]), "openrouter", "audio_turns") == (
-        "[adapter_not_installed] openrouter/audio_turns needs a plugin that is not installed: agentfield-openrouter."
-        " Installed pairs: openai/webrtc, openai/websocket.\n  hint: pip install agentfield-openrouter"
+    assert refusal(Registry([OPENAI]), "local", "webrtc") == (
+        "[adapter_not_installed] local/webrtc needs a plugin that is not installed: agentfield-local."
+        " Installed pairs: openai/webrtc, openai/websocket.\n  hint: pip install agentfield-local"
     )
 
 
 def test_an_absent_provider_of_ours_over_another_transport_says_what_it_would_have():
     """A first-party provider that is absent and has no such transport is refused with the transports it would have."""
-    assert refusal(Registry([OPENAI]), "openrouter", "webrtc") == (
-        "[unsupported_pair] openrouter/webrtc is not a declared pair. openrouter is available over:"
-        " audio_turns (agentfield-openrouter, not installed). AgentField does not switch transports silently."
+    assert refusal(Registry([OPENAI]), "local", "audio_turns") == (
+        "[unsupported_pair] local/audio_turns is not a declared pair. local is available over:"
+        " webrtc (agentfield-local, not installed). AgentField does not switch transports silently."
         "\n  hint: af adapters"
     )
 
@@ -117,12 +117,12 @@ def test_nothing_installed_at_all():
 def test_a_broken_plugin_is_told_from_an_absent_one():
     """A plugin that is installed and does not load is called broken, with the reason."""
     broken = record(
-        "agentfield-openrouter", state="broken", reason="ModuleNotFoundError: No module named 'x'", manifest=False
+        "agentfield-local", state="broken", reason="ModuleNotFoundError: No module named 'x'", manifest=False
     )
-    assert refusal(Registry([OPENAI, broken]), "openrouter", "audio_turns") == (
-        "[plugin_broken] openrouter/audio_turns: agentfield-openrouter 0.3.0 is installed but broken:"
+    assert refusal(Registry([OPENAI, broken]), "local", "webrtc") == (
+        "[plugin_broken] local/webrtc: agentfield-local 0.3.0 is installed but broken:"
         " ModuleNotFoundError: No module named 'x'. Installed pairs: openai/webrtc, openai/websocket."
-        "\n  hint: pip install agentfield-openrouter"
+        "\n  hint: pip install agentfield-local"
     )
 
 
@@ -139,15 +139,15 @@ def test_an_invalid_plugin_of_a_stranger_gets_no_pip_line():
 def test_an_incompatible_plugin_is_named():
     """A plugin for another plugin API is called incompatible."""
     old = record(
-        "agentfield-openrouter",
+        "agentfield-local",
         state="incompatible",
         reason="it was made for plugin API 2.0, this is 1.0",
         manifest=False,
     )
-    assert refusal(Registry([OPENAI, old]), "openrouter", "audio_turns") == (
-        "[plugin_incompatible] openrouter/audio_turns: agentfield-openrouter 0.3.0 is installed but incompatible:"
+    assert refusal(Registry([OPENAI, old]), "local", "webrtc") == (
+        "[plugin_incompatible] local/webrtc: agentfield-local 0.3.0 is installed but incompatible:"
         " it was made for plugin API 2.0, this is 1.0. Installed pairs: openai/webrtc, openai/websocket."
-        "\n  hint: pip install agentfield-openrouter"
+        "\n  hint: pip install agentfield-local"
     )
 
 

@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentfield.plugins.registry import load_attribute
 from pydantic import SecretStr
 
 from agentfield.errors import InvalidInput, ProviderUnavailable
 from agentfield.plugins import PairSpec, ProviderInfo, Registry
+from agentfield.plugins.registry import load_attribute
 from agentfield.realtime.provider import ChildProcess, DirectAdapter
 
 __all__ = ["AdapterPool"]

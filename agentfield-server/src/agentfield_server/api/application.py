@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -30,9 +32,13 @@ def build_application(routes: Iterable[Route], door: Door) -> web.Application:
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_problems, _guards(door)])
     # streams are prepared inside their handler: a middleware would come too late for their headers
     app.on_response_prepare.append(_sharing(door))
+    streams = set[asyncio.Task[Any]]()
+    # a stream has no end of its own: the shutdown would wait for it in vain
+    app.on_shutdown.append(_ending(streams))
     for route in routes:
         # no automatic HEAD: a stream would start for it
-        app.router.add_route(route.method, route.path, _guarded(route, door))
+        handler = _guarded(route, door)
+        app.router.add_route(route.method, route.path, _kept(handler, streams) if route.stream else handler)
     return app
 
 
@@ -42,6 +48,25 @@ def _guarded(route: Route, door: Door) -> Handler:
         return await route.handler(request)
 
     return handle
+
+
+def _kept(handler: Handler, streams: set[asyncio.Task[Any]]) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        if task is not None:
+            streams.add(task)
+            task.add_done_callback(streams.discard)
+        return await handler(request)
+
+    return handle
+
+
+def _ending(streams: set[asyncio.Task[Any]]) -> Callable[[web.Application], Awaitable[None]]:
+    async def end(_: web.Application) -> None:
+        for task in list(streams):
+            task.cancel()
+
+    return end
 
 
 def _guards(door: Door) -> Middleware:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agentfield.plugins.matrix import adapter_views
 from aiohttp import web
 
 from agentfield.plugins import Registry
+from agentfield.plugins.matrix import adapter_views
 from agentfield_server.api.http import json_reply
 from agentfield_server.api.routes import Route
 

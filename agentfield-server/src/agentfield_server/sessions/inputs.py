@@ -240,4 +240,6 @@ class Snapshot:
     open_calls: tuple[OpenCallSnapshot, ...] = ()
     call_ids: tuple[str, ...] = ()
     """Tool calls that were asked for before: a second use of one is refused."""
+    open_speeches: tuple[tuple[str, str | None], ...] = ()
+    """Id and words asked for of what was being said: what came of it will never be known."""
     history: tuple[Mapping[str, Any], ...] = ()

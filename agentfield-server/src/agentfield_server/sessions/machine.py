@@ -102,6 +102,8 @@ class SessionMachine:
         self.turns.restore(snapshot.open_turns, snapshot.turns)
         self.calls.restore(snapshot)
         self.board.history.extend(snapshot.history)
+        for speech_id, asked in snapshot.open_speeches:
+            self.speech.lost(speech_id, asked)
         self.life.restore(snapshot.live_for)
 
     def _advance_to(self, now: float) -> None:

@@ -26,6 +26,7 @@ class _Log:
     calls: dict[str, OpenCallSnapshot] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    speaking: dict[str, str | None] = field(default_factory=dict)
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -33,9 +34,13 @@ class _Log:
             case "turn.committed":
                 self.turns[body["turn_id"]] = body
                 self.history.append({"role": "caller", "turn_id": body["turn_id"], "text": body["text"]})
-            case "speech.ended" if body["generated"]:
-                said = {name: body[name] for name in ("speech_id", "asked", "generated", "heard_text")}
-                self.history.append({"role": "agent", **said})
+            case "speech.started":
+                self.speaking[body["speech_id"]] = body["asked"]
+            case "speech.ended":
+                self.speaking.pop(body["speech_id"], None)
+                if body["generated"]:
+                    said = {name: body[name] for name in ("speech_id", "asked", "generated", "heard_text")}
+                    self.history.append({"role": "agent", **said})
             case "tool.requested":
                 call_id = body["call_id"]
                 self.calls[call_id] = OpenCallSnapshot(
@@ -68,6 +73,7 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
         open_calls=tuple(call for call_id, call in log.calls.items() if call_id not in log.answered),
         call_ids=(*log.calls, *log.refused),
         history=tuple(log.history[-_HISTORY:]),
+        open_speeches=tuple(log.speaking.items()),
     )
 
 

@@ -147,6 +147,12 @@ class Sequencer:
         self._begin(speech, event.reply)
         return speech
 
+    def lost(self, speech_id: str, asked: str | None) -> None:
+        """Close the record of a speech of an earlier control plane: nobody knows how much of it was heard."""
+        unknown = dict.fromkeys(("verbatim", "heard_ms", "heard_text", "heard_method"))
+        told = {"generated": "", "interrupted": False, "stale": False, "failed": "control_plane_restart"}
+        self._board.record("speech.ended", speech_id=speech_id, asked=asked, remaining="", **unknown, **told)
+
     def transcript(self, event: ReplyTranscript) -> None:
         """Words of a reply."""
         speech = self._current(event.reply)
