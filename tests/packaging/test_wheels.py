@@ -111,4 +111,4 @@ def test_the_command_alone_lists_no_pair_and_each_plugin_adds_its_own(tmp_path: 
 def pairs(programs: Path, cwd: Path) -> list[str]:
     """Return the pairs that an installation can do."""
     found = json.loads(run(programs / "af", "adapters", "--json", cwd=cwd))["adapters"]
-    return [f"{row['provider']}/{row['transport']}" for row in found]
+    return [f"{row['provider']}/{row['transport']}" for row in found if row["installed"]]

@@ -15,7 +15,7 @@ import pytest
 from agentfield_local.speech.engines import load_engines
 from agentfield_local.speech.errors import SpeechFailed
 from agentfield_local.speech.protocols import SPEECH_RATE, SpeechEngines
-from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+from agentfield_local.speech.segmenter import Segmenter, SpeechPaused, SpeechStarted, SpeechStopped
 from wer import word_error_rate
 
 pytestmark = pytest.mark.speech
@@ -80,6 +80,25 @@ def test_callers_are_understood(engines: SpeechEngines, kind: str) -> None:
     ]
     assert len(pairs) >= 7
     assert word_error_rate(pairs) <= LEAST, pairs
+
+
+@pytest.mark.parametrize("kind", ["human", "synthetic"])
+def test_callers_are_understood_in_the_pause_before_the_end(engines: SpeechEngines, kind: str) -> None:
+    """The words that are looked for early, in the last pause, are as good as those of the whole turn."""
+    pairs = [(said, " ".join(map(engines.stt.transcribe, early(engines, pcm)))) for said, pcm in clips(kind)]
+    assert len(pairs) >= 7
+    assert word_error_rate(pairs) <= LEAST, pairs
+
+
+def early(engines: SpeechEngines, pcm: bytes) -> Iterator[bytes]:
+    """Yield the audio of each utterance until the pause that it ended with."""
+    pause = b""
+    for event in Segmenter(engines.vad(), pause_ms=190).feed(bytes(16_000) + pcm + bytes(48_000)):
+        match event:
+            case SpeechPaused():
+                pause = event.pcm
+            case SpeechStopped():
+                yield pause
 
 
 def test_replies_are_understood(engines: SpeechEngines) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield_local.speech.protocols import SPEECH_RATE
-from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+from agentfield_local.speech.segmenter import Segmenter, SpeechPaused, SpeechStarted, SpeechStopped
 
 CHUNK_MS = 32
 CHUNK_SAMPLES = CHUNK_MS * SPEECH_RATE // 1000
@@ -118,17 +118,56 @@ def test_settings_change_in_mid_stream() -> None:
     assert [event.at_ms for event in segmenter.feed(speech((0, 320)))] == [1280]
 
 
+def test_a_pause_is_told_of_and_the_end_names_it() -> None:
+    """Silence that may end a turn is told of early, with the audio so far; the end says that only silence followed."""
+    pcm = speech((90, 320), (0, 512))
+    started, paused, stopped = Segmenter(ScriptedVad(), pause_ms=190).feed(pcm)
+    assert started == SpeechStarted(at_ms=0)
+    assert paused == SpeechPaused(at_ms=512, start_ms=0, pcm=pcm[: 512 * BYTES_A_MS])
+    assert stopped == SpeechStopped(at_ms=832, start_ms=0, pcm=pcm, paused_ms=512)
+
+
+def test_a_caller_who_goes_on_had_only_paused() -> None:
+    """Each pause of an utterance is told of once; the end names the last one, and none where speech came after it."""
+    segmenter = Segmenter(ScriptedVad(), pause_ms=190)
+    events = segmenter.feed(speech((90, 320), (0, 416), (90, 320), (0, 320), (90, 32)))
+    assert [(type(event), event.at_ms) for event in events[1:]] == [(SpeechPaused, 512), (SpeechPaused, 1248)]
+    stopped = segmenter.finish()
+    assert stopped is not None
+    assert stopped.paused_ms is None
+
+
+@pytest.mark.parametrize("pause_ms", [None, 500, 900])
+def test_a_pause_as_long_as_the_end_is_none(pause_ms: int | None) -> None:
+    """Where the end comes no later than the pause would, there is only the end."""
+    events = Segmenter(ScriptedVad(), pause_ms=pause_ms).feed(speech((90, 320), (0, 640)))
+    assert [type(event) for event in events] == [SpeechStarted, SpeechStopped]
+
+
+def test_silence_counts_from_the_last_sound() -> None:
+    """What the detection still takes for speech, but is silent, counts once it says silence; at most 96 ms of it."""
+    quiet = struct.pack(f"<{CHUNK_SAMPLES}h", 90, *[0] * (CHUNK_SAMPLES - 1))
+    for lag, counted in ((2, 64), (5, 96)):
+        events = Segmenter(ScriptedVad()).feed(speech((90, 320)) + quiet * lag + speech((0, 640)))
+        assert events[-1].at_ms == 320 + lag * CHUNK_MS + 512 - counted
+    events = Segmenter(ScriptedVad()).feed(speech((90, 320)) + quiet * 2 + speech((90, 32), (0, 640)))
+    assert events[-1].at_ms == 320 + 64 + 32 + 512
+
+
 @given(
     percents=st.lists(st.sampled_from([0, 30, 40, 60, 90]), max_size=60),
     cuts=st.lists(st.integers(0, 60 * CHUNK_SAMPLES * 2), max_size=30),
     settings=st.tuples(st.integers(0, 400), st.integers(0, 400), st.sampled_from([320, 60_000])),
+    pause=st.none() | st.integers(0, 300),
 )
-def test_the_pieces_never_matter(percents: list[int], cuts: list[int], settings: tuple[int, int, int]) -> None:
+def test_the_pieces_never_matter(
+    percents: list[int], cuts: list[int], settings: tuple[int, int, int], pause: int | None
+) -> None:
     """Cut the stream anywhere, even within a sample: the events are the same."""
     pcm = audio(*percents)
     prefix, silence, longest = settings
-    whole = Segmenter(ScriptedVad(), 0.5, prefix, silence, max_utterance_ms=longest).feed(pcm)
-    pieces = Segmenter(ScriptedVad(), 0.5, prefix, silence, max_utterance_ms=longest)
+    whole = Segmenter(ScriptedVad(), 0.5, prefix, silence, max_utterance_ms=longest, pause_ms=pause).feed(pcm)
+    pieces = Segmenter(ScriptedVad(), 0.5, prefix, silence, max_utterance_ms=longest, pause_ms=pause)
     bounds = [0, *sorted(min(cut, len(pcm)) for cut in cuts), len(pcm)]
     assert [event for start, end in pairwise(bounds) for event in pieces.feed(pcm[start:end])] == whole
 
@@ -150,6 +189,36 @@ def test_events_are_in_order_and_audio_is_where_they_say(percents: list[int], pr
         assert stopped.start_ms == started.at_ms
         assert stopped.pcm == pcm[stopped.start_ms * BYTES_A_MS : stopped.at_ms * BYTES_A_MS]
     assert segmenter.position_ms == len(percents) * CHUNK_MS
+
+
+@given(
+    percents=st.lists(st.sampled_from([0, 30, 40, 60, 90]), max_size=80),
+    silence=st.integers(0, 300),
+    pause=st.integers(0, 300),
+    longest=st.sampled_from([320, 60_000]),
+)
+def test_pauses_change_nothing_and_the_end_names_the_one_that_went_on(
+    percents: list[int], silence: int, pause: int, longest: int
+) -> None:
+    """Starts and stops are those without pauses; an end names a pause if and only if no speech came after it."""
+    pcm = audio(*percents)
+    events = Segmenter(ScriptedVad(), 0.5, 100, silence, max_utterance_ms=longest, pause_ms=pause).feed(pcm)
+    plain = Segmenter(ScriptedVad(), 0.5, 100, silence, max_utterance_ms=longest).feed(pcm)
+    assert [(type(e), e.at_ms) for e in events if not isinstance(e, SpeechPaused)] == [
+        (type(e), e.at_ms) for e in plain
+    ]
+    start, last = None, None
+    for event in events:
+        match event:
+            case SpeechStarted(at_ms):
+                start, last = at_ms, None
+            case SpeechPaused(at_ms, start_ms, heard):
+                assert start_ms == start
+                assert heard == pcm[start_ms * BYTES_A_MS : at_ms * BYTES_A_MS]
+                last = at_ms
+            case SpeechStopped(at_ms, paused_ms=paused_ms):
+                spoke_on = last is None or any(p > 35 for p in percents[last // CHUNK_MS : at_ms // CHUNK_MS])
+                assert paused_ms == (None if spoke_on else last)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.9])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from agentfield_local.speech.clauses import FIRST_CLAUSE, LATER_CLAUSE, split_clauses
 from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.engines import load_engines, warm
+from agentfield_local.speech.loudness import amplitude, rms, trim_onset
 from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
 from agentfield_local.speech.tts import speakable
 
@@ -56,6 +58,28 @@ def test_text_is_cut_at_sentences_and_clauses() -> None:
         "I found the order, Dr. Jones.",
         "It's stuck in customs, and that may take a while; want me to start a replacement?",
     ]
+
+
+def test_the_first_piece_is_no_longer_than_its_clause() -> None:
+    """A first clause of some length is spoken by itself; short ones are joined."""
+    long, short = "It's stuck in customs, want me to start a replacement?", "Yes, of course, I can."
+    assert next(split_clauses(long)) == "It's stuck in customs,"
+    assert list(split_clauses(short)) == [short]
+
+
+@given(
+    lead=st.integers(0, 5000),
+    sound=st.lists(st.integers(-32_768, 32_767), max_size=300),
+    rate=st.sampled_from([16_000, 22_050]),
+)
+def test_speech_begins_at_once(lead: int, sound: list[int], rate: int) -> None:
+    """Only silence is taken away, and at most 25 ms of it are kept before a loud sound."""
+    pcm = bytes(lead * 2) + struct.pack(f"<{len(sound)}h", *sound)
+    trimmed = trim_onset(pcm, rate)
+    assert pcm.endswith(trimmed)
+    assert rms(pcm[: len(pcm) - len(trimmed)]) <= amplitude(-50.0)
+    loud = trim_onset(bytes(lead * 2) + b"\x00\x20" * rate, rate)
+    assert len(loud) / 2 - rate <= rate * 25 // 1000
 
 
 @given(st.text(st.sampled_from("ab ,.;!?—\n\"'"), max_size=400))

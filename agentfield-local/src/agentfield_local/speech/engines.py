@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +67,8 @@ def warm(engines: SpeechEngines) -> None:
 
 
 def _load_default(progress: Progress, threads: int) -> SpeechEngines:
+    # read by onnxruntime when it is imported: nothing of a call, nor of this machine, is reported to anybody
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     folders = locate()
     paths = {
         key: verify(file, folders[file.package], _part(progress, f"check {file.path.rpartition('/')[2]}"))
