@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, hookimpl
+from agentfield.plugins import Manifest, Names, PairSpec, ProviderInfo, hookimpl
+from agentfield_openai.plugin import realtime_capabilities
 
 __all__ = ["agentfield_manifest"]
 
@@ -15,25 +16,6 @@ _LOCAL = ProviderInfo(
     url_setting="AGENTFIELD_LOCAL_URL",
     models=Names(known=("local-realtime-1",), closed=True, default="local-realtime-1"),
     voices=Names(known=("joe",), closed=True, default="joe"),
-)
-
-_WEBRTC = Capabilities(
-    say="best_effort",
-    floors=frozenset({"handler", "model"}),
-    turn_detection=frozenset({"server_vad", "semantic_vad", "manual"}),
-    modalities=frozenset({"audio", "text"}),
-    tools="async",
-    caller_transcript="partial",
-    agent_transcript="streaming",
-    default_transcription="moonshine-tiny-en",
-    interruption="server",
-    truncation="server",
-    text_input=True,
-    resumption="attach",
-    usage="tokens",
-    max_duration=3600.0,
-    routing="fixed",
-    limits=frozenset({"duration", "idle", "turns", "tool_calls"}),
 )
 
 
@@ -49,7 +31,7 @@ def agentfield_manifest() -> Manifest:
                 transport="webrtc",
                 factory="agentfield_local.adapters:webrtc",
                 media="direct",
-                capabilities=_WEBRTC,
+                capabilities=realtime_capabilities("moonshine-tiny-en"),
                 options="agentfield_openai.options:OpenAIOptions",
                 requires=("agentfield_openai",),
                 notes=(
