@@ -11,11 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from agentfield_local.brain import load_brain
-from agentfield_local.server import LocalServer
-from agentfield_local.speech.engines import load_engines
-from agentfield_openai import plugin as openai_plugin
-from agentfield_openai.webrtc import WebRtcAdapter, webrtc
 from aiortc import RTCConfiguration, RTCPeerConnection
 
 from agentfield import Agent
@@ -24,6 +19,11 @@ from agentfield.plugins import Manifest, Registry, hookimpl
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime, Answer, CallRef, ProviderSession
 from agentfield.wire.rest import StartRequest
+from agentfield_local.brain import load_brain
+from agentfield_local.server import LocalServer
+from agentfield_local.speech.engines import load_engines
+from agentfield_openai import plugin as openai_plugin
+from agentfield_openai.webrtc import WebRtcAdapter, webrtc
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from benchmarks.rows import Row, percentile
@@ -79,7 +79,13 @@ def measure() -> list[Row]:
         total, own = asyncio.run(_exchange(Path(folder)))
     floor = percentile([a - b for a, b in zip(total, own, strict=True)], 50)
     return [
-        Row(name="offer in to answer out without the provider's time, p50", value=percentile(own, 50), unit="ms", floor=floor, goal=10),
+        Row(
+            name="offer in to answer out without the provider's time, p50",
+            value=percentile(own, 50),
+            unit="ms",
+            floor=floor,
+            goal=10,
+        ),
         Row(name="offer in to answer out in all, p50", value=percentile(total, 50), unit="ms", floor=floor),
     ]
 

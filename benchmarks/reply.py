@@ -36,6 +36,8 @@ def measure() -> list[Row]:
 def _demo(*clips: str) -> dict[str, Any]:
     recordings = [arg for clip in clips for arg in ("--audio", str(CLIPS / f"{clip}.wav"))]
     program = Path(sys.executable).with_name("af")
-    done = subprocess.run([program, "demo", "--once", "--json", *recordings], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [program, "demo", "--once", "--json", *recordings], capture_output=True, text=True, check=True
+    )
     report: dict[str, Any] = json.loads(done.stdout)
     return report

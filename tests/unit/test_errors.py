@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from agentfield import errors
 from agentfield.errors import AgentFieldError, error_from_problem
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentfield_server.store.sqlite import SqliteStore
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel
@@ -21,6 +20,7 @@ from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.routes import Route
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import NewExecution, NewSession
+from agentfield_server.store.sqlite import SqliteStore
 
 KEY = "operator-key-0123456789"
 
