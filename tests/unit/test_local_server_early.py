@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -54,8 +53,10 @@ class Ear:
 
     def __init__(self) -> None:
         self.transcripts: list[str] = []
+        self.turns = 0
 
     def send(self, event: dict[str, Any]) -> None:
+        self.turns += event["type"] == "input_audio_buffer.committed"
         if event["type"] == DONE:
             self.transcripts.append(event["transcript"])
 
@@ -109,7 +110,8 @@ async def test_a_caller_who_goes_on_is_heard_to_the_end() -> None:
         say(tone(400, 24_000) + silence(300, 24_000))
         await until(lambda: len(stt.heard) == 1)
         say(tone(400, 24_000) + silence(300, 24_000) + tone(400, 24_000) + silence(700, 24_000))
-        await asyncio.to_thread(stt.gate.set)
+        await until(lambda: ear.turns == 1)
+        stt.gate.set()
         await until(lambda: bool(ear.transcripts))
         assert near([int(ear.transcripts[0])], [2300])
         assert near(stt.heard, [600, 2300])

@@ -181,7 +181,7 @@ def test_an_unknown_model_of_a_closed_list_is_refused():
         choose(ACME, "model", "talk-3")
     assert f"[{caught.value.code}] {caught.value}" == (
         "[unknown_model] provider 'acme' has no model 'talk-3'. Did you mean 'talk-2'? It has: talk-1, talk-2."
-        "\n  hint: model='talk-1'"
+        "\n  hint: name one that it has, such as model='talk-1'"
     )
 
 

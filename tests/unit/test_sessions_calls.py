@@ -250,7 +250,7 @@ async def test_another_model_ends_the_call(here: Plane, node: Node, adapter: Ada
 async def test_never_connected(here: Plane, node: Node, adapter: Adapter) -> None:
     """A session that nobody calls ends by itself."""
     session_id = await here.start()
-    here.clock.advance(61)
+    here.clock.advance(601)
     assert (await here.state(session_id, "ended")).end_reason == "never_connected"
 
 

@@ -79,7 +79,7 @@ async def test_session_that_waits_for_its_caller_still_waits(tmp_path: Path) -> 
         await after.sessions.offer(called, "offer")
         await after.state(called, "live")
         await node.opened(1)
-        after.clock.advance(61)
+        after.clock.advance(601)
         assert (await after.state(forgotten, "ended")).end_reason == "never_connected"
         await node.drop()
 

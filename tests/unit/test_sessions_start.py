@@ -66,8 +66,8 @@ async def live(here: Plane, adapter: Adapter, **fields: Any) -> tuple[str, Provi
         ({"target": "desk.voise"}, NotFound, "Did you mean 'desk.voice'"),
         ({"target": "desk.voice", "provider": "openai"}, InvalidInput, "registered with provider 'acme'"),
         ({"target": "desk.voice", "transport": "websocket"}, InvalidInput, "registered with transport 'webrtc'"),
-        ({"target": "desk.voice", "model": "m-9"}, InvalidInput, "Available: m-1, m-2"),
-        ({"target": "desk.voice", "voice": "shrill"}, InvalidInput, "Available: v-1"),
+        ({"target": "desk.voice", "model": "m-9"}, InvalidInput, "It has: m-1, m-2"),
+        ({"target": "desk.voice", "voice": "shrill"}, InvalidInput, "It has: v-1"),
     ],
 )
 async def test_refused_starts(
