@@ -357,6 +357,18 @@ def test_speech_does_not_interrupt_where_the_session_says_so() -> None:
     assert desk.last("response.done")["response"]["status"] == "completed"
 
 
+def test_what_a_turn_leads_to_may_change_while_the_caller_speaks() -> None:
+    """Switching interruption in the middle of an utterance does not restart listening: the turn is not lost."""
+    desk = Desk()
+    desk.take(desk.machine.speech_started(100))
+    before = len(desk.listen)
+    detection = {"type": "server_vad", "interrupt_response": False}
+    desk.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}})
+    assert len(desk.listen) == before
+    desk.take(desk.machine.speech_stopped(900, tone(400, 16_000)))
+    assert "input_audio_buffer.committed" in desk.types()
+
+
 def test_no_response_is_made_where_the_client_wants_to_answer() -> None:
     """With create_response off a turn is committed and transcribed, nothing more."""
     desk = Desk()

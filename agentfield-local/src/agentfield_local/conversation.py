@@ -212,9 +212,9 @@ class Conversation:
                 self._clear_output()
 
     def _update(self, patch: Mapping[str, Any]) -> None:
-        before = self.config.turn_detection
+        before = _how_turns_are_found(self.config.turn_detection)
         self.config.update(patch, has_audio=self._spoke)
-        if self.config.turn_detection != before:
+        if _how_turns_are_found(self.config.turn_detection) != before:
             self._turns.listen_afresh()
         self._stage.emit("session.updated", session=self._session_view())
 
@@ -380,6 +380,14 @@ class Conversation:
                 self._aside.discard(response_id)
             self._arm_idle()
         return self._stage.drain()
+
+
+def _how_turns_are_found(detection: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the settings that matter to listening; what a turn leads to may change while the caller speaks."""
+    if detection is None:
+        return None
+    consequences = ("create_response", "interrupt_response", "idle_timeout_ms")
+    return {name: value for name, value in detection.items() if name not in consequences}
 
 
 def _audio_of(text: str) -> bytes:

@@ -42,6 +42,7 @@ MAX_OUTBOX = 20_000
 """Frames that wait for the wire; beyond that the link is opened anew, which sends only what is still owed."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+_LONGEST_LOCAL_DELAY = 1.0
 _MAX_INCOMING = 16 * 1024 * 1024
 
 
@@ -108,7 +109,8 @@ class LinkSocket:
             except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
                 why = _reason(error)
             self._peer.lost(url, why)
-            delay = _FIRST_DELAY if welcomed else min(delay * 2, _LONGEST_DELAY)
+            longest = _LONGEST_LOCAL_DELAY if is_loopback(url) else _LONGEST_DELAY
+            delay = _FIRST_DELAY if welcomed else min(delay * 2, longest)
             # Jitter keeps a fleet of nodes from knocking all at the same instant.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret depends on it
 

