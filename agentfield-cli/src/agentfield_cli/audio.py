@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import wave
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["FRAME", "RATE", "Samples", "is_loud", "read_recording", "write_recording"]
+__all__ = ["FRAME", "RATE", "Samples", "check_writable", "is_loud", "read_recording", "read_speech", "write_recording"]
 
 Samples = NDArray[np.int16]
 
@@ -43,13 +44,43 @@ def read_recording(path: Path) -> Samples:
             if not container.streams.audio:
                 raise _bad(path, "it has no audio")
             samples = _decode(container)
-    except OSError as error:  # a file that cannot be read, and what the audio library cannot parse
-        raise _bad(path, error.strerror or str(error)) from error
+    except (av.error.InvalidDataError, av.error.EOFError) as error:
+        raise _bad(path, "it is no audio, or it is cut off in its header") from error
+    except OSError as error:  # a file that cannot be read
+        raise _bad(path, error.strerror or type(error).__name__) from error
     except ValueError as error:
         raise _bad(path, str(error)) from error
     if not samples.size:
         raise _bad(path, "it has no samples")
     return samples
+
+
+def read_speech(path: Path) -> Samples:
+    """Return a recording that is to be spoken, as `read_recording` does.
+
+    Raises:
+        InvalidInput: The same, and one in which nothing can be heard (code `bad_recording`).
+    """
+    samples = read_recording(path)
+    padded = np.pad(samples, (0, -samples.size % FRAME)).reshape(-1, FRAME)
+    if not any(is_loud(frame) for frame in padded):
+        raise _bad(path, "it is silent, nothing in it is louder than -45 dBFS")
+    return samples
+
+
+def check_writable(path: Path) -> Path:
+    """Return the path of a file that can be made; checked before a call, so that the call is not made in vain.
+
+    Raises:
+        InvalidInput: Its folder is not there or may not be written to, or it is a folder itself (code `not_writable`).
+    """
+    if path.is_dir():
+        raise _not_writable(path, "it is a folder")
+    if not path.absolute().parent.is_dir():
+        raise _not_writable(path, "its folder does not exist")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise _not_writable(path, "permission denied")
+    return path
 
 
 def _decode(container: Any) -> Samples:
@@ -89,6 +120,13 @@ def write_recording(path: Path, samples: Samples) -> None:
             file.setframerate(RATE)
             file.writeframes(samples.astype("<i2").tobytes())
     except OSError as error:
-        raise InvalidInput(
-            f"{path} cannot be written: {error.strerror or error}.", code="not_writable", field="save"
-        ) from error
+        raise _not_writable(path, error.strerror or type(error).__name__) from error
+
+
+def _not_writable(path: Path, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{path} cannot be written: {why}.",
+        code="not_writable",
+        hint="give --save the name of a file in a folder that exists",
+        field="save",
+    )

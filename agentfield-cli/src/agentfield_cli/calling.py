@@ -91,9 +91,9 @@ async def make_call(
         async with place_call(
             lambda sdp: client.offer(started.session_id, sdp, started.token),
             loopback=loopback,
-            over=lambda: _over(follower),
+            over=lambda: _over(follower, started.session_id),
         ) as call:
-            await _live(follower, following)
+            await _live(follower, following, started.session_id)
             for number, samples in enumerate(recordings):
                 await _turn(call, samples, follower, report, first=number == 0)
             with contextlib.suppress(AgentFieldError):  # it may be over already
@@ -108,12 +108,13 @@ async def make_call(
     report.dag = await client.workflow(started.session_id)
     report.executions = [
         {"id": e.id, "kind": e.kind, "target": e.target, "parent": e.parent_id, "status": e.status}
+        | ({"problem": e.problem} if e.problem else {})
         for e in report.dag.executions
     ]
     return report
 
 
-async def _live(follower: Follower, following: asyncio.Task[None]) -> None:
+async def _live(follower: Follower, following: asyncio.Task[None], session_id: str) -> None:
     waiting = asyncio.create_task(follower.until("live"))
     try:
         await asyncio.wait({waiting, following}, timeout=_LIVE, return_when=asyncio.FIRST_COMPLETED)
@@ -121,21 +122,24 @@ async def _live(follower: Follower, following: asyncio.Task[None]) -> None:
             if following.done():
                 following.result()
             raise ProviderError(
-                f"The session did not get live within {_LIVE:g} s; it is {follower.state}.", code="not_live"
+                f"The session did not get live within {_LIVE:g} s; it is {follower.state}.",
+                code="not_live",
+                hint=f"af session show {session_id}",
             )
     finally:
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     if follower.state == "ended":
-        await _over(follower)
+        await _over(follower, session_id)
 
 
-async def _over(follower: Follower) -> Never:
+async def _over(follower: Follower, session_id: str) -> Never:
     """Wait until the session has ended and raise why."""
     await follower.until("ended")
     raise SessionEnded(
         f"The session ended before a word was said: {follower.reason}"
         f"{f' ({follower.detail})' if follower.detail else ''}.",
+        hint=f"af session workflows {session_id}",
         reason=follower.reason,
     )
 

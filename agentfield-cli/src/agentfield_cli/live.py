@@ -166,3 +166,5 @@ class Follower:
         problem = body.get("problem")
         if problem:
             self.out.line(f"  failed  {work.target}: {problem.get('detail', problem)}", style="red")
+            if problem.get("hint"):
+                self.out.line(f"  hint    {problem['hint']}", style="dim")

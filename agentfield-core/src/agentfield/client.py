@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -298,13 +299,15 @@ class ControlPlaneClient:
             raise RuntimeError(message)
         key = token or self._api_key
         sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
+        # a stream of bytes is sent piece by piece; a large one would hold up the event loop otherwise
+        content = None if data is None else io.BytesIO(data)
         timeout = aiohttp.ClientTimeout(
             total=None if stream else seconds, sock_connect=CONNECT, sock_read=STREAM_SILENCE if stream else None
         )
         url = self.url + ("" if root else "/api/v1") + path
         try:
             async with self._http.request(
-                method, url, data=data, headers=sent, params=query, timeout=timeout, allow_redirects=False
+                method, url, data=content, headers=sent, params=query, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status >= 300:
                     raise await self._refusal(response)

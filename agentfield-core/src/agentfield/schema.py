@@ -7,7 +7,7 @@ import enum
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
@@ -55,7 +55,7 @@ class Inputs:
         try:
             model = self._model.model_validate(dict(values))
         except ValidationError as error:
-            raise _misfit(self.name, error) from None
+            raise _misfit(self.name, self._parameters, error) from None
         bound = {
             name: getattr(model, _PREFIX + name)
             for name in self._parameters
@@ -159,7 +159,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
             return _integer(value, path)
         case float():
             if not math.isfinite(value):
-                raise _not_json(path, f"is {value}")
+                raise _not_json(path, f"is {value}, which JSON cannot hold")
             return float(value)
         case BaseModel():
             return _converted(value, path, depth)
@@ -182,7 +182,7 @@ def _converted(value: Any, path: str, depth: int) -> Any:
         # checks above, since a model may hold NaN.
         plain = to_jsonable_python(value, bytes_mode="base64", by_alias=True)
     except (PydanticSerializationError, ValueError, RecursionError):
-        raise _not_json(path, f"is a {type(value).__name__}, which JSON cannot hold") from None
+        raise _not_json(path, f"is of type {type(value).__name__}, which JSON cannot hold") from None
     return _plain(plain, path, depth + 1)
 
 
@@ -211,19 +211,28 @@ def _not_json(path: str, why: str) -> InvalidInput:
     return InvalidInput(f"{path} {why}.", code="not_json", field=path)
 
 
-def _misfit(name: str, error: ValidationError) -> InvalidInput:
+def _misfit(name: str, parameters: Sequence[str], error: ValidationError) -> InvalidInput:
     faults = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         path = ".".join(str(part) for part in fault["loc"]) or "input"
-        faults.append({"field": path, "message": _words(fault["type"], fault["msg"])})
+        faults.append({"field": path, "message": misfit(fault["type"], fault["msg"])})
     listed = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
     more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
     return InvalidInput(
-        f"The input of {name} does not fit: {listed}{more}.", field=faults[0]["field"], errors=faults[:20]
+        f"The input of {name} does not fit: {listed}{more}.",
+        hint=f"it takes: {', '.join(parameters)}" if parameters else "it takes nothing",
+        field=faults[0]["field"],
+        errors=faults[:20],
     )
 
 
-def _words(kind: str, message: str) -> str:
+def misfit(kind: str, message: str) -> str:
+    """Return what is wrong with a field in the words of this project.
+
+    Args:
+        kind: Pydantic's name of the fault.
+        message: Pydantic's words for it.
+    """
     match kind:
         case "missing":
             return "is missing"

@@ -22,7 +22,7 @@ from agentfield_local.engines_pool import Busy, EnginesPool
 from agentfield_local.forms import read_form, too_large
 from agentfield_local.ids import new_id
 from agentfield_local.refusals import Refusal, from_validation, http_error
-from agentfield_local.sdp_gate import MAX_SDP_BYTES, check_offer
+from agentfield_local.sdp_gate import MAX_SDP, check_offer
 from agentfield_local.session_config import SessionConfig, StrictModel
 from agentfield_local.sockets import Sockets
 from agentfield_local.transcriptions import MAX_RECORDING_BYTES, transcribe_recording
@@ -207,9 +207,9 @@ class Api:
     async def _read_offer(self, request: web.Request) -> tuple[bytes, dict[str, Any]]:
         match request.content_type:
             case "application/sdp":
-                return await _read_body(request, MAX_SDP_BYTES), {}
+                return await _read_body(request, MAX_SDP), {}
             case "multipart/form-data":
-                form = await read_form(request, {"sdp": MAX_SDP_BYTES, "session": _MAX_SESSION_BYTES})
+                form = await read_form(request, {"sdp": MAX_SDP, "session": _MAX_SESSION_BYTES})
             case _:
                 raise Refusal("Send application/sdp or multipart/form-data.", code="invalid_content_type")
         if "sdp" not in form:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import aiohttp
 from pydantic import SecretStr
 
 from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
@@ -73,11 +74,27 @@ def refused(
 
 def unreachable(provider: Provider, what: str, why: BaseException) -> ProviderUnavailable:
     """Return the error for a provider that cannot be reached; of `why` only the kind is told, it may hold addresses."""
-    reason = (
-        "did not answer in time" if isinstance(why, TimeoutError) else f"could not be reached ({type(why).__name__})"
+    setting = f", and {provider.url_setting}" if provider.url_setting else ""
+    message = f"{provider.title} {_why(why)} (asked to {what})."
+    return ProviderUnavailable(
+        message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable"
     )
-    hint = "check the network and proxy settings" + (f", and {provider.url_setting}" if provider.url_setting else "")
-    return ProviderUnavailable(f"{provider.title} {reason} to {what}.", hint=hint, provider_code="unreachable")
+
+
+def _why(why: BaseException) -> str:
+    match why:
+        case TimeoutError():
+            return "did not answer in time"
+        case aiohttp.ClientProxyConnectionError():
+            return "could not be reached: the proxy that the environment names does not answer"
+        case aiohttp.ClientConnectorDNSError():
+            return "could not be reached: its name was not found"
+        case aiohttp.ClientSSLError():
+            return "could not be reached: its TLS connection or certificate cannot be trusted"
+        case aiohttp.ClientConnectorError():
+            return "could not be reached: nothing answers at its address"
+        case _:
+            return f"could not be reached ({type(why).__name__})"
 
 
 def call_not_found(provider: Provider, call_id: str) -> NotFound:
@@ -99,6 +116,9 @@ def _hint(provider: Provider, status: int, code: str) -> str | None:
             return "try again later"
         case _, "model_not_found":
             return "name another model with model=... in the session's declaration"
+        case 404, _:
+            where = f"{provider.url_setting} and " if provider.url_setting else ""
+            return f"check {where}model=... in the session's declaration"
         case _ if status in _TRY_LATER:
             return "try again"
         case _:

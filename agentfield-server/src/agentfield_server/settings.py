@@ -33,8 +33,6 @@ class Settings(BaseSettings):
     """Further origins whose pages may use the REST interface, exactly as browsers send them."""
     code_ttl: float = Field(default=600.0, gt=0)
     """Seconds that the one-time code of a page address may be exchanged."""
-    request_timeout: float = Field(default=30.0, gt=0)
-    """Seconds for the body of an ordinary request to arrive."""
 
     @field_validator("api_key")
     @classmethod

@@ -244,12 +244,14 @@ def call(
 
     async def place() -> dict[str, Any]:
         from agentfield.settings import discover_url, is_loopback
-        from agentfield_cli.audio import read_recording, write_recording
+        from agentfield_cli.audio import check_writable, read_speech, write_recording
         from agentfield_cli.calling import make_call
         from agentfield_cli.tree import workflow_tree
 
         out = Output(as_json=as_json)
-        recordings = [read_recording(path) for path in audio]
+        recordings = [read_speech(path) for path in audio]
+        if save is not None:
+            check_writable(save)
         async with connected(url) as client:
             with out.progress(f"{target} starts"):
                 started = await client.start_session(request)

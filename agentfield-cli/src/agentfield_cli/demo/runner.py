@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.audio import read_recording
+from agentfield_cli.audio import read_speech
 from agentfield_cli.calling import CallReport, make_call
 from agentfield_cli.demo.speech import SpeechServer, speech_server
 from agentfield_cli.output import ExitCode, Output
@@ -56,7 +56,7 @@ async def run_demo(options: DemoOptions, out: Output) -> int:
     """
     folder = _folder()
     files = list(options.recordings) or [folder / "caller.wav"]
-    recordings = [await asyncio.to_thread(read_recording, file) for file in files]
+    recordings = [await asyncio.to_thread(read_speech, file) for file in files]
     with interrupted() as stop, _home(options.home) as home:
         async with AsyncExitStack() as stack:
             with out.progress("starting the control plane"):

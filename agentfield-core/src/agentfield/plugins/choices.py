@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from agentfield.errors import InvalidInput
 from agentfield.plugins.registry import load_attribute
@@ -11,6 +11,14 @@ from agentfield.plugins.spec import PairSpec, ProviderInfo
 from agentfield.plugins.words import did_you_mean
 
 __all__ = ["check_options", "choose"]
+
+
+@overload
+def choose(provider: ProviderInfo, kind: Literal["model"], asked: str | None) -> str: ...
+
+
+@overload
+def choose(provider: ProviderInfo, kind: Literal["voice"], asked: str | None) -> str | None: ...
 
 
 def choose(provider: ProviderInfo, kind: Literal["model", "voice"], asked: str | None) -> str | None:
@@ -45,7 +53,7 @@ def choose(provider: ProviderInfo, kind: Literal["model", "voice"], asked: str |
         raise InvalidInput(
             f"provider {provider.name!r} has no {kind} {name!r}.{guess} It has: {', '.join(names.known)}.",
             code=f"unknown_{kind}",
-            hint=f"{kind}={names.default!r}" if names.default else None,
+            hint=f"name one that it has, such as {kind}={(names.default or names.known[0])!r}" if names.known else None,
             field=kind,
             known=list(names.known),
         )
@@ -76,8 +84,10 @@ def check_options(spec: PairSpec, options: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(("options", *map(str, first["loc"])))
+        why = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
         raise InvalidInput(
-            f"{spec.name}: {where}: {first['msg']}. It has: {', '.join(sorted(model.model_fields))}.",
+            f"{spec.name}: {where}: {why}. It has: {', '.join(sorted(model.model_fields))}.",
             code="unknown_option" if first["type"] == "extra_forbidden" else "invalid_option",
+            hint="correct options={...} in @app.session(...)",
             field=where,
         ) from error

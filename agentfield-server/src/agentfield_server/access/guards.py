@@ -92,7 +92,11 @@ class Door:
     async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
         session_id = request.match_info.get("session_id")
         if access != "session" or session_id is None:
-            raise Forbidden("A browser token opens its own session only.", code="token_scope")
+            raise Forbidden(
+                "A browser token opens its own session only.",
+                code="token_scope",
+                hint="use the operator's key (AGENTFIELD_API_KEY) here",
+            )
         await self._tokens.check(token, session_id)
         request[PRINCIPAL] = f"session:{session_id}"
         request[CALLER] = True

@@ -62,7 +62,7 @@ class TokenDesk:
             raise Unauthorized(
                 "This address was opened before, or is too old.",
                 code="code_used",
-                hint="start a new session: af session start TARGET --provider … --transport …",
+                hint="start a new session: af session start TARGET",
             )
         return row.session_id, await self.issue_token(row.session_id)
 
@@ -76,14 +76,22 @@ class TokenDesk:
         row = await self._store.use_token(_digest(token), kind="token", now=self._clock())
         if row is None:
             raise Unauthorized(
-                "The browser token is unknown or has expired.", code="token_expired", hint="start a new session"
+                "The browser token is unknown or has expired.",
+                code="token_expired",
+                hint="start a new session: af session start TARGET",
             )
         if row.session_id != session_id:
-            raise Forbidden("The browser token belongs to another session.", code="token_scope")
+            raise Forbidden(
+                "The browser token belongs to another session.",
+                code="token_scope",
+                hint="use the token that came with this session's start",
+            )
         session = await self._store.get_session(session_id)
         if session is None or (session.ended_at is not None and self._clock() > session.ended_at + AFTERGLOW):
             raise Unauthorized(
-                "The browser token died with its session.", code="token_expired", hint="start a new session"
+                "The browser token died with its session.",
+                code="token_expired",
+                hint="start a new session: af session start TARGET",
             )
 
 

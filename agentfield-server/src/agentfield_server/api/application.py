@@ -118,9 +118,16 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def _from_http(request: web.Request, error: web.HTTPException) -> AgentFieldError:
     if error.status == 404:
-        return NotFound(f"There is no route {request.method} {request.path[:200]}.", code="unknown_path")
+        return NotFound(
+            f"There is no route {request.method} {request.path[:200]}.",
+            code="unknown_path",
+            hint="the REST interface is below /api/v1",
+        )
+    takes = error.headers.get("Allow")
     problem = AgentFieldError(
-        f"{error.reason}: {request.method} {request.path[:200]}.", code=error.reason.lower().replace(" ", "_")
+        f"{error.reason}: {request.method} {request.path[:200]}.",
+        code=error.reason.lower().replace(" ", "_"),
+        hint=f"this path takes {takes.replace(',', ', ')}" if takes else None,
     )
     problem.status = error.status
     return problem

@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded
+from agentfield.schema import misfit
 
 __all__ = ["json_reply", "problem_reply", "read_model", "read_text", "strict_json", "validation_error"]
 
@@ -18,6 +19,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MAX_DEPTH = 32
 MAX_BODY = 64 * 1024
+_SMALLER = "send less: keep large data elsewhere and send where it is"
+_JSON = "send one JSON object in UTF-8"
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -52,15 +55,20 @@ def strict_json(text: str) -> Any:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
         _check_depth(value)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"The body is not JSON that can be used: {error}.", code="malformed_json") from None
+        raise InvalidInput(
+            f"The body is not JSON that can be used: {error}.", code="malformed_json", hint=_JSON
+        ) from None
     return value
 
 
-def validation_error(error: ValidationError, what: str = "The body") -> InvalidInput:
-    """Return what is wrong with the first field that does not fit, without repeating its value."""
+def validation_error(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
+    """Return what is wrong with the first field that does not fit `model`, without repeating its value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "(all)"
-    return InvalidInput(f"{what} does not fit: {field}: {first['msg']}.", field=field)
+    field = ".".join(str(part) for part in first["loc"])
+    why = f"{field}: " * bool(field) + misfit(first["type"], first["msg"])
+    return InvalidInput(
+        f"The body does not fit: {why}.", hint=f"it takes: {', '.join(model.model_fields)}", field=field
+    )
 
 
 async def read_text(request: web.Request, *, media_type: str, max_bytes: int, timeout: float = 10.0) -> str:  # noqa: ASYNC109
@@ -84,17 +92,21 @@ async def read_text(request: web.Request, *, media_type: str, max_bytes: int, ti
             async for chunk in request.content.iter_chunked(16 * 1024):
                 body += chunk
                 if len(body) > max_bytes:
-                    too_large = LimitExceeded(f"The body is larger than {max_bytes} bytes.", code="body_too_large")
+                    too_large = LimitExceeded(
+                        f"The body is larger than {max_bytes} bytes.", code="body_too_large", hint=_SMALLER
+                    )
                     too_large.status = 413
                     raise too_large
     except TimeoutError:
-        slow = LimitExceeded(f"The body did not arrive within {timeout:g} s.", code="body_too_slow")
+        slow = LimitExceeded(
+            f"The body did not arrive within {timeout:g} s.", code="body_too_slow", hint="send it again, at once"
+        )
         slow.status = 408
         raise slow from None
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidInput("The body is not UTF-8.", code="malformed_body") from None
+        raise InvalidInput("The body is not UTF-8.", code="malformed_body", hint="encode it as UTF-8") from None
 
 
 async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: int = MAX_BODY) -> ModelT:
@@ -112,7 +124,7 @@ async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: in
         # JSON mode: lists become tuples, as they would from a JSON text
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
-        raise validation_error(error) from None
+        raise validation_error(error, model) from None
 
 
 def json_reply(

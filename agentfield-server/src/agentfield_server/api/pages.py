@@ -78,7 +78,11 @@ class PageRoutes:
             found = _inside(root, path) if root else None
             if found is not None:
                 return _send(found)
-        raise NotFound(f"There is nothing at /{path[:100]}.", code="unknown_path")
+        raise NotFound(
+            f"There is nothing at /{path[:100]}.",
+            code="unknown_path",
+            hint="the REST interface is below /api/v1, the call page at /call",
+        )
 
 
 def _inside(root: Path, path: str) -> Path | None:

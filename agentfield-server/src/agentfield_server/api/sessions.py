@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 
 from agentfield.errors import InvalidInput, NotFound
+from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 from agentfield.wire.rest import (
     DagView,
     EndRequest,
@@ -22,7 +23,6 @@ from agentfield.wire.rest import (
     StartResponse,
 )
 from agentfield_server.access.guards import CALLER, PRINCIPAL
-from agentfield_server.access.sdp import MAX_SDP, gate_sdp
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api.http import json_reply, read_model, read_text
 from agentfield_server.api.idempotency import idempotency_key
@@ -302,5 +302,5 @@ def _last_event_id(request: web.Request) -> int:
 def _limit(request: web.Request) -> int:
     value = request.query.get("limit", "200")
     if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1000:
-        raise InvalidInput("limit is a whole number from 1 to 1000.", field="limit")
+        raise InvalidInput("limit is a whole number from 1 to 1000.", hint="limit=200", field="limit")
     return int(value)

@@ -24,7 +24,12 @@ def routes(store: Store) -> list[Route]:
         run_id, after, limit = request.match_info["run_id"], request.query.get("after"), _limit(request)
         rows = await store.list_executions(run_id, after=after, limit=limit)
         if not rows and after is None:
-            raise NotFound(f"There is no run {run_id!r}.", code="unknown_run", run_id=run_id)
+            raise NotFound(
+                f"There is no run {run_id!r}.",
+                code="unknown_run",
+                hint="an id begins with run_; af session show SESSION has it",
+                run_id=run_id,
+            )
         return json_reply(dag_view(run_id, rows, limit=limit))
 
     return [
@@ -42,5 +47,5 @@ def routes(store: Store) -> list[Route]:
 def _limit(request: web.Request) -> int:
     value = request.query.get("limit", str(_LIMIT))
     if not (value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= _MAX_LIMIT):
-        raise InvalidInput(f"limit is a whole number from 1 to {_MAX_LIMIT}.", field="limit")
+        raise InvalidInput(f"limit is a whole number from 1 to {_MAX_LIMIT}.", hint="limit=200", field="limit")
     return int(value)

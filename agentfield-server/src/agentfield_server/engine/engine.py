@@ -166,7 +166,11 @@ class Engine:
         """
         execution = await self._store.get_execution(execution_id)
         if execution is None:
-            raise NotFound(f"There is no execution {execution_id!r}.", code="unknown_execution")
+            raise NotFound(
+                f"There is no execution {execution_id!r}.",
+                code="unknown_execution",
+                hint="an id begins with exe_; af session workflows SESSION shows them",
+            )
         return execution
 
     async def cancel(self, execution_id: str, reason: str = "cancelled") -> Execution:
@@ -206,6 +210,13 @@ class Engine:
                     retry_after=2,
                 )
             return spec
+        if target in self._hub.sessions():
+            raise NotFound(
+                f"{target!r} is a session, not a reasoner.",
+                code="unknown_target",
+                hint=f"start it with: af session start {target}",
+                target=target,
+            )
         known = sorted(self._hub.functions())
         near = difflib.get_close_matches(target, known, n=1, cutoff=0.6)
         about = f" Did you mean {near[0]!r}?" if near else ""

@@ -121,6 +121,8 @@ class Sessions:
         work = self._task(actor.offer(sdp))
         try:
             return await asyncio.wait_for(asyncio.shield(work), _OFFER_WAIT)
+        except SessionEnded as error:
+            raise _over(actor.row, error.data.get("reason")) from None
         except TimeoutError:
             raise ProviderUnavailable(
                 f"the call was not made within {_OFFER_WAIT:g} s.", hint="try the call again"
@@ -136,12 +138,16 @@ class Sessions:
         actor = await self._actor(session_id)
         board = actor.machine.board
         if not board.capabilities.text_input:
-            raise CapabilityMissing(f"{actor.row.target} runs on a pair that takes no typed words.")
+            raise CapabilityMissing(
+                f"{actor.row.target} runs on a pair that takes no typed words.", hint="speak, or declare another pair"
+            )
         if board.over:
-            raise board.ended_error()
+            raise _over(actor.row, board.reason)
         if not board.live:
             raise Conflict(
-                f"session {session_id} is {board.state}; words can be typed once the call is live.", code="not_live"
+                f"session {session_id} is {board.state}; words can be typed once the call is live.",
+                code="not_live",
+                hint="make the call first: send the SDP offer",
             )
         await actor.ask(lambda: actor.feed(i.TextInput(text)))
 
@@ -335,11 +341,7 @@ class Sessions:
             return NotFound(f"There is no session {session_id!r}.", code="unknown_session", hint="af session list")
         if row.state != "ended":
             return Conflict(f"session {session_id} is driven by another control plane.", code="not_ours")
-        return SessionEnded(
-            f"session {session_id} is over: {row.end_reason}.",
-            hint=f"start another one: af session start {row.target}",
-            reason=row.end_reason or "ended",
-        )
+        return _over(row, row.end_reason)
 
     async def _refuse(self, link: NodeLink, frame: SessionCommand) -> None:
         await answer_on(link, frame, await self._gone(frame.session_id))
@@ -364,3 +366,12 @@ class Sessions:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, AgentFieldError):
             _log.error("a task of the sessions failed", exc_info=error)
+
+
+def _over(row: SessionRow, reason: str | None) -> SessionEnded:
+    """Return the error for callers and operators of a session that is over."""
+    return SessionEnded(
+        f"Session {row.id} is over: {reason or 'ended'}.",
+        hint=f"start another one: af session start {row.target}",
+        reason=reason or "ended",
+    )

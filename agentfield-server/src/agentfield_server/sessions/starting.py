@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import ValidationError
-
-from agentfield.errors import AgentFieldError, CapabilityMissing, InvalidInput, NodeNotConnected, NotFound
-from agentfield.plugins import Names, PairSpec, Registry
+from agentfield.errors import CapabilityMissing, InvalidInput, NodeNotConnected, NotFound
+from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins.choices import check_options, choose
 from agentfield.plugins.matrix import needs_of
-from agentfield.plugins.registry import load_attribute
+from agentfield.plugins.words import did_you_mean
 from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
@@ -50,22 +47,14 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
             f"{pair.name} is declared, but this control plane cannot carry {pair.media} media yet.",
             hint=f"use a pair with direct media: {_direct(registry)}",
         )
-    _check_options(declaration, pair)
+    check_options(pair, declaration.options)
     provider = registry.provider(declaration.provider)
-    model = _named("model", request.model or declaration.model, provider.models, declaration.provider)
-    if model is None:
-        raise InvalidInput(
-            f"{request.target} names no model and {declaration.provider} has no default.",
-            code="model_missing",
-            hint='say which: @app.session(..., model="...")',
-            field="model",
-        )
     config = SessionConfig(
         session_id=session_id,
         target=request.target,
         declaration=declaration,
-        model=model,
-        voice=_named("voice", request.voice or declaration.voice, provider.voices, declaration.provider),
+        model=choose(provider, "model", request.model or declaration.model),
+        voice=choose(provider, "voice", request.voice or declaration.voice),
         transcription=declaration.transcription or pair.capabilities.default_transcription,
         tools=tuple(_tool(target, request.target, hub.functions()) for target in declaration.tools),
     )
@@ -76,10 +65,15 @@ def _declared(target: str, hub: LinkHub) -> SessionDeclaration:
     known = hub.sessions()
     if target in known:
         return known[target]
-    near = difflib.get_close_matches(target, known, n=1)
-    meant = f" Did you mean {near[0]!r}?" if near else ""
+    if target in hub.functions():
+        raise NotFound(
+            f"{target!r} is a reasoner, not a session. Known sessions: {_listed(known)}.",
+            code="unknown_session",
+            hint=f"call it with: af execute {target}",
+            target=target,
+        )
     raise NotFound(
-        f"No node declares the session {target!r}.{meant} Known sessions: {_listed(known)}.",
+        f"No node declares the session {target!r}.{did_you_mean(target, known)} Known sessions: {_listed(known)}.",
         code="unknown_session",
         hint="start the agent that declares it: af run FILE",
         target=target,
@@ -107,19 +101,6 @@ def _check_same(name: str, asked: str | None, declared: str | None, target: str)
     )
 
 
-def _named(what: str, name: str | None, names: Names, provider: str) -> str | None:
-    wanted = name or names.default
-    if wanted is None or not names.closed or wanted in names.known:
-        return wanted
-    raise InvalidInput(
-        f"{provider} has no {what} {wanted!r}. Available: {_listed(names.known)}.",
-        code=f"unknown_{what}",
-        hint=f"use one of the available {what}s in @app.session(..., {what}=...)",
-        field=what,
-        available=sorted(names.known),
-    )
-
-
 def _tool(target: str, session: str, functions: Mapping[str, FunctionSpec]) -> ToolSpec:
     spec = functions.get(target)
     if spec is None:
@@ -133,23 +114,6 @@ def _tool(target: str, session: str, functions: Mapping[str, FunctionSpec]) -> T
     return ToolSpec(
         target=target, description=spec.description, parameters=spec.input_schema, on_interrupt=spec.on_interrupt
     )
-
-
-def _check_options(declaration: SessionDeclaration, pair: PairSpec) -> None:
-    if pair.options is None:
-        if declaration.options:
-            raise InvalidInput(f"{pair.name} takes no options; given: {_listed(declaration.options)}.", field="options")
-        return
-    try:
-        load_attribute(pair.options).model_validate(declaration.options)
-    except ValidationError as error:
-        raise _bad_options(pair, error) from error
-
-
-def _bad_options(pair: PairSpec, error: ValidationError) -> AgentFieldError:
-    first: Any = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return InvalidInput(f"The option {field!r} of {pair.name}: {first['msg']}.", field=f"options.{field}")
 
 
 def _direct(registry: Registry) -> str:

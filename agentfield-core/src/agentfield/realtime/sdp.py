@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["MAX_SDP", "gate_sdp"]
+__all__ = ["MAX_SDP", "Candidate", "gate_sdp", "read_candidate"]
 
 MAX_SDP = 16 * 1024
 """Bytes of an offer; a browser's has about 2.4 kB."""
@@ -21,11 +21,28 @@ _FINGERPRINT = re.compile(r"a=fingerprint:sha-256 ([0-9A-F]{2}:){31}[0-9A-F]{2}"
 _UFRAG = re.compile(r"a=ice-ufrag:[A-Za-z0-9+/]{4,256}")
 _PWD = re.compile(r"a=ice-pwd:[A-Za-z0-9+/]{22,256}")
 _MDNS = re.compile(r"[0-9A-Za-z-]{1,63}\.local")
-_ADDRESS_FIELD = 4
+_CANDIDATE = re.compile(
+    r"a=candidate:[A-Za-z0-9+/]{1,32} [12] (?P<transport>udp|tcp) \d{1,10} (?P<host>\S{1,255}) (?P<port>\d{1,5})"
+    r" typ (?:host|srflx|prflx|relay)(?: .*)?",
+    re.IGNORECASE,
+)
+_MAX_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Where media may be sent, as an offer says it (RFC 8839)."""
+
+    transport: str
+    """``udp`` or ``tcp``."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None
+    """None for an mDNS name, which only the offerer's own network can resolve."""
 
 
 def gate_sdp(offer: str) -> str:
-    """Return the offer with CRLF line ends, or refuse it.
+    """Return the offer with CRLF line ends and without candidates that lead nowhere outside the caller's machine, or refuse it.
+
+    Link-local addresses are dropped, not refused: a machine with an idle network card offers one in good faith.
 
     Raises:
         InvalidInput: With code `bad_sdp` and the rule that it breaks; the offer's text is not repeated.
@@ -40,7 +57,7 @@ def gate_sdp(offer: str) -> str:
     if not any(_UFRAG.fullmatch(line) for line in lines) or not any(_PWD.fullmatch(line) for line in lines):
         raise _refusal("it has no ICE credentials")
     _check_candidates([line for line in lines if line.startswith("a=candidate:")])
-    return "\r\n".join(lines) + "\r\n"
+    return "\r\n".join(line for line in lines if not _leads_nowhere(line)) + "\r\n"
 
 
 def _check_lines(lines: list[str]) -> None:
@@ -67,23 +84,34 @@ def _check_media(media: list[str]) -> None:
 def _check_candidates(candidates: list[str]) -> None:
     if len(candidates) > _MAX_CANDIDATES:
         raise _refusal(f"it has more than {_MAX_CANDIDATES} candidates")
-    for address in _addresses(candidates):
-        if _MDNS.fullmatch(address):
-            continue
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            raise _refusal("a candidate's address is neither an IP address nor an mDNS name") from None
-        if ip.is_link_local or ip.is_multicast or ip.is_unspecified:
-            raise _refusal("a candidate's address is link-local, multicast or unspecified")
-
-
-def _addresses(candidates: list[str]) -> Iterator[str]:
     for line in candidates:
-        fields = line.split(" ")
-        if len(fields) <= _ADDRESS_FIELD + 1:
-            raise _refusal("a candidate line is incomplete")
-        yield fields[_ADDRESS_FIELD]
+        read_candidate(line)
+
+
+def read_candidate(line: str) -> Candidate:
+    """Return what an ``a=candidate:`` line says.
+
+    Raises:
+        InvalidInput: It is none, or names a host instead of an address.
+    """
+    found = _CANDIDATE.fullmatch(line)
+    if found is None or int(found["port"]) > _MAX_PORT:
+        raise _refusal("a candidate line is malformed")
+    transport = found["transport"].lower()
+    if _MDNS.fullmatch(found["host"]):
+        return Candidate(transport, None)
+    try:
+        address = ipaddress.ip_address(found["host"])
+    except ValueError:
+        raise _refusal("a candidate's address is neither an IP address nor an mDNS name") from None
+    return Candidate(transport, getattr(address, "ipv4_mapped", None) or address)
+
+
+def _leads_nowhere(line: str) -> bool:
+    if not line.startswith("a=candidate:"):
+        return False
+    address = read_candidate(line).address
+    return address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
 def _refusal(why: str) -> InvalidInput:

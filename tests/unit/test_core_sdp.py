@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield.errors import InvalidInput
-from agentfield_server.access.sdp import MAX_SDP, gate_sdp
+from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 
 FINGERPRINT = "a=fingerprint:sha-256 " + ":".join(["AB"] * 32)
 GOOD = "\r\n".join(
@@ -72,6 +72,12 @@ def test_addresses_that_a_call_needs_pass() -> None:
         gate_sdp(with_line(f"a=candidate:1 1 udp 2122260223 {address} 54321 typ host"))
 
 
+@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "224.0.0.1", "0.0.0.0"])
+def test_addresses_that_lead_nowhere_are_dropped(address: str) -> None:
+    """Metadata services, link-local, multicast and unspecified addresses do not pass; the rest of the offer does."""
+    assert gate_sdp(with_line(f"a=candidate:1 1 udp 1 {address} 80 typ host")) == GOOD
+
+
 HOSTILE = {
     "empty": "",
     "garbage": "hello",
@@ -86,8 +92,6 @@ HOSTILE = {
     "two audio sections": GOOD + GOOD[GOOD.index("m=audio") :],
     "no audio": GOOD.replace("m=audio 9 UDP/TLS/RTP/SAVPF 111 63 9 0 8 13 110 126\r\n", ""),
     "plain RTP": GOOD.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP"),
-    "the metadata service": with_line("a=candidate:1 1 udp 1 169.254.169.254 80 typ host"),
-    "multicast": with_line("a=candidate:1 1 udp 1 224.0.0.1 80 typ host"),
     "a DNS name": with_line("a=candidate:1 1 udp 1 internal.example 80 typ host"),
     "half a candidate": with_line("a=candidate:1 1 udp"),
     "a thousand candidates": GOOD + "".join(f"a=candidate:{n} 1 udp 1 192.0.2.7 80 typ host\r\n" for n in range(100)),
