@@ -57,11 +57,11 @@ async def conflict(_request: web.Request) -> web.Response:
 
 
 ROUTES = [
-    Route(method="POST", path="/echo", handler=echo, access="operator", summary="Echo"),
-    Route(method="GET", path="/who/{session_id}", handler=who, access="session", summary="Who"),
-    Route(method="GET", path="/operator", handler=who, access="operator", summary="Who"),
-    Route(method="GET", path="/explode", handler=explode, access="public", summary="Fail"),
-    Route(method="GET", path="/conflict", handler=conflict, access="public", summary="Conflict"),
+    Route("POST", "/echo", echo, "operator", "Echo"),
+    Route("GET", "/who/{session_id}", who, "session", "Who"),
+    Route("GET", "/operator", who, "operator", "Who"),
+    Route("GET", "/explode", explode, "public", "Fail"),
+    Route("GET", "/conflict", conflict, "public", "Conflict"),
 ]
 
 

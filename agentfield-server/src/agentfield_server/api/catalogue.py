@@ -25,11 +25,9 @@ class CatalogueRoutes:
     def routes(self) -> list[Route]:
         """Return the routes of the resource."""
         return [
-            Route(
-                method="GET", path="/api/v1/adapters", handler=self.adapters, access="operator", summary="The matrix"
-            ),
-            Route(method="GET", path="/healthz", handler=self.health, access="public", summary="Is the process up"),
-            Route(method="GET", path="/readyz", handler=self.health, access="public", summary="Can it take calls"),
+            Route("GET", "/api/v1/adapters", self.adapters, "operator", "The matrix"),
+            Route("GET", "/healthz", self.health, "public", "Is the process up"),
+            Route("GET", "/readyz", self.health, "public", "Can it take calls"),
         ]
 
     async def adapters(self, _request: web.Request) -> web.Response:

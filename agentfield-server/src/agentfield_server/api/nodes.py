@@ -19,13 +19,6 @@ def routes(hub: LinkHub) -> list[Route]:
         return json_reply(hub.views())
 
     return [
-        Route(method="GET", path="/api/v1/nodes", handler=nodes, access="operator", summary="Linked nodes"),
-        Route(
-            method="GET",
-            path="/api/v1/nodes/link",
-            handler=hub.handle,
-            access="node",
-            summary="The WebSocket of a node",
-            stream=True,
-        ),
+        Route("GET", "/api/v1/nodes", nodes, "operator", "Linked nodes"),
+        Route("GET", "/api/v1/nodes/link", hub.handle, "node", "The WebSocket of a node", stream=True),
     ]

@@ -55,11 +55,9 @@ class PageRoutes:
     def routes(self) -> list[Route]:
         """Return the routes of the pages."""
         return [
-            Route(
-                method="GET", path="/call", handler=self.call_page, access="public", summary="The built-in call page"
-            ),
-            Route(method="GET", path="/", handler=self.index, access="public", summary="The project's page"),
-            Route(method="GET", path="/{path:.+}", handler=self.file, access="public", summary="A static file"),
+            Route("GET", "/call", self.call_page, "public", "The built-in call page"),
+            Route("GET", "/", self.index, "public", "The project's page"),
+            Route("GET", "/{path:.+}", self.file, "public", "A static file"),
         ]
 
     async def call_page(self, _request: web.Request) -> web.StreamResponse:

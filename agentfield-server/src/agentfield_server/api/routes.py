@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from aiohttp import web
@@ -17,7 +17,7 @@ Access = Literal["public", "operator", "session", "node"]
 """Who may use a route: anybody; the operator's key; the operator or the session's browser token; a node."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """One route; a route without access cannot be written."""
 
@@ -27,6 +27,7 @@ class Route:
     handler: Handler
     access: Access
     summary: str
+    _: KW_ONLY
     request: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
     stream: bool = False

@@ -34,11 +34,11 @@ def routes(store: Store) -> list[Route]:
 
     return [
         Route(
-            method="GET",
-            path="/api/v1/workflows/{run_id}/dag",
-            handler=dag,
-            access="operator",
-            summary="The executions of a run and their parents",
+            "GET",
+            "/api/v1/workflows/{run_id}/dag",
+            dag,
+            "operator",
+            "The executions of a run and their parents",
             response=DagView,
         )
     ]
