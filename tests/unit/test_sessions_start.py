@@ -117,6 +117,19 @@ async def test_start_freezes_the_configuration(here: Plane, node: Node) -> None:
     }
 
 
+async def test_the_provider_knows_a_caller_by_a_hash(here: Plane, node: Node) -> None:
+    """The same caller is the same to the provider in every call, and never named; nobody is nobody."""
+    configs = [
+        (await here.sessions.start(StartRequest(target="desk.voice", caller=caller), principal="op"))[1]
+        for caller in ("maria@example.com", "maria@example.com", "bob", None)
+    ]
+    first, second, other, nobody = (config.safety_id for config in configs)
+    assert first == second != other
+    assert first is not None
+    assert "maria" not in first
+    assert nobody is None
+
+
 # --- nodes that go away
 
 

@@ -20,8 +20,8 @@ SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="ses_… as af
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="node_id.name of a session.")]
 Provider = Annotated[str | None, typer.Option("--provider", help="Must be the declared one.")]
 Transport = Annotated[str | None, typer.Option("--transport", help="Must be the declared one.")]
-Model = Annotated[str | None, typer.Option("--model", help="Model of this session, else the declared one.")]
-Voice = Annotated[str | None, typer.Option("--voice", help="Voice of this session, else the declared one.")]
+Model = Annotated[str | None, typer.Option("--model", help="Must be the declared one, where one is declared.")]
+Voice = Annotated[str | None, typer.Option("--voice", help="Must be the declared one, where one is declared.")]
 Caller = Annotated[str | None, typer.Option("--caller", help="Who calls, as the handler sees it.")]
 Metadata = Annotated[str, typer.Option("--metadata", metavar="JSON", help="JSON object for the handler.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -57,8 +58,14 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
         voice=choose(provider, "voice", request.voice or declaration.voice),
         transcription=declaration.transcription or pair.capabilities.default_transcription,
         tools=tuple(_tool(target, request.target, hub.functions()) for target in declaration.tools),
+        safety_id=_safety_id(request.caller),
     )
     return Resolved(config, pair, node_id)
+
+
+def _safety_id(caller: str | None) -> str | None:
+    """Return what stands for the caller towards the provider: the same for each of their calls, and no name."""
+    return None if caller is None else hashlib.sha256(caller.encode()).hexdigest()[:32]
 
 
 def _declared(target: str, hub: LinkHub) -> SessionDeclaration:
