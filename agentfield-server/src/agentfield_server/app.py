@@ -17,6 +17,7 @@ from agentfield_server.adapters import AdapterPool
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
 from agentfield_server.api.catalogue import CatalogueRoutes
+from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.sessions import SessionRoutes
 from agentfield_server.bus import Bus
@@ -81,8 +82,8 @@ async def control_plane(
             *workflows.routes(store),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
-            *PageRoutes(settings.web_dir).routes(),
         ]
+        routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
         await hub.recall()
         await sessions.recover()
         url = await stack.enter_async_context(listen(build_application(routes, Door(settings, tokens)), settings))

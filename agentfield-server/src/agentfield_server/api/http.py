@@ -13,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded
 from agentfield.schema import misfit
 
-__all__ = ["json_reply", "problem_reply", "read_model", "read_text", "strict_json", "validation_error"]
+__all__ = ["json_reply", "problem_reply", "read_limit", "read_model", "read_text", "strict_json", "validation_error"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MAX_DEPTH = 32
 MAX_BODY = 64 * 1024
+MAX_PAGE = 1000
 _SMALLER = "send less: keep large data elsewhere and send where it is"
 _JSON = "send one JSON object in UTF-8"
 
@@ -125,6 +126,18 @@ async def read_model(request: web.Request, model: type[ModelT], *, max_bytes: in
         return model.model_validate_json(json.dumps(value))
     except ValidationError as error:
         raise validation_error(error, model) from None
+
+
+def read_limit(request: web.Request) -> int:
+    """Return how many rows a page may have: ``?limit=``, 200 without it.
+
+    Raises:
+        InvalidInput: It is no whole number from 1 to 1000.
+    """
+    value = request.query.get("limit", "200")
+    if not (value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= MAX_PAGE):
+        raise InvalidInput(f"limit is a whole number from 1 to {MAX_PAGE}.", hint="limit=200", field="limit")
+    return int(value)
 
 
 def json_reply(

@@ -24,7 +24,7 @@ from agentfield.wire.rest import (
 )
 from agentfield_server.access.guards import CALLER, PRINCIPAL
 from agentfield_server.access.tokens import TokenDesk
-from agentfield_server.api.http import json_reply, read_model, read_text
+from agentfield_server.api.http import json_reply, read_limit, read_model, read_text
 from agentfield_server.api.idempotency import idempotency_key
 from agentfield_server.api.routes import Route
 from agentfield_server.api.views import dag_view, session_view
@@ -151,7 +151,7 @@ class SessionRoutes:
 
     async def list_all(self, request: web.Request) -> web.Response:
         """List sessions, newest first."""
-        rows = await self._store.list_sessions(before=request.query.get("before"), limit=_limit(request))
+        rows = await self._store.list_sessions(before=request.query.get("before"), limit=read_limit(request))
         return json_reply([session_view(row) for row in rows])
 
     async def show(self, request: web.Request) -> web.Response:
@@ -200,7 +200,7 @@ class SessionRoutes:
     async def workflows(self, request: web.Request) -> web.Response:
         """Return the executions of a session, a page at a time."""
         row = await self._row(request)
-        limit = _limit(request)
+        limit = read_limit(request)
         rows = await self._store.list_executions(row.run_id, after=request.query.get("after"), limit=limit)
         return json_reply(dag_view(row.run_id, rows, session_id=row.id, limit=limit))
 
@@ -264,11 +264,4 @@ def _last_event_id(request: web.Request) -> int:
     value = request.headers.get("Last-Event-ID", request.query.get("after", "0"))
     if not value.isascii() or not value.isdigit() or len(value) > 15:
         raise InvalidInput("Last-Event-ID is the number of an event.", field="Last-Event-ID")
-    return int(value)
-
-
-def _limit(request: web.Request) -> int:
-    value = request.query.get("limit", "200")
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value) <= 1000:
-        raise InvalidInput("limit is a whole number from 1 to 1000.", hint="limit=200", field="limit")
     return int(value)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentfield.errors import InvalidInput, NotFound
+from agentfield.errors import NotFound
 from agentfield.wire.rest import DagView
-from agentfield_server.api.http import json_reply
+from agentfield_server.api.http import json_reply, read_limit
 from agentfield_server.api.routes import Route
 from agentfield_server.api.views import dag_view
 from agentfield_server.store.protocol import Store
 
 __all__ = ["routes"]
-
-_LIMIT, _MAX_LIMIT = 200, 1000
 
 
 def routes(store: Store) -> list[Route]:
@@ -21,7 +19,7 @@ def routes(store: Store) -> list[Route]:
 
     async def dag(request: web.Request) -> web.Response:
         """Return a page of the graph of a run."""
-        run_id, after, limit = request.match_info["run_id"], request.query.get("after"), _limit(request)
+        run_id, after, limit = request.match_info["run_id"], request.query.get("after"), read_limit(request)
         rows = await store.list_executions(run_id, after=after, limit=limit)
         if not rows and after is None:
             raise NotFound(
@@ -42,10 +40,3 @@ def routes(store: Store) -> list[Route]:
             response=DagView,
         )
     ]
-
-
-def _limit(request: web.Request) -> int:
-    value = request.query.get("limit", str(_LIMIT))
-    if not (value.isascii() and value.isdigit() and len(value) <= 4 and 1 <= int(value) <= _MAX_LIMIT):
-        raise InvalidInput(f"limit is a whole number from 1 to {_MAX_LIMIT}.", hint="limit=200", field="limit")
-    return int(value)

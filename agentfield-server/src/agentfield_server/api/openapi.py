@@ -1,0 +1,118 @@
+"""The OpenAPI 3.1 document, made from the same route table that serves: what is not in the table does not exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from agentfield_server.api.http import json_reply
+from agentfield_server.api.routes import Access, Route
+
+__all__ = ["openapi_document", "openapi_route"]
+
+_REF = "#/components/schemas/{model}"
+_PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?::[^}]*)?\}")
+_SECURITY: dict[Access, list[dict[str, list[str]]]] = {
+    "public": [],
+    "operator": [{"operatorKey": []}, {"operatorHeader": []}],
+    "node": [{"operatorKey": []}, {"operatorHeader": []}],
+    "session": [{"browserToken": []}, {"operatorKey": []}, {"operatorHeader": []}],
+}
+_SCHEMES = {
+    "operatorKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The operator's key; none is asked for on loopback without one.",
+    },
+    "operatorHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The operator's key."},
+    "browserToken": {"type": "http", "scheme": "bearer", "description": "A token `ek_af_…` of this one session."},
+}
+_PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457, with the code that is the same in Python and on the command line.",
+    "required": ["type", "title", "status", "code", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "hint": {"type": "string"},
+    },
+}
+
+
+def openapi_route(routes: Sequence[Route]) -> Route:
+    """Return the route that serves the document of `routes` and of itself."""
+
+    async def serve(_request: web.Request) -> web.Response:
+        """Answer with the document."""
+        return json_reply(openapi_document([*routes, route]))
+
+    route = Route("GET", "/api/v1/openapi.json", serve, "public", "This document")
+    return route
+
+
+def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Return the document of a route table; pages are no part of it.
+
+    Args:
+        routes: The table.
+    """
+    described = [route for route in routes if route.path.startswith("/api/") or route.path in ("/healthz", "/readyz")]
+    refs, schemas = _schemas(described)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in described:
+        path = _PLACEHOLDER.sub(r"{\g<name>}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, refs)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "AgentField control plane", "version": version("agentfield-server")},
+        "paths": paths,
+        "components": {"schemas": {**schemas, "Problem": _PROBLEM}, "securitySchemes": _SCHEMES},
+    }
+
+
+def _schemas(routes: Sequence[Route]) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
+    sent = {route.request for route in routes if route.request}
+    given = {route.response for route in routes if route.response}
+    pairs = [*((model, "validation") for model in sent), *((model, "serialization") for model in given)]
+    pairs.sort(key=lambda pair: (pair[0].__name__, pair[1]))
+    refs, definitions = models_json_schema(pairs, ref_template=_REF)  # type: ignore[arg-type]
+    return {model: ref for (model, _), ref in refs.items() if issubclass(model, BaseModel)}, definitions.get(
+        "$defs", {}
+    )
+
+
+def _operation(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "security": _SECURITY[route.access],
+        "responses": {"2XX": _answer(route, refs), "default": _refusal()},
+    }
+    names = [found["name"] for found in _PLACEHOLDER.finditer(route.path)]
+    if names:
+        operation["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
+    if route.request is not None:
+        operation["requestBody"] = {"content": {route.media_type: {"schema": refs[route.request]}}}
+    elif route.method == "POST" and route.media_type != "application/json":
+        operation["requestBody"] = {"required": True, "content": {route.media_type: {"schema": {"type": "string"}}}}
+    return operation
+
+
+def _answer(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+    schema: dict[str, Any] = refs[route.response] if route.response else {}
+    return {"description": "Done.", "content": {route.media_type: {"schema": schema}}}
+
+
+def _refusal() -> dict[str, Any]:
+    schema = {"$ref": _REF.format(model="Problem")}
+    return {"description": "Refused or failed.", "content": {"application/problem+json": {"schema": schema}}}
