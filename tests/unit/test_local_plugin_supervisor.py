@@ -66,7 +66,7 @@ def test_the_manifest_is_valid_and_its_names_are_complete() -> None:
     provider = registry.provider("local")
     assert (provider.models.default, provider.models.closed) == ("local-realtime-1", True)
     assert (provider.voices.default, provider.voices.closed) == ("joe", True)
-    assert provider.key_setting is None
+    assert not provider.key_required
 
 
 async def test_a_server_is_started_as_a_process_and_found_again(tmp_path: Path) -> None:

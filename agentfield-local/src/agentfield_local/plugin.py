@@ -13,6 +13,8 @@ API = (1, 0)
 _LOCAL = ProviderInfo(
     name="local",
     title="Local (offline speech)",
+    key_setting="AGENTFIELD_LOCAL_KEY",
+    key_required=False,
     url_setting="AGENTFIELD_LOCAL_URL",
     models=Names(known=("local-realtime-1",), closed=True, default="local-realtime-1"),
     voices=Names(known=("joe",), closed=True, default="joe"),
@@ -36,7 +38,7 @@ def agentfield_manifest() -> Manifest:
                 requires=("agentfield_openai",),
                 notes=(
                     "English, offline, no key. A server process is started on first use and ends by itself a minute "
-                    "after its last client; AGENTFIELD_LOCAL_URL uses one that runs already."
+                    "after its last client; AGENTFIELD_LOCAL_URL (and AGENTFIELD_LOCAL_KEY) uses one that runs already."
                 ),
             ),
         ),

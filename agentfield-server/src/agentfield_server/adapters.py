@@ -137,6 +137,8 @@ class AdapterPool:
         if provider.key_setting is None:
             return None
         value = self._environ.get(provider.key_setting, "")
+        if not value and not provider.key_required:
+            return None
         if not value:
             raise InvalidInput(
                 f"{provider.title} needs a key and the control plane has none.",

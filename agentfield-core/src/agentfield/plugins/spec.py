@@ -39,7 +39,9 @@ class ProviderInfo:
     name: str
     title: str
     key_setting: str | None = None
-    """Environment variable of the provider's key, None when it needs none."""
+    """Environment variable of the provider's key, None when it takes none."""
+    key_required: bool = True
+    """Whether nothing works without the key."""
     url_setting: str | None = None
     """Environment variable that overrides where the provider is."""
     default_url: str = ""

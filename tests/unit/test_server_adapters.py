@@ -1,0 +1,101 @@
+"""The adapters of a control plane: entered once, given their own settings only, and children that must get ready."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from agentfield.errors import InvalidInput, ProviderUnavailable
+from agentfield.plugins import Capabilities, Manifest, PairSpec, ProviderInfo, Registry, hookimpl
+from agentfield_server.adapters import AdapterPool
+
+entered: list[Any] = []
+left: list[Any] = []
+
+
+@asynccontextmanager
+async def factory(runtime: Any) -> AsyncIterator[Any]:
+    """Yield an adapter that is its own runtime."""
+    entered.append(runtime)
+    yield runtime
+    left.append(runtime)
+
+
+def registry(**provider: Any) -> Registry:
+    @hookimpl
+    def agentfield_manifest() -> Manifest:
+        pair = PairSpec(
+            provider="acme",
+            transport="webrtc",
+            factory=f"{__name__}:factory",
+            media="direct",
+            capabilities=Capabilities(),
+        )
+        info = ProviderInfo(name="acme", title="Acme", default_url="https://acme.example/v1/", **provider)
+        return Manifest(api=(1, 0), providers=(info,), pairs=(pair,))
+
+    return Registry.of([SimpleNamespace(agentfield_manifest=agentfield_manifest)])
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    entered.clear()
+    left.clear()
+
+
+async def test_an_adapter_is_entered_once_and_left_at_the_end(tmp_path: Path) -> None:
+    """The second call of a pair uses the adapter of the first; closing leaves it."""
+    plugins = registry(key_setting="ACME_KEY", url_setting="ACME_URL")
+    pool = AdapterPool(plugins, home=tmp_path, environ={"ACME_KEY": "sk-canary", "ACME_URL": "https://other.example/"})
+    pair = plugins.resolve("acme", "webrtc")
+    runtime: Any = await pool.get(pair)
+    assert await pool.get(pair) is runtime
+    assert (runtime.base_url, runtime.key.get_secret_value()) == ("https://other.example", "sk-canary")
+    assert "sk-canary" not in repr(runtime)
+    assert runtime.data_dir.is_relative_to(tmp_path)
+    await pool.close()
+    assert (len(entered), len(left)) == (1, 1)
+
+
+async def test_a_key_that_is_needed_and_missing_is_named(tmp_path: Path) -> None:
+    """Without its key a provider is refused with the variable to set."""
+    plugins = registry(key_setting="ACME_KEY")
+    pool = AdapterPool(plugins, home=tmp_path, environ={})
+    with pytest.raises(InvalidInput, match="Acme needs a key") as refused:
+        await pool.get(plugins.resolve("acme", "webrtc"))
+    assert refused.value.code == "key_missing"
+    assert "ACME_KEY" in str(refused.value.hint)
+
+
+async def test_a_key_may_be_optional(tmp_path: Path) -> None:
+    """A provider that works without its key gets it where it is set."""
+    plugins = registry(key_setting="ACME_KEY", key_required=False)
+    for environ, wanted in (({}, None), ({"ACME_KEY": "token"}, "token")):
+        pool = AdapterPool(plugins, home=tmp_path, environ=environ)
+        runtime: Any = await pool.get(plugins.resolve("acme", "webrtc"))
+        assert runtime.base_url == "https://acme.example/v1"
+        assert (runtime.key.get_secret_value() if runtime.key else None) == wanted
+        await pool.close()
+
+
+async def test_children_get_ready_or_are_a_clear_failure(tmp_path: Path) -> None:
+    """A child's first line is handed over; one that ends or stays silent is refused with where to look."""
+    plugins = registry()
+    pool = AdapterPool(plugins, home=tmp_path, environ={})
+    runtime: Any = await pool.get(plugins.resolve("acme", "webrtc"))
+    async with runtime.child([sys.executable, "-c", "print('here I am')"]) as child:
+        assert child.first_line == "here I am"
+    with pytest.raises(ProviderUnavailable, match="exit code 3") as ended:
+        async with runtime.child([sys.executable, "-c", "raise SystemExit(3)"]):
+            pass
+    assert "child.log" in str(ended.value.hint)
+    with pytest.raises(ProviderUnavailable, match="not ready"):
+        async with runtime.child([sys.executable, "-c", "import time; time.sleep(60)"], ready_timeout=0.3):
+            pass
+    await pool.close()
