@@ -295,8 +295,8 @@ async def test_a_one_time_code_used_twice(house: Desk) -> None:
             {"method": "GET"},
             404,
             (
-                "error: There is nothing at DIR/nothing.\n"
-                "hint: the REST interface is below DIR/v1, the call page at /call\ncode: unknown_path\n"
+                "error: There is no route GET DIR/nothing.\n"
+                "hint: the REST interface describes itself at DIR/openapi.json\ncode: unknown_path\n"
             ),
         ),
         (

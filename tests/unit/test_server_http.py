@@ -275,6 +275,17 @@ async def test_typed_errors_keep_code_hint_and_headers(client: TestClient[Any, A
         assert (await response.json())["code"] == "method_not_allowed"
 
 
+async def test_pages_leave_the_interface_alone(desk: TokenDesk) -> None:
+    """An unknown path of the interface is unknown with every method, however many pages there are."""
+    client = await open_app(Settings(_env_file=None), desk, [*ROUTES, *PageRoutes(None).routes()])
+    try:
+        for method in ("GET", "POST"):
+            async with client.request(method, "/api/v1/nowhere") as response:
+                assert (response.status, (await response.json())["code"]) == (404, "unknown_path")
+    finally:
+        await client.close()
+
+
 async def test_pages_are_served_under_a_strict_policy(desk: TokenDesk, tmp_path: Path) -> None:
     """A project's files are served with the policy; nothing outside the folder, nothing hidden, nothing of another kind."""
     web_dir = tmp_path / "web"

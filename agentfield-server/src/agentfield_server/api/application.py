@@ -121,7 +121,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> AgentFieldErro
         return NotFound(
             f"There is no route {request.method} {request.path[:200]}.",
             code="unknown_path",
-            hint="the REST interface is below /api/v1",
+            hint="the REST interface describes itself at /api/v1/openapi.json",
         )
     takes = error.headers.get("Allow")
     problem = AgentFieldError(

@@ -57,7 +57,7 @@ class PageRoutes:
         return [
             Route("GET", "/call", self.call_page, "public", "The built-in call page"),
             Route("GET", "/", self.index, "public", "The project's page"),
-            Route("GET", "/{path:.+}", self.file, "public", "A static file"),
+            Route("GET", "/{path:(?!api/).+}", self.file, "public", "A static file"),
         ]
 
     async def call_page(self, _request: web.Request) -> web.StreamResponse:
