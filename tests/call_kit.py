@@ -131,7 +131,7 @@ def _eventually(look: Callable[[], T | None], running: Mapping[Path, subprocess.
             found = look()
             if found:
                 return found
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks at the condition, not in its place
     told = "\n".join(
         f"{log.name}, exit {process.poll()}: {log.read_text()[-4000:]}" for log, process in running.items()
     )

@@ -77,6 +77,7 @@ async def test_a_speech_server_that_does_not_start(monkeypatch, tmp_path, progra
 async def test_what_is_loaded_is_told(monkeypatch, tmp_path):
     """Each engine is named when its loading begins; the address and the key come from the state file."""
     state = tmp_path / "adapters" / "local" / "server.json"
+    # a server goes on after its ready line: this one sleeps until it is stopped
     program = (
         "import json, sys, time\n"
         "for done in (0, 100): sys.stderr.write(f'INFO agentfield_local: load voice activity {done} %\\n')\n"

@@ -95,6 +95,7 @@ async def test_children_get_ready_or_are_a_clear_failure(tmp_path: Path) -> None
         async with runtime.child([sys.executable, "-c", "raise SystemExit(3)"]):
             pass
     assert "child.log" in str(ended.value.hint)
+    # the child is the one that never gets ready: it sleeps until it is killed
     with pytest.raises(ProviderUnavailable, match="not ready"):
         async with runtime.child([sys.executable, "-c", "import time; time.sleep(60)"], ready_timeout=0.3):
             pass

@@ -93,8 +93,8 @@ def _catch(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> list[signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(number, stop.set)
-        except (NotImplementedError, RuntimeError, ValueError):
-            continue  # not the main thread, or a system without them: asyncio.run turns Ctrl+C into a cancellation
+        except (NotImplementedError, RuntimeError, ValueError):  # raised by loops of Windows, and off the main thread
+            continue  # asyncio.run turns Ctrl+C into a cancellation
         caught.append(number)
     return caught
 
