@@ -119,6 +119,7 @@ def config(
         model=model,
         voice=voice,
         transcription=transcription,
+        turn_detection=turn_detection,
         tools=tuple(tools),
         safety_id="hash-of-the-caller",
     )

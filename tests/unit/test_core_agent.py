@@ -62,7 +62,7 @@ async def test_the_seeds_declaration() -> None:
     assert (declaration.tags, declaration.limits, declaration.turn_detection) == (
         ("support:voice",),
         Limits(),
-        ServerVad(),
+        "default",
     )
 
 

@@ -188,6 +188,7 @@ class Agent:
         greeting: str | None = None,
         goodbye: str | None = None,
         on_error: str | None = None,
+        interrupt_after_ms: int = 0,
         limits: Limits = Limits(),
         drift: Literal["enforce", "terminate", "allow"] = "enforce",
         options: Mapping[str, Any] | None = None,
@@ -207,10 +208,12 @@ class Agent:
             floor: Who answers turns; by default the model when the handler's body is empty, else the handler.
             say: What speech must be: ``exact`` refuses pairs that cannot promise it.
             transcription: The model that transcribes the caller, by default the pair's.
-            turn_detection: How the end of a turn is found; None when the caller says so.
+            turn_detection: How the end of a turn is found, by default as the pair does it; None when the caller says so.
             greeting: What to say first.
             goodbye: What to say when the call is ended from this side.
             on_error: What to say when the handler raised.
+            interrupt_after_ms: Milliseconds that the caller must speak before a reply is stopped; a short "mhm" is no
+                interruption then.
             limits: What a call may use.
             drift: What to do about a caller that changes the session over its data channel.
             options: Settings of the pair.
@@ -234,6 +237,7 @@ class Agent:
             "greeting": greeting,
             "goodbye": goodbye,
             "on_error": on_error,
+            "interrupt_after_ms": interrupt_after_ms,
             "limits": limits,
             "drift": drift,
             "options": dict(options or {}),

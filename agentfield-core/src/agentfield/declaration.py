@@ -46,7 +46,9 @@ def declare(name: str, *, handler: Callable[..., Any], floor: Floor | None, **va
         return SessionDeclaration(name=name, floor=floor or floor_of(handler), **values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        raise _invalid(name, ".".join(str(part) for part in fault["loc"]), str(fault["msg"])) from None
+        # the parts of a union have names of their own in between, which nobody wrote
+        where = ".".join(str(part) for part in fault["loc"] if "[" not in str(part))
+        raise _invalid(name, where, str(fault["msg"])) from None
 
 
 def check_handler(name: str, handler: Callable[..., Any]) -> None:

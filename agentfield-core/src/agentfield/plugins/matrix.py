@@ -28,8 +28,9 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
     if declared.tools:
         yield Need("tools", frozenset({"sync", "async"}), "tools=[...]")
     yield from _speech_needs(declared)
-    detection = declared.turn_detection.type if declared.turn_detection else "manual"
-    yield Need("turn_detection", frozenset({detection}), "turn_detection")
+    if declared.turn_detection != "default":
+        detection = declared.turn_detection.type if declared.turn_detection else "manual"
+        yield Need("turn_detection", frozenset({detection}), "turn_detection")
     if declared.transcription:
         yield Need("caller_transcript", frozenset({"final", "partial"}), f"transcription={declared.transcription!r}")
     elif declared.floor == "handler":

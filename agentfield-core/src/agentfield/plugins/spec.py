@@ -13,6 +13,7 @@ __all__ = [
     "Names",
     "Need",
     "PairSpec",
+    "Prices",
     "ProviderInfo",
     "TransportInfo",
 ]
@@ -33,6 +34,22 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What a model costs, US dollars for a million tokens; what is None has no price of its own."""
+
+    model: str
+    """Name of the model, as it is asked for."""
+    input_text: float | None = None
+    input_audio: float | None = None
+    cached: float | None = None
+    """Input that the provider had seen before; such tokens are also counted as input."""
+    output_text: float | None = None
+    output_audio: float | None = None
+    minute: float | None = None
+    """US dollars for a minute of audio, where that is what is counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderInfo:
     """A service that can hold a conversation."""
 
@@ -47,6 +64,10 @@ class ProviderInfo:
     default_url: str = ""
     models: Names = field(default_factory=Names)
     voices: Names = field(default_factory=Names)
+    prices: tuple[Prices, ...] = ()
+    """Published prices; users can override them."""
+    concurrency: int | None = None
+    """How many sessions one key may have at once by default; None does not limit them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +103,10 @@ class Capabilities:
     routing: Literal["fixed", "pinned"] = "fixed"
     limits: frozenset[Literal["duration", "idle", "turns", "tool_calls", "cost"]] = frozenset()
     """Which limits of a session can be enforced on this pair."""
+    formats: frozenset[str] = frozenset()
+    """Audio formats that the provider takes and gives without conversion, such as ``pcm16/24000``; negotiated on `direct`."""
+    dtmf: bool = False
+    """Whether keys of a telephone reach the handler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,3 +16,21 @@ class AudioFormat:
     rate: int
     """Samples per second."""
     channels: int = 1
+
+    @property
+    def name(self) -> str:
+        """The format as people write it: ``pcm16/24000``."""
+        return f"{self.codec}/{self.rate}"
+
+    @property
+    def frame(self) -> int:
+        """Bytes of one sample of all channels (not of `opus`, which has no fixed size)."""
+        return self.channels * (2 if self.codec == "pcm16" else 1)
+
+    def ms(self, size: int) -> float:
+        """Return how long `size` bytes sound, milliseconds (not of `opus`)."""
+        return size * 1000 / (self.rate * self.frame)
+
+    def size(self, ms: float) -> int:
+        """Return how many bytes sound for `ms` milliseconds, whole samples (not of `opus`)."""
+        return int(ms * self.rate / 1000) * self.frame

@@ -8,7 +8,16 @@ from typing import Protocol
 
 from agentfield.realtime.audio import AudioFormat
 
-__all__ = ["CallerAudio", "CallerDtmf", "CallerGone", "CallerInput", "CallerLeg", "CallerMark", "CallerText"]
+__all__ = [
+    "CallerAudio",
+    "CallerCommit",
+    "CallerDtmf",
+    "CallerGone",
+    "CallerInput",
+    "CallerLeg",
+    "CallerMark",
+    "CallerText",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +25,14 @@ class CallerAudio:
     """Audio of the caller in the leg's format."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCommit:
+    """The caller is done speaking: end of a push-to-talk or of a recorded turn."""
+
+    item: str | None = None
+    """What the turn is to be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +61,11 @@ class CallerGone:
     """The caller hung up or vanished."""
 
     why: str
+    hung_up: bool = True
+    """Whether it was said; one whose connection broke may come back."""
 
 
-CallerInput = CallerAudio | CallerText | CallerDtmf | CallerMark | CallerGone
+CallerInput = CallerAudio | CallerCommit | CallerText | CallerDtmf | CallerMark | CallerGone
 
 
 class CallerLeg(Protocol):
@@ -56,8 +75,20 @@ class CallerLeg(Protocol):
     def format(self) -> AudioFormat:
         """The format of both directions."""
 
-    async def play(self, data: bytes) -> None:
-        """Send audio to the caller, paced by the bridge."""
+    @property
+    def marks(self) -> bool:
+        """Whether the caller tells which marks it has heard; else the playback position is the clock's."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether audio is sent just ahead of being heard; else at once, and the caller keeps it."""
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody would hear what is played now."""
+
+    async def play(self, reply: str, data: bytes) -> None:
+        """Send audio of a reply to the caller, paced by the bridge."""
 
     async def mark(self, name: str) -> None:
         """Ask to be told when everything sent so far was heard."""

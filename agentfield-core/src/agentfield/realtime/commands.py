@@ -65,6 +65,8 @@ class CommitTurn(_Command):
     """The caller is done speaking (push to talk)."""
 
     type: Literal["commit_turn"] = "commit_turn"
+    item: str | None = None
+    """What the turn is to be called, where the provider lets us choose."""
 
 
 class AddText(_Command):

@@ -85,7 +85,10 @@ class SessionDeclaration(_Frozen):
     floor: Floor
     say: Literal["exact", "best_effort"] | None = None
     transcription: str | None = None
-    turn_detection: TurnDetection | None = ServerVad()
+    turn_detection: TurnDetection | Literal["default"] | None = "default"
+    """`default`: the pair's own, frozen at start; None: the caller says when (push to talk)."""
+    interrupt_after_ms: int = Field(default=0, ge=0, le=5000)
+    """How long the caller must speak before a reply is stopped; a shorter "mhm" is no interruption."""
     greeting: str | None = None
     goodbye: str | None = None
     on_error: str | None = None
@@ -105,6 +108,8 @@ class SessionConfig(_Frozen):
     voice: str | None
     transcription: str | None
     """The model that transcribes the caller, None where nobody asked for words."""
+    turn_detection: TurnDetection | None = ServerVad()
+    """As declared, or the pair's own."""
     tools: tuple[ToolSpec, ...] = ()
     safety_id: str | None = None
     """A stable hash that stands for the end user towards the provider."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 __all__ = [
+    "Dtmf",
     "Event",
     "Interrupted",
     "PlayoutCleared",
@@ -52,6 +53,8 @@ class Usage(BaseModel):
     output_text_tokens: int | None = None
     output_audio_tokens: int | None = None
     seconds: float | None = None
+    cost: float | None = None
+    """In US dollars, where the provider says so itself."""
 
 
 class SessionReady(_Event):
@@ -81,6 +84,8 @@ class SessionClosed(_Event):
     type: Literal["session.ended"] = "session.ended"
     reason: Literal["caller_hangup", "provider_expired", "provider_error", "ice_failed", "closed"] = "closed"
     message: str | None = None
+    retry: bool = False
+    """Whether the same session may be opened again: the line broke, nobody refused."""
 
 
 class TurnStarted(_Event):
@@ -169,6 +174,8 @@ class ReplyEnded(_Event):
     """All words that were generated, None when the reply had none (a tool call)."""
     audio: bool = False
     """Whether audio was generated, so that playback is to be waited for."""
+    audio_ms: int | None = None
+    """How much audio was generated, milliseconds; None where nobody can tell."""
     tools: int = 0
     """How many tool calls the reply holds."""
     usage: Usage | None = None
@@ -222,7 +229,15 @@ class UsageReported(_Event):
     type: Literal["usage"] = "usage"
     kind: Literal["transcription", "reply"] = "transcription"
     item: str | None = None
+    reply: str | None = None
     usage: Usage
+
+
+class Dtmf(_Event):
+    """The caller pressed a key of a telephone."""
+
+    type: Literal["dtmf"] = "dtmf"
+    digit: str = Field(pattern=r"^[0-9A-D*#]$")
 
 
 class RateLimit(_Event):
@@ -274,6 +289,7 @@ Event = Annotated[
     | PlayoutStopped
     | PlayoutCleared
     | UsageReported
+    | Dtmf
     | RateLimit
     | Warned
     | ProviderFault,

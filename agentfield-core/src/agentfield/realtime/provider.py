@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event
@@ -71,10 +72,16 @@ class DirectAdapter(Protocol):
 
 
 class BridgedAdapter(Protocol):
-    """An adapter whose media the control plane carries."""
+    """An adapter whose media the control plane carries, as a stream (`bridged`) or turn by turn (`turns`)."""
 
-    async def open(self, config: SessionConfig) -> ProviderSession:
-        """Open a session.
+    @property
+    def formats(self) -> Sequence[AudioFormat]:
+        """The formats that a session can be opened with, the best one first."""
+
+    async def open(self, config: SessionConfig, audio: AudioFormat) -> ProviderSession:
+        """Open a new, empty session; `audio` is the format of both directions, one of `formats`.
+
+        What was said before, if anything, follows as `AddText`.
 
         Raises:
             ProviderError: The provider refused.

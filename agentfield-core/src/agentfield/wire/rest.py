@@ -102,7 +102,12 @@ class StartResponse(_View):
     """Browser token, `ek_af_…`: this session only, short-lived, never in an address."""
     page_url: str
     """A page that makes the call; its fragment holds a one-time code that it exchanges for a token."""
-    offer_url: str
+    offer_url: str | None = None
+    """Where the SDP offer goes, on transports of direct media."""
+    media_url: str | None = None
+    """The WebSocket for the audio (`ws:` or `wss:`), on transports of bridged media."""
+    turns_url: str | None = None
+    """Where recorded turns go, on transports of turns."""
     events_url: str
 
 

@@ -107,9 +107,9 @@ class SessionObject:
     def _turn_detection(self, *, interruptible: bool) -> dict[str, Any] | None:
         answers = {
             "create_response": self._config.declaration.floor == "model",
-            "interrupt_response": interruptible,
+            "interrupt_response": interruptible and not self._config.declaration.interrupt_after_ms,
         }
-        match self._config.declaration.turn_detection:
+        match self._config.turn_detection:
             case ServerVad() as vad:
                 return {**vad.model_dump(), **answers}
             case SemanticVad() as vad:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agentfield.errors import CapabilityMissing, InvalidInput, NodeNotConnected, NotFound
-from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.choices import check_options, choose
 from agentfield.plugins.matrix import needs_of
 from agentfield.plugins.words import did_you_mean
-from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
+from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
 from agentfield_server.nodes import LinkHub
@@ -57,10 +57,18 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
         model=choose(provider, "model", request.model or declaration.model),
         voice=choose(provider, "voice", request.voice or declaration.voice),
         transcription=declaration.transcription or pair.capabilities.default_transcription,
+        turn_detection=_turn_detection(declaration, pair.capabilities),
         tools=tuple(_tool(target, request.target, hub.functions()) for target in declaration.tools),
         safety_id=_safety_id(request.caller),
     )
     return Resolved(config, pair, node_id)
+
+
+def _turn_detection(declared: SessionDeclaration, can: Capabilities) -> TurnDetection | None:
+    """Return how the end of a turn is found: as declared, or as the pair does it by itself."""
+    if declared.turn_detection != "default":
+        return declared.turn_detection
+    return ServerVad() if "server_vad" in can.turn_detection else None
 
 
 def _safety_id(caller: str | None) -> str | None:
