@@ -1,1 +1,1 @@
-"""OpenRouter for AgentField: the provider is declared, no pair of it is there yet."""
+"""OpenRouter for AgentField: one recorded turn after another, answered by a chat completion that speaks."""

@@ -1,0 +1,57 @@
+"""Reads fields out of JSON that nobody has checked: what is not of the expected kind counts as absent."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["count", "mapping", "mappings", "number", "parse", "words"]
+
+_LARGEST = 2**53
+
+
+def parse(raw: str | bytes) -> dict[str, Any] | None:
+    """Return the JSON object that `raw` holds, None when it holds none."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def words(data: Mapping[str, Any], key: str) -> str | None:
+    """Return the text at `key`, without halves of characters that no encoding can hold."""
+    found = data.get(key)
+    if not isinstance(found, str):
+        return None
+    return found if found.isascii() else found.encode("utf-8", "replace").decode()
+
+
+def number(data: Mapping[str, Any], key: str) -> float | None:
+    """Return the finite number at `key`, None when it is negative."""
+    found = data.get(key)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return float(found) if 0 <= found <= _LARGEST and math.isfinite(found) else None
+
+
+def count(data: Mapping[str, Any], key: str) -> int | None:
+    """Return the whole number at `key`."""
+    found = number(data, key)
+    return None if found is None else int(found)
+
+
+def mapping(data: Mapping[str, Any], *path: str) -> dict[str, Any]:
+    """Return the object at `path`, an empty one when there is none."""
+    here: Any = data
+    for key in path:
+        here = here.get(key) if isinstance(here, dict) else None
+    return here if isinstance(here, dict) else {}
+
+
+def mappings(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects in the list at `key`."""
+    found = data.get(key)
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
