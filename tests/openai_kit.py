@@ -7,7 +7,7 @@ import collections.abc
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,30 @@ import typing_extensions
 from openai.types.realtime import RealtimeClientEventParam, RealtimeSessionCreateRequestParam
 from pydantic import SecretStr
 
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.commands import Command
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
 from agentfield.realtime.events import Event
+from agentfield.realtime.provider import ProviderSession
 from agentfield_openai.codec import Codec
 
-__all__ = ["CANARY", "Runtime", "check_client_event", "check_session", "config", "decode", "misfit", "tool"]
+__all__ = [
+    "CANARY",
+    "PCM",
+    "Runtime",
+    "Seen",
+    "check_client_event",
+    "check_session",
+    "config",
+    "decode",
+    "misfit",
+    "tool",
+]
 
 CANARY = "sk-canary-Zq81xYv0pLmW77"
 """A key that must appear nowhere but in the header that carries it."""
+
+PCM = AudioFormat("pcm16", 24_000)
 
 SERVER_VAD = ServerVad()
 
@@ -171,3 +187,29 @@ class Runtime:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+
+
+class Seen:
+    """Iterates a session's events in the background and lets a test wait for some of them."""
+
+    def __init__(self, session: ProviderSession) -> None:
+        self.session = session
+        self.events: list[Event] = []
+        self._news = asyncio.Event()
+        self.task = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for event in self.session.events():
+            self.events.append(event)
+            self._news.set()
+
+    async def wait(self, kind: type[Any], when: Callable[[Any], bool] = lambda _: True, seconds: float = 20.0) -> Any:
+        async with asyncio.timeout(seconds):
+            while not (found := [e for e in self.events if isinstance(e, kind) and when(e)]):
+                self._news.clear()
+                await self._news.wait()
+        return found[0]
+
+    async def send(self, *commands: Command) -> None:
+        for command in commands:
+            await self.session.send(command)

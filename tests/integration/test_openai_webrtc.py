@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,6 @@ from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
 from agentfield.realtime.commands import (
     AddText,
     CancelReply,
-    Command,
     CommitTurn,
     End,
     Reply,
@@ -26,7 +25,6 @@ from agentfield.realtime.commands import (
 )
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
-    Event,
     Interrupted,
     PlayoutCleared,
     PlayoutStarted,
@@ -49,37 +47,11 @@ from agentfield_local.brain.protocol import Brain, Call
 from agentfield_local.brain.protocol import Say as Speak
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.energy import synthetic_engines
-from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter, webrtc
+from agentfield_openai.webrtc import WebRtcAdapter, webrtc
 from local_server_kit import Caller, tone, until
-from openai_kit import CANARY, Runtime, config, tool
+from openai_kit import CANARY, Runtime, Seen, config, tool
 
 LONG = "one two three four five six seven eight nine ten " * 6
-
-
-class Seen:
-    """Iterates a session's events in the background and lets a test wait for some of them."""
-
-    def __init__(self, session: RealtimeSession) -> None:
-        self.session = session
-        self.events: list[Event] = []
-        self._news = asyncio.Event()
-        self.task = asyncio.create_task(self._read())
-
-    async def _read(self) -> None:
-        async for event in self.session.events():
-            self.events.append(event)
-            self._news.set()
-
-    async def wait(self, kind: type[Any], when: Callable[[Any], bool] = lambda _: True, seconds: float = 20.0) -> Any:
-        async with asyncio.timeout(seconds):
-            while not (found := [e for e in self.events if isinstance(e, kind) and when(e)]):
-                self._news.clear()
-                await self._news.wait()
-        return found[0]
-
-    async def send(self, *commands: Command) -> None:
-        for command in commands:
-            await self.session.send(command)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentfield.errors import CapabilityMissing, InvalidInput
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import (
     AddText,
     AppendAudio,
@@ -23,7 +24,7 @@ from agentfield.realtime.commands import (
 )
 from agentfield.realtime.config import SemanticVad, ServerVad, SessionConfig
 from agentfield_openai.codec import Codec
-from openai_kit import check_client_event, check_session, config, decode, tool
+from openai_kit import PCM, check_client_event, check_session, config, decode, tool
 
 TOOLS = (tool("voice-support.resolve_turn", "Resolve it."), tool("shop.cancel"))
 OPTIONS: dict[str, Any] = {
@@ -77,10 +78,14 @@ def sent(codec: Codec, command: Command) -> list[dict[str, Any]]:
     return events
 
 
+FORMATS = [None, PCM, AudioFormat("pcmu", 8_000), AudioFormat("pcma", 8_000)]
+
+
+@pytest.mark.parametrize("audio", FORMATS, ids=lambda audio: audio.name if audio else "direct")
 @pytest.mark.parametrize("settings", CONFIGS)
-def test_everything_that_is_sent_fits_the_official_types(settings: SessionConfig) -> None:
+def test_everything_that_is_sent_fits_the_official_types(settings: SessionConfig, audio: AudioFormat | None) -> None:
     """The call's session object, the joining update and the events of every command have no field that is unknown."""
-    codec = Codec(settings)
+    codec = Codec(settings, audio=audio)
     check_session(codec.session_payload())
     check_client_event(codec.join())
     ids = [event["event_id"] for command in COMMANDS for event in sent(codec, command)]
@@ -191,9 +196,26 @@ def test_audio_is_sent_only_where_it_passes_through_us() -> None:
     """On a direct pair appending audio is a typed refusal; on a carried one it is sent."""
     with pytest.raises(CapabilityMissing):
         Codec(config()).encode(AppendAudio(data=b"\0\0"))
-    (event,) = Codec(config(), carries_audio=True).encode(AppendAudio(data=b"\0\0"))
+    (event,) = Codec(config(), audio=PCM).encode(AppendAudio(data=b"\0\0"))
     check_client_event(event)
     assert event["audio"] == "AAA="
+
+
+@pytest.mark.parametrize(
+    ("audio", "written"),
+    [
+        (PCM, {"type": "audio/pcm", "rate": 24_000}),
+        (AudioFormat("pcmu", 8_000), {"type": "audio/pcmu"}),
+        (AudioFormat("pcma", 8_000), {"type": "audio/pcma"}),
+    ],
+)
+def test_the_format_of_carried_audio_is_asked_for_in_both_directions(
+    audio: AudioFormat, written: dict[str, Any]
+) -> None:
+    """The joining update names the format of input and output; a direct call leaves that to its media."""
+    asked = Codec(config(), audio=audio).join()["session"]["audio"]
+    assert (asked["input"]["format"], asked["output"]["format"]) == (written, written)
+    assert "format" not in Codec(config()).join()["session"]["audio"]["input"]
 
 
 def test_end_is_nothing_that_is_sent_on_the_socket() -> None:

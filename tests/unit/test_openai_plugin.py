@@ -8,12 +8,15 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from agentfield.plugins import Registry
+from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins.install import FIRST_PARTY_PAIRS
 from agentfield.plugins.matrix import needs_of
 from agentfield.realtime.commands import CommitTurn
+from agentfield.realtime.config import Limits
 from agentfield_openai import plugin
 from agentfield_openai.codec import Codec
-from agentfield_openai.options import OpenAIOptions
+from agentfield_openai.options import OpenAIOptions, WebSocketOptions
+from agentfield_openai.websocket import FORMATS, websocket
 from agentfield_openrouter import plugin as openrouter
 from openai_kit import config
 
@@ -42,29 +45,61 @@ def test_the_plugins_are_found_under_their_entry_points() -> None:
 
 
 def test_the_registry_accepts_the_manifests() -> None:
-    """Both are valid by core's own checks; openai/webrtc is the one pair of theirs."""
+    """Both are valid by core's own checks."""
     registry = Registry.of([plugin, openrouter])
     assert [record.state for record in registry.plugins] == ["ok", "ok"]
-    assert [pair.name for pair, _ in registry.pairs()] == ["openai/webrtc"]
+    ours = [pair.name for pair, _ in registry.pairs() if pair.provider == "openai"]
+    assert ours == ["openai/webrtc", "openai/websocket"]
+    assert {FIRST_PARTY_PAIRS["openai", pair.transport] for pair in plugin.agentfield_manifest().pairs} == {
+        "agentfield-openai"
+    }
 
 
-def test_the_pair_meets_an_ordinary_declaration_and_refuses_an_exact_say() -> None:
-    """What the pair cannot do is a need that is not met, not a surprise later."""
-    (pair,) = plugin.agentfield_manifest().pairs
-    ordinary = needs_of(config().declaration)
+DIRECT, BRIDGED = plugin.agentfield_manifest().pairs
+
+
+@pytest.mark.parametrize("pair", [DIRECT, BRIDGED], ids=lambda pair: pair.name)
+def test_a_pair_meets_an_ordinary_declaration(pair: PairSpec) -> None:
+    """What ordinary sessions ask for is there on both, a limit of cost included."""
+    ordinary = needs_of(config(limits=Limits(cost=1.0)).declaration)
     assert [need.capability for need in ordinary if not need.met_by(pair.capabilities)] == []
-    exact = [need for need in needs_of(config(say="exact").declaration) if need.capability == "say"]
-    assert not exact[0].met_by(pair.capabilities)
 
 
-def test_declared_turn_detection_is_what_the_codec_can_send() -> None:
+def test_an_exact_say_is_refused_where_the_medium_is_not_ours() -> None:
+    """What a pair cannot do is a need that is not met, not a surprise later."""
+    (exact,) = [need for need in needs_of(config(say="exact").declaration) if need.capability == "say"]
+    assert not exact.met_by(DIRECT.capabilities)
+    assert exact.met_by(BRIDGED.capabilities)
+
+
+@pytest.mark.parametrize("pair", [DIRECT, BRIDGED], ids=lambda pair: pair.name)
+def test_declared_turn_detection_is_what_the_codec_can_send(pair: PairSpec) -> None:
     """Every declared kind can be configured; push to talk has its commit."""
-    (pair,) = plugin.agentfield_manifest().pairs
     assert pair.capabilities.turn_detection == {"server_vad", "semantic_vad", "manual"}
     assert Codec(config(turn_detection=None)).encode(CommitTurn())[0]["type"] == "input_audio_buffer.commit"
+
+
+def test_declared_formats_and_factory_are_those_of_the_adapter() -> None:
+    """The bridged row names the formats that the adapter opens sessions with; an endless session is one that rotates."""
+    assert BRIDGED.media == "bridged"
+    assert BRIDGED.capabilities.formats == {audio.name for audio in FORMATS}
+    assert BRIDGED.factory == f"{websocket.__module__}:{websocket.__name__}"
+    assert BRIDGED.capabilities.max_duration is None
+    assert "3600" in BRIDGED.notes
+    for pair in (DIRECT, BRIDGED):
+        assert not pair.capabilities.dtmf
+
+
+def test_prices_are_of_models_that_are_offered() -> None:
+    """A price belongs to a model that people can name."""
+    (provider,) = plugin.agentfield_manifest().providers
+    assert {price.model for price in provider.prices} <= set(provider.models.known)
+    assert provider.concurrency is None
 
 
 def test_options_survive_being_written_down() -> None:
     """A frozen configuration holds the options as JSON with every field; reading them back gives the same."""
     options = OpenAIOptions(language="en", speed=1.1)
     assert OpenAIOptions.of(config(options=options.model_dump(mode="json"))) == options
+    spoken = WebSocketOptions(speech_model="tts-1", speech_voice="nova")
+    assert WebSocketOptions.of(config(options=spoken.model_dump(mode="json"))) == spoken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import time
@@ -18,13 +19,24 @@ from websockets.http11 import Request, Response
 
 from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
 from agentfield.realtime.commands import Say
-from agentfield.realtime.events import Event, ReplyStarted, SessionClosed, SessionReady, Warned
+from agentfield.realtime.events import (
+    Event,
+    ProviderFault,
+    ReplyStarted,
+    SessionClosed,
+    SessionReady,
+    TurnTranscript,
+    Warned,
+)
+from agentfield.realtime.provider import ProviderSession
 from agentfield_openai.calls import Calls, http_session
+from agentfield_openai.codec.dialect import Dialect
 from agentfield_openai.refusals import Provider
-from agentfield_openai.socket import Sideband
-from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter
+from agentfield_openai.socket import RealtimeSocket
+from agentfield_openai.webrtc import WebRtcAdapter
+from agentfield_openai.websocket import WebSocketAdapter
 from local_server_kit import until
-from openai_kit import CANARY, config
+from openai_kit import CANARY, PCM, config
 
 Handler = Callable[[ServerConnection, int], Awaitable[None]]
 LOGGER = logging.getLogger("test")
@@ -94,7 +106,7 @@ async def polite(connection: ServerConnection, number: int) -> None:
             await connection.close(1000)
 
 
-async def all_of(session: RealtimeSession) -> list[Event]:
+async def all_of(session: ProviderSession) -> list[Event]:
     async with asyncio.timeout(10):
         return [event async for event in session.events()]
 
@@ -102,7 +114,7 @@ async def all_of(session: RealtimeSession) -> list[Event]:
 async def test_a_call_that_is_not_known_yet_is_asked_for_again() -> None:
     """404 right after a call was made is waited out; key and call id go where they belong."""
     async with provider(silent, 404, 404) as fake:
-        sideband = Sideband(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01))
+        sideband = RealtimeSocket.call(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01))
         await sideband.open()
         assert [request.path for request in fake.requests] == ["/v1/realtime?call_id=rtc_1"] * 3
         assert fake.requests[-1].headers["Authorization"] == f"Bearer {CANARY}"
@@ -120,7 +132,7 @@ async def test_a_refusal_to_attach_is_typed_and_never_shows_the_key(
     caplog.set_level(logging.DEBUG)
     async with provider(silent, *[status] * 3) as fake:
         with pytest.raises(kind) as caught:
-            await Sideband(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01)).open()
+            await RealtimeSocket.call(fake.provider, "rtc_1", LOGGER, patience=(0.01, 0.01)).open()
         assert type(caught.value) is kind
         assert len(fake.requests) == (1 if status in {401, 429} else 3)
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name != "websockets.server")
@@ -131,7 +143,7 @@ async def test_nobody_there_is_unavailable() -> None:
     """A port where nothing listens is a typed error."""
     nobody = Provider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY))
     with pytest.raises(ProviderUnavailable, match="could not be reached"):
-        await Sideband(nobody, "rtc_1", LOGGER, patience=()).open()
+        await RealtimeSocket.call(nobody, "rtc_1", LOGGER, patience=()).open()
 
 
 async def test_a_dropped_sideband_is_attached_again_and_events_go_on() -> None:
@@ -232,3 +244,156 @@ async def test_closing_while_waiting_for_a_connection_frees_the_sender() -> None
         await session.close()
         with pytest.raises(ProviderUnavailable):
             await sending
+
+
+# sessions of their own ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def own(fake: FakeProvider, *, confirm_timeout: float = 5.0) -> AsyncIterator[WebSocketAdapter]:
+    async with http_session() as http:
+        yield WebSocketAdapter(fake.provider, http, LOGGER, time.time, confirm_timeout=confirm_timeout)
+
+
+async def confirm(connection: ServerConnection) -> None:
+    """Take the configuration that comes first."""
+    event = json.loads(await connection.recv())
+    await connection.send(json.dumps({"type": "session.updated", "session": event["session"]}))
+
+
+QUOTA = {"type": "insufficient_quota", "code": "some_new_code", "message": "Pay.", "event_id": None}
+
+
+async def test_a_session_of_its_own_asks_for_its_model_by_address() -> None:
+    """Model and caller's hash travel with the upgrade; nothing else is asked for, and compression is not offered."""
+
+    async def once(connection: ServerConnection, _: int) -> None:
+        await confirm(connection)
+        await connection.wait_closed()
+
+    async with provider(once) as fake, own(fake) as client:
+        session = await client.open(config(model="gpt realtime/2"), PCM)
+        (request,) = fake.requests
+        assert request.path == "/v1/realtime?model=gpt%20realtime%2F2"
+        assert request.headers["OpenAI-Safety-Identifier"] == "hash-of-the-caller"
+        assert request.headers["Authorization"] == f"Bearer {CANARY}"
+        assert "Sec-WebSocket-Extensions" not in request.headers
+        await session.close()
+
+
+async def test_what_is_particular_to_a_service_is_one_table() -> None:
+    """Another plugin's service has its own paths, headers and names of events."""
+    dialect = Dialect(
+        "other",
+        headers={"X-Beta": "1"},
+        events={"session.configured": "session.updated"},
+        safety_header="X-User",
+        socket_path="/talk",
+    )
+
+    async def other(connection: ServerConnection, _: int) -> None:
+        event = json.loads(await connection.recv())
+        await connection.send(json.dumps({"type": "session.configured", "session": event["session"]}))
+        await connection.wait_closed()
+
+    async with provider(other) as fake, http_session() as http:
+        service = dataclasses.replace(fake.provider, title="Other", dialect=dialect)
+        session = await WebSocketAdapter(service, http, LOGGER, time.time).open(config(), PCM)
+        (request,) = fake.requests
+        assert request.path == "/v1/talk?model=gpt-realtime-2"
+        assert (request.headers["X-Beta"], request.headers["X-User"]) == ("1", "hash-of-the-caller")
+        reading = asyncio.create_task(all_of(session))
+        await session.close()
+        assert [e.type for e in await reading] == ["session.ready", "session.updated", "session.ended"]
+
+
+async def test_a_session_that_is_closed_before_it_began_is_unavailable() -> None:
+    """A socket that goes away instead of a confirmation is a typed error that says the code, without the key."""
+
+    async def slam(connection: ServerConnection, _: int) -> None:
+        await connection.close(1013, f"come back with {CANARY}")
+
+    async with provider(slam) as fake, own(fake) as client:
+        with pytest.raises(ProviderUnavailable, match="1013") as caught:
+            await client.open(config(), PCM)
+    assert CANARY not in str(caught.value)
+
+
+async def test_a_session_that_the_account_cannot_have_is_refused() -> None:
+    """A fatal error instead of a confirmation is a refusal with the provider's code."""
+
+    async def poor(connection: ServerConnection, _: int) -> None:
+        await connection.send(json.dumps({"type": "error", "error": QUOTA}))
+        await connection.wait_closed()
+
+    async with provider(poor) as fake, own(fake) as client:
+        with pytest.raises(ProviderError) as caught:
+            await client.open(config(), PCM)
+    assert caught.value.data["provider_code"] == "some_new_code"
+
+
+@pytest.mark.parametrize(
+    ("code", "closed"),
+    [
+        (1000, SessionClosed(reason="closed")),
+        (
+            1012,
+            SessionClosed(
+                reason="provider_error", message="The connection to the provider was lost (code 1012).", retry=True
+            ),
+        ),
+        (4000, SessionClosed(reason="provider_error", message="The connection to the provider was lost (code 4000).")),
+    ],
+)
+async def test_the_end_of_a_session_of_its_own_says_whether_it_may_be_opened_again(
+    code: int, closed: SessionClosed
+) -> None:
+    """It is never attached to again by the adapter: the provider keeps nothing of it."""
+
+    async def leave(connection: ServerConnection, _: int) -> None:
+        await confirm(connection)
+        await connection.close(code)
+
+    async with provider(leave) as fake, own(fake) as client:
+        events = await all_of(await client.open(config(), PCM))
+        assert events[-1] == closed
+        assert fake.accepted == 1
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_after_a_fatal_error_nothing_is_tried_again(direct: bool) -> None:
+    """A fatal error followed by a drop that could be mended is the end, with the provider's words."""
+
+    async def ruin(connection: ServerConnection, _: int) -> None:
+        await confirm(connection)
+        await connection.send(json.dumps({"type": "error", "error": QUOTA}))
+        await connection.close(1012)
+
+    async with provider(ruin) as fake, adapter(fake) as calls, own(fake) as sockets:
+        session = await (calls.attach(REF, config()) if direct else sockets.open(config(), PCM))
+        events = await all_of(session)
+        assert [e.fatal for e in events if isinstance(e, ProviderFault)] == [True]
+        assert events[-1] == SessionClosed(reason="provider_error", message="Pay.")
+        assert fake.accepted == 1
+
+
+async def test_after_a_gap_the_items_of_it_are_asked_for() -> None:
+    """On the new connection our configuration comes first, then the turn whose words may have been missed."""
+    asked: list[dict[str, Any]] = []
+
+    async def gap(connection: ServerConnection, number: int) -> None:
+        await confirm(connection)
+        if number == 1:
+            await connection.send(json.dumps({"type": "input_audio_buffer.committed", "item_id": "item_u"}))
+            await connection.close(1012)
+            return
+        asked.append(json.loads(await connection.recv()))
+        words = [{"type": "input_audio", "transcript": "Where is it?"}]
+        turn = {"id": "item_u", "type": "message", "role": "user", "content": words}
+        await connection.send(json.dumps({"type": "conversation.item.retrieved", "item": turn}))
+        await connection.close(1000)
+
+    async with provider(gap) as fake, adapter(fake) as client:
+        events = await all_of(await client.attach(REF, config()))
+    assert [(each["type"], each["item_id"]) for each in asked] == [("conversation.item.retrieve", "item_u")]
+    assert [(e.item, e.text) for e in events if isinstance(e, TurnTranscript)] == [("item_u", "Where is it?")]

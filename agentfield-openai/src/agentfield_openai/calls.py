@@ -82,10 +82,11 @@ class Calls:
         form.add_field("sdp", offer, content_type="application/sdp")
         form.add_field("session", json.dumps(session, ensure_ascii=False), content_type="application/json")
         headers = {"Accept": "application/sdp"}
-        if safety_id is not None:
-            headers["OpenAI-Safety-Identifier"] = safety_id
+        dialect = self._provider.dialect
+        if safety_id is not None and dialect.safety_header is not None:
+            headers[dialect.safety_header] = safety_id
         status, answer, body = await self._post(
-            "/realtime/calls", "create the call", self._create_timeout, headers=headers, data=form
+            dialect.calls_path, "create the call", self._create_timeout, headers=headers, data=form
         )
         if status not in {200, 201}:
             raise refused(self._provider, "create the call", status, body, retry_after=answer.get("Retry-After"))
@@ -108,7 +109,7 @@ class Calls:
         """
         if not _CALL_ID.fullmatch(call_id):
             raise call_not_found(self._provider, call_id)
-        path = f"/realtime/calls/{call_id}/hangup"
+        path = f"{self._provider.dialect.calls_path}/{call_id}/hangup"
         status, _, body = await self._post(path, "hang up", self._hangup_timeout)
         if status not in {200, 201, 202, 204, 404}:
             raise refused(self._provider, "hang up", status, body)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentfield.errors import InvalidInput
 from agentfield.realtime.config import SessionConfig
 
-__all__ = ["Effort", "OpenAIOptions"]
+__all__ = ["Effort", "OpenAIOptions", "WebSocketOptions"]
 
 Effort = Literal["minimal", "low", "medium", "high", "xhigh"]
 """How long a reasoning model may think."""
@@ -36,7 +36,7 @@ class OpenAIOptions(BaseModel):
     """The same for `say`, which has nothing to think about; reasoning models only."""
 
     @classmethod
-    def of(cls, config: SessionConfig) -> OpenAIOptions:
+    def of(cls, config: SessionConfig) -> Self:
         """Return the options of a session.
 
         Raises:
@@ -54,3 +54,14 @@ class OpenAIOptions(BaseModel):
                 hint=f"options of this pair: {known}",
                 field=name,
             ) from None
+
+
+class WebSocketOptions(OpenAIOptions):
+    """The same, and what only a pair has whose audio passes through us."""
+
+    speech_model: str | None = Field(default=None, min_length=1, max_length=200)
+    """The text-to-speech model of ``say="exact"``; the provider's default when None."""
+    speech_voice: str | None = Field(default=None, min_length=1, max_length=200)
+    """Its voice; that of the session when None."""
+    speech_instructions: str | None = Field(default=None, max_length=4096)
+    """How it is to speak, such as ``calm and slow``; not every model follows."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, hookimpl
+from typing import Literal
+
+from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, Prices, ProviderInfo, hookimpl
 
 __all__ = ["agentfield_manifest", "realtime_capabilities"]
 
@@ -23,17 +25,28 @@ _OPENAI = ProviderInfo(
         known=("alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"),
         default="marin",
     ),
+    # US dollars for a million tokens, as published in 2026; a price file of the operator's overrides them, and what is
+    # not listed here (text, transcription and text-to-speech models among it) has no price until such a file names it
+    prices=(Prices(model="gpt-realtime-2", input_audio=32.0, output_audio=64.0),),
+    concurrency=None,
 )
 
 
-def realtime_capabilities(default_transcription: str) -> Capabilities:
-    """Return what a Realtime call over WebRTC can do, the same for every server of the protocol.
+def realtime_capabilities(
+    default_transcription: str,
+    *,
+    bridged: bool = False,
+    say: Literal["exact", "best_effort", "none"] | None = None,
+) -> Capabilities:
+    """Return what a session of the Realtime protocol can do, the same for every server of it.
 
     Args:
         default_transcription: The model that transcribes the caller when the declaration names none.
+        bridged: Whether the control plane carries the audio (a WebSocket) or the caller has a WebRTC call.
+        say: What `say` is; when None exact where the medium is ours (there must be a speech endpoint), else best effort.
     """
     return Capabilities(
-        say="best_effort",
+        say=say or ("exact" if bridged else "best_effort"),
         floors=frozenset({"handler", "model"}),
         turn_detection=frozenset({"server_vad", "semantic_vad", "manual"}),
         modalities=frozenset({"audio", "text"}),
@@ -41,14 +54,16 @@ def realtime_capabilities(default_transcription: str) -> Capabilities:
         caller_transcript="partial",
         agent_transcript="streaming",
         default_transcription=default_transcription,
-        interruption="server",
-        truncation="server",
+        interruption="client" if bridged else "server",
+        truncation="client_ms" if bridged else "server",
         text_input=True,
-        resumption="attach",
+        resumption="replay" if bridged else "attach",
         usage="tokens",
-        max_duration=3600.0,
+        max_duration=None if bridged else 3600.0,  # a bridged session rotates before the provider ends it
         routing="fixed",
-        limits=frozenset({"duration", "idle", "turns", "tool_calls"}),
+        limits=frozenset({"duration", "idle", "turns", "tool_calls", "cost"}),
+        formats=frozenset({"pcm16/24000", "pcmu/8000", "pcma/8000"}) if bridged else frozenset(),
+        dtmf=False,
     )
 
 
@@ -70,6 +85,20 @@ def agentfield_manifest() -> Manifest:
                 notes=(
                     "Media flows between the caller and OpenAI; the control plane holds the key and the sideband. "
                     "Instructions and tool names are visible to the caller's data channel."
+                ),
+            ),
+            PairSpec(
+                provider="openai",
+                transport="websocket",
+                factory="agentfield_openai.websocket:websocket",
+                media="bridged",
+                capabilities=realtime_capabilities("gpt-transcribe", bridged=True),
+                options="agentfield_openai.options:WebSocketOptions",
+                requires=("websockets",),
+                notes=(
+                    "The control plane carries the audio. OpenAI ends a session after 3600 s; before that a new one "
+                    "takes over between two turns, with instructions, tools and history. say='exact' goes through "
+                    "OpenAI's speech endpoint and needs pcm16/24000 at the provider's side."
                 ),
             ),
         ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from pydantic import SecretStr
 
 from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
+from agentfield_openai.codec.dialect import GA, Dialect
 from agentfield_openai.codec.faults import fault_of
 from agentfield_openai.codec.fields import mapping, parse
 from agentfield_openai.redact import redact
@@ -27,6 +28,8 @@ class Provider:
     key: SecretStr | None
     key_setting: str | None = None
     url_setting: str | None = None
+    dialect: Dialect = field(default=GA)
+    """What is particular to the service, where it is not OpenAI's own."""
 
     def bearer(self) -> dict[str, str]:
         """Return the header that proves who we are.

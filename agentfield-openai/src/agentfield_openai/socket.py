@@ -1,4 +1,4 @@
-"""The carrier of a sideband: a WebSocket that is opened with patience, opened again when it drops, and closed once."""
+"""The carrier of a session: a WebSocket into a call or of its own, opened with patience, and again when it drops, closed once."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
 
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield_openai.network import proxy_for, socket_url
 from agentfield_openai.refusals import Provider, call_not_found, refused, unreachable
 
-__all__ = ["Dropped", "Sideband"]
+__all__ = ["Dropped", "RealtimeSocket"]
 
 _MAX_FRAME = 32 * 1024 * 1024
 """An item may carry 15 MiB of audio as base64."""
@@ -37,11 +38,13 @@ class Dropped(Exception):
 
     Args:
         code: The WebSocket close code.
+        reason: What was said about it, without secrets.
     """
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the sideband was closed with code {code}")
+    def __init__(self, code: int, reason: str = "") -> None:
+        super().__init__(f"the connection was closed with code {code}")
         self.code = code
+        self.reason = reason
 
     @property
     def comes_back(self) -> bool:
@@ -49,22 +52,32 @@ class Dropped(Exception):
         return self.code in _COMES_BACK
 
 
-class Sideband:
-    """A WebSocket into one call.
+class RealtimeSocket:
+    """A WebSocket of the protocol: `call` is a second leg of a call, `conversation` a session of its own.
 
     Args:
         provider: Whom to talk to.
-        call_id: The call to attach to.
+        query: What the address asks for, ``call_id`` or ``model``, and the value.
         logger: Where to report; the bytes and headers of the connection are never logged.
+        headers: Headers beside the key.
         patience: Seconds between attempts to open it while the provider does not know the call.
     """
 
     def __init__(
-        self, provider: Provider, call_id: str, logger: logging.Logger, *, patience: Sequence[float] = _PATIENCE
+        self,
+        provider: Provider,
+        query: tuple[Literal["call_id", "model"], str],
+        logger: logging.Logger,
+        *,
+        headers: Mapping[str, str] | None = None,
+        patience: Sequence[float] = (),
     ) -> None:
         self._provider = provider
-        self._call_id = call_id
-        self._url = f"{socket_url(provider.base_url)}/realtime?call_id={quote(call_id, safe='')}"
+        self._name, self._value = query
+        self._what = "attach to the call" if self._name == "call_id" else "open the session"
+        path = f"{provider.dialect.socket_path}?{self._name}={quote(self._value, safe='')}"
+        self._url = f"{socket_url(provider.base_url)}{path}"
+        self._headers = {**provider.dialect.headers, **(headers or {})}
         self._patience = patience
         # of its own, since the library logs every header at DEBUG and one of them is the key
         self._logger = logging.Logger("agentfield_openai.socket", logging.INFO)  # noqa: LOG001
@@ -73,8 +86,31 @@ class Sideband:
         self._up = asyncio.Event()
         self._closed = False
 
+    @classmethod
+    def call(
+        cls, provider: Provider, call_id: str, logger: logging.Logger, *, patience: Sequence[float] = _PATIENCE
+    ) -> RealtimeSocket:
+        """Return the sideband of a call."""
+        return cls(provider, ("call_id", call_id), logger, patience=patience)
+
+    @classmethod
+    def conversation(
+        cls, provider: Provider, model: str, logger: logging.Logger, *, safety_id: str | None = None
+    ) -> RealtimeSocket:
+        """Return the socket of a session of its own with a model; a refusal is final.
+
+        Args:
+            provider: Whom to talk to.
+            model: The model.
+            logger: Where to report.
+            safety_id: A stable hash that stands for the end user.
+        """
+        name = provider.dialect.safety_header
+        headers = {name: safety_id} if name is not None and safety_id is not None else None
+        return cls(provider, ("model", model), logger, headers=headers)
+
     async def open(self) -> None:
-        """Attach to the call.
+        """Connect.
 
         Raises:
             NotFound: The provider has no such call, also after a few seconds.
@@ -131,8 +167,11 @@ class Sideband:
         except TimeoutError:
             return None
         except ConnectionClosed as closed:
-            code = closed.rcvd.code if closed.rcvd is not None else 1006
-            raise Dropped(1000 if self._closed else code) from None
+            if self._closed:
+                raise Dropped(1000) from None
+            if closed.rcvd is None:
+                raise Dropped(1006) from None
+            raise Dropped(closed.rcvd.code, self._provider.clean(closed.rcvd.reason)) from None
 
     async def close(self) -> None:
         """Close the connection; the call goes on. Idempotent."""
@@ -182,7 +221,8 @@ class Sideband:
         try:
             self._connection = await connect(
                 self._url,
-                additional_headers=self._provider.bearer(),
+                additional_headers={**self._headers, **self._provider.bearer()},
+                compression=None,  # audio does not shrink
                 max_size=_MAX_FRAME,
                 max_queue=_MAX_WAITING,
                 open_timeout=_OPEN_TIMEOUT,
@@ -191,9 +231,9 @@ class Sideband:
                 logger=self._logger,
             )
         except InvalidStatus as error:
-            raise self._refusal(error.response.status_code, bytes(error.response.body or b"")) from None
+            raise self._refusal(error.response) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
-            raise unreachable(self._provider, "attach to the call", error) from None
+            raise unreachable(self._provider, self._what, error) from None
         if self.closed():
             await self._connection.close()
             raise self._gone()
@@ -203,14 +243,16 @@ class Sideband:
         """Tell whether `close` was called."""
         return self._closed
 
-    def _refusal(self, status: int, body: bytes) -> _Refused:
-        if status == 404:
-            return _Refused(status, call_not_found(self._provider, self._call_id))
-        return _Refused(status, refused(self._provider, "attach to the call", status, body[: 64 * 1024]))
+    def _refusal(self, response: Response) -> _Refused:
+        status, body = response.status_code, bytes(response.body or b"")[: 64 * 1024]
+        if status == 404 and self._name == "call_id":
+            return _Refused(status, call_not_found(self._provider, self._value))
+        retry_after = response.headers.get("Retry-After")
+        return _Refused(status, refused(self._provider, self._what, status, body, retry_after=retry_after))
 
     def _gone(self) -> ProviderUnavailable:
         return ProviderUnavailable(
-            f"The sideband into the call at {self._provider.title} is gone.", provider_code="sideband_gone"
+            f"The connection to the session at {self._provider.title} is gone.", provider_code="connection_gone"
         )
 
 

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
     Event,
     ProviderFault,
     RateLimit,
-    ReplyAudio,
-    ReplyEnded,
     SessionClosed,
     SessionReady,
     SessionUpdated,
     Warned,
 )
+from agentfield_openai.codec.dialect import GA, Dialect
 from agentfield_openai.codec.encode import Encoder
 from agentfield_openai.codec.faults import Fault, fault_of
 from agentfield_openai.codec.fields import ident, integer, mapping, mappings, number, parse, words
+from agentfield_openai.codec.gaps import Gaps
+from agentfield_openai.codec.intruders import Intruders
 from agentfield_openai.codec.ledger import Asked, Ledger, Recent
 from agentfield_openai.codec.replies import Replies
 from agentfield_openai.codec.session import SessionObject
 from agentfield_openai.codec.turns import Turns
+from agentfield_openai.options import OpenAIOptions
 
 __all__ = ["Codec"]
 
-_AFTER_GAP = 10.0
-"""Seconds after a re-attachment in which an open reply must show a sign of life."""
+_MIRRORED_AUDIO = re.compile(
+    r'\s*\{\s*(?:"event_id"\s*:\s*"[^"\\]*"\s*,\s*)?"type"\s*:\s*"response\.(?:output_)?audio\.delta"'
+)
+"""How audio that nobody needs begins; only what stands at the very beginning cannot be somebody's text."""
 
 
 class Codec:
@@ -40,23 +44,34 @@ class Codec:
 
     Args:
         config: The frozen configuration of the session.
-        carries_audio: Whether the media passes through us (a WebSocket); not so on WebRTC.
+        audio: The format of the audio that passes through us (a WebSocket); None on WebRTC, where none does.
+        dialect: What is particular to the service.
         mark: Random text in the ids of our client events; given in tests only.
 
     Raises:
         InvalidInput: The session's `options` do not fit.
     """
 
-    def __init__(self, config: SessionConfig, *, carries_audio: bool = False, mark: str | None = None) -> None:
-        self._session = SessionObject(config)
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        audio: AudioFormat | None = None,
+        dialect: Dialect = GA,
+        mark: str | None = None,
+    ) -> None:
+        self._session = SessionObject(config, audio)
         self._ledger = Ledger(mark or secrets.token_hex(4))
         floor_tools = config.declaration.floor == "handler"
-        self._encoder = Encoder(self._session, self._ledger, floor_tools=floor_tools, carries_audio=carries_audio)
+        self._encoder = Encoder(self._session, self._ledger, floor_tools=floor_tools, audio=audio)
         self._turns = Turns(self._ledger)
-        self._replies = Replies(self._ledger, self._session.names)
-        self._carries_audio = carries_audio
+        self._replies = Replies(self._ledger, self._session.names, audio)
+        self._gaps = Gaps(self._ledger, self._turns)
+        self._intruders = Intruders(self._ledger, config.declaration.drift)
+        self._audio = audio
+        self._dialect = dialect
+        self._expires_at: float | None = None
         self._seen: Recent[str, None] = Recent(4096)
-        self._gap: dict[str, float] = {}
         self.configured = False
         """Whether the provider has confirmed a configuration."""
         self.ready = False
@@ -65,6 +80,13 @@ class Codec:
         """Whether `SessionClosed` was told."""
         self.refused: Fault | None = None
         """Why the provider refused our configuration, if it did."""
+        self.fatal: ProviderFault | None = None
+        """The error after which nothing will work, if there was one."""
+
+    @property
+    def options(self) -> OpenAIOptions:
+        """The session's `options` as they were read."""
+        return self._session.options
 
     # to the provider --------------------------------------------------------------------------------------------
 
@@ -87,6 +109,28 @@ class Codec:
         """
         return self._encoder.encode(command)
 
+    def spoken(self, item: str, text: str, *, instead_of: str | None = None) -> list[dict[str, Any]]:
+        """Return the client events that put words into the conversation which were spoken by other means.
+
+        Args:
+            item: Id of the new item.
+            text: What was heard; nothing adds no item.
+            instead_of: An earlier item that the new one takes the place of.
+        """
+        return self._encoder.spoken(item, text, instead_of=instead_of)
+
+    def outgoing(self) -> list[dict[str, Any]]:
+        """Return the client events that follow from what was decoded since the last time."""
+        if self._intruders.restore:
+            self._intruders.restore = False
+            self._ledger.outbox.append(self.join())
+        outbox = self._ledger.outbox
+        if not outbox:
+            return []
+        found = list(outbox)
+        outbox.clear()
+        return found
+
     # from the provider ------------------------------------------------------------------------------------------
 
     def decode(self, raw: str | bytes, now: float) -> list[Event]:
@@ -97,6 +141,8 @@ class Codec:
             now: Seconds of any clock that does not run backwards between calls.
         """
         due = self.tick(now)
+        if self._audio is None and not self._gaps.open and isinstance(raw, str) and _MIRRORED_AUDIO.match(raw):
+            return due
         data = parse(raw)
         if data is None:
             return [
@@ -108,18 +154,25 @@ class Codec:
             return due
         if event_id is not None:
             self._seen.set(event_id, None)
-        self._sign_of_life(data)
-        return [*due, *self._decode(kind, data, now)]
+        kind = self._dialect.events.get(kind, kind)
+        if kind == "response.output_audio.delta" and not self._gaps.open:
+            return [*due, *self._replies.sound(data)]
+        self._gaps.see(data)
+        events = [*due, *self._intruders.look(kind, data), *self._decode(kind, data, now)]
+        self.fatal = next((e for e in events if isinstance(e, ProviderFault) and e.fatal), self.fatal)
+        return events
 
     def tick(self, now: float) -> list[Event]:
         """Return what became due without an event; to be called at `due()`."""
-        if self.ended:
+        if self.ended or not (self._replies.waiting or self._gaps.open):
             return []
-        return [*self._replies.tick(now), *self._give_up(now)]
+        return [*self._replies.tick(now), *self._gaps.give_up(now)]
 
     def due(self) -> float | None:
         """Return the time at which `tick` has something to do, None when nothing waits."""
-        times = [time for time in (self._replies.due(), min(self._gap.values(), default=None)) if time is not None]
+        if not (self._replies.waiting or self._gaps.open):
+            return None
+        times = [time for time in (self._replies.due(), self._gaps.due()) if time is not None]
         return min(times, default=None)
 
     def assume_ready(self) -> list[Event]:
@@ -128,14 +181,7 @@ class Codec:
 
     def reattached(self, now: float) -> list[Event]:
         """Take note that events may have been missed until now."""
-        self._ledger.updates.clear()
-        self._gap = {reply.id: now + _AFTER_GAP for reply in self._ledger.replies.values() if not reply.ended}
-        for asked in self._ledger.awaited.values():
-            if asked.command is not None:
-                self._gap[asked.command] = now + _AFTER_GAP
-        return [
-            Warned(code="reattached", message="The sideband was lost and is attached again; events may be missing.")
-        ]
+        return self._gaps.begin(now)
 
     def close(self, event: SessionClosed) -> list[Event]:
         """Return the last events of the session, none when they were told already."""
@@ -170,7 +216,9 @@ class Codec:
         session = mapping(data, "session")
         match kind:
             case "created":
-                return [] if self.ready else [self._become_ready(session)]
+                self._expires_at = number(session, "expires_at")
+                # a session of its own begins with the provider's defaults, and is ours once it was updated
+                return [] if self.ready or self._audio is not None else [self._become_ready(session)]
             case "updated":
                 return self._updated(session)
             case _:
@@ -188,9 +236,8 @@ class Codec:
 
     def _become_ready(self, session: Mapping[str, Any]) -> SessionReady:
         self.ready = True
-        return SessionReady(
-            model=words(session, "model"), voice=_voice(session), expires_at=number(session, "expires_at")
-        )
+        expires_at = number(session, "expires_at") or self._expires_at
+        return SessionReady(model=words(session, "model"), voice=_voice(session), expires_at=expires_at)
 
     def _input_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         match kind:
@@ -209,6 +256,8 @@ class Codec:
         match kind:
             case "item.added" | "item.done" | "item.created":
                 return self._turns.item(data)
+            case "item.retrieved":
+                return self._retrieved(mapping(data, "item"))
             case "item.truncated":
                 return self._replies.truncated(data)
             case "item.input_audio_transcription.delta":
@@ -220,6 +269,12 @@ class Codec:
             case _:
                 return []
 
+    def _retrieved(self, item: Mapping[str, Any]) -> list[Event]:
+        found = ident(item, "id")
+        if found is None or self._ledger.retrieved.pop(found) is None:
+            return []  # the caller's client asked
+        return [*self._turns.retrieved(item), *self._replies.retrieved(item)]
+
     def _response_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         replies = self._replies
         match kind:
@@ -227,6 +282,8 @@ class Codec:
                 return replies.created(data)
             case "done":
                 return replies.done(data)
+            case "output_item.added":
+                return replies.item_added(data)
             case "output_item.done":
                 return replies.item_done(data)
             case "content_part.added":
@@ -240,7 +297,9 @@ class Codec:
             case "output_text.done":
                 return replies.whole(data, "text", spoken=False)
             case "output_audio.delta":
-                return _audio(data) if self._carries_audio else []
+                return replies.sound(data)
+            case "output_audio.done":
+                return replies.sound_done(data)
             case _:
                 return []
 
@@ -268,6 +327,8 @@ class Codec:
                 return [_fault(fault, asked, fatal=True)]
             case "silent":
                 return []
+            case "benign" | "retry" | "bug" if asked is not None and asked.kind in {"cut", "retrieve"}:
+                return []  # what was to be cut or asked for is not there any more
             case "benign":
                 return [Warned(code=fault.code, message=fault.message)]
             case "retry" | "bug":
@@ -289,41 +350,6 @@ class Codec:
                 self._ledger.updates.popleft()
         return [_fault(fault, asked, fatal=asked.kind == "update" and not retry, retry=retry)]
 
-    # gaps -------------------------------------------------------------------------------------------------------
-
-    def _sign_of_life(self, data: Mapping[str, Any]) -> None:
-        if not self._gap:
-            return
-        response = mapping(data, "response")
-        for found in (ident(data, "response_id"), ident(response, "id"), ident(mapping(response, "metadata"), "af_id")):
-            if found is not None:
-                self._gap.pop(found, None)
-
-    def _give_up(self, now: float) -> list[Event]:
-        """End what began before a gap and was not heard of since."""
-        overdue = [key for key, due in self._gap.items() if due <= now]
-        events: list[Event] = []
-        for key in overdue:
-            del self._gap[key]
-            reply = self._ledger.replies.get(key)
-            if reply is None:
-                if self._ledger.awaited.pop(key) is not None:
-                    message = "The command was sent before the sideband was lost, and no reply to it was seen since."
-                    events.append(ProviderFault(code="command_lost", message=message, retry=True, command=key))
-            elif not reply.ended:
-                reply.ended = True
-                events.append(
-                    ReplyEnded(
-                        reply=reply.id,
-                        command=reply.command,
-                        status="incomplete",
-                        why="sideband_gap",
-                        text=reply.text(),
-                        tools=len(reply.calls),
-                    )
-                )
-        return events
-
 
 def _fault(fault: Fault, asked: Asked | None, *, fatal: bool = False, retry: bool = False) -> ProviderFault:
     command = None if asked is None else asked.command
@@ -333,16 +359,6 @@ def _fault(fault: Fault, asked: Asked | None, *, fatal: bool = False, retry: boo
 def _voice(session: Mapping[str, Any]) -> str | None:
     output = mapping(session, "audio", "output")
     return words(output, "voice") or words(mapping(output, "voice"), "id")
-
-
-def _audio(data: Mapping[str, Any]) -> list[Event]:
-    reply, delta = ident(data, "response_id"), words(data, "delta")
-    if reply is None or not delta:
-        return []
-    try:
-        return [ReplyAudio(reply=reply, data=base64.b64decode(delta, validate=True))]
-    except (binascii.Error, ValueError):
-        return [Warned(code="invalid_event", message="The provider sent audio that is not base64.")]
 
 
 def _rate_limits(data: Mapping[str, Any]) -> list[Event]:

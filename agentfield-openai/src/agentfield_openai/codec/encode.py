@@ -8,6 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from agentfield.errors import CapabilityMissing, InvalidInput
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import (
     AddText,
     AppendAudio,
@@ -20,7 +21,9 @@ from agentfield.realtime.commands import (
     SendToolResult,
     Update,
 )
+from agentfield_openai.codec.heard import Cut, cuts
 from agentfield_openai.codec.ledger import Asked, Ledger
+from agentfield_openai.codec.ledger import Reply as Known
 from agentfield_openai.codec.session import SessionObject
 
 __all__ = ["Encoder"]
@@ -40,14 +43,16 @@ class Encoder:
         session: The session object as it should be.
         ledger: The memory of the call.
         floor_tools: Whether the model only has tools in replies that offer them.
-        carries_audio: Whether the media passes through us.
+        audio: The format of the audio that passes through us; None where none does.
     """
 
-    def __init__(self, session: SessionObject, ledger: Ledger, *, floor_tools: bool, carries_audio: bool) -> None:
+    def __init__(
+        self, session: SessionObject, ledger: Ledger, *, floor_tools: bool, audio: AudioFormat | None = None
+    ) -> None:
         self._session = session
         self._ledger = ledger
         self._floor_tools = floor_tools
-        self._carries_audio = carries_audio
+        self._audio = audio
 
     def encode(self, command: Command) -> list[ClientEvent]:
         """Return the client events of a command, in order.
@@ -132,14 +137,55 @@ class Encoder:
 
     def _cancel(self, command: CancelReply) -> list[ClientEvent]:
         reply = self._ledger.replies.get(command.reply)
+        generating = reply is None or not reply.ended
         events: list[ClientEvent] = []
-        if reply is None or not reply.ended:
+        if generating and not (self._audio is not None and reply is not None and reply.asked_to_stop):
             event_id = self._ledger.note(Asked("cancel"))
-            events.append({"type": "response.cancel", "event_id": event_id, "response_id": command.reply})
-        if not self._carries_audio and (reply is None or reply.playout in {"none", "playing"}):
+            # whichever there is, where it is not known yet
+            name = {"response_id": command.reply} if command.reply else {}
+            events.append({"type": "response.cancel", "event_id": event_id, **name})
+        if self._audio is None and (reply is None or reply.playout in {"none", "playing"}):
             events.append({"type": "output_audio_buffer.clear", "event_id": self._ledger.note(Asked("cancel"))})
-        if reply is not None:
-            reply.asked_to_stop = True
+        if reply is None:
+            return events
+        reply.asked_to_stop = True
+        if self._audio is not None and command.heard_ms is not None and not reply.was_cut:
+            reply.was_cut = True
+            events += self._cut(reply, command.heard_ms, self._audio)
+        return events
+
+    def _cut(self, reply: Known, heard_ms: int, audio: AudioFormat) -> list[ClientEvent]:
+        """Let the conversation hold what was heard of a reply: there the provider believes that everything was."""
+        received = [(part, int(audio.ms(part.size))) for part in reply.parts.values()]
+        return [self._cut_item(cut) for cut in cuts(received, heard_ms, generating=not reply.ended)]
+
+    def _cut_item(self, cut: Cut) -> ClientEvent:
+        if cut.ms is None:
+            return self._ledger.delete(cut.item)
+        return {
+            "type": "conversation.item.truncate",
+            "event_id": self._ledger.note(Asked("cut")),
+            "item_id": cut.item,
+            "content_index": cut.index,
+            "audio_end_ms": cut.ms,
+        }
+
+    def spoken(self, item: str, text: str, *, instead_of: str | None = None) -> list[ClientEvent]:
+        """Return the events that put words into the conversation which were spoken by other means.
+
+        Args:
+            item: Id of the new item.
+            text: What was heard; nothing adds no item.
+            instead_of: An earlier item that the new one takes the place of.
+        """
+        events: list[ClientEvent] = []
+        if text:
+            event = self._item(Asked("cut"), self._message(AddText(item=item, text=text, role="assistant")))
+            if instead_of is not None:
+                event["previous_item_id"] = self._ledger.item_id(instead_of)
+            events.append(event)
+        if instead_of is not None:
+            events.append(self._ledger.delete(self._ledger.item_id(instead_of)))
         return events
 
     def _item(self, asked: Asked, item: dict[str, Any]) -> ClientEvent:
@@ -163,7 +209,7 @@ class Encoder:
         }
 
     def _append(self, command: AppendAudio) -> ClientEvent:
-        if not self._carries_audio:
+        if self._audio is None:
             raise CapabilityMissing(
                 "Audio of the caller goes straight to the provider on this pair; it cannot be sent from here.",
                 hint="use a pair whose media is bridged",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from agentfield_openai.codec.heard import Part
 
 __all__ = ["Asked", "Ledger", "Recent", "Reply"]
 
@@ -41,6 +44,9 @@ class Recent(Generic[K, V]):
         """Forget an entry and return it."""
         return self._entries.pop(key, None)
 
+    def __iter__(self) -> Iterator[K]:
+        return iter(list(self._entries))
+
     def values(self) -> list[V]:
         """Return the entries, oldest first."""
         return list(self._entries.values())
@@ -50,7 +56,7 @@ class Recent(Generic[K, V]):
 class Asked:
     """A client event of ours that the provider may refuse by its `event_id`."""
 
-    kind: Literal["say", "reply", "update", "cancel", "add_text", "tool_result", "commit"]
+    kind: Literal["say", "reply", "update", "cancel", "add_text", "tool_result", "commit", "cut", "retrieve"]
     command: str | None = None
 
 
@@ -72,6 +78,12 @@ class Reply:
     """An item of it that the provider truncated, and at how many milliseconds."""
     interruption_told: bool = False
     calls: set[str] = field(default_factory=set)
+    items: dict[str, None] = field(default_factory=dict)
+    """Items that the provider said are its."""
+    parts: dict[str, Part] = field(default_factory=dict)
+    """Its audio by item, where the media passes through us."""
+    was_cut: bool = False
+    """Whether we made the conversation hold only what was heard."""
     length: int = 0
 
     def item(self, item_id: str) -> list[str]:
@@ -109,6 +121,12 @@ class Ledger:
         """Tool calls that were passed on, and the reply they belong to."""
         self.outputs: Recent[str, None] = Recent(4096)
         """Items in which we gave results of tools."""
+        self.items: Recent[str, None] = Recent(4096)
+        """Items that were seen."""
+        self.retrieved: Recent[str, str] = Recent(256)
+        """Items that we asked for after a gap."""
+        self.outbox: deque[dict[str, Any]] = deque(maxlen=64)
+        """Client events that follow from what the provider sent."""
         self.voiced = False
         """Whether audio was produced, which locks the voice."""
         self._items: Recent[str, str] = Recent(1024)
@@ -122,6 +140,17 @@ class Ledger:
         event_id = f"af_{asked.kind}_{self._mark}_{self._count}"
         self.asked.set(event_id, asked)
         return event_id
+
+    def retrieve(self, item: str) -> None:
+        """Ask for an item once."""
+        if item not in self.retrieved:
+            self.retrieved.set(item, item)
+            event_id = self.note(Asked("retrieve"))
+            self.outbox.append({"type": "conversation.item.retrieve", "event_id": event_id, "item_id": item})
+
+    def delete(self, item: str) -> dict[str, Any]:
+        """Return the event that takes an item out of the conversation."""
+        return {"type": "conversation.item.delete", "event_id": self.note(Asked("cut")), "item_id": item}
 
     def item_id(self, item: str) -> str:
         """Return the id under which the provider knows an item of ours: it allows 32 characters."""

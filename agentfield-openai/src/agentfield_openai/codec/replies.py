@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.events import (
     Event,
     Interrupted,
@@ -13,14 +16,17 @@ from agentfield.realtime.events import (
     PlayoutStarted,
     PlayoutStopped,
     ProviderFault,
+    ReplyAudio,
     ReplyEnded,
     ReplyStarted,
     ReplyTranscript,
     ToolRequested,
     Usage,
+    Warned,
 )
 from agentfield_openai.codec.faults import fault_of
 from agentfield_openai.codec.fields import ident, integer, mapping, mappings, words
+from agentfield_openai.codec.heard import Part
 from agentfield_openai.codec.ledger import Ledger, Reply
 from agentfield_openai.names import ToolNames
 
@@ -28,6 +34,9 @@ __all__ = ["Replies"]
 
 _TRUNCATION_WAIT = 0.2
 """Seconds that a cleared reply waits for the provider's own word on how much was heard."""
+
+_MOST_ITEMS = 256
+"""Items of one reply that are followed."""
 
 Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
@@ -47,11 +56,13 @@ class Replies:
     Args:
         ledger: The memory of the call.
         names: How tools are called on the wire.
+        audio: The format of the audio that passes through us; None where none does.
     """
 
-    def __init__(self, ledger: Ledger, names: ToolNames) -> None:
+    def __init__(self, ledger: Ledger, names: ToolNames, audio: AudioFormat | None = None) -> None:
         self._ledger = ledger
         self._names = names
+        self._audio = audio
         self._held: dict[str, _Held] = {}
 
     # generation -------------------------------------------------------------------------------------------------
@@ -79,7 +90,7 @@ class Replies:
         reply.ended = True
         details = mapping(response, "status_details")
         cut = status == "cancelled" and details.get("reason") == "turn_detected" and not reply.asked_to_stop
-        if cut and reply.playout == "none" and not reply.interruption_told:
+        if self._audio is None and cut and reply.playout == "none" and not reply.interruption_told:
             reply.interruption_told = True
             events.append(Interrupted(reply=reply.id, heard_ms=0, method="wallclock"))
         text = reply.text()
@@ -92,7 +103,8 @@ class Replies:
                 status=status,
                 why=_why(status, details, cut=cut),
                 text=text,
-                audio=_plays(reply, status),
+                audio=_plays(reply, status) if self._audio is None else bool(self._received(reply)),
+                audio_ms=self._audio_ms(reply),
                 tools=len(reply.calls),
                 usage=_usage(mapping(response, "usage")),
             )
@@ -118,11 +130,19 @@ class Replies:
             reply.whole[item] = text
         return []
 
+    def item_added(self, event: Mapping[str, Any]) -> list[Event]:
+        """An item of a reply began."""
+        reply, item = self._known(event), ident(mapping(event, "item"), "id")
+        if reply is not None and item is not None and len(reply.items) < _MOST_ITEMS:
+            reply.items[item] = None
+        return []
+
     def part(self, event: Mapping[str, Any]) -> list[Event]:
         """A part of an item began: the first sign of audio."""
         reply, item = self._known(event), ident(event, "item_id")
         if reply is not None and item is not None:
-            self._mark_spoken(reply, item, spoken=mapping(event, "part").get("type") == "audio")
+            spoken = mapping(event, "part").get("type") == "audio"
+            self._mark_spoken(reply, item, spoken=spoken, index=integer(event, "content_index"))
         return []
 
     def item_done(self, event: Mapping[str, Any]) -> list[Event]:
@@ -132,6 +152,63 @@ class Replies:
             return []
         item = mapping(event, "item")
         return self._call(reply, item) if item.get("status") == "completed" else []
+
+    def retrieved(self, item: Mapping[str, Any]) -> list[Event]:
+        """An item that was asked for after a gap: what was missed of it."""
+        item_id = ident(item, "id")
+        open_replies = (reply for reply in self._ledger.replies.values() if not reply.ended)
+        reply = next((each for each in open_replies if item_id in each.items or item_id in each.pieces), None)
+        if reply is None or item_id is None:
+            return []
+        if item.get("type") == "function_call":
+            return self._call(reply, item) if item.get("status") == "completed" else []
+        spoken = [words(part, "transcript") or words(part, "text") for part in mappings(item, "content")]
+        whole = "".join(text for text in spoken if text)
+        if whole and item.get("status") == "completed":
+            reply.item(item_id)
+            reply.whole[item_id] = whole
+        return []
+
+    # audio ------------------------------------------------------------------------------------------------------
+
+    def sound(self, event: Mapping[str, Any]) -> list[Event]:
+        """Audio of a reply; what comes after it was cancelled is dropped."""
+        reply, item, delta = self._known(event), ident(event, "item_id"), event.get("delta")
+        if self._audio is None or reply is None or item is None or reply.asked_to_stop:
+            return []
+        if not isinstance(delta, str) or not delta:
+            return []
+        try:
+            data = base64.b64decode(delta, validate=True)
+        except (binascii.Error, ValueError):
+            return [Warned(code="invalid_event", message="The provider sent audio that is not base64.")]
+        self._mark_spoken(reply, item, spoken=True, index=integer(event, "content_index"))
+        part = reply.parts.get(item)
+        if part is None:
+            return []
+        if part.odd or len(data) % self._audio.frame:
+            data = part.odd + data
+            whole = len(data) - len(data) % self._audio.frame
+            data, part.odd = data[:whole], data[whole:]
+        part.size += len(data)
+        return [ReplyAudio(reply=reply.id, data=data)] if data else []
+
+    def sound_done(self, event: Mapping[str, Any]) -> list[Event]:
+        """All audio of an item was sent."""
+        reply, item = self._known(event), ident(event, "item_id")
+        part = None if reply is None or item is None else reply.parts.get(item)
+        if reply is not None and part is not None and not reply.asked_to_stop:
+            part.complete = True
+        return []
+
+    @staticmethod
+    def _received(reply: Reply) -> int:
+        return sum(part.size for part in reply.parts.values())
+
+    def _audio_ms(self, reply: Reply) -> int | None:
+        return None if self._audio is None else int(self._audio.ms(self._received(reply)))
+
+    # ------------------------------------------------------------------------------------------------------------
 
     def _begin(self, reply_id: str, response: Mapping[str, Any]) -> tuple[Reply, list[Event]]:
         known = self._ledger.replies.get(reply_id)
@@ -149,11 +226,16 @@ class Replies:
         reply = None if reply_id is None else self._ledger.replies.get(reply_id)
         return None if reply is None or reply.ended else reply
 
-    def _mark_spoken(self, reply: Reply, item: str, *, spoken: bool) -> None:
-        if spoken and item not in reply.spoken:
-            reply.spoken.append(item)
-            reply.audio = True
-            self._ledger.voiced = True
+    def _mark_spoken(self, reply: Reply, item: str, *, spoken: bool, index: int | None = None) -> None:
+        if not spoken or item in reply.spoken or len(reply.spoken) >= _MOST_ITEMS:
+            return
+        reply.spoken.append(item)
+        reply.audio = True
+        self._ledger.voiced = True
+        if reply.was_cut:
+            self._ledger.outbox.append(self._ledger.delete(item))  # began before the provider read our cancel
+        elif self._audio is not None:
+            reply.parts[item] = Part(item, index or 0)
 
     def _take_output(self, reply: Reply, response: Mapping[str, Any], status: Status, events: list[Event]) -> None:
         """Take what the last event holds and the ones before it did not."""
@@ -238,6 +320,11 @@ class Replies:
         """Tell what has waited long enough."""
         due = [reply_id for reply_id, held in self._held.items() if held.due <= now]
         return [event for reply_id in due for event in self._tell(reply_id)]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for `tick`."""
+        return bool(self._held)
 
     def due(self) -> float | None:
         """Return when `tick` has something to do."""

@@ -6,12 +6,21 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SemanticVad, ServerVad, SessionConfig, ToolSpec
 from agentfield_openai.codec.fields import mapping
 from agentfield_openai.names import ToolNames
-from agentfield_openai.options import OpenAIOptions
+from agentfield_openai.options import OpenAIOptions, WebSocketOptions
 
-__all__ = ["SessionObject"]
+__all__ = ["SessionObject", "wire_format"]
+
+_NAMES = {"pcm16": "audio/pcm", "pcmu": "audio/pcmu", "pcma": "audio/pcma"}
+
+
+def wire_format(audio: AudioFormat) -> dict[str, Any]:
+    """Return a format as the protocol writes it."""
+    name = _NAMES[audio.codec]
+    return {"type": name, "rate": audio.rate} if audio.codec == "pcm16" else {"type": name}
 
 
 class SessionObject:
@@ -19,13 +28,15 @@ class SessionObject:
 
     Args:
         config: The frozen configuration.
+        audio: The format of the audio that passes through us; None where the caller negotiates it.
 
     Raises:
         InvalidInput: `options` do not fit.
     """
 
-    def __init__(self, config: SessionConfig) -> None:
-        self.options = OpenAIOptions.of(config)
+    def __init__(self, config: SessionConfig, audio: AudioFormat | None = None) -> None:
+        self.options = (OpenAIOptions if audio is None else WebSocketOptions).of(config)
+        self._format = None if audio is None else wire_format(audio)
         self.names = ToolNames(tool.target for tool in config.tools)
         self.modality = "audio" if "audio" in config.declaration.modalities else "text"
         self.instructions = config.declaration.instructions or ""
@@ -79,7 +90,7 @@ class SessionObject:
             "tool_choice": "none" if handler else "auto",
             "audio": {"input": self._input(interruptible=interruptible)},
         }
-        output: dict[str, Any] = {}
+        output: dict[str, Any] = {} if self._format is None else {"format": dict(self._format)}
         if voice and self._config.voice is not None:
             output["voice"] = self._config.voice
         if self.options.speed is not None:
@@ -96,6 +107,8 @@ class SessionObject:
 
     def _input(self, *, interruptible: bool) -> dict[str, Any]:
         settings: dict[str, Any] = {"turn_detection": self._turn_detection(interruptible=interruptible)}
+        if self._format is not None:
+            settings["format"] = dict(self._format)
         if self._config.transcription is not None:
             settings["transcription"] = {"model": self._config.transcription}
             if self.options.language is not None:
@@ -125,8 +138,7 @@ class SessionObject:
             "parameters": tool.parameters,
         }
 
-    @staticmethod
-    def _flat(session: Mapping[str, Any]) -> dict[str, Any]:
+    def _flat(self, session: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that are compared, each under the name that people know it by."""
         heard, said = mapping(session, "audio", "input"), mapping(session, "audio", "output")
         voice = said.get("voice")
@@ -137,6 +149,8 @@ class SessionObject:
             "voice": voice.get("id") if isinstance(voice, dict) else voice,
             "speed": said.get("speed"),
         }
+        if self._format is not None:
+            flat |= {"input_format": heard.get("format"), "output_format": said.get("format")}
         plain = ("output_modalities", "instructions", "tools", "tool_choice", "max_output_tokens", "reasoning")
         return flat | {name: session.get(name) for name in plain}
 

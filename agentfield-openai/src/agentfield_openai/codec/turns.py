@@ -39,6 +39,7 @@ class Turns:
         self._final: Recent[str, None] = Recent(1024)
         self._partial: Recent[str, str] = Recent(64)
         self._told: Recent[str, None] = Recent(256)
+        self._wordless: Recent[str, None] = Recent(8)
 
     def started(self, event: Mapping[str, Any]) -> list[Event]:
         """The caller began to speak."""
@@ -109,19 +110,33 @@ class Turns:
                 return self._commit(self._ledger.our_item(item_id), ident(event, "previous_item_id"), _typed(item))
             case "function_call_output", _:
                 return self._output(item_id, item)
-            case (("mcp_call" | "mcp_list_tools" | "mcp_approval_request"), _):
-                return self._warn(
-                    item_id,
-                    "provider_side_tool",
-                    "A tool ran inside the provider, where it is neither checked nor recorded.",
-                )
             case _:
                 return []
+
+    def unfinished(self) -> list[str]:
+        """Return the items of which more is to come: being spoken, or without their words."""
+        waiting = [item for item in self._wordless if item not in self._final]
+        return [*waiting, *([] if self._open is None else [self._open])]
+
+    def retrieved(self, item: Mapping[str, Any]) -> list[Event]:
+        """A turn that was asked for after a gap: committed, and with the words that there are."""
+        item_id = ident(item, "id")
+        if item_id is None or item.get("type") != "message" or item.get("role") != "user":
+            return []
+        events = self._commit(self._ledger.our_item(item_id), None, _typed(item))
+        spoken = [words(part, "transcript") for part in mappings(item, "content") if part.get("type") == "input_audio"]
+        text = " ".join(each.strip() for each in spoken if each)
+        if text and item_id not in self._final:
+            self._final.set(item_id, None)
+            events.append(TurnTranscript(item=item_id, text=text[:_LONGEST_TEXT]))
+        return events
 
     def _commit(self, item: str, previous: str | None, text: str | None) -> list[Event]:
         if item in self._committed:
             return []
         self._committed.set(item, None)
+        if text is None:
+            self._wordless.set(item, None)
         if self._open == item:
             self._open = None
         follows = None if previous is None else self._ledger.our_item(previous)
@@ -158,6 +173,7 @@ def _transcription_usage(usage: Mapping[str, Any]) -> Usage | None:
             return Usage(
                 input_text_tokens=integer(details, "text_tokens"),
                 input_audio_tokens=integer(details, "audio_tokens"),
+                cached_tokens=integer(details, "cached_tokens"),
                 output_text_tokens=integer(usage, "output_tokens"),
             )
         case _:

@@ -1,0 +1,143 @@
+"""Text spoken word for word: `POST /audio/speech`, streamed as PCM."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+
+from agentfield.errors import ProviderError
+from agentfield_openai.network import proxy_for
+from agentfield_openai.refusals import Provider, refused, unreachable
+
+__all__ = ["LONGEST_INPUT", "Speech", "Voice", "heard_part", "pieces"]
+
+LONGEST_INPUT = 4096
+"""Characters that one request may hold."""
+_CONNECT_TIMEOUT = 10.0
+_SILENCE_TIMEOUT = 15.0
+_TOTAL_TIMEOUT = 600.0
+_LARGEST_REFUSAL = 64 * 1024
+_CHARACTERS_A_SECOND = 15.0
+"""Of ordinary speech; used only for speech that was stopped before its length was known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How text is spoken."""
+
+    model: str
+    voice: str
+    instructions: str | None = None
+    speed: float | None = None
+
+
+class Speech:
+    """The speech endpoint of one provider account.
+
+    Args:
+        provider: Whom to talk to.
+        http: Connections, owned by the caller.
+        voice: How to speak.
+    """
+
+    def __init__(self, provider: Provider, http: aiohttp.ClientSession, voice: Voice) -> None:
+        self._provider = provider
+        self._http = http
+        self._voice = voice
+        self._url = provider.base_url.rstrip("/") + provider.dialect.speech_path
+
+    def request(self, text: str) -> dict[str, str | float]:
+        """Return the body that asks for `text`."""
+        body: dict[str, str | float] = {
+            "model": self._voice.model,
+            "input": text,
+            "voice": self._voice.voice,
+            "response_format": "pcm",
+        }
+        if self._voice.instructions is not None:
+            body["instructions"] = self._voice.instructions
+        if self._voice.speed is not None:
+            body["speed"] = self._voice.speed
+        return body
+
+    async def stream(self, text: str) -> AsyncIterator[bytes]:
+        """Yield `text` as 24 kHz pcm16, whole samples, as it is generated.
+
+        Raises:
+            ProviderError: The provider refused, or what it sent is no audio.
+            ProviderUnavailable: It could not be reached, broke off, or fell silent.
+        """
+        for piece in pieces(text):
+            async for data in self._stream(piece):
+                yield data
+
+    async def _stream(self, text: str) -> AsyncIterator[bytes]:
+        timeout = aiohttp.ClientTimeout(total=_TOTAL_TIMEOUT, sock_connect=_CONNECT_TIMEOUT, sock_read=_SILENCE_TIMEOUT)
+        odd = b""
+        try:
+            async with self._http.post(
+                self._url,
+                json=self.request(text),
+                headers={**self._provider.bearer(), "Accept": "audio/pcm"},
+                timeout=timeout,
+                allow_redirects=False,
+                proxy=proxy_for(self._url),
+            ) as response:
+                await self._check(response)
+                async for chunk in response.content.iter_any():
+                    data = odd + chunk if odd else chunk
+                    whole = len(data) & ~1
+                    odd = data[whole:]
+                    if whole:
+                        yield data[:whole] if odd else data
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise unreachable(self._provider, "speak a text", error) from None
+
+    async def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != 200:
+            body = await response.content.read(_LARGEST_REFUSAL)
+            raise refused(
+                self._provider, "speak a text", response.status, body, retry_after=response.headers.get("Retry-After")
+            )
+        if response.content_type.startswith("text/") or response.content_type == "application/json":
+            raise ProviderError(
+                f"{self._provider.title} answered with {self._provider.clean(response.content_type, 64)}, not with audio.",
+                provider_code="invalid_answer",
+            )
+
+
+def pieces(text: str, longest: int = LONGEST_INPUT) -> list[str]:
+    """Return a text in pieces that one request takes, cut between sentences, else between words."""
+    found = []
+    rest = text.strip()
+    while len(rest) > longest:
+        head = rest[:longest]
+        ends = [match.end() for match in re.finditer(r"[.!?…]\s", head)] or [
+            match.end() for match in re.finditer(r"\s", head)
+        ]
+        end = ends[-1] if ends else longest
+        found.append(rest[:end].strip())
+        rest = rest[end:].strip()
+    return [*found, rest] if rest else found
+
+
+def heard_part(text: str, heard_ms: float, received_ms: float, *, complete: bool) -> str:
+    """Return the words that fit into what was heard, by their share of the whole; a word that was cut is left out.
+
+    Args:
+        text: What was to be said.
+        heard_ms: How much was heard.
+        received_ms: How much audio there is.
+        complete: Whether that is all of it; otherwise its length is estimated from the text.
+    """
+    whole = received_ms if complete else max(received_ms, len(text) * 1000 / _CHARACTERS_A_SECOND)
+    if heard_ms >= whole > 0:
+        return text
+    end = int(len(text) * heard_ms / whole) if whole > 0 else 0
+    head = text[:end]
+    if head and end < len(text) and not text[end].isspace() and not head[-1].isspace():
+        head = head.rsplit(None, 1)[0] if len(head.split(None, 1)) > 1 else ""
+    return head.strip()
