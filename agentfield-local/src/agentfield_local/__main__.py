@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agentfield.errors import AgentFieldError, Unavailable
+from agentfield.errors import AgentFieldError, InvalidInput, Unavailable
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain import BRAIN_NAMES, load_brain
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.engines import ENGINE_NAMES, load_engines
 from agentfield_local.statefile import new_token, read_token, remove_state, write_state
+from agentfield_local.tls import Tls
+from agentfield_local.webrtc.options import MediaOptions, parse_ports
 
 __all__ = ["main"]
 
@@ -76,12 +78,55 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="end when there was no client for so long; 0 never ends (%(default)s)",
     )
+    _add_network(parser)
     parser.add_argument("--allow-origin", action="append", default=[], metavar="ORIGIN", help="web origin to serve")
     parser.add_argument("--log", choices=_LEVELS, default="warning", help="what is logged to stderr (%(default)s)")
     return parser
 
 
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--udp-ports", metavar="LOW-HIGH", help="UDP ports of calls' media; any free ones by default")
+    parser.add_argument("--advertise", metavar="ADDRESS", help="IP address that callers are told for media")
+    parser.add_argument(
+        "--connect-seconds",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="end a call whose media does not connect in so long, as ice_failed (%(default)s)",
+    )
+    parser.add_argument(
+        "--jitter-prefetch",
+        type=int,
+        default=1,
+        metavar="FRAMES",
+        help="frames of a caller's sound that are held back (%(default)s)",
+    )
+    parser.add_argument("--tls-cert", type=Path, metavar="PATH", help="PEM certificate; opens a second port with TLS")
+    parser.add_argument("--tls-key", type=Path, metavar="PATH", help="PEM key of the certificate")
+    parser.add_argument("--tls-port", type=int, default=0, help="port with TLS; 0 takes a free one")
+
+
+def _media(options: argparse.Namespace) -> MediaOptions:
+    return MediaOptions(
+        connect_seconds=options.connect_seconds,
+        udp_ports=None if options.udp_ports is None else parse_ports(options.udp_ports),
+        advertise=options.advertise,
+        jitter_prefetch=options.jitter_prefetch,
+    )
+
+
+def _tls(options: argparse.Namespace) -> Tls | None:
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise InvalidInput(
+            "TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key", field="tls_cert"
+        )
+    return Tls(options.tls_cert, options.tls_key, options.tls_port)
+
+
 async def _serve(options: argparse.Namespace) -> None:
+    media, tls = _media(options), _tls(options)
     token = read_token(options.token_file) if options.token_file is not None else None
     if token is None and options.state_file is not None:
         token = new_token()
@@ -94,6 +139,8 @@ async def _serve(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
         origins=frozenset(options.allow_origin),
+        media=media,
+        tls=tls,
     )
     async with server:
         if options.state_file is not None:
@@ -107,7 +154,10 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _ready(server: LocalServer) -> None:
-    line = json.dumps({"url": server.url, "pid": os.getpid(), "port": server.port})
+    ready = {"url": server.url, "pid": os.getpid(), "port": server.port}
+    if server.tls_url is not None:
+        ready["tls_url"] = server.tls_url
+    line = json.dumps(ready)
     try:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

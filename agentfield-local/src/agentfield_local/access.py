@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from agentfield_local.clock import Clock
-from agentfield_local.loopback import is_loopback
 from agentfield_local.refusals import Refusal
+from agentfield_local.webrtc.loopback import is_loopback
 
 __all__ = ["Access", "ClientSecret"]
 

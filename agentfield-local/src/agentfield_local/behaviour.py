@@ -1,11 +1,78 @@
-"""The switches of the server: everything a real provider may do one way or another, in one frozen record."""
+"""The switches of the server: everything a real provider may do one way or another, in a few frozen records."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Behaviour"]
+__all__ = ["Behaviour", "Breaks", "Order", "Refuse", "RefusePlace"]
+
+RefusePlace = Literal["calls", "socket", "sideband", "hangup", "speech", "transcriptions", "secrets", "chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which of two things comes first, where clients must not depend on it; the defaults are the documented order.
+
+    Args:
+        item_added: `response.output_item.added` or `conversation.item.added`.
+        audio_done: `response.output_audio.done` or `response.output_audio_transcript.done`.
+        words: Whether the words of a clause come before or after its audio.
+        cleared: Whether `output_audio_buffer.cleared` comes before or after the `response.done` of what was cut.
+        committed: `input_audio_buffer.committed` before or after the events of the item that it makes.
+        transcript: Where the transcript of a caller's turn comes: when it is known, before the `response.created` that
+            it leads to, or after its `response.done`. A turn that leads to no response has it when it is known.
+        failure: Whether the `error` event of a failing response comes before its `response.done` or after it.
+    """
+
+    item_added: Literal["output_first", "conversation_first"] = "output_first"
+    audio_done: Literal["audio_first", "transcript_first"] = "audio_first"
+    words: Literal["before_audio", "after_audio"] = "before_audio"
+    cleared: Literal["before_done", "after_done"] = "before_done"
+    committed: Literal["before_item", "after_item"] = "before_item"
+    transcript: Literal["when_known", "before_response", "after_response"] = "when_known"
+    failure: Literal["before_done", "after_done"] = "before_done"
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """How a refusal by `Behaviour.refuse_calls` looks, and where it is met.
+
+    Args:
+        at: The doors at which requests are refused.
+        code: The `error.code`; None is the one that goes with the status.
+        retry_after: Seconds in a `Retry-After` header.
+        html: Whether the body is the HTML page of a proxy instead of the protocol's JSON.
+    """
+
+    at: frozenset[RefusePlace] = frozenset({"calls", "socket"})
+    code: str | None = None
+    retry_after: int | None = None
+    html: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Breaks:
+    """Connections that break; each count is of server events on one connection.
+
+    Args:
+        drop_after: After how many events a WebSocket is dropped; None never.
+        drop_code: Its close code; 1006 cuts the connection without a close frame.
+        drop_count: How many sockets are dropped before they hold again; None drops all.
+        garbage: What is sent on a WebSocket in the middle of the stream, once a socket: text that is no JSON, a binary
+            frame, a JSON array, or an event without a type.
+        garbage_after: After how many events.
+        vanish_after: After how many events a WebRTC caller's connection is gone; None never.
+        speech: Whether a streamed answer of `/v1/audio/speech` is cut after its first clause.
+    """
+
+    drop_after: int | None = None
+    drop_code: int = 1011
+    drop_count: int | None = 1
+    garbage: Literal["none", "text", "binary", "array", "typeless"] = "none"
+    garbage_after: int = 4
+    vanish_after: int | None = None
+    speech: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,35 +82,68 @@ class Behaviour:
     Args:
         late_transcript_ms: Milliseconds by which the transcript of a caller's turn is delayed; long delays put it after
             `response.done`, which the protocol allows.
+        transcript_deltas: Whether a transcript comes as one delta, word by word, or without any delta.
+        fail_transcripts: How many transcripts of the caller fail before they succeed.
         vanish_notifies_sideband: Whether a sideband is closed when the caller's peer connection is gone.
         sideband_audio_deltas: Whether the legs of a WebRTC call also get the audio as `response.output_audio.delta`.
         announce_truncation: Whether the server's own truncation of an interrupted WebRTC reply is sent as
             `conversation.item.truncated`.
+        sideband_created: What `session.created` tells the sideband of a call: the whole session, only what it is, or
+            nothing at all.
+        unknown_call_ms: Milliseconds after the answer to an offer in which a sideband still finds no such call.
         item_done_order: Which of `conversation.item.done` and `response.output_item.done` comes first.
         rate_limits: Where in a response `rate_limits.updated` is sent.
+        order: The order of other events.
         duplicate_events: Types of server events that are sent twice (same event id).
         unknown_events: Whether an event of a type that no client knows precedes every response.
         unknown_fields: Whether events and items carry fields that no client knows.
+        phase: Where replies carry the field `phase`: on items, on content parts, on events, or nowhere.
+        location: How the `Location` of a new call is written: as documented, with `calls` doubled, with a query, or left
+            out.
+        default_silence_ms: `silence_duration_ms` of a session that names none; the documented one, or 200 as measured.
         echo_model: The model that the session reports, whatever was asked for.
-        refuse_calls: HTTP status with which new calls are refused.
-        refuse_count: How many calls are refused before they are accepted again; None refuses all.
-        fail_responses: How many responses fail with a server error before they succeed.
+        paraphrase_says: Whether a verbatim say is reworded, as a model may.
+        refuse_calls: HTTP status with which requests are refused, new calls and new sockets unless `refuse` says else.
+        refuse_count: How many are refused before they are accepted again; None refuses all.
+        refuse: How a refusal looks and where it is met.
+        breaks: Connections that break.
+        fail_responses: How many responses fail before they succeed.
+        fail_after_audio: Whether they fail in the middle, after their first audio, instead of at once.
+        fail_error: `type` and `code` of the error with which they fail.
         commit_error_delay_ms: Milliseconds by which the refusal of an empty commit is delayed.
+        slow_arguments_ms: Milliseconds that a function call's arguments take; cancelled in between, the call is
+            incomplete and its `function_call_arguments.done` is sent all the same.
         generation_speed: Speed of audio generation as a multiple of real time; None is as fast as it can be.
+        session_seconds: How long a session lives.
     """
 
     late_transcript_ms: int = 0
+    transcript_deltas: Literal["one", "words", "none"] = "one"
+    fail_transcripts: int = 0
     vanish_notifies_sideband: bool = False
     sideband_audio_deltas: bool = False
     announce_truncation: bool = True
+    sideband_created: Literal["whole", "brief", "never"] = "whole"
+    unknown_call_ms: int = 0
     item_done_order: Literal["conversation_first", "output_first"] = "conversation_first"
     rate_limits: Literal["after_created", "before_done", "after_done", "never"] = "after_created"
+    order: Order = field(default_factory=Order)
     duplicate_events: frozenset[str] = frozenset()
     unknown_events: bool = False
     unknown_fields: bool = False
+    phase: Literal["nowhere", "items", "parts", "events"] = "nowhere"
+    location: Literal["plain", "doubled", "query", "absent"] = "plain"
+    default_silence_ms: int = 500
     echo_model: str | None = None
-    refuse_calls: Literal[401, 404, 429, 500] | None = None
+    paraphrase_says: bool = False
+    refuse_calls: Literal[400, 401, 402, 403, 404, 408, 429, 500, 502, 503, 504] | None = None
     refuse_count: int | None = None
+    refuse: Refuse = field(default_factory=Refuse)
+    breaks: Breaks = field(default_factory=Breaks)
     fail_responses: int = 0
+    fail_after_audio: bool = False
+    fail_error: tuple[str, str] = ("server_error", "server_error")
     commit_error_delay_ms: int = 0
+    slow_arguments_ms: int = 0
     generation_speed: float | None = None
+    session_seconds: float = 3600

@@ -13,8 +13,8 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame, AudioResampler
 
 from agentfield_local.pcm import alaw_decode, alaw_encode, ulaw_decode, ulaw_encode
-from agentfield_local.playout import PLAYOUT_RATE
 from agentfield_local.speech.protocols import SPEECH_RATE
+from agentfield_local.webrtc.playout import PLAYOUT_RATE
 
 __all__ = ["FRAME_BYTES", "Decoder", "Encoder", "PacedTrack", "Resampler"]
 

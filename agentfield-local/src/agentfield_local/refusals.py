@@ -66,7 +66,7 @@ def from_validation(error: ValidationError, data: object, root: Sequence[str] = 
         case "extra_forbidden":
             return Refusal(f"Unknown parameter: '{param}'.", code="unknown_parameter", param=param)
         case "literal_error":
-            text = f"Invalid value: {first['input']!r:.200}. Supported values are: {context['expected']}."
+            text = f"Invalid value: {first['input']!r:.200}. Supported values are: {_listed(context['expected'])}."
             return Refusal(text, code="invalid_value", param=param)
         case "union_tag_invalid":
             text = f"Invalid value: {context['tag']!r:.200}. Supported values are: {context['expected_tags']}."
@@ -74,6 +74,14 @@ def from_validation(error: ValidationError, data: object, root: Sequence[str] = 
         case _:
             text = f"Invalid value: {first['input']!r:.200}. {first['msg']}."
             return Refusal(text, code="invalid_value", param=param)
+
+
+def _listed(expected: str) -> str:
+    """Write pydantic's `'a', 'b' or 'c'` as the protocol does: `'a', 'b', and 'c'`."""
+    before, _, last = expected.rpartition(" or ")
+    if not before:
+        return expected
+    return f"{before}, and {last}" if ", " in before else f"{before} and {last}"
 
 
 def _path(loc: Sequence[int | str], data: object, *, missing: bool, root: Sequence[str]) -> str:

@@ -11,20 +11,31 @@ from aiohttp import web
 from agentfield.errors import InvalidInput
 from agentfield_local.access import Access
 from agentfield_local.activity import Activity
+from agentfield_local.audio_room import audio_room
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain.protocol import Brain
-from agentfield_local.calls import Call, Calls
+from agentfield_local.chat.routes import Chat
 from agentfield_local.clock import Clock, WallClock
 from agentfield_local.engines_pool import EnginesPool
 from agentfield_local.http import Api, RequestRecord
-from agentfield_local.live import LiveSession
-from agentfield_local.loopback import is_loopback, only_loopback
-from agentfield_local.sockets import Sockets
+from agentfield_local.realtime.calls import Call, Calls
+from agentfield_local.realtime.live import LiveSession
+from agentfield_local.realtime.routes import realtime_room
+from agentfield_local.realtime.sockets import Sockets
+from agentfield_local.refusing import Refuser
+from agentfield_local.rooms import Room, Shared
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.tls import Tls
+from agentfield_local.webrtc.loopback import is_loopback, only_loopback
+from agentfield_local.webrtc.options import MediaOptions
 
 __all__ = ["LocalServer"]
 
 _SHUTDOWN_SECONDS = 5.0
+_ROOMS: tuple[Room, ...] = (
+    realtime_room,
+    audio_room,
+)
 
 
 class LocalServer:
@@ -41,6 +52,8 @@ class LocalServer:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         origins: Web origins that may use the server, beside those on this machine.
+        media: How media of calls is received.
+        tls: A second port with TLS, for clients that always want it.
 
     Raises:
         InvalidInput: On entering, when it should listen beyond loopback without a key.
@@ -57,7 +70,11 @@ class LocalServer:
         host: str = "127.0.0.1",
         port: int = 0,
         origins: frozenset[str] = frozenset(),
+        media: MediaOptions | None = None,
+        tls: Tls | None = None,
     ) -> None:
+        self._tls = tls
+        self._tls_port: int | None = None
         self.behaviour = behaviour or Behaviour()
         self.activity = Activity()
         self._host = host
@@ -67,18 +84,22 @@ class LocalServer:
         self._loopback = loopback
         clock = clock or WallClock()
         self._pool = EnginesPool(engines, brain)
-        self._calls = Calls(self._pool, self._switches, clock, self._count_calls)
+        self._calls = Calls(self._pool, self._switches, clock, self._count_calls, media or MediaOptions())
         self._sockets = Sockets(self._pool, self._calls, clock, self._switches)
-        self._api = Api(
+        access = Access(key, loopback=loopback, origins=origins, clock=clock)
+        self.chat = Chat(self._pool, access, clock)
+        shared = Shared(
             pool=self._pool,
             calls=self._calls,
             sockets=self._sockets,
-            access=Access(key, loopback=loopback, origins=origins, clock=clock),
-            activity=self.activity,
+            access=access,
             clock=clock,
             behaviour=self._switches,
+            refuser=Refuser(self._switches),
             loopback=loopback,
+            transcribe_json=self.chat.transcribe,
         )
+        self._api = Api(shared, (*_ROOMS, self.chat.room), self.activity)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -89,8 +110,16 @@ class LocalServer:
     @property
     def url(self) -> str:
         """Its address, such as `http://127.0.0.1:41235`."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        return f"http://{self._named_host}:{self._port}"
+
+    @property
+    def _named_host(self) -> str:
+        return f"[{self._host}]" if ":" in self._host else self._host
+
+    @property
+    def tls_url(self) -> str | None:
+        """Its address with TLS, such as `https://127.0.0.1:41236`; None without."""
+        return None if self._tls_port is None else f"https://{self._named_host}:{self._tls_port}"
 
     @property
     def base_url(self) -> str:
@@ -116,8 +145,8 @@ class LocalServer:
         """Warm the engines, then listen.
 
         Raises:
-            InvalidInput: It should listen beyond loopback without a key.
-            OSError: The port cannot be had.
+            InvalidInput: It should listen beyond loopback without a key, or the certificate cannot be used.
+            OSError: A port cannot be had.
         """
         if not self._loopback and self._key is None:
             raise InvalidInput(
@@ -134,13 +163,22 @@ class LocalServer:
             await self._pool.warm()
             await self._runner.setup()
             await web.TCPSite(self._runner, self._host, self._port).start()
+            self._port = self._runner.addresses[0][1]
+            if self._tls is not None:
+                await self._start_tls(self._runner, self._tls)
         except BaseException:
             await self.stop()
             raise
-        self._port = self._runner.addresses[0][1]
+
+    async def _start_tls(self, runner: web.AppRunner, tls: Tls) -> None:
+        site = web.TCPSite(runner, self._host, tls.port, ssl_context=tls.context())
+        plain = {address[1] for address in runner.addresses}
+        await site.start()
+        self._tls_port = next(address[1] for address in runner.addresses if address[1] not in plain)
 
     async def stop(self) -> None:
         """End every call and session, then stop listening and the engines."""
+        self.chat.stop()
         await self._calls.close()
         self._sockets.end()
         if self._runner is not None:

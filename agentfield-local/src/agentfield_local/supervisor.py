@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from agentfield.errors import AgentFieldError, ProviderUnavailable, error_from_problem
 from agentfield.realtime.provider import AdapterRuntime
+from agentfield_local.file_lock import alone
 from agentfield_openai.calls import Calls
 from agentfield_openai.network import is_loopback
 from agentfield_openai.refusals import Provider
@@ -79,7 +80,9 @@ class Supervisor:
         async with self._lock:
             state = await self._running()
             if state is None:
-                state = await self._start()
+                async with alone(self._state_file.with_suffix(".lock")):
+                    # another pair, or another control plane of this home, may have started one meanwhile
+                    state = await self._running() or await self._start()
             return local_provider(f"{state.url}/v1", state.token)
 
     async def find(self) -> Provider | None:

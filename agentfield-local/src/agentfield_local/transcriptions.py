@@ -15,7 +15,7 @@ from agentfield_local.refusals import Refusal
 from agentfield_local.speech.protocols import SPEECH_RATE, Vad
 from agentfield_local.speech.segmenter import Segmenter, SpeechStopped
 
-__all__ = ["MAX_RECORDING_BYTES", "transcribe_recording"]
+__all__ = ["MAX_RECORDING_BYTES", "decode_recording", "transcribe_recording", "words_of"]
 
 MAX_RECORDING_BYTES = 25 * 1024 * 1024
 _MAX_SECONDS = 600
@@ -53,17 +53,28 @@ async def transcribe_recording(request: web.Request, pool: EnginesPool) -> web.R
             code="invalid_value",
             param="response_format",
         )
-    pcm = await pool.ears.run(_decode, form["file"])
-    if len(pcm) <= _WHOLE_SECONDS * SPEECH_RATE * 2:
-        text = await pool.transcribe(pcm)
-    else:
-        parts = await pool.ears.run(_utterances, pool.engines.vad(), pcm)
-        text = " ".join(filter(None, [await pool.transcribe(part) for part in parts]))
+    text = await words_of(pool, await pool.ears.run(decode_recording, form["file"]))
     return web.Response(text=text) if wanted == "text" else web.json_response({"text": text})
 
 
-def _decode(data: bytes) -> bytes:
-    """Return a recording as 16 kHz s16le mono; the container is named, so that no playlist format is ever opened."""
+async def words_of(pool: EnginesPool, pcm: bytes) -> str:
+    """Return the words of a recording (16 kHz s16le mono), a long one utterance by utterance.
+
+    Raises:
+        Busy: Too much waits for the engines.
+    """
+    if len(pcm) <= _WHOLE_SECONDS * SPEECH_RATE * 2:
+        return await pool.transcribe(pcm)
+    parts = await pool.ears.run(_utterances, pool.engines.vad(), pcm)
+    return " ".join(filter(None, [await pool.transcribe(part) for part in parts]))
+
+
+def decode_recording(data: bytes) -> bytes:
+    """Return a recording as 16 kHz s16le mono; the container is named, so that no playlist format is ever opened.
+
+    Raises:
+        Refusal: It is none, is too long, or cannot be decoded.
+    """
     container = next((name for at, magic, name in _CONTAINERS if data[at : at + len(magic)] == magic), None)
     if container is None:
         raise _bad_file("its format is not known; send wav, mp3, ogg, flac, m4a or webm")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentfield_local.brain.protocol import BrainRequest, Call, Say, Step
-from agentfield_local.effects import Abandon, Think, Voice
-from agentfield_local.items import Item
+from agentfield_local.realtime.effects import Abandon, Later, Think, Voice
+from agentfield_local.realtime.items import Item
+from agentfield_local.realtime.stage import Stage
+from agentfield_local.realtime.usage import Usage, text_tokens
 from agentfield_local.speech.clauses import split_clauses
-from agentfield_local.stage import Stage
-from agentfield_local.usage import Usage, text_tokens
 
 __all__ = ["Options", "Response"]
 
@@ -48,6 +48,16 @@ class _Open:
     wire: bytearray = field(default_factory=bytearray)
 
 
+@dataclass(slots=True)
+class _Calling:
+    """The function call whose arguments are being produced."""
+
+    item: Item
+    index: int
+    arguments: str
+    said: str = ""
+
+
 class Response:
     """One response in progress.
 
@@ -66,7 +76,13 @@ class Response:
         self._steps: deque[Step] = deque()
         self._output: list[Item] = []
         self._open: _Open | None = None
+        self._calling: _Calling | None = None
         self._usage = Usage()
+
+    @property
+    def audio_ms(self) -> int:
+        """How long its audio is."""
+        return sum(item.audio_ms for item in self._output)
 
     @property
     def in_default(self) -> bool:
@@ -91,6 +107,10 @@ class Response:
         """Take the brain's answer and produce the first item."""
         self._steps.extend(steps)
         self._advance()
+
+    def will_sound(self, steps: Sequence[Step]) -> bool:
+        """Whether any audio will come of what the brain answered."""
+        return self.options.modality == "audio" and any(isinstance(step, Say) for step in steps)
 
     def view(self, status: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the response as the wire has it."""
@@ -118,7 +138,8 @@ class Response:
                 return
             match self._steps.popleft():
                 case Call(name, arguments):
-                    self._call(name, arguments)
+                    if self._call(name, arguments):
+                        return
                 case Say(text) if self.options.modality == "text":
                     self._write(text)
                 case Say(text):
@@ -128,12 +149,23 @@ class Response:
     def _add_item(self, item: Item) -> int:
         index = len(self._output)
         self._output.append(item)
-        self._stage.emit("response.output_item.added", response_id=self.id, output_index=index, item=item.view())
-        if self.in_default:
-            previous = self._stage.items.insert(item)
-            self._stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
-        else:
-            self._stage.items.remember_call(item)
+        stage = self._stage
+
+        def output_added() -> None:
+            stage.emit("response.output_item.added", response_id=self.id, output_index=index, item=item.view())
+
+        def conversation_added() -> None:
+            if self.in_default:
+                previous = stage.items.insert(item)
+                stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
+            else:
+                stage.items.remember_call(item)
+
+        first, second = output_added, conversation_added
+        if stage.behaviour.order.item_added == "conversation_first":
+            first, second = conversation_added, output_added
+        first()
+        second()
         return index
 
     def _close_item(self, item: Item, index: int, status: Literal["completed", "incomplete"]) -> None:
@@ -154,17 +186,69 @@ class Response:
         first()
         second()
 
-    def _call(self, name: str, arguments: str) -> None:
+    def _call(self, name: str, arguments: str) -> bool:
+        """Begin a function call; return whether the rest of it comes later."""
         stage = self._stage
         item = Item(stage.items.reserve(), "function_call", "in_progress", name=name, call_id=stage.new_id("call"))
-        index = self._add_item(item)
-        place = {"response_id": self.id, "item_id": item.id, "output_index": index, "call_id": item.call_id}
-        for piece in _halves(arguments):
-            stage.emit("response.function_call_arguments.delta", delta=piece, **place)
-        item.arguments = arguments
-        self._usage.output_text += text_tokens(name + arguments)
-        stage.emit("response.function_call_arguments.done", name=name, arguments=arguments, **place)
-        self._close_item(item, index, "completed")
+        self._calling = _Calling(item, self._add_item(item), arguments)
+        place = self._place_of_call(self._calling)
+        room = self._room()
+        self._calling.said = arguments[: len(arguments) // 2] if room is None else arguments[: room // 2]
+        if self._calling.said:
+            stage.emit("response.function_call_arguments.delta", delta=self._calling.said, **place)
+        if stage.behaviour.slow_arguments_ms:
+            stage.do(Later(stage.behaviour.slow_arguments_ms / 1000, ("arguments", self.id)))
+            return True
+        self._finish_call()
+        return False
+
+    def arguments_due(self) -> None:
+        """The rest of a call's arguments, where they take their time."""
+        if self._calling is not None:
+            self._finish_call()
+            self._advance()
+
+    def _finish_call(self) -> None:
+        calling, room = self._calling, self._room()
+        if calling is None:
+            return
+        whole = calling.arguments
+        kept = whole if room is None or len(whole) <= room else whole[:room]
+        rest = kept[len(calling.said) :]
+        if rest:
+            self._stage.emit("response.function_call_arguments.delta", delta=rest, **self._place_of_call(calling))
+            calling.said += rest
+        cut = calling.said != whole
+        self._close_call("incomplete" if cut else "completed")
+        if cut:
+            self.finish("incomplete", reason="max_output_tokens")
+
+    def _close_call(self, status: Literal["completed", "incomplete"]) -> None:
+        """End a call with what there is of its arguments; they are told as done even where they are cut."""
+        calling, self._calling = self._calling, None
+        if calling is None:
+            return
+        item = calling.item
+        item.arguments = calling.said
+        self._usage.output_text += text_tokens(item.name + item.arguments)
+        place = self._place_of_call(calling)
+        kind = "response.function_call_arguments.done"
+        self._stage.emit(kind, name=item.name, arguments=item.arguments, **place)
+        self._close_item(item, calling.index, status)
+
+    def _room(self) -> int | None:
+        """Return how many characters the limit of tokens still allows; None where there is no limit."""
+        limit = self.options.max_output_tokens
+        return None if limit == "inf" else max(0, limit - self._usage.output) * 4
+
+    def _place_of_call(self, calling: _Calling) -> dict[str, Any]:
+        item = calling.item
+        return {
+            "response_id": self.id,
+            "item_id": item.id,
+            "output_index": calling.index,
+            "call_id": item.call_id,
+        }
 
     def _message(self) -> Item:
         return Item(self._stage.items.reserve(), "message", "in_progress", role="assistant")
@@ -174,8 +258,8 @@ class Response:
         index = self._add_item(item)
         place = self._place(item, index)
         self._stage.emit("response.content_part.added", part={"type": "text", "text": ""}, **place)
-        limit = self.options.max_output_tokens
-        kept = text if limit == "inf" else text[: max(0, limit - self._usage.output) * 4]
+        room = self._room()
+        kept = text if room is None else text[:room]
         for piece in _clauses(kept):
             self._stage.emit("response.output_text.delta", delta=piece, **place)
         self._usage.output_text += text_tokens(kept)
@@ -210,9 +294,10 @@ class Response:
         if spoken is None or spoken.item.id != item_id:
             return
         place = self._place(spoken.item, spoken.index)
-        if clause:
-            self._words(spoken, place)
         stage = self._stage
+        words_last = stage.behaviour.order.words == "after_audio"
+        if clause and not words_last:
+            self._words(spoken, place)
         spoken.item.audio_ms += round(ms)
         wire = audio
         if stage.playout is not None:
@@ -221,6 +306,8 @@ class Response:
         spoken.item.audio += wire
         if stage.playout is None or stage.behaviour.sideband_audio_deltas:
             stage.emit("response.output_audio.delta", delta=base64.b64encode(wire).decode(), **place)
+        if clause and words_last:
+            self._words(spoken, place)
         self._usage.output_audio += max(1, round(ms / _AUDIO_TOKEN_MS))
         limit = self.options.max_output_tokens
         if limit != "inf" and self._usage.output >= limit:
@@ -249,11 +336,18 @@ class Response:
         item.text = spoken.said
         if item.content and "transcript" in item.content[0]:
             item.content[0]["transcript"] = spoken.said
-        self._stage.emit("response.output_audio.done", **place)
-        self._stage.emit("response.output_audio_transcript.done", transcript=spoken.said, **place)
+        self._tell_done(spoken, place)
         part = {"type": "audio", "transcript": spoken.said}
         self._stage.emit("response.content_part.done", part=part, **place)
         self._close_item(item, spoken.index, status)
+
+    def _tell_done(self, spoken: _Open, place: dict[str, Any]) -> None:
+        words_first = self._stage.behaviour.order.audio_done == "transcript_first"
+        if not words_first:
+            self._stage.emit("response.output_audio.done", **place)
+        self._stage.emit("response.output_audio_transcript.done", transcript=spoken.said, **place)
+        if words_first:
+            self._stage.emit("response.output_audio.done", **place)
 
     def _place(self, item: Item, index: int) -> dict[str, Any]:
         return {"response_id": self.id, "item_id": item.id, "output_index": index, "content_index": 0}
@@ -267,6 +361,7 @@ class Response:
         if ending != "completed":
             self._stage.do(Abandon(self.id))
         self._close_spoken("completed" if ending == "completed" else "incomplete")
+        self._close_call("incomplete")
         self.done = True
         self._steps.clear()
         details: dict[str, Any] = {"type": ending}
@@ -297,8 +392,3 @@ def _clauses(text: str) -> list[str]:
     if begin < len(text):
         pieces[-1:] = ["".join((*pieces[-1:], text[begin:]))]
     return pieces
-
-
-def _halves(text: str) -> list[str]:
-    middle = len(text) // 2
-    return [piece for piece in (text[:middle], text[middle:]) if piece]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from agentfield_local.effects import Later, Listen, Transcribe
-from agentfield_local.input_buffer import InputBuffer
-from agentfield_local.items import Item
+from agentfield_local.realtime.effects import Later, Listen, Transcribe
+from agentfield_local.realtime.input_buffer import InputBuffer
+from agentfield_local.realtime.items import Item
+from agentfield_local.realtime.session_config import SessionConfig
+from agentfield_local.realtime.stage import Stage
 from agentfield_local.refusals import Refusal
-from agentfield_local.session_config import SessionConfig
-from agentfield_local.stage import Stage
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "how_turns_are_found"]
 
 _MIN_COMMIT_MS = 100
 _KEPT_SILENCE_MS = 60_000
@@ -32,6 +34,8 @@ class Turns:
         self._config = config
         self._transcribing: dict[str, tuple[Item, bool]] = {}
         self._late_texts: dict[str, tuple[str, float]] = {}
+        self._held: list[str] = []
+        self._failures = stage.behaviour.fail_transcripts
         self._late_refusals: dict[str, tuple[str, Refusal, str | None]] = {}
 
     def heard(self, pcm: bytes) -> None:
@@ -59,15 +63,15 @@ class Turns:
         self._stage.emit("input_audio_buffer.speech_started", item_id=self.speaking, audio_start_ms=at_ms)
         return True
 
-    def stopped(self, at_ms: int, pcm: bytes, paused_ms: int | None) -> bool:
-        """Speech ended, after a pause that may have been told of: commit it; return whether there was any."""
+    def stopped(self, at_ms: int, pcm: bytes, paused_ms: int | None) -> str | None:
+        """Speech ended, after a pause that may have been told of: commit it; return the item, None if there is none."""
         item_id, self.speaking = self.speaking, None
         if self._config.turn_detection is None or item_id is None:
-            return False
+            return None
         self._stage.emit("input_audio_buffer.speech_stopped", item_id=item_id, audio_end_ms=at_ms)
         self.buffer.drop_until(at_ms)
         self.commit(item_id, pcm, paused_ms)
-        return True
+        return item_id
 
     def commit_by_hand(self, leg: str, event_id: str | None) -> None:
         """Commit what was heard because a client says so.
@@ -111,33 +115,53 @@ class Turns:
         item = Item(item_id, "message", role="user", text=None, audio=bytearray(pcm), audio_rate=16_000)
         item.audio_ms = len(pcm) // 32
         item.content = [{"type": "input_audio", "transcript": None}]
-        stage.emit("input_audio_buffer.committed", item_id=item_id, previous_item_id=stage.items.last_id())
         previous = stage.items.insert(item)
+        committed_first = stage.behaviour.order.committed == "before_item"
+        if committed_first:
+            stage.emit("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous)
         stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
         stage.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
-        self._transcribing[item_id] = (item, self._config.input["transcription"] is not None)
-        stage.do(Transcribe(item_id, pcm, paused_ms))
+        if not committed_first:
+            stage.emit("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous)
+        self.find_words(item, pcm, paused_ms)
+
+    def find_words(self, item: Item, pcm: bytes, paused_ms: int | None = None) -> None:
+        """Ask for the words of an item of the caller (16 kHz s16le mono)."""
+        item.text = None
+        self._transcribing[item.id] = (item, self._config.input["transcription"] is not None)
+        self._stage.do(Transcribe(item.id, pcm, paused_ms))
 
     def waits_for(self, items: Iterable[Item]) -> bool:
         """Whether the words of any of these are still to come."""
         return any(item.id in self._transcribing for item in items)
 
-    def transcribed(self, item_id: str, text: str, error: str | None) -> None:
-        """The words are known, or could not be found; tell those who asked for transcripts."""
+    def transcribed(self, item_id: str, text: str, error: str | None, *, hold: bool) -> None:
+        """The words are known, or could not be found; tell those who asked for transcripts, at once or on release."""
         item, wanted = self._transcribing.pop(item_id)
         item.text = text
         if not wanted:
             return
-        delay = self._stage.behaviour.late_transcript_ms
+        if self._failures > 0:
+            self._failures -= 1
+            error = "The turn could not be transcribed."
         if error is not None:
             problem = {"type": "transcription_error", "code": "audio_unintelligible", "message": error}
             kind = "conversation.item.input_audio_transcription.failed"
             self._stage.emit(kind, item_id=item_id, content_index=0, error=problem)
             return
         self._late_texts[item_id] = (text, item.audio_ms / 1000)
-        if delay:
+        delay = self._stage.behaviour.late_transcript_ms
+        if hold:
+            self._held.append(item_id)
+        elif delay:
             self._stage.do(Later(delay / 1000, ("transcript", item_id)))
         else:
+            self.send_transcript(item_id)
+
+    def release(self) -> None:
+        """Tell the words that were held back."""
+        held, self._held = self._held, []
+        for item_id in held:
             self.send_transcript(item_id)
 
     def send_transcript(self, item_id: str) -> None:
@@ -147,8 +171,27 @@ class Turns:
         item = self._stage.items.get(item_id)
         if item is not None:
             item.content[0]["transcript"] = text
-        if text:
-            self._stage.emit("conversation.item.input_audio_transcription.delta", delta=text, **place)
+        for piece in _pieces(text, self._stage.behaviour.transcript_deltas):
+            self._stage.emit("conversation.item.input_audio_transcription.delta", delta=piece, **place)
         usage = {"type": "duration", "seconds": seconds}
         kind = "conversation.item.input_audio_transcription.completed"
         self._stage.emit(kind, transcript=text, usage=usage, **place)
+
+
+def _pieces(text: str, how: str) -> list[str]:
+    """Cut a transcript into its deltas; joined they are the text."""
+    match how:
+        case "none":
+            return []
+        case "words":
+            return re.findall(r"\S+\s*", text)
+        case _:
+            return [text] if text else []
+
+
+def how_turns_are_found(detection: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the settings that matter to listening; what a turn leads to may change while the caller speaks."""
+    if detection is None:
+        return None
+    consequences = ("create_response", "interrupt_response", "idle_timeout_ms")
+    return {name: value for name, value in detection.items() if name not in consequences}

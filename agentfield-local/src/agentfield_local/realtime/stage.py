@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from agentfield_local.behaviour import Behaviour
-from agentfield_local.effects import Effect, Send
-from agentfield_local.items import ItemStore
-from agentfield_local.playout import Playout
+from agentfield_local.realtime.effects import Effect, Send
+from agentfield_local.realtime.items import ItemStore
 from agentfield_local.refusals import Refusal
+from agentfield_local.webrtc.playout import Playout
 
 __all__ = ["Stage"]
+
+_PHASE = "final_answer"
 
 
 class Stage:
@@ -65,8 +67,29 @@ class Stage:
         return out
 
     def _dress(self, event: dict[str, Any]) -> dict[str, Any]:
-        if self.behaviour.unknown_fields:
+        behaviour = self.behaviour
+        if behaviour.unknown_fields:
             event["x_novelty"] = {"since": "tomorrow"}
             if isinstance(event.get("item"), dict):
-                event["item"] = {**event["item"], "phase": "final_answer"}
+                event["item"] = {**event["item"], "x_mood": "curious"}
+        match behaviour.phase:
+            case "items":
+                _phase_items(event)
+            case "parts" if isinstance(event.get("part"), dict):
+                event["part"] = {**event["part"], "phase": _PHASE}
+            case "events" if str(event["type"]).startswith("response.o"):
+                event["phase"] = _PHASE
         return event
+
+
+def _phase_items(event: dict[str, Any]) -> None:
+    """Say of every message of the assistant in an event what it is for."""
+    if isinstance(event.get("item"), dict):
+        event["item"] = _phased(event["item"])
+    response = event.get("response")
+    if isinstance(response, dict):
+        event["response"] = {**response, "output": [_phased(item) for item in response["output"]]}
+
+
+def _phased(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "phase": _PHASE} if item.get("role") == "assistant" else item

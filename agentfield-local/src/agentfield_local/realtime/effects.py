@@ -69,8 +69,8 @@ class Listen:
     turn_detection: dict[str, Any] | None
 
 
-Due = tuple[Literal["transcript", "commit_error", "idle", "expire"], str]
-"""What is due later and for which item, leg or timer."""
+Due = tuple[Literal["transcript", "commit_error", "arguments", "idle", "expire"], str]
+"""What is due later and for which item, leg, response or timer."""
 
 
 @dataclass(frozen=True, slots=True)

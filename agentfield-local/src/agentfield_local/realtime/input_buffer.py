@@ -7,6 +7,7 @@ from agentfield_local.speech.protocols import SPEECH_RATE
 __all__ = ["InputBuffer"]
 
 _BYTES_PER_MS = SPEECH_RATE * 2 // 1000
+_MAX_INSIDE_MS = 10.0
 _MAX_BYTES = 600_000 * _BYTES_PER_MS
 
 
@@ -16,6 +17,11 @@ class InputBuffer:
     def __init__(self) -> None:
         self._held = bytearray()
         self._heard_bytes = 0
+        self._wire_ms = 0.0
+
+    def expect(self, ms: float) -> None:
+        """Say how long the audio is that a client appended, before it is decoded; a resampler keeps some inside."""
+        self._wire_ms += ms
 
     @property
     def heard_ms(self) -> int:
@@ -24,8 +30,9 @@ class InputBuffer:
 
     @property
     def held_ms(self) -> float:
-        """Audio that a commit would take, in ms."""
-        return len(self._held) / _BYTES_PER_MS
+        """Audio that a commit would take, in ms, what a resampler still keeps included."""
+        inside = self._wire_ms - self._heard_bytes / _BYTES_PER_MS
+        return len(self._held) / _BYTES_PER_MS + min(max(inside, 0.0), _MAX_INSIDE_MS)
 
     def append(self, pcm: bytes) -> None:
         """Add audio."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from agentfield_local.behaviour import Behaviour
-from agentfield_local.calls import Calls
+from agentfield_local.behaviour import Behaviour, Breaks
 from agentfield_local.clock import Clock
 from agentfield_local.engines_pool import EnginesPool
 from agentfield_local.ids import new_id
-from agentfield_local.legs import SocketLeg
-from agentfield_local.live import LiveSession
+from agentfield_local.realtime.calls import Calls
+from agentfield_local.realtime.legs import SocketLeg
+from agentfield_local.realtime.live import LiveSession
 from agentfield_local.refusals import Refusal
 
 __all__ = ["Sockets"]
@@ -41,6 +42,8 @@ class Sockets:
         self._clock = clock
         self._behaviour = behaviour
         self._legs: set[SocketLeg] = set()
+        self._seen: Behaviour | None = None
+        self._dropped = 0
 
     async def conversation(
         self, request: web.Request, model: str | None, session: Mapping[str, Any]
@@ -57,6 +60,7 @@ class Sockets:
             self._behaviour(),
             self._clock,
             model=model or session.get("model"),
+            transcription=session.get("type") == "transcription",
             on_end=lambda _: None,
         )
         try:
@@ -76,7 +80,7 @@ class Sockets:
         Raises:
             Refusal: `call_id_not_found`.
         """
-        call = self._calls.find(call_id)
+        call = self._calls.find_for_sideband(call_id)
         if call.session is None:
             raise Refusal("No session found for the provided call_id", code="call_id_not_found", param="call_id")
         try:
@@ -90,7 +94,7 @@ class Sockets:
         socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=_MAX_MESSAGE, heartbeat=_HEARTBEAT_SECONDS)
         if not socket.can_prepare(request).ok:
             raise Refusal("This address is a WebSocket.", code="invalid_request")
-        leg = SocketLeg(new_id("leg"), socket)
+        leg = SocketLeg(new_id("leg"), socket, breaks=self._breaks(), abort=lambda: _abort(request))
         self._legs.add(leg)
         try:
             await socket.prepare(request)
@@ -112,7 +116,23 @@ class Sockets:
         finally:
             leg.end()
 
+    def _breaks(self) -> Breaks:
+        """Return how the next socket breaks; so many are dropped as the switches say."""
+        behaviour = self._behaviour()
+        if behaviour is not self._seen:
+            self._seen, self._dropped = behaviour, 0
+        breaks = behaviour.breaks
+        if breaks.drop_after is None or (breaks.drop_count is not None and self._dropped >= breaks.drop_count):
+            return replace(breaks, drop_after=None)
+        self._dropped += 1
+        return breaks
+
     def end(self) -> None:
         """Close every socket after what is queued for it."""
         for leg in list(self._legs):
             leg.end()
+
+
+def _abort(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()

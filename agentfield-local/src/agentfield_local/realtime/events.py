@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agentfield_local.refusals import Refusal, from_validation
-from agentfield_local.session_config import (
+from agentfield_local.realtime.session_config import (
     AudioFormat,
     FunctionTool,
     Modalities,
@@ -17,6 +16,7 @@ from agentfield_local.session_config import (
     TokenLimit,
     ToolChoice,
 )
+from agentfield_local.refusals import Refusal, from_validation
 
 __all__ = [
     "BufferAppend",
@@ -148,7 +148,7 @@ class ItemTruncate(_Event):
 
     type: Literal["conversation.item.truncate"]
     item_id: str
-    content_index: Annotated[int, Field(ge=0)] = 0
+    content_index: Annotated[int, Field(ge=0)]
     audio_end_ms: Annotated[int, Field(ge=0)]
 
 

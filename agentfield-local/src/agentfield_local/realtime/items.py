@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agentfield_local.events import NewCall, NewMessage, NewOutput
 from agentfield_local.pcm import stretch
+from agentfield_local.realtime.client_audio import decode_audio, speech_of
+from agentfield_local.realtime.events import NewCall, NewMessage, NewOutput
 from agentfield_local.refusals import Refusal
+from agentfield_local.speech.protocols import SPEECH_RATE
 
 __all__ = ["Item", "ItemStore", "item_from_client"]
 
@@ -191,11 +193,23 @@ _ALLOWED = {
 }
 
 
-def item_from_client(new: NewMessage | NewCall | NewOutput, item_id: str, *, call_id: str = "") -> Item:
+def item_from_client(
+    new: NewMessage | NewCall | NewOutput,
+    item_id: str,
+    *,
+    call_id: str = "",
+    audio_format: dict[str, Any] | None = None,
+) -> Item:
     """Make an item of what the client sent.
 
+    Args:
+        new: What the client sent.
+        item_id: The item's id.
+        call_id: Id for a function call that came without one.
+        audio_format: Format of the caller's audio; None leaves audio out.
+
     Raises:
-        Refusal: The content does not fit the role.
+        Refusal: The content does not fit the role, or its audio is not base64.
     """
     match new:
         case NewCall():
@@ -205,6 +219,7 @@ def item_from_client(new: NewMessage | NewCall | NewOutput, item_id: str, *, cal
         case NewOutput():
             return Item(item_id, "function_call_output", call_id=new.call_id, output=new.output)
     texts: list[str] = []
+    audio = bytearray()
     content: list[dict[str, Any]] = []
     for index, part in enumerate(new.content):
         if part.type not in _ALLOWED[new.role]:
@@ -217,4 +232,9 @@ def item_from_client(new: NewMessage | NewCall | NewOutput, item_id: str, *, cal
         fields = part.model_dump(exclude_none=True, exclude={"audio"})
         content.append(fields if part.type != "input_audio" else {"transcript": None, **fields})
         texts.append(part.text or part.transcript or "")
-    return Item(item_id, "message", role=new.role, content=content, text=" ".join(filter(None, texts)))
+        if part.type == "input_audio" and part.audio and audio_format is not None:
+            audio += speech_of(decode_audio(part.audio, f"item.content[{index}].audio"), audio_format)
+    text = " ".join(filter(None, texts))
+    item = Item(item_id, "message", role=new.role, content=content, text=text, audio=audio, audio_rate=SPEECH_RATE)
+    item.audio_ms = len(audio) * 1000 // (SPEECH_RATE * 2)
+    return item

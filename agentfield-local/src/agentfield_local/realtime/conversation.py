@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from agentfield_local import events as ev
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain.protocol import Step
-from agentfield_local.effects import Due, Effect, End, Hear, Later
-from agentfield_local.input_buffer import InputBuffer
-from agentfield_local.items import Item, item_from_client
-from agentfield_local.playout import Played, Playout
+from agentfield_local.realtime import events as ev
+from agentfield_local.realtime.client_audio import audio_length_ms, decode_audio
+from agentfield_local.realtime.effects import Due, Effect, End, Hear, Later
+from agentfield_local.realtime.floor import Floor
+from agentfield_local.realtime.idle import IdleTimer
+from agentfield_local.realtime.input_buffer import InputBuffer
+from agentfield_local.realtime.items import item_from_client
+from agentfield_local.realtime.requests import brain_request, make_options
+from agentfield_local.realtime.responses import Options, Response
+from agentfield_local.realtime.session_config import SessionConfig
+from agentfield_local.realtime.stage import Stage
+from agentfield_local.realtime.turns import Turns, how_turns_are_found
+from agentfield_local.realtime.usage import usage_of
 from agentfield_local.refusals import Refusal
-from agentfield_local.requests import brain_request, make_options
-from agentfield_local.responses import Options, Response
-from agentfield_local.session_config import SESSION_SECONDS, SessionConfig
-from agentfield_local.stage import Stage
-from agentfield_local.turns import Turns
-from agentfield_local.usage import usage_of
+from agentfield_local.webrtc.playout import Played, Playout
 
-__all__ = ["Conversation"]
+__all__ = ["CALLER", "Conversation"]
 
+CALLER = "caller"
+"""The leg that is a WebRTC caller's own channel; all others are sidebands."""
 _MAX_PARALLEL = 8
+_SORRY = "The server had an error while processing your request. Sorry about that!"
+_OF_TRANSCRIPTION = (
+    *(ev.SessionUpdate, ev.BufferAppend, ev.BufferCommit, ev.BufferClear),
+    *(ev.ItemRetrieve, ev.ItemDelete),
+)
+"""What a client may do in a session that only transcribes."""
 
 
 class Conversation:
@@ -37,6 +46,7 @@ class Conversation:
         behaviour: The switches.
         model: Model that was asked for when the session was opened.
         playout: What is played to the caller; None on a WebSocket, where the client plays.
+        transcription: Whether the session only transcribes: turns and their words, no responses.
     """
 
     def __init__(
@@ -48,24 +58,29 @@ class Conversation:
         behaviour: Behaviour,
         model: str | None = None,
         playout: Playout | None = None,
+        transcription: bool = False,
     ) -> None:
         self.config = SessionConfig(
-            model=model, session_id=new_id("sess"), expires_at=int(now()) + SESSION_SECONDS, voices=voices
+            model=model,
+            session_id=new_id("sess"),
+            expires_at=int(now() + behaviour.session_seconds),
+            voices=voices,
+            transcription=transcription,
+            silence_ms=behaviour.default_silence_ms,
         )
         self._stage = Stage(new_id, behaviour, playout)
         self._items = self._stage.items
         self._turns = Turns(self._stage, self.config)
         self._behaviour = behaviour
-        self._playout = playout
-        self._now = now
+        self._floor = Floor(self._stage)
+        self._idle = IdleTimer(self._stage, now)
         self._id = new_id("conv")
         self._responses: dict[str, Response] = {}
-        self._aside: set[str] = set()
         self._spoke = False
-        self._idle_at: float | None = None
-        self._last_played: str | None = None
         self._cached = 0
         self._failures = behaviour.fail_responses
+        self._doomed: set[str] = set()
+        self._owed: set[str] = set()
         self._ended = False
 
     @property
@@ -78,14 +93,20 @@ class Conversation:
     def open(self) -> list[Effect]:
         """Begin: start listening and the session's own timer."""
         self._turns.listen_afresh()
-        self._stage.do(Later(SESSION_SECONDS, ("expire", "")))
+        self._stage.do(Later(self._behaviour.session_seconds, ("expire", "")))
         return self._drain()
 
     def attach(self, leg: str) -> list[Effect]:
         """A leg joined; it alone is told what the session is."""
-        self._stage.tell(leg, "session.created", session=self._session_view())
-        conversation = {"id": self._id, "object": "realtime.conversation"}
-        self._stage.tell(leg, "conversation.created", conversation=conversation)
+        told = "whole" if self._stage.playout is None or leg == CALLER else self._behaviour.sideband_created
+        session = self._session_view()
+        if told == "brief":
+            session = {name: session[name] for name in ("type", "object", "id", "model", "expires_at")}
+        if told != "never":
+            self._stage.tell(leg, "session.created", session=session)
+            if not self.config.transcription:
+                conversation = {"id": self._id, "object": "realtime.conversation"}
+                self._stage.tell(leg, "conversation.created", conversation=conversation)
         return self._drain()
 
     def receive(self, leg: str, text: str | bytes) -> list[Effect]:
@@ -106,20 +127,29 @@ class Conversation:
     def speech_started(self, at_ms: int) -> list[Effect]:
         """The caller began to speak."""
         if not self._ended and self._turns.started(at_ms):
-            self._idle_at = None
+            self._idle.disarm()
             if self._detection("interrupt_response"):
-                self._interrupt()
+                self._floor.interrupt(self._active())
         return self._drain()
 
     def speech_stopped(self, at_ms: int, pcm: bytes, *, paused_ms: int | None = None) -> list[Effect]:
         """The caller fell silent: that is a turn; `paused_ms` is when a pause was told of that went on to its end."""
-        if not self._ended and self._turns.stopped(at_ms, pcm, paused_ms) and self._detection("create_response"):
-            self._auto_respond()
+        item_id = None if self._ended else self._turns.stopped(at_ms, pcm, paused_ms)
+        if item_id is not None and self._detection("create_response"):
+            if self._behaviour.order.transcript == "before_response":
+                self._owed.add(item_id)
+            else:
+                self._auto_respond()
         return self._drain()
 
     def transcribed(self, item_id: str, text: str, *, error: str | None = None) -> list[Effect]:
         """The words of a turn are known, or could not be found."""
-        self._turns.transcribed(item_id, text, error)
+        hold = self._behaviour.order.transcript == "after_response" and self._active() is not None
+        self._turns.transcribed(item_id, text, error, hold=hold)
+        if item_id in self._owed:
+            self._owed.remove(item_id)
+            if self._active() is None:
+                self._auto_respond()
         for response in list(self._responses.values()):
             self._consider(response)
         return self._drain()
@@ -127,7 +157,9 @@ class Conversation:
     def planned(self, response_id: str, steps: Sequence[Step]) -> list[Effect]:
         """The brain has answered."""
         response = self._responses.get(response_id)
-        if response is not None:
+        if response is not None and response_id in self._doomed and not response.will_sound(steps):
+            self._fail(response, _SORRY)
+        elif response is not None:
             response.planned(steps)
         return self._drain()
 
@@ -137,6 +169,8 @@ class Conversation:
         if response is not None:
             self._spoke = True
             response.voiced(item_id, audio, ms, clause=clause)
+            if response_id in self._doomed:
+                self._fail(response, _SORRY)
         return self._drain()
 
     def voice_done(self, response_id: str, item_id: str) -> list[Effect]:
@@ -156,10 +190,8 @@ class Conversation:
     def played(self, events: Sequence[Played]) -> list[Effect]:
         """The first or last sound of a reply has left for the caller."""
         for event in events:
-            self._last_played = event.response_id
-            self._stage.emit(f"output_audio_buffer.{event.what}", response_id=event.response_id)
+            self._floor.played(event)
             if event.what == "stopped":
-                self._aside.discard(event.response_id)
                 self._arm_idle()
         return self._drain()
 
@@ -170,8 +202,11 @@ class Conversation:
                 self._turns.send_transcript(item_id)
             case ("commit_error", key):
                 self._turns.refuse_late(key)
+            case ("arguments", response_id):
+                if response_id in self._responses:
+                    self._responses[response_id].arguments_due()
             case ("idle", _):
-                self._idle()
+                self._ask_idle_caller()
             case ("expire", _):
                 self._expire()
         return self._drain()
@@ -184,11 +219,16 @@ class Conversation:
     # client events ----------------------------------------------------------------------------------------------
 
     def _handle(self, leg: str, event: Any) -> None:
+        if self.config.transcription and not isinstance(event, _OF_TRANSCRIPTION):
+            text = f"{event.type!r} is not possible in a transcription session."
+            raise Refusal(text, code="invalid_value", param="type")
         match event:
             case ev.SessionUpdate():
                 self._update(event.session)
             case ev.BufferAppend():
-                self._stage.do(Hear(_audio_of(event.audio)))
+                audio = decode_audio(event.audio, "audio")
+                self.buffer.expect(audio_length_ms(audio, self.config.input["format"]))
+                self._stage.do(Hear(audio))
             case ev.BufferCommit():
                 self._turns.commit_by_hand(leg, event.event_id)
             case ev.BufferClear():
@@ -209,12 +249,12 @@ class Conversation:
             case ev.ResponseCancel():
                 self._cancel(event.response_id)
             case ev.OutputClear():
-                self._clear_output()
+                self._floor.clear()
 
     def _update(self, patch: Mapping[str, Any]) -> None:
-        before = _how_turns_are_found(self.config.turn_detection)
+        before = how_turns_are_found(self.config.turn_detection)
         self.config.update(patch, has_audio=self._spoke)
-        if _how_turns_are_found(self.config.turn_detection) != before:
+        if how_turns_are_found(self.config.turn_detection) != before:
             self._turns.listen_afresh()
         self._stage.emit("session.updated", session=self._session_view())
 
@@ -224,7 +264,9 @@ class Conversation:
             text = f"Tool call ID '{new.call_id}' not found in conversation."
             raise Refusal(text, code="invalid_tool_call_id", param="item.call_id")
         index = self._items.place(event.previous_item_id)
-        item = item_from_client(new, new.id or "", call_id=self._stage.new_id("call"))
+        item = item_from_client(
+            new, new.id or "", call_id=self._stage.new_id("call"), audio_format=self.config.input["format"]
+        )
         if new.id is None:
             item.id = self._items.reserve()
         else:
@@ -232,6 +274,8 @@ class Conversation:
         previous = self._items.insert(item, index)
         self._stage.emit("conversation.item.added", item=item.view(), previous_item_id=previous)
         self._stage.emit("conversation.item.done", item=item.view(), previous_item_id=previous)
+        if item.role == "user" and item.audio and not item.text:
+            self._turns.find_words(item, bytes(item.audio))
 
     def _truncate(self, event: ev.ItemTruncate) -> None:
         item = self._items.require(event.item_id, "truncate")
@@ -243,13 +287,7 @@ class Conversation:
         if event.audio_end_ms > item.audio_ms:
             text = f"Audio content of {item.audio_ms}ms is already shorter than {event.audio_end_ms}ms"
             raise Refusal(text, code=None, param="audio_end_ms")
-        self._cut(item, event.audio_end_ms, announce=True)
-
-    def _cut(self, item: Item, audio_end_ms: int, *, announce: bool) -> None:
-        item.truncate(audio_end_ms)
-        if announce:
-            kind = "conversation.item.truncated"
-            self._stage.emit(kind, item_id=item.id, content_index=0, audio_end_ms=audio_end_ms)
+        self._floor.cut(item, event.audio_end_ms)
 
     def _cancel(self, response_id: str | None) -> None:
         active = self._active() if response_id is None else self._responses.get(response_id)
@@ -257,37 +295,8 @@ class Conversation:
             raise Refusal("Cancellation failed: no active response found", code="response_cancel_not_active")
         active.finish("cancelled", reason="client_cancelled")
 
-    def _clear_output(self) -> None:
-        if self._playout is None:
-            text = "output_audio_buffer.clear is only available over WebRTC and SIP."
-            raise Refusal(text, code="invalid_value", param="type")
-        if not self._clear_playout(lambda _: True) and self._last_played is not None:
-            self._stage.emit("output_audio_buffer.cleared", response_id=self._last_played)
-
-    # interruption -----------------------------------------------------------------------------------------------
-
     def _detection(self, what: str) -> bool:
-        return bool((self.config.turn_detection or {}).get(what))
-
-    def _interrupt(self) -> None:
-        active = self._active()
-        self._clear_playout(lambda response_id: response_id not in self._aside, cancel=active)
-
-    def _clear_playout(self, wanted: Callable[[str], bool], *, cancel: Response | None = None) -> bool:
-        """Stop what is playing, end the response, truncate what was cut; say whether anything was heard of it."""
-        cleared = self._playout.clear(wanted) if self._playout is not None else []
-        for reply in cleared:
-            self._aside.discard(reply.response_id)
-            if reply.started:
-                self._stage.emit("output_audio_buffer.cleared", response_id=reply.response_id)
-        if cancel is not None:
-            cancel.finish("cancelled", reason="turn_detected")
-        for reply in cleared:
-            for item_id, heard_ms in reply.heard.items():
-                item = self._items.get(item_id)
-                if item is not None and heard_ms < item.audio_ms:
-                    self._cut(item, heard_ms, announce=self._behaviour.announce_truncation)
-        return any(reply.started for reply in cleared)
+        return bool((self.config.turn_detection or {}).get(what)) and not self.config.transcription
 
     # responses --------------------------------------------------------------------------------------------------
 
@@ -316,15 +325,17 @@ class Conversation:
     def _start(self, options: Options) -> None:
         response = Response(self._stage.new_id("resp"), options, self._stage)
         self._responses[response.id] = response
-        self._idle_at = None
+        self._idle.disarm()
         if not response.in_default:
-            self._aside.add(response.id)
+            self._floor.put_aside(response.id)
         response.begin()
         if self._failures > 0:
             self._failures -= 1
-            self._fail(response, "The server had an error while processing your request. Sorry about that!")
-            return
-        self._consider(response)
+            self._doomed.add(response.id)
+        if response.id in self._doomed and not self._behaviour.fail_after_audio:
+            self._fail(response, _SORRY)
+        else:
+            self._consider(response)
 
     def _consider(self, response: Response) -> None:
         """Let a response think as soon as the words of every turn that it reads are known."""
@@ -337,33 +348,35 @@ class Conversation:
         response.think(brain_request(options, items, self._items), usage)
 
     def _fail(self, response: Response, message: str) -> None:
-        refusal = Refusal(message, code="server_error", kind="server_error")
-        self._stage.emit("error", error=refusal.body())
-        response.finish("failed", error={"type": "server_error", "code": "server_error", "message": message})
+        kind, code = self._behaviour.fail_error if response.id in self._doomed else ("server_error", "server_error")
+        refusal = Refusal(message, code=code, kind=kind)
+        if self._behaviour.order.failure == "before_done":
+            self._stage.emit("error", error=refusal.body())
+        response.finish("failed", error={"type": kind, "code": code, "message": message})
+        if self._behaviour.order.failure == "after_done":
+            self._stage.emit("error", error=refusal.body())
 
     # the clock --------------------------------------------------------------------------------------------------
 
-    def _arm_idle(self) -> None:
+    def _arm_idle(self, playback_ms: int = 0) -> None:
+        """Wait for the caller's next word, from when the client will have played what it was sent."""
         timeout = (self.config.turn_detection or {}).get("idle_timeout_ms")
         if timeout is not None and self._quiet():
-            self._idle_at = self._now() + timeout / 1000
-            self._stage.do(Later(timeout / 1000, ("idle", "")))
+            self._idle.arm((timeout + playback_ms) / 1000)
 
     def _quiet(self) -> bool:
-        playing = self._playout is not None and self._playout.playing
-        return not self._responses and self._turns.speaking is None and not playing
+        return not self._responses and self._turns.speaking is None and not self._floor.busy
 
-    def _idle(self) -> None:
-        if self._idle_at is None or self._now() < self._idle_at or not self._quiet():
-            return
-        self._idle_at = None
-        self._turns.timed_out()
-        self._auto_respond()
+    def _ask_idle_caller(self) -> None:
+        if self._idle.is_due() and self._quiet():
+            self._turns.timed_out()
+            self._auto_respond()
 
     def _expire(self) -> None:
         for response in list(self._responses.values()):
             response.finish("cancelled", reason="client_cancelled")
-        refusal = Refusal("Your session hit the maximum duration of 60 minutes.", code="session_expired")
+        minutes = f"{self._behaviour.session_seconds / 60:g}"
+        refusal = Refusal(f"Your session hit the maximum duration of {minutes} minutes.", code="session_expired")
         self._stage.emit("error", error=refusal.body())
         self._ended = True
         self._stage.do(End("expired"))
@@ -374,29 +387,11 @@ class Conversation:
         return self.config.view(self._behaviour.echo_model)
 
     def _drain(self) -> list[Effect]:
-        for response_id in [r.id for r in self._responses.values() if r.done]:
-            del self._responses[response_id]
-            if self._playout is None or not self._playout.holds(response_id):
-                self._aside.discard(response_id)
-            self._arm_idle()
+        for response in [r for r in self._responses.values() if r.done]:
+            del self._responses[response.id]
+            self._doomed.discard(response.id)
+            self._floor.forget(response.id)
+            self._arm_idle(response.audio_ms if self._stage.playout is None else 0)
+        if self._active() is None:
+            self._turns.release()
         return self._stage.drain()
-
-
-def _how_turns_are_found(detection: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return the settings that matter to listening; what a turn leads to may change while the caller speaks."""
-    if detection is None:
-        return None
-    consequences = ("create_response", "interrupt_response", "idle_timeout_ms")
-    return {name: value for name, value in detection.items() if name not in consequences}
-
-
-def _audio_of(text: str) -> bytes:
-    """Decode base64 audio.
-
-    Raises:
-        Refusal: It is not base64.
-    """
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise Refusal("Invalid value: the audio is not base64.", code="invalid_value", param="audio") from None

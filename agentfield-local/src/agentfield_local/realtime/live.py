@@ -11,19 +11,34 @@ from typing import Any
 from av import AudioFrame
 
 from agentfield_local.behaviour import Behaviour
+from agentfield_local.brain.protocol import BrainRequest, Say
+from agentfield_local.brain.scripted import paraphrase
+from agentfield_local.brain.verbatim import verbatim_text
 from agentfield_local.clock import Clock
-from agentfield_local.conversation import Conversation
-from agentfield_local.early import EarlyWords
-from agentfield_local.ears import Ears
-from agentfield_local.effects import Abandon, Due, Effect, End, Hear, Later, Listen, Send, Think, Transcribe, Voice
 from agentfield_local.engines_pool import Busy, EnginesPool
 from agentfield_local.ids import new_id
-from agentfield_local.legs import Leg
 from agentfield_local.media import Decoder, Encoder, Resampler
-from agentfield_local.playout import Playout
+from agentfield_local.realtime.conversation import Conversation
+from agentfield_local.realtime.early import EarlyWords
+from agentfield_local.realtime.ears import Ears
+from agentfield_local.realtime.effects import (
+    Abandon,
+    Due,
+    Effect,
+    End,
+    Hear,
+    Later,
+    Listen,
+    Send,
+    Think,
+    Transcribe,
+    Voice,
+)
+from agentfield_local.realtime.legs import Leg
 from agentfield_local.speech.protocols import SPEECH_RATE
 from agentfield_local.speech.segmenter import SpeechEvent, SpeechPaused, SpeechStarted, SpeechStopped
 from agentfield_local.tasks import Tasks
+from agentfield_local.webrtc.playout import Playout
 
 __all__ = ["LiveSession"]
 
@@ -42,6 +57,7 @@ class LiveSession:
         clock: For what is due later.
         model: Model that was asked for.
         playout: What a WebRTC caller hears; None on a WebSocket.
+        transcription: Whether the session only transcribes.
         on_end: Called once when the session ends by itself.
     """
 
@@ -53,6 +69,7 @@ class LiveSession:
         *,
         model: str | None = None,
         playout: Playout | None = None,
+        transcription: bool = False,
         on_end: Callable[[str], None],
     ) -> None:
         self.conversation = Conversation(
@@ -62,6 +79,7 @@ class LiveSession:
             behaviour=behaviour,
             model=model,
             playout=playout,
+            transcription=transcription,
         )
         self.session_updates: list[dict[str, Any]] = []
         self._pool = pool
@@ -97,10 +115,10 @@ class LiveSession:
         """Forget a leg."""
         self._legs.pop(leg.name, None)
 
-    def end_legs(self) -> None:
-        """Close every leg after what is queued for it."""
+    def end_legs(self, code: int = 1000, reason: str = "") -> None:
+        """Close every leg after what is queued for it, a WebSocket with this close code and reason."""
         for leg in list(self._legs.values()):
-            leg.end()
+            leg.end(code, reason)
 
     def receive(self, leg: Leg, text: str | bytes) -> None:
         """Handle one client event."""
@@ -226,8 +244,9 @@ class LiveSession:
             message = "The server had an error while processing your request. Sorry about that!"
             self._perform(self.conversation.failed(response_id, message))
 
-    async def _think(self, response_id: str, request: Any) -> None:
-        steps = await self._pool.respond(request)
+    async def _think(self, response_id: str, request: BrainRequest) -> None:
+        said = verbatim_text(request.instructions) if self._behaviour.paraphrase_says else None
+        steps = await self._pool.respond(request) if said is None else (Say(paraphrase(said)),)
         self._perform(self.conversation.planned(response_id, steps))
 
     async def _voice(self, response_id: str, item_id: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -9,16 +10,21 @@ from agentfield_local.behaviour import Behaviour
 from agentfield_local.clock import Clock
 from agentfield_local.engines_pool import EnginesPool
 from agentfield_local.ids import new_id
-from agentfield_local.live import LiveSession
-from agentfield_local.peer import Peer
-from agentfield_local.playout import Playout
+from agentfield_local.realtime.live import LiveSession
 from agentfield_local.refusals import Refusal
 from agentfield_local.tasks import Tasks
+from agentfield_local.webrtc.gathering import UdpPorts
+from agentfield_local.webrtc.options import MediaOptions
+from agentfield_local.webrtc.peer import Peer
+from agentfield_local.webrtc.playout import Playout
 
 __all__ = ["Call", "Calls"]
 
+_log = logging.getLogger(__name__)
 _MAX_CALLS = 64
 _MAX_ENDED = 1000
+_ICE_FAILED = 4408
+"""Close code of a sideband whose caller never connected."""
 
 
 class Call:
@@ -42,16 +48,23 @@ class Call:
         self.headers = dict(headers)
         self.session: LiveSession | None = None
         self.peer: Peer | None = None
+        self.known_at = 0.0
+        self._updates: list[dict[str, Any]] = []
 
     @property
     def session_updates(self) -> list[dict[str, Any]]:
         """The `session` objects that clients sent in `session.update`, in order."""
-        return [] if self.session is None else list(self.session.session_updates)
+        return list(self._updates if self.session is None else self.session.session_updates)
 
     @property
     def legs(self) -> int:
         """How many legs are attached."""
         return 0 if self.session is None else self.session.legs
+
+    def forget(self) -> None:
+        """Let go of the session and the peer, whose audio would be kept as long as the record of the call."""
+        self._updates = self.session_updates
+        self.session = self.peer = None
 
 
 class Calls:
@@ -62,11 +75,19 @@ class Calls:
         behaviour: Returns the switches that hold now.
         clock: The sessions' clock.
         on_change: Called when a call began or ended.
+        media: How media is received.
     """
 
     def __init__(
-        self, pool: EnginesPool, behaviour: Callable[[], Behaviour], clock: Clock, on_change: Callable[[], None]
+        self,
+        pool: EnginesPool,
+        behaviour: Callable[[], Behaviour],
+        clock: Clock,
+        on_change: Callable[[], None],
+        media: MediaOptions,
     ) -> None:
+        self._media = media
+        self._ports = None if media.udp_ports is None else UdpPorts(*media.udp_ports)
         self._pool = pool
         self._behaviour = behaviour
         self._clock = clock
@@ -99,15 +120,24 @@ class Calls:
         call = Call(new_id("rtc"), payload, headers)
         playout = Playout()
         model = payload.get("model")
+        behaviour = self._behaviour()
         session = LiveSession(
             self._pool,
-            self._behaviour(),
+            behaviour,
             self._clock,
             model=model if isinstance(model, str) else None,
             playout=playout,
+            transcription=payload.get("type") == "transcription",
             on_end=lambda reason: self._end_soon(call, reason),
         )
-        peer = Peer(session, on_live=lambda: self._live(call), on_gone=lambda reason: self._gone(call, playout, reason))
+        peer = Peer(
+            session,
+            options=self._media,
+            ports=self._ports,
+            breaks=behaviour.breaks,
+            on_live=lambda: self._live(call),
+            on_gone=lambda reason: self._gone(call, playout, reason),
+        )
         call.session, call.peer = session, peer
         try:
             if payload:
@@ -117,6 +147,7 @@ class Calls:
         except BaseException:
             await self._free(call)
             raise
+        call.known_at = self._clock.now() + behaviour.unknown_call_ms / 1000
         self._calls[call.id] = self._open[call.id] = call
         while len(self._calls) > _MAX_ENDED:
             self._calls.pop(next(iter(self._calls)))
@@ -131,6 +162,17 @@ class Calls:
         """
         call = self._open.get(call_id)
         if call is None or call.state == "ended":
+            raise Refusal("No session found for the provided call_id", code="call_id_not_found", param="call_id")
+        return call
+
+    def find_for_sideband(self, call_id: str) -> Call:
+        """Return a call to attach to; a new one may not be known yet, as the switches say.
+
+        Raises:
+            Refusal: `call_id_not_found`; it never was, is over, or is too new.
+        """
+        call = self.find(call_id)
+        if self._clock.now() < call.known_at:
             raise Refusal("No session found for the provided call_id", code="call_id_not_found", param="call_id")
         return call
 
@@ -154,8 +196,9 @@ class Calls:
             return
         self._mark(call, reason)
         if call.session is not None:
-            call.session.end_legs()
+            call.session.end_legs(*((_ICE_FAILED, reason) if reason == "ice_failed" else (1000, "")))
         await self._free(call)
+        call.forget()
         self._on_change()
 
     def leg_left(self, call: Call) -> None:
@@ -183,6 +226,12 @@ class Calls:
 
     def _gone(self, call: Call, playout: Playout, reason: str) -> None:
         """The caller is gone; the media is freed, a sideband is told only if the switch says so."""
+        if reason == "ice_failed":
+            _log.warning(
+                "call %s: no media connection within %g s (ice_failed); hint: let UDP through between the caller and "
+                "this machine; --udp-ports LOW-HIGH fixes the ports, --advertise ADDRESS names the address",
+                *(call.id, self._media.connect_seconds),
+            )
         playout.close()
         self._mark(call, reason)
         self._on_change()
@@ -192,7 +241,7 @@ class Calls:
         """Close the peer first, which takes its own leg away; then end the call unless a silent sideband holds it."""
         if call.peer is not None:
             await call.peer.close()
-        if self._behaviour().vanish_notifies_sideband or call.legs == 0:
+        if reason == "ice_failed" or self._behaviour().vanish_notifies_sideband or call.legs == 0:
             await self.end(call, reason)
 
     async def _free(self, call: Call) -> None:

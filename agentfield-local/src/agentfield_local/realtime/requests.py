@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agentfield_local import events as ev
 from agentfield_local.brain.protocol import BrainRequest, Message, ToolOffer, ToolResult
-from agentfield_local.items import Item, ItemStore, item_from_client
+from agentfield_local.realtime import events as ev
+from agentfield_local.realtime.items import Item, ItemStore, item_from_client
+from agentfield_local.realtime.responses import Options
+from agentfield_local.realtime.session_config import SessionConfig
 from agentfield_local.refusals import Refusal
-from agentfield_local.responses import Options
-from agentfield_local.session_config import SessionConfig
 
 __all__ = ["brain_request", "make_options"]
 

@@ -13,7 +13,6 @@ from agentfield_local.refusals import Refusal, from_validation
 __all__ = [
     "DEFAULT_MODEL",
     "OPENAI_VOICES",
-    "SESSION_SECONDS",
     "AudioFormat",
     "AudioOutput",
     "FunctionTool",
@@ -26,7 +25,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "agentfield-local"
-SESSION_SECONDS = 3600
+_WITHOUT_TURNS = "gpt-realtime-whisper"
 OPENAI_VOICES = ("alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse")
 """Voices that clients of the protocol ask for by habit; all are spoken by the engine's own voice."""
 
@@ -160,6 +159,18 @@ class _SessionPatch(StrictModel):
     audio: _Audio = _Audio()
 
 
+class _TranscriptionAudio(StrictModel):
+    input: _AudioInput = _AudioInput()
+
+
+class _TranscriptionPatch(StrictModel):
+    """The `session` of a session that only transcribes."""
+
+    type: Literal["transcription"]
+    audio: _TranscriptionAudio = _TranscriptionAudio()
+    include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
+
+
 _TURN_DETECTION: dict[str, dict[str, Any]] = {
     "server_vad": _ServerVad(type="server_vad").model_dump(),
     "semantic_vad": _SemanticVad(type="semantic_vad").model_dump(),
@@ -174,9 +185,21 @@ class SessionConfig:
         session_id: Id that the server reports.
         expires_at: Unix time at which the session ends.
         voices: Voices that may be asked for; the first is the default.
+        transcription: Whether the session only transcribes.
+        silence_ms: Silence that ends a turn until a client says otherwise.
     """
 
-    def __init__(self, *, model: str | None, session_id: str, expires_at: int, voices: Collection[str]) -> None:
+    def __init__(
+        self,
+        *,
+        model: str | None,
+        session_id: str,
+        expires_at: int,
+        voices: Collection[str],
+        transcription: bool = False,
+        silence_ms: int = 500,
+    ) -> None:
+        self.transcription = transcription
         self._voices = tuple(dict.fromkeys((*voices, *OPENAI_VOICES)))
         self._named = model is not None
         self.data: dict[str, Any] = {
@@ -200,7 +223,7 @@ class SessionConfig:
                     "format": {"type": "audio/pcm", "rate": 24000},
                     "noise_reduction": None,
                     "transcription": None,
-                    "turn_detection": deepcopy(_TURN_DETECTION["server_vad"]),
+                    "turn_detection": {**_TURN_DETECTION["server_vad"], "silence_duration_ms": silence_ms},
                 },
                 "output": {
                     "format": {"type": "audio/pcm", "rate": 24000},
@@ -221,18 +244,31 @@ class SessionConfig:
             root: Where the object stands in the client's message, for the refusal.
 
         Raises:
-            Refusal: For the first field that is wrong.
+            Refusal: For the first field that is wrong, or a session of the other type.
         """
         data = dict(patch)
+        self._check_type(data.get("type"), root)
+        model: type[StrictModel] = _TranscriptionPatch if self.transcription else _SessionPatch
         try:
-            valid = _SessionPatch.model_validate(data).model_dump(exclude_unset=True)
+            valid = model.model_validate(data).model_dump(exclude_unset=True)
         except ValidationError as error:
             raise from_validation(error, data, root) from None
         if self._named:
             valid.pop("model", None)
         self.check_voice(valid.get("audio", {}).get("output", {}).get("voice"), has_audio=has_audio, root=root)
-        self.data = _merge(self.data, valid)
+        merged = _merge(self.data, valid)
+        _check_whisper(merged["audio"]["input"], root)
+        self.data = merged
         self._named = self._named or "model" in valid
+
+    def _check_type(self, given: object, root: tuple[str, ...]) -> None:
+        mine, other = ("transcription", "realtime") if self.transcription else ("realtime", "transcription")
+        if given == other:
+            raise Refusal(
+                f"Passing a {other} session update event to a {mine} session is not allowed.",
+                code="invalid_parameter",
+                param=".".join((*root, "type")),
+            )
 
     def check_voice(self, voice: str | None, *, has_audio: bool, root: tuple[str, ...]) -> None:
         """Refuse a voice that is not there, and a change after the assistant has spoken.
@@ -258,6 +294,13 @@ class SessionConfig:
     def view(self, echo_model: str | None = None) -> dict[str, Any]:
         """Return a copy as the server reports it."""
         copy = deepcopy(self.data)
+        if self.transcription:
+            return {
+                "type": "transcription",
+                "object": "realtime.transcription_session",
+                **{name: copy[name] for name in ("id", "expires_at", "include")},
+                "audio": {"input": copy["audio"]["input"]},
+            }
         if echo_model is not None:
             copy["model"] = echo_model
         return copy
@@ -284,6 +327,21 @@ class SessionConfig:
         """Settings of turn detection, None where the client commits by hand."""
         found: dict[str, Any] | None = self.input["turn_detection"]
         return found
+
+
+def _check_whisper(heard: Mapping[str, Any], root: tuple[str, ...]) -> None:
+    """Refuse turn detection with the one transcription model that has none.
+
+    Raises:
+        Refusal: `invalid_value`.
+    """
+    model = (heard["transcription"] or {}).get("model")
+    if model == _WITHOUT_TURNS and heard["turn_detection"] is not None:
+        raise Refusal(
+            f"Turn detection is not supported with {_WITHOUT_TURNS!r}; set 'turn_detection' to null.",
+            code="invalid_value",
+            param=".".join((*root, "audio.input.turn_detection")),
+        )
 
 
 def _merge(current: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,18 +11,21 @@ from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateErr
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
 
-from agentfield_local.jitter import receive_promptly
-from agentfield_local.legs import ChannelLeg
-from agentfield_local.live import LiveSession
+from agentfield_local.behaviour import Breaks
 from agentfield_local.media import PacedTrack
+from agentfield_local.realtime.conversation import CALLER
+from agentfield_local.realtime.legs import ChannelLeg
+from agentfield_local.realtime.live import LiveSession
 from agentfield_local.refusals import Refusal
 from agentfield_local.tasks import Tasks
+from agentfield_local.webrtc.gathering import UdpPorts, advertise, gather_from
+from agentfield_local.webrtc.jitter import receive_promptly
+from agentfield_local.webrtc.options import MediaOptions
 
 __all__ = ["CHANNEL_LABEL", "Peer"]
 
 CHANNEL_LABEL = "oai-events"
 _log = logging.getLogger(__name__)
-_CONNECT_SECONDS = 10.0
 _CLOSE_SECONDS = 5.0
 _GAP_MS = 400
 _UNANSWERABLE = (
@@ -37,12 +40,27 @@ class Peer:
 
     Args:
         session: What is heard, said and told.
+        options: How media is received.
+        ports: Where; None lets the system choose.
+        breaks: How the connection breaks.
         on_live: Called when the connection is up.
         on_gone: Called once, with `ice_failed` or `peer_gone`, when there is no connection (any more).
     """
 
-    def __init__(self, session: LiveSession, *, on_live: Callable[[], None], on_gone: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        session: LiveSession,
+        *,
+        options: MediaOptions,
+        ports: UdpPorts | None,
+        breaks: Breaks,
+        on_live: Callable[[], None],
+        on_gone: Callable[[str], None],
+    ) -> None:
         self._session = session
+        self._options = options
+        self._ports = ports
+        self._breaks = breaks
         self._on_live = on_live
         self._on_gone = on_gone
         self._tasks = Tasks()
@@ -60,10 +78,12 @@ class Peer:
         """Return the answer to an offer that passed the gate.
 
         Raises:
-            Refusal: The library cannot make a connection of it.
+            Refusal: The library cannot make a connection of it, or no UDP port is free.
         """
         try:
             await self._connection.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+            if self._ports is not None:
+                gather_from(self._connection, self._ports)
             await self._connection.setLocalDescription(await self._connection.createAnswer())
         except _UNANSWERABLE as error:
             _log.info("an offer was refused: %s", type(error).__name__)
@@ -71,7 +91,8 @@ class Peer:
                 "The SDP offer was refused: it cannot be answered.", code="invalid_offer", param="sdp"
             ) from None
         self._tasks.start(self._watch(), "connect")
-        return self._connection.localDescription.sdp
+        sdp = self._connection.localDescription.sdp
+        return sdp if self._options.advertise is None else advertise(sdp, self._options.advertise)
 
     async def close(self) -> None:
         """Close the connection and everything that it runs."""
@@ -87,7 +108,7 @@ class Peer:
 
     async def _watch(self) -> None:
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with asyncio.timeout(self._options.connect_seconds):
                 await self._up.wait()
         except TimeoutError:
             self._gone("ice_failed")
@@ -109,7 +130,7 @@ class Peer:
         if channel.label != CHANNEL_LABEL or self._leg is not None:
             channel.close()
             return
-        leg = self._leg = ChannelLeg("caller", channel)
+        leg = self._leg = ChannelLeg(CALLER, channel, breaks=self._breaks, vanish=lambda: self._gone("peer_gone"))
         channel.on("message", lambda message: self._session.receive(leg, message))
         channel.on("close", self._drop_leg)
         self._session.attach(leg)
@@ -121,7 +142,7 @@ class Peer:
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":
             for receiver in self._connection.getReceivers():
-                receive_promptly(receiver)
+                receive_promptly(receiver, self._options.jitter_prefetch)
             self._tasks.start(self._listen(track), "listen")
 
     async def _listen(self, track: MediaStreamTrack) -> None:

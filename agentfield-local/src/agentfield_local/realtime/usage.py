@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from agentfield_local.items import Item
+from agentfield_local.realtime.items import Item
 
 __all__ = ["Usage", "text_tokens", "usage_of"]
 

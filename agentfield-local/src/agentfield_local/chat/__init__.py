@@ -1,0 +1,1 @@
+"""Chat completions with audio: recorded turns in, a streamed spoken answer out."""

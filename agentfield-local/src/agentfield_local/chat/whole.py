@@ -1,0 +1,75 @@
+"""An answer in one piece, for clients that do not stream: words and calls, no audio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from agentfield_local.chat.answer import Answer
+from agentfield_local.chat.chunks import usage_view
+from agentfield_local.chat.generations import Generation
+from agentfield_local.chat.refusals import ChatRefusal
+from agentfield_local.chat.stream import Emit, Prepare
+
+__all__ = ["whole_answer"]
+
+
+async def whole_answer(
+    generation: Generation, answer: Callable[[Emit], Answer], prepare: Prepare
+) -> web.StreamResponse:
+    """Return the answer as one JSON object.
+
+    Args:
+        generation: The record of the answer.
+        answer: Makes the answer.
+        prepare: Returns what the brain reads.
+
+    Raises:
+        ChatRefusal: The engines have too much to do, or broke.
+        Broken: The switches say that the connection breaks.
+    """
+    calls: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
+
+    async def collect(chunk: dict[str, Any]) -> None:
+        errors.extend([chunk["error"]] if "error" in chunk else [])
+        for choice in chunk["choices"]:
+            for part in choice["delta"].get("tool_calls", ()):
+                _join(calls, part)
+
+    try:
+        await answer(collect).run(await prepare())
+    except ChatRefusal:
+        generation.finish_reason = "error"
+        raise
+    body = _view(generation, calls, errors)
+    return web.json_response(body, headers={"X-Generation-Id": generation.head.id})
+
+
+def _join(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
+    """Take a piece of a call as the stream has it."""
+    if part["index"] == len(calls):
+        calls.append({"id": part["id"], "type": "function", "function": {**part["function"]}})
+    else:
+        calls[part["index"]]["function"]["arguments"] += part["function"]["arguments"]
+
+
+def _view(generation: Generation, calls: list[dict[str, Any]], errors: list[dict[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": generation.said or None, "refusal": None}
+    if calls:
+        message["tool_calls"] = calls
+    reason = generation.finish_reason
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+    if errors:
+        choice["error"] = errors[0]
+    return {
+        "id": generation.head.id,
+        "object": "chat.completion",
+        "created": generation.head.created,
+        "model": generation.head.model,
+        "provider": generation.head.provider,
+        "choices": [{**choice, "native_finish_reason": reason}],
+        "usage": usage_view(generation.usage, cost=True),
+    }

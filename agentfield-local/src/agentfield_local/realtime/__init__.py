@@ -1,0 +1,1 @@
+"""The Realtime protocol: conversations over a WebSocket, and the calls whose media is WebRTC."""

@@ -1,0 +1,1 @@
+"""The server's end of WebRTC: offers, ports, addresses, and what a caller hears."""
