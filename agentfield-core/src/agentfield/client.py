@@ -45,6 +45,9 @@ STREAM_SILENCE: Final = 45.0
 STREAM_AWAY: Final = 30.0
 """Seconds that an event stream keeps trying to find a control plane that went away."""
 
+MEDIA_FRAME: Final = 1024 * 1024
+"""Bytes that a frame of a session's media may have."""
+
 _ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 M = TypeVar("M", bound=BaseModel)
 
@@ -183,8 +186,46 @@ class ControlPlaneClient:
         """Return what a page gets for the one-time code in its address."""
         return _read(ExchangeResponse, await self._json("POST", "/sessions/exchange", body={"code": code}))
 
+    @asynccontextmanager
+    async def media(
+        self, session_id: str, token: str | None = None, *, codec: str = "pcm16", rate: int = 24_000
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open the WebSocket that carries the audio of a session, on transports of bridged media.
+
+        Binary frames are audio in the format that is asked for, both ways; text frames are JSON. Leaving the block without
+        having sent ``{"type": "hangup"}`` is a lost connection: the caller may come back within ten seconds.
+
+        Args:
+            session_id: The session.
+            token: Its browser token, by default the API key counts.
+            codec: ``pcm16``, ``pcmu`` or ``pcma``.
+            rate: Samples per second; G.711 is 8000.
+        """
+        path = f"/sessions/{_part(session_id)}/media"
+        query = {"format": codec, "rate": str(rate)}
+        key = token or self._api_key
+        try:
+            socket = await self._session().ws_connect(
+                f"{self.url}/api/v1{path}",
+                params=query,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CONNECT),
+                heartbeat=STREAM_SILENCE / 3,
+                max_msg_size=MEDIA_FRAME,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            # a refused handshake does not hand over its body, the same request without an upgrade is refused alike
+            async with self._request("GET", path, token=token, query=query):
+                raise self._stranger(error.status) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unavailable(error) from error
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
     async def session_events(
-        self, session_id: str, token: str | None = None, after: int = 0
+        self, session_id: str, token: str | None = None, after: int = 0, *, audio: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
         """Iterate over a session's events: recorded ones have a `seq`, live ones only a `type`.
 
@@ -194,13 +235,15 @@ class ControlPlaneClient:
             session_id: The session.
             token: Its browser token, by default the API key counts.
             after: The `seq` behind which to begin.
+            audio: Also take the audio of replies, on transports of turns (``reply.audio``): who does is a listener, to
+                whom the agent can speak outside of a turn.
         """
         loop = asyncio.get_running_loop()
         away_since: float | None = None
         pause = 0.1
         while True:
             try:
-                async for event in self._stream(session_id, token, after):
+                async for event in self._stream(session_id, token, after, audio=audio):
                     away_since, pause = None, 0.1
                     if (seq := event.get("seq")) is not None:
                         after = int(seq)
@@ -213,6 +256,43 @@ class ControlPlaneClient:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+    async def turn(
+        self,
+        session_id: str,
+        audio: bytes,
+        media_type: str,
+        *,
+        token: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Send a recorded turn and iterate over its answer, until the turn is done.
+
+        The first one is ``{"type": "turn", "item": …}``; then recorded events, which have a `seq`, and live ones, among
+        them ``{"type": "reply.audio", "reply", "data", "rate"}`` with 16-bit samples in base64.
+
+        Args:
+            session_id: The session.
+            audio: The recording.
+            media_type: What it is, such as ``audio/wav`` or ``audio/pcm;rate=24000``.
+            token: The session's browser token, by default the API key counts.
+            idempotency_key: With the same key again, the same turn is answered again from its beginning.
+
+        Raises:
+            AgentFieldError: The turn was refused, or something went wrong while it was answered.
+        """
+        headers = {"Accept": "text/event-stream", "Content-Type": media_type}
+        if idempotency_key:
+            headers[IDEMPOTENCY_KEY] = idempotency_key
+        path = f"/sessions/{_part(session_id)}/turns"
+        parser = EventParser()
+        async with self._request("POST", path, token=token, data=audio, headers=headers, stream=True) as response:
+            async for chunk in response.content.iter_any():
+                for event in parser.feed(chunk):
+                    value = json.loads(event.data)
+                    if event.event == "problem":
+                        raise error_from_problem(value)
+                    yield {"type": "turn", **value} if event.event == "turn" else value
 
     # --- the rest -----------------------------------------------------------------------------------------------
 
@@ -236,11 +316,14 @@ class ControlPlaneClient:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    async def _stream(self, session_id: str, token: str | None, after: int) -> AsyncIterator[dict[str, Any]]:
+    async def _stream(
+        self, session_id: str, token: str | None, after: int, *, audio: bool
+    ) -> AsyncIterator[dict[str, Any]]:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(after)} if after else {})}
         parser = EventParser()
         path = f"/sessions/{_part(session_id)}/events"
-        async with self._request("GET", path, token=token, headers=headers, stream=True) as response:
+        query = {"audio": "1"} if audio else None
+        async with self._request("GET", path, token=token, headers=headers, query=query, stream=True) as response:
             async for chunk in response.content.iter_any():
                 for event in parser.feed(chunk):
                     value = json.loads(event.data)
@@ -294,9 +377,7 @@ class ControlPlaneClient:
         stream: bool = False,
         root: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._http is None:
-            message = "A ControlPlaneClient is used inside `async with`."
-            raise RuntimeError(message)
+        http = self._session()
         key = token or self._api_key
         sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
         # a stream of bytes is sent piece by piece; a large one would hold up the event loop otherwise
@@ -306,7 +387,7 @@ class ControlPlaneClient:
         )
         url = self.url + ("" if root else "/api/v1") + path
         try:
-            async with self._http.request(
+            async with http.request(
                 method, url, data=content, headers=sent, params=query, timeout=timeout, allow_redirects=False
             ) as response:
                 if response.status >= 300:
@@ -314,6 +395,12 @@ class ControlPlaneClient:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unavailable(error) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            message = "A ControlPlaneClient is used inside `async with`."
+            raise RuntimeError(message)
+        return self._http
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> AgentFieldError:
         text = await response.text()

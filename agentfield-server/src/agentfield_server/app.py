@@ -17,14 +17,18 @@ from agentfield_server.adapters import AdapterPool
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
 from agentfield_server.api.catalogue import CatalogueRoutes
+from agentfield_server.api.media import MediaRoutes
 from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.sessions import SessionRoutes
+from agentfield_server.api.turns import TurnRoutes
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.listening import announced, listen
 from agentfield_server.nodes import LinkHub
 from agentfield_server.sessions import Sessions
+from agentfield_server.sessions.prices import load_prices
+from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite import SqliteStore
@@ -70,14 +74,21 @@ async def control_plane(
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
         engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
-        adapters = AdapterPool(registry, home=settings.home, environ=environ)
+        adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
-        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters)
+        prices = load_prices(settings.prices)
+        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices)
         stack.push_async_callback(sessions.close)
+        turns = TurnDesk(sessions, store, bus, registry)
+        stack.push_async_callback(turns.close)
         tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
         public = _PublicUrl(settings)
         routes = [
-            *SessionRoutes(sessions=sessions, store=store, tokens=tokens, bus=bus, public_url=public.get).routes(),
+            *SessionRoutes(
+                sessions=sessions, store=store, tokens=tokens, bus=bus, turns=turns, public_url=public.get
+            ).routes(),
+            *TurnRoutes(turns, sessions, store).routes(),
+            *MediaRoutes(sessions=sessions, bus=bus).routes(),
             *executions.routes(engine, store),
             *workflows.routes(store),
             *nodes.routes(hub),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveInt, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from agentfield.errors import InvalidInput
 
 __all__ = ["Settings"]
+
+_CONCURRENCY = "must be like openai=50,local=4, or a JSON object of numbers"
 
 
 class Settings(BaseSettings):
@@ -33,6 +37,27 @@ class Settings(BaseSettings):
     """Further origins whose pages may use the REST interface, exactly as browsers send them."""
     code_ttl: float = Field(default=600.0, gt=0)
     """Seconds that the one-time code of a page address may be exchanged."""
+
+    provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
+    """How many sessions one key of a provider may have at once, where that is not what the provider's plugin declares;
+    ``openai=50,local=4`` or a JSON object."""
+    prices: Path | None = None
+    """A TOML file with prices that go over those of the plugins (see `agentfield_server.sessions.prices`)."""
+
+    @field_validator("provider_concurrency", mode="before")
+    @classmethod
+    def _read_concurrency(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError(_CONCURRENCY) from None
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if any(not name.strip() or not limit.strip().isdecimal() for name, _, limit in pairs):
+            raise ValueError(_CONCURRENCY)
+        return {name.strip(): int(limit) for name, _, limit in pairs}
 
     @field_validator("api_key")
     @classmethod

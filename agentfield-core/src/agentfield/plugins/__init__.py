@@ -16,6 +16,7 @@ from agentfield.plugins.spec import (
     Names,
     Need,
     PairSpec,
+    Prices,
     ProviderInfo,
     TransportInfo,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "PairSpec",
     "PluginRecord",
     "PluginState",
+    "Prices",
     "ProviderInfo",
     "Registry",
     "TransportInfo",

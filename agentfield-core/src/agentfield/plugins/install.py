@@ -17,15 +17,17 @@ __all__ = ["FIRST_PARTY", "FIRST_PARTY_PAIRS", "Origin", "install_hint", "origin
 
 FIRST_PARTY_PAIRS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
+        ("local", "audio_turns"): "agentfield-local",
         ("local", "webrtc"): "agentfield-local",
+        ("local", "websocket"): "agentfield-local",
         ("openai", "webrtc"): "agentfield-openai",
+        ("openai", "websocket"): "agentfield-openai",
+        ("openrouter", "audio_turns"): "agentfield-openrouter",
     }
 )
 """The pairs that we ship, each with the distribution that has it."""
 
-FIRST_PARTY = frozenset(
-    {"agentfield-core", "agentfield-server", "agentfield-cli", "agentfield-openrouter", *FIRST_PARTY_PAIRS.values()}
-)
+FIRST_PARTY = frozenset({"agentfield-core", "agentfield-server", "agentfield-cli", *FIRST_PARTY_PAIRS.values()})
 """The distributions that `install_hint` may name."""
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from agentfield.plugins.install import FIRST_PARTY_PAIRS, install_hint
-from agentfield.plugins.registry import Registry
-from agentfield.plugins.spec import Capabilities, Need
+from agentfield.plugins.registry import PluginRecord, Registry
+from agentfield.plugins.spec import Capabilities, Need, PairSpec
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.rest import AdapterView
 
-__all__ = ["adapter_views", "matrix_markdown", "needs_of"]
+__all__ = ["adapter_views", "cell", "matrix_markdown", "needs_of", "table_of"]
 
 _SPEAKS = frozenset[object]({"exact", "best_effort"})
 
@@ -35,6 +35,9 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
         yield Need("caller_transcript", frozenset({"final", "partial"}), f"transcription={declared.transcription!r}")
     elif declared.floor == "handler":
         yield Need("caller_transcript", frozenset({"final", "partial"}), "the handler floor")
+    if declared.interrupt_after_ms:
+        because = f"interrupt_after_ms={declared.interrupt_after_ms}"
+        yield Need("interruption", frozenset({"server", "client"}), because)
     yield from _limit_needs(declared)
 
 
@@ -100,19 +103,25 @@ def _jsonable(capabilities: Capabilities) -> dict[str, Any]:
 
 def matrix_markdown(registry: Registry) -> str:
     """Return the installed pairs as a Markdown table: a line for each capability, a column for each pair."""
-    rows = registry.pairs()
+    return table_of(registry.pairs())
+
+
+def table_of(rows: Iterable[tuple[PairSpec, PluginRecord]]) -> str:
+    """Return these pairs as `matrix_markdown` does."""
+    columns = tuple(rows)
+    tables = [_jsonable(spec.capabilities) for spec, _ in columns]
     lines = [
-        "| capability | " + " | ".join(spec.name for spec, _ in rows) + " |",
-        "|---" * (len(rows) + 1) + "|",
-        "| distribution | " + " | ".join(record.distribution for _, record in rows) + " |",
-        "| media | " + " | ".join(spec.media for spec, _ in rows) + " |",
+        _row("capability", (spec.name for spec, _ in columns)),
+        "|---" * (len(columns) + 1) + "|",
+        _row("distribution", (record.distribution for _, record in columns)),
+        _row("media", (spec.media for spec, _ in columns)),
     ]
-    tables = [_jsonable(spec.capabilities) for spec, _ in rows]
-    lines += [
-        f"| {field.name} | " + " | ".join(cell(table[field.name]) for table in tables) + " |"
-        for field in dataclasses.fields(Capabilities)
-    ]
+    lines += [_row(field.name, (cell(t[field.name]) for t in tables)) for field in dataclasses.fields(Capabilities)]
     return "\n".join(lines) + "\n"
+
+
+def _row(first: str, cells: Iterable[str]) -> str:
+    return f"| {' | '.join((first, *cells))} |"
 
 
 def cell(value: Any) -> str:

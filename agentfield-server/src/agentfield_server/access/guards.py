@@ -13,13 +13,17 @@ from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api.routes import Access
 from agentfield_server.settings import Settings
 
-__all__ = ["CALLER", "PRINCIPAL", "Door"]
+__all__ = ["CALLER", "MEDIA_PROTOCOL", "PRINCIPAL", "Door"]
 
 PRINCIPAL = web.RequestKey("agentfield_principal", str)
 """Who asks: ``operator``, or ``session:<id>`` for the holder of a browser token."""
 
 CALLER = web.RequestKey("agentfield_caller", bool)
 """Whether the request comes from the caller's page (a browser token)."""
+
+
+MEDIA_PROTOCOL = "agentfield.media.v1"
+"""The subprotocol of the media socket."""
 
 
 class Door:
@@ -122,7 +126,15 @@ def _credential(request: web.Request) -> str | None:
     if header is not None:
         scheme, _, value = header.partition(" ")
         return value.strip() if scheme.lower() == "bearer" else ""
-    return request.headers.get("X-API-Key")
+    return request.headers.get("X-API-Key") or _offered_token(request)
+
+
+def _offered_token(request: web.Request) -> str | None:
+    """Return the token that a page offers as a subprotocol of the media socket: browsers send no headers with those."""
+    if not request.path.endswith("/media") or request.headers.get("Upgrade", "").lower() != "websocket":
+        return None
+    offered = (name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(","))
+    return next((name for name in offered if name.startswith("ek_af_")), None)
 
 
 def _is_loopback(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
@@ -30,6 +30,7 @@ from agentfield_server.api.routes import Route
 from agentfield_server.api.views import dag_view, session_view
 from agentfield_server.bus import Bus
 from agentfield_server.sessions import Sessions
+from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import EventRow, SessionRow
 
@@ -47,16 +48,25 @@ class SessionRoutes:
         store: What is kept.
         tokens: Browser tokens and one-time codes.
         bus: Hints and live events.
+        turns: The callers of sessions of recorded turns.
         public_url: Returns the address under which browsers reach this control plane.
     """
 
     def __init__(
-        self, *, sessions: Sessions, store: Store, tokens: TokenDesk, bus: Bus, public_url: Callable[[], str]
+        self,
+        *,
+        sessions: Sessions,
+        store: Store,
+        tokens: TokenDesk,
+        bus: Bus,
+        turns: TurnDesk,
+        public_url: Callable[[], str],
     ) -> None:
         self._sessions = sessions
         self._store = store
         self._tokens = tokens
         self._bus = bus
+        self._turns = turns
         self._public_url = public_url
 
     def routes(self) -> list[Route]:
@@ -126,6 +136,7 @@ class SessionRoutes:
         row, config = await self._sessions.start(body, principal=request[PRINCIPAL], idempotency=key)
         base = self._public_url()
         path = f"/api/v1/sessions/{row.id}"
+        media = self._sessions.media(config)
         reply = StartResponse(
             session_id=row.id,
             run_id=row.run_id,
@@ -137,7 +148,9 @@ class SessionRoutes:
             floor=config.declaration.floor,
             token=await self._tokens.issue_token(row.id),
             page_url=f"{base}/call#code={await self._tokens.issue_code(row.id)}",
-            offer_url=f"{base}{path}/offer",
+            offer_url=f"{base}{path}/offer" if media == "direct" else None,
+            media_url=f"{_socket_address(base)}{path}/media" if media == "bridged" else None,
+            turns_url=f"{base}{path}/turns" if media == "turns" else None,
             events_url=f"{base}{path}/events",
         )
         return json_reply(reply, status=201, headers={"Location": path})
@@ -205,20 +218,26 @@ class SessionRoutes:
         return json_reply(dag_view(row.run_id, rows, session_id=row.id, limit=limit))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Stream what was recorded and what is live; `Last-Event-ID` resumes."""
+        """Stream what was recorded and what is live; `Last-Event-ID` resumes, `audio=1` adds the audio of recorded turns."""
         row = await self._row(request)
         after = _last_event_id(request)
         presence = self._sessions.caller_attached(row.id) if request.get(CALLER) else nullcontext()
-        # subscribed before the first read: nothing can fall between the two
-        with presence, self._bus.subscribe(f"run:{row.run_id}") as hints, self._bus.subscribe(f"live:{row.id}") as live:
+        with presence, ExitStack() as sources:
+            # subscribed before the first read: nothing can fall between the two
+            hints = sources.enter_context(self._bus.subscribe(f"run:{row.run_id}"))
+            live = [sources.enter_context(self._bus.subscribe(f"live:{row.id}"))]
+            if request.query.get("audio") == "1" and row.state != "ended" and self._turns.serves(row):
+                live.append(sources.enter_context(self._turns.listening(row)))
+                await self._turns.leg(row)
             headers = {"Cache-Control": "no-store"}
             async with sse_response(request, headers=headers, ping_interval=_KEEP_ALIVE) as stream:
-                pump = asyncio.create_task(_pump_live(stream, live))
+                pumps = [asyncio.create_task(_pump_live(stream, source)) for source in live]
                 try:
                     await self._replay(stream, row, after, hints)
                 finally:
-                    pump.cancel()
-                    await asyncio.gather(pump, return_exceptions=True)
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
         return stream
 
     async def _replay(
@@ -253,7 +272,13 @@ async def _pump_live(stream: EventSourceResponse, live: AsyncIterator[object]) -
     while True:
         # the iteration ends once when the reader lagged; what was lost was live only
         async for event in live:
-            await stream.send(json.dumps(event, separators=(",", ":"), ensure_ascii=False), event="live")
+            data = event if isinstance(event, str) else json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+            await stream.send(data, event="live")
+
+
+def _socket_address(base: str) -> str:
+    """Return an address of the same place for WebSockets."""
+    return "ws" + base.removeprefix("http")
 
 
 def _is_end(event: EventRow) -> bool:

@@ -130,6 +130,28 @@ class Board:
         return self.config.declaration.floor == "model"
 
     @property
+    def replays(self) -> bool:
+        """Whether another session at the provider can take over, given what was said so far."""
+        return self.capabilities.resumption in ("replay", "stateless")
+
+    @property
+    def carried(self) -> bool:
+        """Whether the audio passes through us, so that how much was heard is measured here."""
+        return self.media != "direct"
+
+    @property
+    def vad(self) -> bool:
+        """Whether the provider finds out when the caller speaks; else a turn is known by its end."""
+        return self.media != "turns" and self.config.turn_detection is not None
+
+    @property
+    def stops_replies(self) -> bool:
+        """Whether it is us who stop a reply that the caller speaks over; else the provider does."""
+        if self.capabilities.interruption == "server":
+            return self.config.declaration.interrupt_after_ms > 0 or self.config.turn_detection is None
+        return self.capabilities.interruption == "client"
+
+    @property
     def live(self) -> bool:
         """Whether the call is on and nobody has ended it."""
         return self.state == "live"

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import cast
 
-from agentfield.errors import AgentFieldError, ProviderUnavailable
-from agentfield.realtime.commands import Command, Reply, Say
+from agentfield.errors import AgentFieldError, Conflict, ProviderUnavailable
+from agentfield.plugins.spec import PairSpec
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.bridge import Bridge
+from agentfield.realtime.caller import CallerInput, CallerLeg
+from agentfield.realtime.commands import Command, End, Reply, Say
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import ProviderFault, SessionClosed
-from agentfield.realtime.provider import CallRef, DirectAdapter, ProviderSession
+from agentfield.realtime.player import LineEnd
+from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
+from agentfield_server.media.convert import converter
 from agentfield_server.sessions import inputs as i
 
-__all__ = ["ATTACH_WAIT", "CallLine", "FromCall"]
+__all__ = ["ATTACH_WAIT", "CallLine", "FromCall", "MediaAdapter"]
+
+MediaAdapter = DirectAdapter | BridgedAdapter
+"""An adapter of any medium; the pair says which."""
 
 _log = logging.getLogger("agentfield.sessions")
 
 ATTACH_WAIT = 10.0
 """Seconds in which the sideband must be attached (5) and its configuration confirmed (5), else the call is hung up."""
 _NEGOTIATE_WAIT = 20.0
+_OPEN_WAIT = 20.0
+_END_WAIT = 2.0
 _SEND_WAIT = 5.0
 _HANG_UP_WAIT = 5.0
 _CLOSE_WAIT = 2.0
@@ -41,18 +54,34 @@ Tell = Callable[[i.Input], None]
 class CallLine:
     """The call of one session at its provider.
 
+    On pairs of direct media the call is negotiated and its sideband attached; on the others the provider's session is
+    opened, and a bridge carries the audio of the caller's leg.
+
     Args:
         adapter: The pair's adapter; entered on first use.
+        pair: Says who carries the audio.
         config: The frozen configuration.
         put: Takes what the provider tells; waits for room.
         tell: Takes what came of a command; never waits.
+        hear: Takes what the caller of a bridge typed, and that it has gone; never waits.
     """
 
     def __init__(
-        self, adapter: Callable[[], Awaitable[DirectAdapter]], config: SessionConfig, *, put: Put, tell: Tell
+        self,
+        adapter: Callable[[], Awaitable[MediaAdapter]],
+        pair: PairSpec,
+        config: SessionConfig,
+        *,
+        put: Put,
+        tell: Tell,
+        hear: Callable[[CallerInput], None],
     ) -> None:
         self._adapter = adapter
+        self._pair = pair
         self._config = config
+        self._hear = hear
+        self._bridge: Bridge | None = None
+        self._audio: AudioFormat | None = None
         self._put = put
         self._tell = tell
         self.generation = 0
@@ -67,7 +96,7 @@ class CallLine:
             ProviderError: It refused.
             ProviderUnavailable: It did not answer in time.
         """
-        adapter = await self._adapter()
+        adapter = await self._direct()
         try:
             async with asyncio.timeout(_NEGOTIATE_WAIT):
                 answer = await adapter.negotiate(offer, self._config)
@@ -85,7 +114,7 @@ class CallLine:
             ProviderUnavailable: The same, for want of an answer in time.
         """
         try:
-            adapter = await self._adapter()
+            adapter = await self._direct()
             async with asyncio.timeout(ATTACH_WAIT):
                 provider = await adapter.attach(ref, self._config)
         except BaseException as error:
@@ -98,9 +127,73 @@ class CallLine:
                 ) from None
             raise
         await self.let_go()
-        self.ref = ref
-        self._provider = provider
-        self._pump = asyncio.create_task(self._carry(provider), name=f"events of {self._config.session_id}")
+        self._begin(ref, provider)
+
+    # --- audio that passes through us
+
+    @property
+    def bridged(self) -> bool:
+        """Whether there is a bridge that takes a leg."""
+        return self._bridge is not None
+
+    async def open(self, ref: CallRef, wanted: AudioFormat | None = None) -> None:
+        """Open the provider's session and put the bridge before it.
+
+        Args:
+            ref: What is stored of the call.
+            wanted: The caller's format, taken where the provider has it; else the provider's first.
+
+        Raises:
+            ProviderError: The provider refused.
+            ProviderUnavailable: It did not answer in time.
+        """
+        adapter = await self._open_adapter()
+        audio = wanted if wanted is not None and wanted in adapter.formats else adapter.formats[0]
+        provider = await self._opened(adapter, audio)
+        await self.let_go()
+        self._audio = audio
+        self._bridge = Bridge(
+            provider,
+            audio=audio,
+            convert=converter,
+            clock=time.monotonic,
+            hear=self._hear,
+            patient=self._pair.media == "bridged",
+        )
+        self._begin(ref, self._bridge)
+
+    async def carry(self, leg: CallerLeg) -> LineEnd:
+        """Carry a caller's leg until it is over; returns why it is.
+
+        Raises:
+            Conflict: There is no session at the provider (code `not_live`).
+        """
+        if self._bridge is None:
+            raise Conflict("there is no session at the provider", code="not_live", hint="connect again")
+        return await self._bridge.attach(leg)
+
+    async def rotate(self, rotated: Callable[[], None]) -> None:
+        """Open another session at the provider and let it take over.
+
+        Args:
+            rotated: Called before anything that the new one tells.
+
+        Raises:
+            ProviderError: The provider refused.
+            ProviderUnavailable: It did not answer in time.
+        """
+        bridge, audio = self._bridge, self._audio
+        if bridge is None or audio is None:
+            raise ProviderUnavailable("there is no call whose session could be opened again")
+        bridge.hold()
+        provider = await self._opened(await self._open_adapter(), audio)
+        if self._bridge is not bridge:
+            await self._close(provider)
+            return
+        rotated()
+        await bridge.swap(provider)
+
+    # --- either way
 
     async def send(self, command: Command) -> None:
         """Command the provider; what it cannot do or take becomes an input of the machine."""
@@ -121,19 +214,23 @@ class CallLine:
     async def hang_up(self) -> None:
         """End the call at the provider and let go of it; idempotent."""
         ref, self.ref = self.ref, None
-        if ref is not None:
+        if self._bridge is not None:
+            await self._end_bridged(self._bridge)
+        elif ref is not None and self._pair.media == "direct":
             await self._hang_up(ref)
         await self.let_go()
 
     async def end(self, ref: CallRef) -> None:
         """End a call at the provider that another one has replaced."""
-        await self._hang_up(ref)
+        if self._pair.media == "direct":
+            await self._hang_up(ref)
 
     async def let_go(self) -> None:
         """Stop listening without ending the call; idempotent."""
         self.generation += 1
         pump, self._pump = self._pump, None
         provider, self._provider = self._provider, None
+        self._bridge = None
         if pump is not None:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
@@ -148,8 +245,8 @@ class CallLine:
         try:
             async for event in provider.events():
                 await self._put(FromCall(generation, event))
-                if isinstance(event, SessionClosed):
-                    return
+                if isinstance(event, SessionClosed) and self._pair.media == "direct":
+                    return  # behind a bridge another session may take over
             await self._put(FromCall(generation, i.ProviderFailed("the provider's events ended")))
         except AgentFieldError as error:
             await self._put(FromCall(generation, i.ProviderFailed(error.message)))
@@ -157,9 +254,36 @@ class CallLine:
             _log.exception("the adapter of session %s failed", self._config.session_id)
             await self._put(FromCall(generation, i.ProviderFailed(f"the adapter failed: {type(error).__name__}")))
 
+    def _begin(self, ref: CallRef, provider: ProviderSession) -> None:
+        self.ref = ref
+        self._provider = provider
+        self._pump = asyncio.create_task(self._carry(provider), name=f"events of {self._config.session_id}")
+
+    async def _direct(self) -> DirectAdapter:
+        return cast("DirectAdapter", await self._adapter())
+
+    async def _open_adapter(self) -> BridgedAdapter:
+        return cast("BridgedAdapter", await self._adapter())
+
+    async def _opened(self, adapter: BridgedAdapter, audio: AudioFormat) -> ProviderSession:
+        try:
+            async with asyncio.timeout(_OPEN_WAIT):
+                return await adapter.open(self._config, audio)
+        except TimeoutError:
+            raise ProviderUnavailable(
+                f"the provider did not open a session within {_OPEN_WAIT:g} s", hint="try the call again"
+            ) from None
+
+    async def _end_bridged(self, bridge: Bridge) -> None:
+        try:
+            async with asyncio.timeout(_END_WAIT):
+                await bridge.send(End())
+        except (AgentFieldError, TimeoutError) as error:
+            _log.debug("session %s was not ended cleanly: %s", self._config.session_id, error)
+
     async def _hang_up(self, ref: CallRef) -> None:
         try:
-            adapter = await self._adapter()
+            adapter = await self._direct()
             async with asyncio.timeout(_HANG_UP_WAIT):
                 await adapter.hang_up(ref)
         except (AgentFieldError, TimeoutError) as error:

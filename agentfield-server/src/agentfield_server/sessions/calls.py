@@ -42,7 +42,9 @@ class ToolDesk:
         self.wish: Wish | None = None
         self.count = 0
         self.over_limit = False
-        self._generation = 0
+        self._fresh: list[Call] = []
+        """Calls with a result that the model has not spoken about."""
+        speech.on_cut = self.interrupted
 
     # --- the model's calls
 
@@ -78,7 +80,7 @@ class ToolDesk:
             return
         call.execution_id = event.execution_id or call.execution_id
         was, call.state = call.state, "done"
-        if self._board.over or call.generation != self._generation:
+        if self._board.over:
             return
         text = as_text(event.value, event.problem)
         if was == "running":
@@ -134,23 +136,34 @@ class ToolDesk:
         for batch in [batch for batch in self._batches.values() if not batch.answered]:
             self._settle_batch(batch)
         wished = self.wish.replies if self.wish is not None else []
-        for reply in [reply for reply in self._speech.parked if reply not in self._batches and reply not in wished]:
-            self._speech.unpark(reply)
+        for reply in [
+            reply for reply in self._speech.answers.parked if reply not in self._batches and reply not in wished
+        ]:
+            self._speech.answers.unpark(reply)
         if self.wish is not None:
             self._grant(self.wish)
 
     def model_spoke(self) -> None:
         """The model began to speak after the last result: it knows, nobody needs to ask."""
+        self._fresh.clear()
         if self.wish is not None:
             self._drop_wish(self.wish)
 
-    def new_conversation(self) -> None:
-        """The caller has a new call at the provider: results of the old one have nowhere to go."""
-        self._generation += 1
-        self._batches.clear()
-        for reply in list(self._speech.parked):
-            self._speech.unpark(reply)
-        self.wish = None
+    def move(self) -> None:
+        """The conversation goes on in another one that does not hold the calls: what comes later goes in as text."""
+        for batch in [batch for batch in self._batches.values() if not batch.answered]:
+            batch.flush_at = self._board.now
+            self._settle_batch(batch)
+
+    def in_words(self) -> list[str]:
+        """Return what the other conversation is to be told of calls that the model has not spoken about."""
+        pending = [call for call in self._calls.values() if call.state == "pending"]
+        return [call.in_words() for call in (*self._fresh, *pending)]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no call of the model is on its way to an answer, and the model is not to go on about any."""
+        return self.wish is None and not self._batches
 
     def filler_due(self, op_id: str) -> None:
         """A handler's call takes longer than a moment: say so."""
@@ -164,16 +177,25 @@ class ToolDesk:
         self._unanswered = snapshot.open_calls
         self.count = snapshot.tool_calls
 
-    def resume(self) -> None:
-        """Wait again for the results of calls that were under way; the engine knows them, nothing runs twice."""
+    def resume(self, *, moved: bool = False) -> None:
+        """Wait again for the results of calls that were under way; the engine knows them, nothing runs twice.
+
+        Args:
+            moved: Whether the conversation does not hold these calls, so that their results go in as text.
+        """
         unanswered, self._unanswered = self._unanswered, ()
         for known in unanswered:
-            batch = self._batch("resumed")
-            call = Call(known.call_id, known.target, batch.turn, "keep", generation=self._generation)
+            turn = self._turns.newest
+            call = Call(known.call_id, known.target, turn, "keep")
             self._calls[call.call_id] = call
-            batch.calls.append(call)
-            self._arm(batch, PENDING_AFTER)
-            turn_id = batch.turn.turn_id if batch.turn is not None else None
+            if moved:
+                call.state = "pending"
+                self._board.send(AddText(item=self._board.ids("op")[:32], text=call.in_words(), role="system"))
+            else:
+                batch = self._batch("resumed")
+                batch.calls.append(call)
+                self._arm(batch, PENDING_AFTER)
+            turn_id = turn.turn_id if turn is not None else None
             self._board.emit(
                 RunTool(
                     call_id=call.call_id,
@@ -230,7 +252,7 @@ class ToolDesk:
         self.count += 1
         spec = next(tool for tool in self._board.config.tools if tool.target == event.name)
         batch = self._batch(event.reply)
-        call = Call(event.call_id, event.name, batch.turn, spec.on_interrupt, generation=self._generation)
+        call = Call(event.call_id, event.name, batch.turn, spec.on_interrupt)
         self._calls[call.call_id] = call
         batch.calls.append(call)
         origin = self._speech.origin(event.reply)
@@ -266,6 +288,7 @@ class ToolDesk:
     def _answer(self, call: Call, text: str) -> None:
         self._board.record("tool.answered", call_id=call.call_id, execution_id=call.execution_id, pending=False)
         self._board.send(SendToolResult(call_id=call.call_id, output=text))
+        self._keep(call, text)
         for batch in self._batches.values():
             if call in batch.calls:
                 self._count_result(batch)
@@ -273,10 +296,16 @@ class ToolDesk:
     def _add_later(self, call: Call, text: str) -> None:
         """Give the model the result of a call that was answered as pending."""
         self._board.record("tool.answered", call_id=call.call_id, execution_id=call.execution_id, pending=False)
+        self._keep(call, text)
         words = f"The result of {call.target} (call {call.call_id}), which was pending, is: {text}"
         self._board.send(AddText(item=self._board.ids("op")[:32], text=words, role="system"))
         if self._board.model_floor:
             self._want(call.turn, [])
+
+    def _keep(self, call: Call, text: str) -> None:
+        call.output = text
+        self._fresh.append(call)
+        del self._fresh[:-_MAX_OPEN]
 
     def _settle_batch(self, batch: Batch) -> None:
         if self._speech.generating(batch.reply):
@@ -291,7 +320,7 @@ class ToolDesk:
         batch.answered = True
         self._board.timers.clear(f"tools:{batch.reply}")
         self._batches.pop(batch.reply)
-        if batch.reply in self._speech.parked or self._board.model_floor:
+        if batch.reply in self._speech.answers.parked or self._board.model_floor:
             self._want(batch.turn, [batch.reply])
 
     def _want(self, turn: TurnRecord | None, replies: list[str]) -> None:
@@ -310,10 +339,12 @@ class ToolDesk:
         if busy or self._turns.pending() or self._newer_turn_waits() or not self._board.attached:
             return
         self.wish = None
-        parked = [self._speech.parked.pop(reply) for reply in wish.replies if reply in self._speech.parked]
+        parked = [
+            self._speech.answers.parked.pop(reply) for reply in wish.replies if reply in self._speech.answers.parked
+        ]
         for speech, spoken in parked[:-1]:
-            self._speech.parked[speech.reply or ""] = (speech, spoken)
-            self._speech.unpark(speech.reply or "")
+            self._speech.answers.parked[speech.reply or ""] = (speech, spoken)
+            self._speech.answers.unpark(speech.reply or "")
         origin = parked[-1][0] if parked else None
         self._speech.ask(
             "reply",
@@ -326,7 +357,7 @@ class ToolDesk:
 
     def _newer_turn_waits(self) -> bool:
         newest = self._turns.newest
-        if newest is None or newest.answered or not self._board.model_floor:
+        if newest is None or newest.answered or newest.backchannel or not self._board.model_floor:
             return False
         until = newest.committed_at + _NEWER_TURN_WAIT
         if self._board.now >= until:
@@ -337,7 +368,7 @@ class ToolDesk:
     def _drop_wish(self, wish: Wish) -> None:
         self.wish = None
         for reply in wish.replies:
-            self._speech.unpark(reply)
+            self._speech.answers.unpark(reply)
 
     def _answer_handler(self, event: ToolFinished) -> None:
         if event.problem is not None:

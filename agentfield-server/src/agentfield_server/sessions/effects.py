@@ -27,6 +27,7 @@ __all__ = [
     "ResolveOp",
     "ResolveReply",
     "ResolveSpeech",
+    "Rotate",
     "RunTool",
     "SendCommand",
     "SetState",
@@ -212,6 +213,15 @@ class HangUp:
     """End the call at the provider; a call that is over already is a success."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    """Open another session at the provider and let it take over from the one there is, if there still is one.
+
+    Answered by the input `Rotated` (or `ProviderFailed`), then the new session's `SessionReady`. What the caller has
+    not heard yet of the old session's replies is thrown away, and nothing that the old session tells is of interest.
+    """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetState:
     """Store the state of the session, with the event `session.state`."""
@@ -248,6 +258,7 @@ Effect = (
     | RunTool
     | CancelTool
     | HangUp
+    | Rotate
     | SetState
     | Ended
     | Finished

@@ -98,7 +98,7 @@ class HandlerLoop:
         if epoch != self.epoch or not self.running or self._board.over:
             return
         self.refuse_inputs("the node that ran the handler is gone")
-        self._speech.take_back_queued()
+        self._speech.queue.take_back(None)
         self._turns.give_back()
         self.open(resumed=True)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentfield.realtime.events import Event
+from agentfield_server.sessions.totals import Totals
 
 __all__ = [
     "CallerGone",
@@ -29,6 +30,7 @@ __all__ = [
     "OpenCallSnapshot",
     "OpenTurnSnapshot",
     "ProviderFailed",
+    "Rotated",
     "Snapshot",
     "TextInput",
     "ToolFinished",
@@ -157,9 +159,16 @@ class OfferAccepted:
 
 @dataclass(frozen=True, slots=True)
 class ProviderFailed:
-    """The provider's end of the session broke without a word."""
+    """The provider's end of the session broke without a word, or another one could not be opened."""
 
     message: str
+    retry: bool = False
+    """Whether a session may be opened again: the line broke, nobody refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """Another session at the provider has taken over, as was asked for; it is empty, and its `SessionReady` follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +208,7 @@ Input = (
     | ToolFinished
     | OfferAccepted
     | ProviderFailed
+    | Rotated
     | TextInput
     | CallerPresent
     | CallerGone
@@ -243,3 +253,5 @@ class Snapshot:
     open_speeches: tuple[tuple[str, str | None], ...] = ()
     """Id and words asked for of what was being said: what came of it will never be known."""
     history: tuple[Mapping[str, Any], ...] = ()
+    used: Totals = field(default_factory=Totals)
+    """What was used."""

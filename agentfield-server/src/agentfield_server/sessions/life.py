@@ -6,9 +6,11 @@ from agentfield.realtime.commands import Update
 from agentfield.realtime.events import SessionClosed, SessionReady, SessionUpdated
 from agentfield_server.sessions.board import Board
 from agentfield_server.sessions.calls import ToolDesk
+from agentfield_server.sessions.costs import Till
 from agentfield_server.sessions.effects import Ended, Finished, HangUp, SetState, StopHandler
 from agentfield_server.sessions.handler import HandlerLoop
-from agentfield_server.sessions.inputs import EndSession
+from agentfield_server.sessions.inputs import EndSession, ProviderFailed
+from agentfield_server.sessions.rotation import Rotation
 from agentfield_server.sessions.speech import Sequencer
 from agentfield_server.sessions.turns import TurnBook
 from agentfield_server.sessions.words import same_name, speaking_seconds
@@ -43,16 +45,30 @@ _WITH_GOODBYE = frozenset(
 class Life:
     """Where the session stands, and why it ends."""
 
-    def __init__(self, board: Board, turns: TurnBook, speech: Sequencer, calls: ToolDesk, handler: HandlerLoop) -> None:
+    def __init__(
+        self,
+        board: Board,
+        turns: TurnBook,
+        speech: Sequencer,
+        calls: ToolDesk,
+        handler: HandlerLoop,
+        rotation: Rotation,
+        till: Till,
+    ) -> None:
         self._board = board
         self._turns = turns
         self._speech = speech
         self._calls = calls
         self._handler = handler
+        self._rotation = rotation
+        self._till = till
+        self._busy = False
         self._active_at = board.now
         self._was_live = False
         self._restored = False
         """Whether it went on after a restart and is not ready yet."""
+        self._reattached = False
+        """Whether that call was taken up again."""
         self._called = False
         """Whether there is a call at the provider to hang up."""
         self._drifts = 0
@@ -72,13 +88,18 @@ class Life:
             self._board.interruptible = True
             self._turns.silence()
             self._speech.drop_current("new_call")
-            self._calls.new_conversation()
+            self._calls.move()
+            self._rotation.ready()
+            # the first call after a restart is the one that was there before, where it can be attached to again
+            self._rotation.empty = self._board.replays or not self._restored or self._reattached
+            self._reattached = True
         self._board.state = "connecting"
         self._board.emit(SetState(state="connecting"))
 
     def ready(self, event: SessionReady) -> None:
         """The provider has the session: compare what it echoes, then the call is live."""
-        if self._board.over or self._board.live:
+        rotated = self._rotation.running
+        if self._board.over or (self._board.live and not rotated):
             return
         self._called = True
         if self._mismatch(event):
@@ -87,10 +108,13 @@ class Life:
         self._restored = False
         self._board.timers.clear("media")
         self._board.timers.clear("offer")
-        self._board.attached = True
-        self._board.state = "live"
-        self._board.emit(SetState(state="live"))
+        self._board.attached = self._board.interruptible = True
+        self._rotation.ready()
+        if not rotated:
+            self._board.state = "live"
+            self._board.emit(SetState(state="live"))
         self._expiry(event)
+        self._rotation.replay()
         self.active()
         if not self._was_live:
             self._was_live = True
@@ -99,6 +123,7 @@ class Life:
     def restore(self, live_for: float) -> None:
         """Go on with a session that was live; the greeting has been spoken."""
         self._was_live = self._called = self._restored = True
+        self._rotation.empty = self._board.replays
         self._board.state = "connecting"
         self._board.timers.clear("offer")
         self._board.timers.set("media", self._board.now + MEDIA_WAIT)
@@ -130,6 +155,9 @@ class Life:
 
     def fire(self, timer: str) -> None:
         """A deadline of the session has passed."""
+        if timer.startswith("rotate:"):
+            self._rotation.fire(timer)
+            return
         limits = self._board.config.declaration.limits
         match timer:
             case "offer":
@@ -169,14 +197,27 @@ class Life:
     # --- end
 
     def closed(self, event: SessionClosed) -> None:
-        """The provider's end is gone."""
+        """The provider's end is gone; where only the line broke, another session may take over."""
+        if self._rotation.opening:
+            return  # it is being replaced anyhow; that no other one can be opened is told as `ProviderFailed`
         self._board.attached = False
+        if event.retry and self._board.replays and self._board.live:
+            self._rotation.lost(event.message)
+            return
         # a call that is simply over at the provider was hung up: faults and expiry have reasons of their own
         reason = "caller_hangup" if event.reason == "closed" else event.reason
         if self._board.over:
             self._finish()
         else:
-            self.end(reason, event.message)
+            self.end(reason, _ice_detail(event.message) if reason == "ice_failed" else event.message)
+
+    def failed(self, event: ProviderFailed) -> None:
+        """The line to the provider broke, or another session could not be opened."""
+        if self._rotation.opening and event.retry:
+            self._rotation.failed(event.message)
+            return
+        self._rotation.opened()
+        self.closed(SessionClosed(reason="provider_error", message=event.message, retry=event.retry))
 
     def ask(self, command: EndSession) -> None:
         """Somebody else ends the session; a goodbye is not waited for any more."""
@@ -197,7 +238,7 @@ class Life:
         board.emit(SetState(state="ending", reason=reason, detail=detail))
         self._handler.refuse_inputs("the session is over")
         self._turns.stop_waiting()
-        self._speech.clear_queue(but="on_error")
+        self._speech.queue.clear(but="on_error")
         goodbye = board.config.declaration.goodbye
         if not can_speak or reason not in _WITH_GOODBYE:
             self._finish()
@@ -215,10 +256,17 @@ class Life:
             self.end("limit_turns", "the last turn that the session may have was answered")
         if self._calls.over_limit:
             self.end("limit_tools", "the model used all tool calls that the session may have")
+        if (spent := self._till.passed) is not None:
+            self.end("limit_cost", spent)
+        if self._rotation.fatal is not None:
+            self.end(*self._rotation.fatal)
         if self._handler.fatal is not None:
             self.end("handler_failed", self._handler.fatal)
         if self._board.state == "ending" and self._speech.quiet:
             self._finish()
+        if not self._board.over:
+            self._rotation.check()
+            self._work()
 
     # --- inside
 
@@ -240,6 +288,9 @@ class Life:
         if event.expires_at is None:
             return
         left = event.expires_at - self._board.offset - self._board.now
+        if self._board.replays:
+            self._rotation.plan(left)
+            return
         warn = self._board.config.declaration.limits.warn
         self._board.timers.set("expiry", self._board.now + max(0.0, left - _EXPIRY_MARGIN))
         if 0 < warn < left - _EXPIRY_MARGIN:
@@ -271,15 +322,32 @@ class Life:
     def _idle(self) -> None:
         idle = self._board.config.declaration.limits.idle
         talking = self._turns.speaking is not None and self._board.now - self._active_at < _MAX_SPEECH
-        if self._speech.active is not None or talking:
+        if self._speech.active is not None or talking or self._working:
             self._board.timers.set("idle", self._board.now + idle)
         else:
             self.end("limit_idle", f"nobody spoke for {idle:g} s")
+
+    @property
+    def _working(self) -> bool:
+        """Whether a recorded turn is being answered: its caller can only wait, so that is no idleness."""
+        if self._board.media != "turns":
+            return False
+        current = self._turns.current
+        handling = self._handler.running and current is not None and not current.released
+        return handling or not (self._speech.quiet and self._calls.quiet)
+
+    def _work(self) -> None:
+        """Recorded turns: idleness is counted from the end of a turn, or of a speech."""
+        busy = self._working
+        if busy or self._busy:
+            self.active()
+        self._busy = busy
 
     def _finish(self) -> None:
         board = self._board
         if board.state == "ended" or board.reason is None:
             return
+        self._rotation.ready()
         self._speech.drop_all("session_ended")
         self._handler.refuse_inputs("the session is over")
         for op_id in board.ops.owed():
@@ -292,6 +360,7 @@ class Life:
             board.emit(HangUp())
         if self._handler.epoch:
             board.emit(StopHandler(epoch=self._handler.epoch, reason=board.reason))
+        self._till.close()
         board.emit(Ended(board.reason, board.detail))
         board.emit(SetState(state="ended", reason=board.reason, detail=board.detail))
         board.timers.clear_all()
@@ -301,3 +370,9 @@ class Life:
         for op_id in self._board.ops.owed():
             self._board.ops.refuse(op_id, self._board.ended_error())
         self._board.emit(Finished())
+
+
+def _ice_detail(message: str | None) -> str:
+    """Return what to do about audio that found no way."""
+    told = (message or "no way for the audio was found between the caller and the provider").rstrip(". ")
+    return f"{told}; is UDP blocked in between? The websocket transport needs none, a wider port range may do as well"

@@ -6,11 +6,11 @@ back as a list of effects in order. All rules of a conversation live here and in
 
 from __future__ import annotations
 
-from agentfield.errors import Conflict, InvalidInput
 from agentfield.plugins.spec import Capabilities, Media
 from agentfield.realtime.commands import AddText
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
+    Dtmf,
     Event,
     Interrupted,
     PlayoutCleared,
@@ -31,16 +31,22 @@ from agentfield.realtime.events import (
     TurnStarted,
     TurnStopped,
     TurnTranscript,
+    Usage,
     UsageReported,
     Warned,
 )
 from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.bargein import BargeIn
 from agentfield_server.sessions.board import Board, IdSource
 from agentfield_server.sessions.calls import ToolDesk
-from agentfield_server.sessions.effects import Effect, ResolveOp
+from agentfield_server.sessions.costs import Till, Used
+from agentfield_server.sessions.effects import Effect
 from agentfield_server.sessions.handler import HandlerLoop
 from agentfield_server.sessions.life import Life
-from agentfield_server.sessions.speech import Sequencer
+from agentfield_server.sessions.orders import Orders
+from agentfield_server.sessions.prices import Pricer, UsageKind, as_told
+from agentfield_server.sessions.rotation import Rotation
+from agentfield_server.sessions.speech import NO_LISTENER, Sequencer
 from agentfield_server.sessions.turns import TurnBook
 
 __all__ = ["SessionMachine"]
@@ -57,6 +63,7 @@ class SessionMachine:
         now: The time of creation, seconds of any monotonic clock; every later call uses the same clock.
         offset: Seconds to add to that clock to get seconds since the epoch.
         snapshot: What is known of the session when it goes on after its control plane went away.
+        price: Tells what something cost.
     """
 
     def __init__(
@@ -69,13 +76,19 @@ class SessionMachine:
         now: float,
         offset: float = 0.0,
         snapshot: i.Snapshot | None = None,
+        price: Pricer = as_told,
     ) -> None:
         self.board = Board(config, capabilities=capabilities, media=media, ids=ids, offset=offset, now=now)
         self.turns = TurnBook(self.board)
         self.speech = Sequencer(self.board, self.turns)
         self.calls = ToolDesk(self.board, self.turns, self.speech)
         self.handler = HandlerLoop(self.board, self.turns, self.speech)
-        self.life = Life(self.board, self.turns, self.speech, self.calls, self.handler)
+        self.bargein = BargeIn(self.board, self.turns, self.speech)
+        self.rotation = Rotation(self.board, self.turns, self.speech, self.calls)
+        self.till = Till(self.board, price)
+        self.life = Life(self.board, self.turns, self.speech, self.calls, self.handler, self.rotation, self.till)
+        self.orders = Orders(self.board, self.turns, self.speech, self.calls, self.handler, self.life)
+        self._low: set[str] = set()
         self._resumed = snapshot is not None
         if snapshot is not None:
             self._restore(snapshot)
@@ -101,9 +114,10 @@ class SessionMachine:
         self.handler.epoch = snapshot.handler_epoch
         self.turns.restore(snapshot.open_turns, snapshot.turns)
         self.calls.restore(snapshot)
+        self.till.restore(snapshot.used)
         self.board.history.extend(snapshot.history)
         for speech_id, asked in snapshot.open_speeches:
-            self.speech.lost(speech_id, asked)
+            self.speech.answers.lost(speech_id, asked)
         self.life.restore(snapshot.live_for)
 
     def _advance_to(self, now: float) -> None:
@@ -123,6 +137,8 @@ class SessionMachine:
                 self.speech.fire(timer)
             case "filler":
                 self.calls.filler_due(rest)
+            case "bargein":
+                self.bargein.fire()
             case "tools":
                 pass  # the desk looks at the time by itself when things settle
             case _:
@@ -165,7 +181,7 @@ class SessionMachine:
                 | i.HandlerCall()
                 | i.HandlerEnd()
             ):
-                self._command(event)
+                self.orders.take(event)
             case i.HandlerOpened() | i.HandlerDone() | i.HandlerAway() | i.HandlerBack() | i.HandlerLost():
                 self._handler_news(event)
             case i.ToolStarted():
@@ -175,7 +191,9 @@ class SessionMachine:
             case i.OfferAccepted():
                 self.life.offered()
             case i.ProviderFailed():
-                self.life.closed(SessionClosed(reason="provider_error", message=event.message))
+                self.life.failed(event)
+            case i.Rotated():
+                self.rotation.opened()
             case i.TextInput():
                 self._typed(event)
             case i.CallerPresent():
@@ -202,26 +220,31 @@ class SessionMachine:
             case ReplyStarted() | ReplyTranscript() | ReplyEnded() | Interrupted():
                 self._reply(event)
             case PlayoutStarted() | PlayoutStopped() | PlayoutCleared():
-                self.board.tell(event, speech_id=self._speech_id(event.reply))
-                self.speech.playout(event)
-                self.life.active()
-            case ToolRequested():
+                self._playout(event)
+            case ToolRequested() if not self.rotation.opening:
                 self.calls.requested(event)
+            case Dtmf():
+                self.board.record("dtmf", digit=event.digit)
+                self.board.tell(event)
+                self.life.active()
             case Warned():
                 self.board.warn(event.code, event.message)
             case ProviderFault():
                 self._fault(event)
-            case UsageReported() | RateLimit():
-                self.board.tell(event)
-            case ReplyAudio():
-                pass  # the bridge plays it; the machine holds no audio
+            case UsageReported():
+                self._usage(event)
+            case RateLimit():
+                self._rate_limit(event)
+            case ToolRequested() | ReplyAudio():
+                pass  # of a session that is being replaced; the bridge plays audio, the machine holds none
 
     def _ready(self, event: SessionReady) -> None:
+        moved = self.rotation.empty
         self.life.ready(event)
         if self._resumed and self.board.live:
             self._resumed = False
             self.handler.open(resumed=True)
-            self.calls.resume()
+            self.calls.resume(moved=moved)
 
     def _turn(self, event: TurnStarted | TurnStopped | TurnCommitted | TurnTranscript | TurnDiscarded) -> None:
         self.life.active()
@@ -229,20 +252,34 @@ class SessionMachine:
             case TurnStarted():
                 self.board.tell(event)
                 self.turns.started(event)
-                self.speech.caller_spoke()
+                self.bargein.began(event)
             case TurnStopped():
                 self.board.tell(event)
                 self.turns.stopped(event)
+                self.bargein.stopped(event.item)
             case TurnCommitted() if not self.board.over:
-                self.turns.committed(event)
+                self.bargein.committed(event)
+                self._committed(event)
             case TurnTranscript():
                 self.board.tell(event)
                 self.turns.transcript(event)
             case TurnDiscarded() if not self.board.over:
+                self.bargein.discarded(event)
                 self.turns.discarded(event)
+
+    def _committed(self, event: TurnCommitted) -> None:
+        """A turn is there; a model answers by itself only those whose end the provider found."""
+        before = self.turns.newest
+        self.turns.committed(event)
+        newest = self.turns.newest
+        if self.board.model_floor and newest is not before and (event.text is not None or not self.board.vad):
+            self.speech.ask("reply", turn=newest)
 
     def _reply(self, event: ReplyStarted | ReplyTranscript | ReplyEnded | Interrupted) -> None:
         self.life.active()
+        if self.rotation.opening:
+            self._reply_usage(event)
+            return
         match event:
             case ReplyStarted():
                 speech = self.speech.started(event)
@@ -255,18 +292,58 @@ class SessionMachine:
                 self.speech.transcript(event)
             case ReplyEnded():
                 self.speech.ended(event)
+                self._reply_usage(event)
                 if event.status == "cancelled" and event.why == "interrupted":
                     self.calls.interrupted(event.reply)
             case Interrupted():
                 self.board.tell(event, speech_id=self._speech_id(event.reply))
                 self.speech.interrupted(event)
-                self.calls.interrupted(event.reply)
+                if not self.board.stops_replies:
+                    self.calls.interrupted(event.reply)
+
+    def _playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
+        self.board.tell(event, speech_id=self._speech_id(event.reply))
+        self.speech.playout(event)
+        self.life.active()
+
+    def _reply_usage(self, event: Event) -> None:
+        if isinstance(event, ReplyEnded) and event.usage is not None:
+            self._count(event.reply, event.usage, told="ended")
+
+    def _usage(self, event: UsageReported) -> None:
+        self.board.tell(event)
+        if event.kind == "transcription" and event.item is not None:
+            turn = self.turns.find(event.item)
+            key = ("transcription", event.item)
+            self.till.add(Used(kind="transcription", usage=event.usage, key=key, turn=turn, item=event.item))
+        elif event.kind == "reply" and event.reply is not None:
+            self._count(event.reply, event.usage, told="reported")
+        else:
+            self.till.add(Used(kind=event.kind, usage=event.usage, item=event.item))
+
+    def _count(self, reply: str, usage: Usage, *, told: str) -> None:
+        speech = self.speech.origin(reply)
+        # words of ours that are spoken exactly come from a text-to-speech model, not from the conversation's
+        exact = self.board.capabilities.say == "exact" and speech is not None and speech.kind != "reply"
+        kind: UsageKind = "speech" if exact else "reply"
+        turn = speech.turn if speech is not None else None
+        speech_id = speech.id if speech is not None else None
+        self.till.add(Used(kind=kind, usage=usage, key=(told, reply), speech_id=speech_id, turn=turn))
+
+    def _rate_limit(self, event: RateLimit) -> None:
+        self.board.tell(event)
+        if event.remaining == 0 and event.name not in self._low:
+            self._low.add(event.name)
+            self.board.warn("rate_limit_low", f"nothing is left of the provider's limit of {event.name}")
 
     def _speech_id(self, reply: str) -> str | None:
         speech = self.speech.origin(reply)
         return speech.id if speech is not None else None
 
     def _fault(self, event: ProviderFault) -> None:
+        if event.code == NO_LISTENER:
+            self.speech.fault(event)  # nobody listens, so nobody is told either: the speech's record says it
+            return
         self.board.tell(event)
         if event.fatal:
             self.life.end("provider_error", f"{event.code}: {event.message}")
@@ -279,9 +356,7 @@ class SessionMachine:
         item = self.board.ids("op")[:32]
         self.life.active()
         self.board.send(AddText(item=item, text=event.text, role="user"))
-        self.turns.committed(TurnCommitted(item=item, text=event.text))
-        if self.board.model_floor:
-            self.speech.ask("reply", turn=self.turns.newest)
+        self._committed(TurnCommitted(item=item, text=event.text))
 
     def _handler_news(
         self, event: i.HandlerOpened | i.HandlerDone | i.HandlerAway | i.HandlerBack | i.HandlerLost
@@ -297,68 +372,3 @@ class SessionMachine:
                 self.handler.away()
             case i.HandlerLost():
                 self.handler.lost(event.epoch)
-
-    def _command(self, command: i.HandlerCommand) -> None:
-        if not self.board.ops.admit(command.op_id):
-            return
-        if command.epoch != self.handler.epoch:
-            error = Conflict(
-                "this run of the handler is over; another one has the session",
-                code="stale_handler",
-                epoch=command.epoch,
-            )
-            self.board.ops.refuse(command.op_id, error)
-        elif isinstance(command, i.HandlerCall):
-            self._call(command)
-        elif self.board.over:
-            self.board.ops.refuse(command.op_id, self.board.ended_error())
-        else:
-            self._live_command(command)
-
-    def _live_command(self, command: i.HandlerCommand) -> None:
-        match command:
-            case i.HandlerInput():
-                self.handler.input(command)
-            case i.HandlerSay():
-                self.speech.ask(
-                    "say",
-                    asked=command.text,
-                    interruptible=command.interruptible,
-                    stale=command.stale,
-                    turn=self.turns.current,
-                    op_id=command.op_id,
-                )
-            case i.HandlerReply() if (unlisted := self._unlisted(command)) is not None:
-                self.board.ops.refuse(command.op_id, unlisted)
-            case i.HandlerReply():
-                self.speech.ask(
-                    "reply",
-                    instructions=command.instructions,
-                    tools=command.tools,
-                    turn=self.turns.current,
-                    op_id=command.op_id,
-                )
-            case i.CancelSpeech():
-                self.speech.take_back(command.speech_op)
-                self.board.ops.answer(ResolveOp(command.op_id))
-            case i.HandlerEnd():
-                self.board.ops.answer(ResolveOp(command.op_id))
-                self.life.end("handler_ended", None if command.reason == "handler_ended" else command.reason)
-
-    def _unlisted(self, command: i.HandlerReply) -> InvalidInput | None:
-        listed = [tool.target for tool in self.board.config.tools]
-        strange = sorted(set(command.tools or ()) - set(listed))
-        if not strange:
-            return None
-        return InvalidInput(
-            f"reply(tools=...) names {', '.join(strange)}, which tools=[...] of the session does not list.",
-            code="unlisted_tool",
-            hint=f"listed: {', '.join(listed) or 'none'}",
-            field="tools",
-        )
-
-    def _call(self, command: i.HandlerCall) -> None:
-        if self.board.state == "ended" and "grace" not in self.board.timers:
-            self.board.ops.refuse(command.op_id, self.board.ended_error())
-            return
-        self.calls.call(command)

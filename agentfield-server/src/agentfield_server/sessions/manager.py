@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,19 +22,25 @@ from agentfield.errors import (
 from agentfield.identity import digest
 from agentfield.ids import new_id
 from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins.spec import Media
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.provider import DirectAdapter
+from agentfield.realtime.player import LineEnd
 from agentfield.wire.frames import SessionCommand, SessionDone, SessionStop
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.callline import MediaAdapter
 from agentfield_server.sessions.handlerline import answer_on
+from agentfield_server.sessions.prices import NO_OVERRIDES, Overrides, pricer
 from agentfield_server.sessions.recovery import read_snapshot
 from agentfield_server.sessions.runtime import SessionActor
 from agentfield_server.sessions.starting import Resolved, resolve_start
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
+from agentfield_server.sessions.ways import FIRST, formats_of, wrong_media
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession, SessionRow
 
@@ -46,10 +52,20 @@ _OFFER_WAIT = 60.0
 
 
 class Adapters(Protocol):
-    """Where adapters come from."""
+    """Where adapters and the right to use them come from."""
 
-    async def get(self, pair: PairSpec) -> DirectAdapter:
-        """Return the adapter of a pair, entered on first use."""
+    def admit(self, pair: PairSpec, session_id: str, credential: str | None = None) -> str:
+        """Give a session one of the provider's keys; returns its name.
+
+        Raises:
+            LimitExceeded: Each key has as many sessions as it may have (code `provider_busy`).
+        """
+
+    def release(self, session_id: str) -> None:
+        """Take back what a session was given; idempotent."""
+
+    async def get(self, pair: PairSpec, credential: str) -> MediaAdapter:
+        """Return the adapter of a pair that uses a key, entered on first use."""
 
 
 class Sessions:
@@ -62,6 +78,7 @@ class Sessions:
         bus: Takes live events.
         registry: The pairs that are installed.
         adapters: Where adapters come from.
+        prices: Prices that go over the published ones.
         time: The clock.
     """
 
@@ -74,8 +91,10 @@ class Sessions:
         *,
         registry: Registry,
         adapters: Adapters,
+        prices: Overrides = NO_OVERRIDES,
         time: Timekeeper | None = None,
     ) -> None:
+        self._prices = prices
         self._store = store
         self._engine = engine
         self._hub = hub
@@ -97,15 +116,22 @@ class Sessions:
         """Start a session that waits for its caller.
 
         Raises:
+            LimitExceeded: The provider's keys have all sessions that they may have (code `provider_busy`).
             AgentFieldError: It may not be started; the class says why (see `resolve_start`).
         """
         resolved = resolve_start(request, session_id=new_id("ses"), hub=self._hub, registry=self._registry)
-        await self._adapters.get(resolved.pair)
-        config = resolved.config
-        row, new = await self._create(request, resolved, principal, idempotency)
+        config, pair = resolved.config, resolved.pair
+        credential = self._adapters.admit(pair, config.session_id)
+        new = False
+        try:
+            await self._adapters.get(pair, credential)
+            row, new = await self._create(request, resolved, principal, idempotency)
+        finally:
+            if not new:
+                self._adapters.release(config.session_id)
         if not new:
             return row, SessionConfig.model_validate(row.config)
-        self._spawn(row, config, resolved.pair)
+        self._spawn(row, config, pair, credential)
         return row, config
 
     async def offer(self, session_id: str, sdp: str) -> str:
@@ -117,6 +143,8 @@ class Sessions:
             ProviderError: The provider refused the call.
         """
         actor = await self._actor(session_id)
+        if actor.pair.media != "direct":
+            raise wrong_media(actor.pair)
         # the work goes on when the browser goes away in the middle, so that no call is left behind at the provider
         work = self._task(actor.offer(sdp))
         try:
@@ -127,6 +155,61 @@ class Sessions:
             raise ProviderUnavailable(
                 f"the call was not made within {_OFFER_WAIT:g} s.", hint="try the call again"
             ) from None
+
+    async def connect(self, session_id: str, leg: CallerLeg) -> LineEnd:
+        """Carry the leg of a caller; the first one opens the provider's session, another one takes over.
+
+        Returns:
+            Why it is not carried any more, as soon as its input is over or the session has ended.
+
+        Raises:
+            NotFound: There is no such session.
+            SessionEnded: It is over.
+            Conflict: Its audio does not pass through the control plane (code `wrong_media`).
+            ProviderError: The provider refused the session.
+            ProviderUnavailable: It did not answer in time.
+        """
+        actor = await self._actor(session_id)
+        if actor.pair.media == "direct":
+            raise wrong_media(actor.pair)
+        try:
+            return await actor.connect(leg)
+        except SessionEnded as error:
+            raise _over(actor.row, error.data.get("reason")) from None
+
+    async def pair(self, session_id: str) -> PairSpec:
+        """Return what a session runs over.
+
+        Raises:
+            NotFound: There is no such session.
+            SessionEnded: It is over.
+        """
+        actor = await self._actor(session_id)
+        if actor.machine.board.over:
+            raise _over(actor.row, actor.machine.board.reason)
+        return actor.pair
+
+    def media(self, config: SessionConfig) -> Media:
+        """Return who carries the audio of a session.
+
+        Raises:
+            PluginError: Its adapter is not installed any more.
+        """
+        return self._registry.resolve(config.declaration.provider, config.declaration.transport).media
+
+    def formats(self, session_id: str) -> Sequence[AudioFormat]:
+        """Return the formats that a session's provider takes without conversion, the best one first."""
+        actor = self._actors.get(session_id)
+        return formats_of(actor.pair.capabilities.formats if actor is not None else ())
+
+    async def settled(self, session_id: str) -> SessionRow | None:
+        """Return a session as stored, after its end was when it is ending."""
+        actor = self._actors.get(session_id)
+        if actor is not None and actor.machine.board.over:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_WAIT):
+                    await actor.ended.wait()
+        return await self._store.get_session(session_id)
 
     async def input_text(self, session_id: str, text: str) -> None:
         """Take words that the caller typed; returns when they are committed.
@@ -147,7 +230,7 @@ class Sessions:
             raise Conflict(
                 f"session {session_id} is {board.state}; words can be typed once the call is live.",
                 code="not_live",
-                hint="make the call first: send the SDP offer",
+                hint=FIRST[actor.pair.media],
             )
         await actor.ask(lambda: actor.feed(i.TextInput(text)))
 
@@ -278,19 +361,27 @@ class Sessions:
         return await self._store.create_session(session, root, owner=self._owner, events=events)
 
     def _spawn(
-        self, row: SessionRow, config: SessionConfig, pair: PairSpec, snapshot: i.Snapshot | None = None
+        self,
+        row: SessionRow,
+        config: SessionConfig,
+        pair: PairSpec,
+        credential: str,
+        snapshot: i.Snapshot | None = None,
     ) -> SessionActor:
         actor = SessionActor(
             row,
             config,
             pair,
-            adapter=partial(self._adapters.get, pair),
+            adapter=partial(self._adapters.get, pair, credential),
+            credential=credential,
             store=self._store,
             engine=self._engine,
             hub=self._hub,
             bus=self._bus,
             time=self._time,
             snapshot=snapshot,
+            price=pricer(self._registry.provider(pair.provider), config, self._prices),
+            ended=partial(self._adapters.release, row.id),
         )
         self._actors[row.id] = actor
         task = self._task(actor.run())
@@ -301,11 +392,12 @@ class Sessions:
         config = SessionConfig.model_validate(row.config)
         try:
             pair = self._registry.resolve(config.declaration.provider, config.declaration.transport)
+            credential = self._adapters.admit(pair, row.id, (row.call_ref or {}).get("credential"))
         except AgentFieldError as error:
             await self._bury(row, error)
             return
         snapshot = await read_snapshot(self._store, row, now=self._time.epoch()) if row.live_at is not None else None
-        actor = self._spawn(row, config, pair, snapshot)
+        actor = self._spawn(row, config, pair, credential, snapshot)
         if row.state == "ending":
             actor.tell(i.EndSession(reason=row.end_reason or "control_plane_restart", detail=row.end_detail))
         elif row.call_ref is not None:

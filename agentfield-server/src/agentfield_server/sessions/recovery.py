@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfield_server.sessions.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
+from agentfield_server.sessions.totals import Totals
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, SessionRow
 
@@ -27,6 +28,7 @@ class _Log:
     answered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     speaking: dict[str, str | None] = field(default_factory=dict)
+    used: Totals = field(default_factory=Totals)
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
         """Take one event."""
@@ -46,6 +48,8 @@ class _Log:
                 self.calls[call_id] = OpenCallSnapshot(
                     call_id=call_id, target=body["target"], args=body.get("arguments", {})
                 )
+            case "usage":
+                self.used.add(body["kind"], body["usage"], body["cost"])
             case "tool.answered":
                 self.answered.add(body["call_id"])
             case "tool.refused":
@@ -74,6 +78,7 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
         call_ids=(*log.calls, *log.refused),
         history=tuple(log.history[-_HISTORY:]),
         open_speeches=tuple(log.speaking.items()),
+        used=log.used,
     )
 
 

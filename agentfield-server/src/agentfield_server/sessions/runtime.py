@@ -11,18 +11,22 @@ from typing import Any, TypeVar
 from agentfield.errors import AgentFieldError, Conflict, Forbidden, ProviderUnavailable, SessionEnded
 from agentfield.ids import new_id
 from agentfield.plugins.spec import PairSpec
+from agentfield.realtime.caller import CallerInput, CallerLeg
 from agentfield.realtime.commands import CancelReply
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.provider import CallRef, DirectAdapter
+from agentfield.realtime.player import LineEnd
+from agentfield.realtime.provider import CallRef
 from agentfield.wire.frames import SessionCommand, SessionDone
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import effects as e
 from agentfield_server.sessions import inputs as i
-from agentfield_server.sessions.callline import CallLine, FromCall
+from agentfield_server.sessions.callline import CallLine, FromCall, MediaAdapter
+from agentfield_server.sessions.carriage import Carriage
 from agentfield_server.sessions.handlerline import HandlerLine, answer_on, parse_command
 from agentfield_server.sessions.ledger import Fenced, Ledger
 from agentfield_server.sessions.machine import SessionMachine
+from agentfield_server.sessions.prices import Pricer, as_told
 from agentfield_server.sessions.times import Timekeeper
 from agentfield_server.sessions.tools import Executions, ToolRunner
 from agentfield_server.store.protocol import Store
@@ -46,12 +50,15 @@ class SessionActor:
         config: Its frozen configuration.
         pair: The row of the matrix that carries it.
         adapter: Returns the pair's adapter.
+        credential: Name of the key that the session uses; kept with what is stored of its call.
         store: What is kept.
         engine: Who runs calls.
         hub: The linked nodes.
         bus: Takes live events.
         time: The clock.
         snapshot: What to go on from after a restart, None for a new call.
+        price: Tells what usage costs.
+        ended: Called once the end is committed, and when the session is let go.
     """
 
     def __init__(
@@ -60,15 +67,21 @@ class SessionActor:
         config: SessionConfig,
         pair: PairSpec,
         *,
-        adapter: Callable[[], Awaitable[DirectAdapter]],
+        adapter: Callable[[], Awaitable[MediaAdapter]],
+        credential: str,
         store: Store,
         engine: Executions,
         hub: LinkHub,
         bus: Bus,
         time: Timekeeper,
         snapshot: i.Snapshot | None = None,
+        price: Pricer = as_told,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._pair = pair
+        self.pair = pair
+        """The row of the matrix that carries the session."""
+        self._credential = credential
+        self._on_end = ended
         self._store = store
         self._engine = engine
         self._bus = bus
@@ -91,13 +104,15 @@ class SessionActor:
             now=now,
             offset=time.epoch() - now,
             snapshot=snapshot,
+            price=price,
         )
         self._ledger = Ledger(store, row)
-        self._call = CallLine(adapter, config, put=self._put, tell=self.tell)
+        self._call = CallLine(adapter, pair, config, put=self._put, tell=self.tell, hear=self._hear)
         self._call.ref = row.call_ref
         self._handler = HandlerLine(hub, row)
         self._tools = ToolRunner(engine, row, self._put_input)
         self._offering = asyncio.Lock()
+        self._carriage = Carriage(self._call, pair, tell=self.tell)
 
     @property
     def row(self) -> SessionRow:
@@ -155,7 +170,8 @@ class SessionActor:
         async with self._offering:
             if self.machine.board.over:
                 raise self.machine.board.ended_error()
-            answer, ref = await self._call.negotiate(sdp)
+            answer, found = await self._call.negotiate(sdp)
+            ref = {**found, "credential": self._credential}
             await self.ask(lambda: self._new_call(ref))
             await self._call.attach(ref)
             if self.machine.board.over or self._stopped:
@@ -163,13 +179,44 @@ class SessionActor:
                 raise self.machine.board.ended_error()
             return answer
 
+    async def connect(self, leg: CallerLeg) -> LineEnd:
+        """Carry the leg of a caller; opens the provider's session when there is none.
+
+        Returns:
+            Why the leg is not carried any more, as soon as it is not.
+
+        Raises:
+            SessionEnded: The session is over.
+            ProviderError: The provider refused.
+            ProviderUnavailable: It did not answer in time.
+        """
+        async with self._offering:
+            if self.machine.board.over:
+                raise self.machine.board.ended_error()
+            if not self._call.bridged:
+                await self._open(leg)
+            self._carriage.arrived()
+        try:
+            return await self._call.carry(leg)
+        finally:
+            self._carriage.left()
+
     async def resume(self) -> None:
-        """Attach to the call that an earlier control plane had made, or end the session."""
+        """Take up the call that an earlier control plane had made, or end the session."""
         ref = self._call.ref
         try:
-            if ref is None or self._pair.capabilities.resumption != "attach":
-                raise ProviderUnavailable("the call cannot be attached to again")
-            await self._call.attach(ref)
+            match self.pair.media, self.pair.capabilities.resumption:
+                case "direct", "attach" if ref is not None:
+                    await self._call.attach(ref)
+                case "bridged", "replay" | "stateless":
+                    # the caller's connection went with the earlier control plane: whoever comes back opens the call
+                    return
+                case "turns", "replay" | "stateless" if ref is not None:
+                    async with self._offering:
+                        if not self._call.bridged:
+                            await self._call.open(ref)
+                case _:
+                    raise ProviderUnavailable("the call cannot be attached to again")
         except (AgentFieldError, OSError) as error:
             _log.warning("session %s could not be resumed: %s", self.row.id, error)
             detail = "the control plane was restarted and the call could not be taken up again"
@@ -180,15 +227,15 @@ class SessionActor:
         await self._perform(self.machine.feed(event, self._time.monotonic()))
 
     def attach_caller(self) -> None:
-        """A stream of the caller's page was opened."""
+        """A stream of the caller's page was opened; where the audio passes through us, that tells who is there."""
         self._callers += 1
-        if self._callers == 1:
+        if self._callers == 1 and self.pair.media != "bridged":
             self.tell(i.CallerPresent())
 
     def detach_caller(self) -> None:
         """A stream of the caller's page was closed."""
         self._callers -= 1
-        if self._callers == 0:
+        if self._callers == 0 and self.pair.media != "bridged":
             self.tell(i.CallerGone())
 
     # --- frames of nodes, enqueued by the manager
@@ -250,8 +297,10 @@ class SessionActor:
             self._room.set()
             for future in list(self._asked):
                 _fail(future, self.machine.board.ended_error())
+            await self._carriage.close()
             await self._tools.close()
             await self._call.let_go()
+            self._on_end()
 
     async def _step(self) -> None:
         if not self._inbox:
@@ -298,6 +347,20 @@ class SessionActor:
         if before is not None and before != ref:
             await self._call.end(before)
 
+    # --- a caller whose audio passes through us
+
+    async def _open(self, leg: CallerLeg) -> None:
+        ref = {"credential": self._credential}
+        await self.ask(lambda: self._new_call(ref))
+        await self._call.open(ref, leg.format)
+        if self.machine.board.over or self._stopped:
+            await self._call.hang_up()
+            raise self.machine.board.ended_error()
+
+    def _hear(self, heard: CallerInput) -> None:
+        if not self.full:
+            self._carriage.hear(heard)
+
     async def _last_resort(self) -> None:
         """The machine cannot be trusted any more: hang up and write the end by hand."""
         reason = self.machine.board.reason or "provider_error"
@@ -310,6 +373,7 @@ class SessionActor:
         except (AgentFieldError, Fenced, TimeoutError) as error:
             _log.error("the end of session %s could not be stored: %s", self.row.id, error)
         self.ended.set()
+        self._on_end()
 
     # --- effects
 
@@ -341,6 +405,9 @@ class SessionActor:
                 await self._run_handler(effect)
             case e.HangUp() | e.SetState() | e.Ended() | e.Finished():
                 await self._change(effect)
+            case e.Rotate():
+                await self._ledger.flush()
+                await self._carriage.rotate()
             case _:
                 await self._ledger.flush()
                 await self._handler.answer(effect)
@@ -373,6 +440,7 @@ class SessionActor:
                 await self._ledger.state(effect, self._call.ref)
                 if effect.state == "ended":
                     self.ended.set()
+                    self._on_end()
             case e.Ended():
                 await self._cancel_undispatched()
                 await self._ledger.close_root(effect.reason, effect.detail)

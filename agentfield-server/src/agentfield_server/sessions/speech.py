@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from agentfield.realtime.commands import CancelReply, Reply, Say, Update
@@ -16,14 +17,16 @@ from agentfield.realtime.events import (
     ReplyStarted,
     ReplyTranscript,
 )
+from agentfield_server.sessions.answers import Answers
 from agentfield_server.sessions.board import Board
-from agentfield_server.sessions.effects import ResolveReply, ResolveSpeech, Spoken
-from agentfield_server.sessions.manners import is_stale, must_wait
+from agentfield_server.sessions.queueing import SpeechQueue
 from agentfield_server.sessions.turns import TurnBook, TurnRecord
 from agentfield_server.sessions.utterance import Speech, SpeechKind
-from agentfield_server.sessions.words import speaking_seconds
 
-__all__ = ["Sequencer"]
+__all__ = ["NO_LISTENER", "Sequencer"]
+
+NO_LISTENER = "no_listener"
+"""Code of the fault of a speech that nobody would hear."""
 
 _START_WAIT = 15.0
 _STALL_WAIT = 60.0
@@ -33,7 +36,6 @@ _HEARD_WAIT = 0.6
 _RETRY_AFTER = 0.5
 _MAX_TRIES = 5
 _FOREIGN_WAIT = 10.0
-_MAX_QUEUE = 64
 _REMEMBERED = 128
 
 
@@ -43,11 +45,12 @@ class Sequencer:
     def __init__(self, board: Board, turns: TurnBook) -> None:
         self._board = board
         self._turns = turns
-        self.queue: deque[Speech] = deque()
+        self.queue = SpeechQueue(board, turns, unsaid=self._finish, stale=lambda late: self._finish(late, stale=True))
         self.sent: Speech | None = None
         self.active: Speech | None = None
-        self.parked: dict[str, tuple[Speech, Spoken]] = {}
-        """By reply: asked replies that called tools; answered when the model has spoken about the results."""
+        self.answers = Answers(board)
+        self.on_cut: Callable[[str], None] = lambda _reply: None
+        """Told of each reply that we stop because the caller speaks over it."""
         self._replies: OrderedDict[str, Speech] = OrderedDict()
         self._foreign: set[str] = set()
         self._waiting_retry = False
@@ -57,23 +60,19 @@ class Sequencer:
     def ask(self, kind: SpeechKind, **fields: Any) -> Speech | None:
         """Queue a speech; None when too many wait already (its command is refused)."""
         speech = Speech(id=self._board.ids("spk"), kind=kind, **fields)
-        if len(self.queue) >= _MAX_QUEUE:
+        if self.queue.full:
             self._finish(speech, failed="too_many_speeches")
             return None
-        self.queue.append(speech)
+        self.queue.add(speech)
         return speech
 
     def take_back(self, op_id: str | None) -> None:
         """Stop the speech of a command, or all speeches of the handler, wherever they are."""
-        self.take_back_queued(op_id)
+        self.queue.take_back(op_id)
         if self.sent is not None and op_id in (None, self.sent.op_id):
             self.sent.unwanted = True
         if self.active is not None and op_id in (None, self.active.op_id):
             self.stop_active()
-
-    def take_back_queued(self, op_id: str | None = None) -> None:
-        """Stop speeches of the handler that nobody has begun."""
-        self._unsay([s for s in self.queue if op_id in (None, s.op_id) and s.kind in ("say", "reply")])
 
     def stop_active(self) -> None:
         """Stop what is being said."""
@@ -84,17 +83,29 @@ class Sequencer:
         self._board.send(CancelReply(reply=speech.reply, heard_ms=speech.heard_ms))
         self._after_cut(speech)
 
-    def clear_queue(self, *, but: SpeechKind | None = None) -> None:
-        """Nothing of what waits will be said, except speeches of the kind `but`."""
-        self._unsay([s for s in self.queue if s.kind != but])
+    def cut_by_caller(self) -> None:
+        """Stop what is being said because the caller speaks, unless nothing may stop it."""
+        speech = self.active
+        if speech is None or speech.reply is None or speech.interrupted or not speech.interruptible:
+            return
+        speech.by_caller = True
+        self.stop_active()
+        self._turns.cut(speech.heard)
+        self.on_cut(speech.reply)
+
+    def overtake(self, *, whole: bool) -> None:
+        """The caller speaks (or has spoken, `whole`) before what was sent has begun."""
+        speech = self.sent
+        if speech is not None and speech.interruptible:
+            speech.overtaken = True
+            speech.unwanted = speech.unwanted or whole
+            speech.by_caller = speech.by_caller or whole
 
     def drop_all(self, failed: str) -> None:
         """The provider's end is gone: whatever is under way is over."""
-        self.clear_queue()
+        self.queue.clear()
         self.drop_current(failed)
-        for speech, spoken in list(self.parked.values()):
-            self._answer(speech, spoken)
-        self.parked.clear()
+        self.answers.unpark_all()
 
     def drop_current(self, failed: str) -> None:
         """The provider's conversation is gone, and with it what was being said in it."""
@@ -103,6 +114,23 @@ class Sequencer:
                 speech.cut(self._board.now)
                 self._finish(speech, failed=failed)
         self._foreign.clear()
+
+    def move(self, failed: str) -> Speech | None:
+        """Another session at the provider takes over: what had not begun will be sent there, what had begun failed.
+
+        Returns:
+            What was being said.
+        """
+        under_way, waiting = self.active, self.sent
+        if under_way is not None and under_way.reply is not None and not under_way.interrupted:
+            under_way.cut(self._board.now)
+            self._board.send(CancelReply(reply=under_way.reply, heard_ms=under_way.heard_ms))
+        if waiting is not None and not waiting.unwanted:
+            self.sent = None
+            self._board.timers.clear("speech:start")
+            self.queue.put_back(waiting)
+        self.drop_current(failed)
+        return under_way
 
     # --- reading
 
@@ -121,9 +149,19 @@ class Sequencer:
         """Whether something is being said that the caller cannot interrupt."""
         return any(s is not None and not s.interruptible for s in (self.active, self.sent))
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether something is being said, or about to be, that the caller can interrupt."""
+        return any(s is not None and s.interruptible and not s.interrupted for s in (self.active, self.sent))
+
     def busy(self, turn: TurnRecord) -> bool:
         """Tell whether a turn has speeches that are not over."""
-        current = [self.active, self.sent, *self.queue, *(speech for speech, _ in self.parked.values())]
+        current = [
+            self.active,
+            self.sent,
+            *self.queue.speeches,
+            *(speech for speech, _ in self.answers.parked.values()),
+        ]
         return any(speech is not None and speech.turn is turn for speech in current)
 
     def generating(self, reply: str) -> bool:
@@ -145,13 +183,9 @@ class Sequencer:
             self._foreign_reply(event.reply)
             return None
         self._begin(speech, event.reply)
+        if not speech.own:
+            self.queue.drop_overtaken()
         return speech
-
-    def lost(self, speech_id: str, asked: str | None) -> None:
-        """Close the record of a speech of an earlier control plane: nobody knows how much of it was heard."""
-        unknown = dict.fromkeys(("verbatim", "heard_ms", "heard_text", "heard_method"))
-        told = {"generated": "", "interrupted": False, "stale": False, "failed": "control_plane_restart"}
-        self._board.record("speech.ended", speech_id=speech_id, asked=asked, remaining="", **unknown, **told)
 
     def transcript(self, event: ReplyTranscript) -> None:
         """Words of a reply."""
@@ -171,38 +205,31 @@ class Sequencer:
             return
         speech.ended = True
         speech.words = speech.words if event.text is None else event.text
-        speech.has_audio, speech.tool_calls = event.audio, event.tools
+        speech.has_audio, speech.audio_ms, speech.tool_calls = event.audio, event.audio_ms, event.tools
         if event.status == "incomplete":
             speech.incomplete = event.why or "incomplete"
         if event.status == "failed":
             self._finish(speech, failed=event.why or "failed")
         elif event.status == "cancelled" or speech.interrupted:
-            self._cancelled(speech, by_caller=event.why == "interrupted", audio=event.audio)
+            self._cancelled(speech, by_caller=event.why == "interrupted")
         elif event.audio and not speech.played:
             self._await_playout(speech)
         else:
             self._finish(speech)
 
     def interrupted(self, event: Interrupted) -> None:
-        """The caller spoke over a reply."""
+        """A reply was cut short, and this is how much of it was heard; never asks for more to be stopped."""
         speech = self._current(event.reply)
         if speech is None:
             return
+        known = speech.interrupted
         speech.cut(self._board.now, event.heard_ms, event.method)
-        self._turns.cut_speech = speech.heard
-        if self._board.media != "direct":
-            self._board.send(CancelReply(reply=event.reply, heard_ms=speech.heard_ms))
-        self._after_cut(speech)
-
-    def caller_spoke(self) -> None:
-        """The caller began to speak; where the provider does not stop by itself, we stop it."""
-        speech = self.active
-        wanted = self._board.capabilities.interruption == "client"
-        if speech is None or not (wanted and speech.interruptible) or speech.interrupted:
-            return
-        speech.cut(self._board.now)
-        self._turns.cut_speech = speech.heard
-        self._board.send(CancelReply(reply=speech.reply or "", heard_ms=speech.heard_ms))
+        speech.measured = True
+        if not known:
+            speech.by_caller = True
+            self._turns.cut(speech.heard)
+        elif speech.by_caller:
+            self._turns.measured(speech.heard)
         self._after_cut(speech)
 
     def playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
@@ -219,6 +246,7 @@ class Sequencer:
                     self._finish(speech)
             case PlayoutCleared():
                 speech.cut(self._board.now)
+                speech.measured = True
                 self._after_cut(speech)
 
     def fault(self, event: ProviderFault) -> bool:
@@ -226,10 +254,11 @@ class Sequencer:
         speech = self.sent
         if speech is None or event.command != speech.id:
             return False
-        if event.retry and speech.tries < _MAX_TRIES and not speech.unwanted:
+        again = event.retry and event.code != NO_LISTENER
+        if again and speech.tries < _MAX_TRIES and not speech.unwanted:
             self.sent = None
             self._board.timers.clear("speech:start")
-            self.queue.appendleft(speech)
+            self.queue.put_back(speech)
             self._waiting_retry = True
             self._board.timers.set("speech:retry", self._board.now + _RETRY_AFTER)
         else:
@@ -255,32 +284,17 @@ class Sequencer:
         """Send the next speech when the slot is free and nothing speaks against it."""
         if not self._board.attached:
             return
-        self._drop_stale()
+        self.queue.drop_stale()
         if self.active is None and self.sent is None:
             self._switch_interruption()
-        if (
-            self.queue
-            and self.free
-            and not self._waiting_retry
-            and not must_wait(self.queue[0], self._turns, self._board)
-        ):
-            self._send(self.queue.popleft())
+        if self.free and not self._waiting_retry and (speech := self.queue.ready()) is not None:
+            self._send(speech)
 
     # --- inside
 
-    def _unsay(self, speeches: list[Speech]) -> None:
-        for speech in speeches:
-            self.queue.remove(speech)
-            speech.interrupted = True
-            self._finish(speech)
-
-    def _drop_stale(self) -> None:
-        for speech in [s for s in self.queue if is_stale(s, self._turns)]:
-            self.queue.remove(speech)
-            self._finish(speech, stale=True)
-
     def _switch_interruption(self) -> None:
-        wanted = self.queue[0].interruptible if self.queue and self.free else True
+        head = self.queue.head
+        wanted = head.interruptible if head is not None and self.free else True
         if wanted != self._board.interruptible:
             self._board.interruptible = wanted
             self._board.send(Update(interruptible=wanted))
@@ -289,19 +303,11 @@ class Sequencer:
         speech.tries += 1
         self.sent = speech
         self._board.timers.set("speech:start", self._board.now + _START_WAIT)
-        self._record_start(speech)
+        self.answers.begin(speech)
         if speech.asked is not None:
             self._board.send(Say(id=speech.id, text=speech.asked, interruptible=speech.interruptible))
         else:
             self._board.send(Reply(id=speech.id, instructions=speech.instructions, tools=speech.tools))
-
-    def _record_start(self, speech: Speech) -> None:
-        if not speech.recorded:
-            speech.recorded = True
-            turn_id = speech.turn.turn_id if speech.turn else None
-            self._board.record(
-                "speech.started", speech_id=speech.id, kind=speech.kind, asked=speech.asked, turn_id=turn_id
-            )
 
     def _claim(self, event: ReplyStarted) -> Speech | None:
         if self.sent is not None and event.command == self.sent.id:
@@ -318,16 +324,20 @@ class Sequencer:
             self._board.timers.clear("speech:start")
         speech.reply = reply
         self.active = speech
-        self._turns.cut_speech = None
+        self._turns.cut(None)
         self._replies[reply] = speech
         while len(self._replies) > _REMEMBERED:
             self._replies.popitem(last=False)
         self._board.timers.set("speech", self._board.now + _STALL_WAIT)
-        self._record_start(speech)
+        self.answers.begin(speech)
         if speech.turn is not None:
             speech.turn.answered = True
         if speech.unwanted:
             self.stop_active()
+            if speech.by_caller:
+                self._turns.cut(speech.heard)
+        elif speech.overtaken and self._turns.speaking is not None:
+            self.cut_by_caller()
 
     def _foreign_reply(self, reply: str) -> None:
         self._board.warn("unasked_reply", "the provider began a reply that nobody asked for; it was stopped")
@@ -338,20 +348,30 @@ class Sequencer:
     def _current(self, reply: str) -> Speech | None:
         return self.active if self.active is not None and self.active.reply == reply else None
 
-    def _cancelled(self, speech: Speech, *, by_caller: bool, audio: bool) -> None:
+    def _cancelled(self, speech: Speech, *, by_caller: bool) -> None:
         """Generation was cut; how much was heard may be told a moment later."""
-        told = speech.interrupted
+        known = speech.interrupted
         speech.cut(self._board.now)
-        if by_caller and self._turns.cut_speech is None:
-            self._turns.cut_speech = speech.heard
-        if by_caller and audio and not told:
+        if by_caller and not known:
+            speech.by_caller = True
+            self._turns.cut(speech.heard)
+            if self._board.carried:
+                # what was generated before is still on its way to the caller
+                self._board.send(CancelReply(reply=speech.reply or "", heard_ms=speech.heard_ms))
+        if self._board.carried or (by_caller and not known):
+            self._await_measure(speech)
+        else:
+            self._finish(speech)
+
+    def _await_measure(self, speech: Speech) -> None:
+        if speech.has_audio and not speech.measured:
             self._board.timers.set("speech", self._board.now + _HEARD_WAIT)
         else:
             self._finish(speech)
 
     def _await_playout(self, speech: Speech) -> None:
         since = speech.playing_since or self._board.now
-        fallback = max(self._board.now, since + speaking_seconds(speech.words)) + _PLAYOUT_FALLBACK
+        fallback = max(self._board.now, since + speech.seconds) + _PLAYOUT_FALLBACK
         self._board.timers.set("speech", fallback)
 
     def _overdue(self, speech: Speech) -> None:
@@ -363,10 +383,12 @@ class Sequencer:
             self._finish(speech, failed="provider_timeout")
 
     def _after_cut(self, speech: Speech) -> None:
-        if speech.ended:
-            self._finish(speech)
-        else:
+        if not speech.ended:
             self._board.timers.set("speech", self._board.now + _STOP_WAIT)
+        elif self._board.carried:
+            self._await_measure(speech)
+        else:
+            self._finish(speech)
 
     def _finish(self, speech: Speech, *, failed: str | None = None, stale: bool = False) -> None:
         failed = failed or speech.incomplete
@@ -376,27 +398,6 @@ class Sequencer:
         if self.sent is speech:
             self.sent = None
             self._board.timers.clear("speech:start")
-        if speech.interrupted and self._turns.cut_speech is not None:
-            self._turns.cut_speech = speech.heard
-        spoken = speech.spoken(self._board.now, self._board.media, failed=failed, stale=stale)
-        self._board.record("speech.ended", speech_id=speech.id, **spoken.as_json())
-        if spoken.generated:
-            self._board.remember(speech.told(spoken))
-        clean = failed is None and not spoken.interrupted
-        if clean and speech.tool_calls and speech.op_id is not None and speech.reply is not None:
-            self.parked[speech.reply] = (speech, spoken)
-        else:
-            self._answer(speech, spoken)
-
-    def _answer(self, speech: Speech, spoken: Spoken) -> None:
-        if speech.op_id is not None:
-            if speech.kind == "reply":
-                self._board.ops.answer(ResolveReply(speech.op_id, spoken, tuple(speech.called)))
-            else:
-                self._board.ops.answer(ResolveSpeech(speech.op_id, spoken))
-
-    def unpark(self, reply: str) -> None:
-        """Answer an asked reply with what it was before its tools; the model will say no more about it."""
-        parked = self.parked.pop(reply, None)
-        if parked is not None:
-            self._answer(*parked)
+        if speech.by_caller:
+            self._turns.measured(speech.heard)
+        self.answers.close(speech, failed=failed, stale=stale)

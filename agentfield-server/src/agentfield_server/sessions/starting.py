@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from agentfield.errors import CapabilityMissing, InvalidInput, NodeNotConnected, NotFound
+from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
 from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.choices import check_options, choose
 from agentfield.plugins.matrix import needs_of
@@ -43,11 +43,6 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
     for name in ("provider", "transport", "model", "voice"):
         _check_same(name, getattr(request, name), getattr(declaration, name), request.target)
     pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
-    if pair.media != "direct":
-        raise CapabilityMissing(
-            f"{pair.name} is declared, but this control plane cannot carry {pair.media} media yet.",
-            hint=f"use a pair with direct media: {_direct(registry)}",
-        )
     check_options(pair, declaration.options)
     provider = registry.provider(declaration.provider)
     config = SessionConfig(
@@ -129,10 +124,6 @@ def _tool(target: str, session: str, functions: Mapping[str, FunctionSpec]) -> T
     return ToolSpec(
         target=target, description=spec.description, parameters=spec.input_schema, on_interrupt=spec.on_interrupt
     )
-
-
-def _direct(registry: Registry) -> str:
-    return _listed(pair.name for pair, _ in registry.pairs() if pair.media == "direct")
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -22,9 +22,16 @@ class Call:
     on_interrupt: Literal["keep", "cancel"]
     state: Literal["running", "pending", "done"] = "running"
     execution_id: str | None = None
-    generation: int = 0
+    output: str | None = None
+    """The result as the model was given it."""
     note: dict[str, Any] = field(default_factory=dict)
     """What the handler is told of the call."""
+
+    def in_words(self) -> str:
+        """Return what a conversation that does not hold the call is told of it."""
+        if self.output is None:
+            return f"{self.target} (call {self.call_id}) was called; its result is pending and follows."
+        return f"{self.target} (call {self.call_id}) was called; its result is: {self.output}"
 
 
 @dataclass(slots=True, eq=False)

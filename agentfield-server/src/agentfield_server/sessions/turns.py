@@ -11,11 +11,14 @@ from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted
 from agentfield_server.sessions.board import Board
 from agentfield_server.sessions.effects import CloseTurn, OpenTurn, TurnValue
 from agentfield_server.sessions.inputs import OpenTurnSnapshot
+from agentfield_server.sessions.totals import Totals
 
-__all__ = ["MAX_WAITING", "TRANSCRIPT_WAIT", "TurnBook", "TurnRecord"]
+__all__ = ["MAX_WAITING", "RECORDED_WAIT", "TRANSCRIPT_WAIT", "TurnBook", "TurnRecord"]
 
 TRANSCRIPT_WAIT = 3.0
 """Seconds that a committed turn waits for its words, and for the turn before it."""
+RECORDED_WAIT = 20.0
+"""The same where the caller says when a turn is over: such turns are as long as the caller likes, and so is the work."""
 MAX_WAITING = 8
 _MAX_PENDING = 64
 _MAX_SEEN = 4096
@@ -48,7 +51,10 @@ class TurnRecord:
     """Whether the model began to answer it (model floor)."""
     problem: Mapping[str, Any] | None = None
     heard: str | None = None
+    backchannel: bool = False
+    """Whether it was too short to stop what was being said: a turn, but what it was said over goes on."""
     spoken: list[Mapping[str, Any]] = field(default_factory=list)
+    used: Totals = field(default_factory=Totals)
 
     def value(self, offset: float) -> TurnValue:
         """Return what the handler gets."""
@@ -70,6 +76,8 @@ class TurnBook:
         self._board = board
         self._begun: OrderedDict[str, tuple[float, float | None]] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._spared: set[str] = set()
+        """Turns under way that were too short to interrupt."""
         self._line: list[TurnRecord] = []
         self.waiting: list[TurnRecord] = []
         self.open: dict[str, TurnRecord] = {}
@@ -78,18 +86,24 @@ class TurnBook:
         """The turn that the handler took last."""
         self.newest: TurnRecord | None = None
         """The newest turn that counts."""
+        self._newest_asking: TurnRecord | None = None
+        """The same without those that only say that the caller listens."""
         self.count = 0
         self.over_limit = False
-        self.cut_speech: str | None = None
+        self._cut: str | None = None
         """What was heard of the speech that the caller is talking over."""
+        self._cutter: TurnRecord | None = None
+        """The turn that was told so."""
 
     # --- what the provider tells
 
     def started(self, event: TurnStarted) -> None:
-        """The caller speaks."""
+        """The caller speaks; a start that is told after the turn's end is no news."""
+        if event.item in self._seen:
+            return
         self.speaking = event.item
         self._board.timers.set("speaking", self._board.now + _SPEAKING_LIMIT)
-        if event.item not in self._seen and event.item not in self._begun:
+        if event.item not in self._begun:
             self._begun[event.item] = (self._board.now, None)
             while len(self._begun) > _MAX_PENDING:
                 self._begun.popitem(last=False)
@@ -110,18 +124,23 @@ class TurnBook:
     def committed(self, event: TurnCommitted) -> None:
         """A turn is part of the conversation; a second commit of an item is ignored."""
         begun, ended = self._begun.pop(event.item, (self._board.now, None))
+        spared = event.item in self._spared
+        self._spared.discard(event.item)
         if self.speaking == event.item:
             self.silence()
         if event.item in self._seen:
             return
         self._remember(event.item)
         turn = TurnRecord(event.item, event.previous, self._board.now, begun, ended or self._board.now)
-        turn.heard, self.cut_speech = self.cut_speech, None
+        if self._cut is not None:
+            turn.heard, self._cut, self._cutter = self._cut, None, turn
+        turn.backchannel = spared
         if len(self._line) >= _MAX_PENDING:
             self._discard(turn, "too_many")
             return
         self._line.append(turn)
-        self._board.timers.set(f"turn:{turn.item}", self._board.now + TRANSCRIPT_WAIT)
+        wait = TRANSCRIPT_WAIT if self._board.vad else RECORDED_WAIT
+        self._board.timers.set(f"turn:{turn.item}", self._board.now + wait)
         if event.text is not None:
             turn.text, turn.known = event.text, True
         elif self._board.config.transcription is None:
@@ -140,17 +159,18 @@ class TurnBook:
         else:
             turn.text = event.text
 
-    def discarded(self, event: TurnDiscarded) -> None:
+    def discarded(self, event: TurnDiscarded, *, why: str | None = None) -> None:
         """The provider dropped what was being said."""
         self._begun.pop(event.item, None)
+        self._spared.discard(event.item)
         if self.speaking == event.item:
             self.silence()
         turn = next((turn for turn in self._line if turn.item == event.item), None)
         if turn is not None:
-            self._drop(turn, event.why)
+            self._drop(turn, why or event.why)
         elif event.item not in self._seen:
             self._remember(event.item)
-            self._board.record("turn.discarded", item=event.item, why=event.why)
+            self._board.record("turn.discarded", item=event.item, why=why or event.why)
 
     def give_up(self, item: str) -> None:
         """The wait for a turn's words, and for its predecessor, is over."""
@@ -159,6 +179,28 @@ class TurnBook:
                 turn.patient = False
                 if not turn.known:
                     turn.known, turn.text_missing = True, "timeout"
+
+    def spare(self, item: str) -> None:
+        """What is being said was too short to interrupt."""
+        if len(self._spared) < _MAX_PENDING:
+            self._spared.add(item)
+
+    def cut(self, heard: str | None) -> None:
+        """The caller talks over a speech of which so much was heard; None: a new speech begins."""
+        self._cut, self._cutter = heard, None
+
+    def measured(self, heard: str) -> None:
+        """How much was heard of the speech that the caller talked over is known better now."""
+        if self._cut is not None:
+            self._cut = heard
+        elif self._cutter is not None:
+            self._cutter.heard = heard
+
+    def lose(self, why: str) -> None:
+        """The provider's session is gone, and with it what the caller was saying."""
+        for item in list(self._begun):
+            self.discarded(TurnDiscarded(item=item, why="cleared"), why=why)
+        self.silence()
 
     # --- what follows from it
 
@@ -176,9 +218,26 @@ class TurnBook:
         """Tell whether a committed turn still waits for its words."""
         return bool(self._line)
 
+    def begun(self, item: str) -> bool:
+        """Tell whether the beginning of a turn was told, and not yet its end."""
+        return item in self._begun
+
+    def knows(self, item: str) -> bool:
+        """Tell whether a turn was committed or discarded."""
+        return item in self._seen
+
+    def find(self, item: str) -> TurnRecord | None:
+        """Return a turn that is not closed."""
+        return next((turn for turn in (*self._line, *self.open.values()) if turn.item == item), None)
+
+    def unsaid(self) -> list[str]:
+        """Return the words of turns that are known and not let through yet."""
+        return [turn.text for turn in self._line if turn.known and turn.text]
+
     def newer_than(self, turn: TurnRecord | None) -> bool:
-        """Tell whether a newer turn than this one counts."""
-        return turn is not None and self.newest is not None and self.newest.number > turn.number
+        """Tell whether a newer turn than this one counts; one that only says that the caller listens does not."""
+        newest = self._newest_asking
+        return turn is not None and newest is not None and newest.number > turn.number
 
     def take(self) -> TurnValue | None:
         """Hand the next turn to the handler."""
@@ -213,17 +272,20 @@ class TurnBook:
             turn.text, turn.text_missing = known.text, known.text_missing
             turn.turn_id, turn.number, turn.stage = known.turn_id, known.number, "waiting"
             turn.attempt = 2 if index == 0 else 1
-            turn.answered = self._board.model_floor
+            # a conversation that is attached to again may have its answer already, a new one has not
+            turn.answered = self._board.model_floor and not self._board.replays
             self._remember(turn.item)
             self.waiting.append(turn)
             self.open[turn.turn_id] = turn
-            self.newest = turn
+            self.newest = self._newest_asking = turn
 
     def close(self, turn: TurnRecord) -> None:
         """Close a turn that is done."""
         turn.stage = "closed"
         self.open.pop(turn.turn_id, None)
         output = {"text": turn.text, "text_missing": turn.text_missing, "spoken": list(turn.spoken)}
+        if turn.used:
+            output |= turn.used.as_json()
         status: Literal["succeeded", "failed"] = "failed" if turn.problem else "succeeded"
         self._board.emit(CloseTurn(turn_id=turn.turn_id, status=status, output=output, problem=turn.problem))
 
@@ -287,6 +349,8 @@ class TurnBook:
         turn.turn_id = self._board.ids("exe")
         self.open[turn.turn_id] = turn
         self.newest = turn
+        if not turn.backchannel:
+            self._newest_asking = turn
         self._board.emit(
             OpenTurn(
                 turn_id=turn.turn_id,
@@ -310,6 +374,9 @@ class TurnBook:
             return
         if self.newest is turn:
             self.newest = max(self.open.values(), key=lambda other: other.number, default=None)
+        if self._newest_asking is turn:
+            asking = [other for other in self.open.values() if not other.backchannel]
+            self._newest_asking = max(asking, key=lambda other: other.number, default=None)
         problem = {"code": "turn_discarded", "status": 409, "title": "turn discarded", "detail": f"discarded: {why}"}
         self._board.emit(CloseTurn(turn_id=turn.turn_id, status="cancelled", problem=problem))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from agentfield.plugins.spec import Media
 from agentfield_server.sessions.effects import HeardMethod, Spoken
 from agentfield_server.sessions.turns import TurnRecord
-from agentfield_server.sessions.words import heard_prefix, rest_of, verbatim
+from agentfield_server.sessions.words import heard_prefix, rest_of, speaking_seconds, verbatim
 
 __all__ = ["Speech", "SpeechKind"]
 
@@ -39,7 +39,15 @@ class Speech:
     playing_since: float | None = None
     heard_ms: int | None = None
     method: HeardMethod = "wallclock"
+    audio_ms: int | None = None
+    """How long all of it sounds, once that is known."""
     interrupted: bool = False
+    measured: bool = False
+    """Whether somebody who can measure it told how much was heard before it was cut."""
+    by_caller: bool = False
+    """Whether it was the caller who cut it."""
+    overtaken: bool = False
+    """Whether the caller began to speak after it had been sent and before it began."""
     unwanted: bool = False
     """Whether it was taken back after it had been sent."""
     has_audio: bool = False
@@ -61,13 +69,19 @@ class Speech:
             self.interrupted = True
             self.method = method if heard_ms is not None else "wallclock"
             self.heard_ms = self.elapsed_ms(now) if heard_ms is None else max(0, heard_ms)
-        elif heard_ms is not None and self.method == "wallclock":
+        elif heard_ms is not None and not self.measured:
             self.heard_ms, self.method = max(0, heard_ms), method
+        self.measured = self.measured or heard_ms is not None
 
     @property
     def heard(self) -> str:
         """What was heard of it when it was cut; by the words asked for as long as none were generated."""
-        return heard_prefix(self.words or self.asked or "", self.heard_ms or 0)
+        return heard_prefix(self.words or self.asked or "", self.heard_ms or 0, self.audio_ms)
+
+    @property
+    def seconds(self) -> float:
+        """About how long all of it sounds."""
+        return speaking_seconds(self.words) if self.audio_ms is None else self.audio_ms / 1000
 
     def told(self, spoken: Spoken) -> Mapping[str, Any]:
         """Add what became of it to its turn, and return what the history says."""
@@ -79,8 +93,8 @@ class Speech:
     def spoken(self, now: float, media: Media, *, failed: str | None, stale: bool) -> Spoken:
         """Return what became of it."""
         whole = self.ended and not self.interrupted and failed is None and not stale
-        heard_ms = self.elapsed_ms(now) if whole or self.heard_ms is None else self.heard_ms
-        heard = self.words if whole else heard_prefix(self.words, heard_ms)
+        heard_ms = self._heard_ms(now, whole=whole)
+        heard = self.words if whole else heard_prefix(self.words, heard_ms, self.audio_ms)
         method: HeardMethod = self.method
         if whole and self.played:
             method = "provider" if media == "direct" else "marks"
@@ -96,3 +110,10 @@ class Speech:
             failed=failed,
             remaining="" if whole else rest_of(self.asked if self.asked is not None else self.words, heard),
         )
+
+    def _heard_ms(self, now: float, *, whole: bool) -> int:
+        """Return how much was heard, never more than there is."""
+        if whole and self.played and self.audio_ms is not None:
+            return self.audio_ms
+        heard_ms = self.elapsed_ms(now) if whole or self.heard_ms is None else self.heard_ms
+        return heard_ms if self.audio_ms is None else min(heard_ms, self.audio_ms)

@@ -31,9 +31,16 @@ def speaking_seconds(text: str) -> float:
     return len(text) / CHARS_PER_SECOND
 
 
-def heard_prefix(text: str, heard_ms: int) -> str:
-    """Return about what was heard of a text after so many milliseconds, in whole words, never more than there is."""
-    count = int(max(0, heard_ms) / 1000 * CHARS_PER_SECOND)
+def heard_prefix(text: str, heard_ms: int, audio_ms: int | None = None) -> str:
+    """Return about what was heard of a text after so many milliseconds, in whole words, never more than there is.
+
+    Args:
+        text: All of it.
+        heard_ms: How much was heard, milliseconds.
+        audio_ms: How long all of it sounds, milliseconds; None goes by how fast people usually speak.
+    """
+    heard = max(0, heard_ms)
+    count = int(heard * len(text) / audio_ms) if audio_ms else int(heard / 1000 * CHARS_PER_SECOND)
     if count >= len(text):
         return text
     if count <= 0:

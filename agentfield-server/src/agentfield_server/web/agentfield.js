@@ -12,8 +12,9 @@ import {asCallError, CallError, request} from './agentfield/http.js';
 import {dial} from './agentfield/peer.js';
 import {Story} from './agentfield/story.js';
 import {EventStream} from './agentfield/stream.js';
+import {TurnCall} from './agentfield/turncall.js';
 
-export {CallError};
+export {CallError, TurnCall};
 
 const HERE = new URL('.', import.meta.url);
 const OFFER_MS = 30_000;
@@ -89,18 +90,20 @@ export class Call extends EventTarget {
   /**
    * Start a session. Without a token this is for pages that the control plane itself serves on this machine.
    * @param {StartOptions} options
-   * @returns {Promise<Call>}
+   * @returns {Promise<Call|TurnCall>} A TurnCall where the session takes recorded turns.
    */
   static async start(options) {
     const response = await request(new URL('api/v1/sessions', HERE), {method: 'POST', body: JSON.stringify(options)});
-    const {token, page_url: _page, offer_url: _offer, events_url: _events, ...facts} = await response.json();
-    return new Call(facts, token);
+    const {
+      token, page_url: _page, offer_url: _offer, media_url: _media, turns_url: _turns, events_url: _events, ...facts
+    } = await response.json();
+    return callOf(facts, token);
   }
 
   /**
    * The call of a page address whose fragment holds a one-time code; the code leaves the address at once.
    * @param {Location} [where]
-   * @returns {Promise<Call|null>} null where the fragment has no code.
+   * @returns {Promise<Call|TurnCall|null>} null where the fragment has no code.
    */
   static async fromFragment(where = location) {
     const code = new URLSearchParams(where.hash.slice(1)).get('code');
@@ -109,7 +112,7 @@ export class Call extends EventTarget {
     const body = JSON.stringify({code});
     const response = await request(new URL('api/v1/sessions/exchange', HERE), {method: 'POST', body});
     const {token, ...facts} = await response.json();
-    return new Call(facts, token);
+    return callOf(facts, token);
   }
 
   /** @returns {string} */
@@ -423,4 +426,8 @@ export class Call extends EventTarget {
     this.#request('end', {method: 'POST', body, keepalive: true}).catch(() => {});
     this.#finish('caller_hangup', 'the page was closed');
   }
+}
+
+function callOf(facts, token) {
+  return facts.transport === 'audio_turns' ? new TurnCall(facts, token) : new Call(facts, token);
 }

@@ -3,6 +3,8 @@
 import {el, say} from './dom.js';
 import {CallError} from './http.js';
 
+const TALK_KEYS = new Set([' ', 'Enter']);
+const HOLD = 'Hold to talk';
 const IN_CALL = new Set(['connecting', 'live', 'reconnecting']);
 
 /** Buttons and choices; everything works by keyboard because everything is a native control. */
@@ -11,16 +13,29 @@ export class Controls {
   #state = 'idle';
   #muted = false;
   #recordings = [];
+  #pushToTalk = false;
   #target = el('select', {'aria-label': 'Session to call', hidden: true});
   #voice = el('select', {'aria-label': 'Caller', onchange: () => this.#refresh()}, el('option', {value: 'microphone'}, 'Microphone'));
   #file = el('input', {type: 'file', accept: 'audio/*', 'aria-label': 'Audio file', hidden: true, onchange: () => this.#refresh()});
   #call = el('button.af-primary.af-call', {type: 'button', onclick: () => this.#toggle()});
   #mute = el('button.af-mute', {type: 'button', 'aria-pressed': 'false', onclick: () => this.#toggleMute()}, 'Mute');
   #again = el('button.af-again', {type: 'button', hidden: true, onclick: () => this.#does.again()}, 'Say it again');
+  #talk = el('button.af-primary.af-push', {
+    type: 'button', hidden: true, 'aria-pressed': 'false',
+    onpointerdown: (event) => { if (event.button === 0) this.#press(event); },
+    onpointerup: () => this.#release(),
+    onpointercancel: () => this.#release(),
+    onblur: () => this.#release(),
+    onkeydown: (event) => { if (TALK_KEYS.has(event.key)) this.#press(event); },
+    onkeyup: (event) => { if (TALK_KEYS.has(event.key)) this.#release(); },
+  }, HOLD);
   element = el('div.af-controls', {},
-    this.#call, this.#mute, this.#again, el('label.af-voice', {}, el('span', {}, 'Speak with'), this.#voice), this.#file, this.#target);
+    this.#call, this.#talk, this.#mute, this.#again, el('label.af-voice', {}, el('span', {}, 'Speak with'), this.#voice), this.#file, this.#target);
 
-  /** @param {{start: () => void, hangUp: () => void, mute: (on: boolean) => void, again: () => void}} does */
+  /**
+   * @param {{start: () => void, hangUp: () => void, mute: (on: boolean) => void, again: () => void,
+   *          talk: () => void, send: () => void}} does
+   */
   constructor(does) {
     this.#does = does;
   }
@@ -66,6 +81,18 @@ export class Controls {
     return file;
   }
 
+  /** @param {boolean} on Whether the caller holds a button to speak. */
+  pushToTalk(on) {
+    this.#pushToTalk = on;
+    this.#refresh();
+  }
+
+  /** @param {boolean} on Whether the caller's voice is being recorded. */
+  talking(on) {
+    this.#talk.setAttribute('aria-pressed', String(on));
+    say(this.#talk, on ? 'Release to send' : HOLD);
+  }
+
   /** @param {string} state @param {boolean} muted */
   state(state, muted) {
     this.#state = state;
@@ -82,6 +109,8 @@ export class Controls {
     this.#mute.setAttribute('aria-pressed', String(this.#muted));
     say(this.#mute, this.#muted ? 'Unmute' : 'Mute');
     this.#voice.disabled = this.#target.disabled = this.#file.disabled = inCall;
+    this.#talk.hidden = !this.#pushToTalk || this.#voice.value !== 'microphone';
+    this.#talk.disabled = this.#state !== 'live';
     this.#again.hidden = this.#voice.value === 'microphone';
     this.#again.disabled = this.#state !== 'live';
     this.#file.hidden = this.#voice.value !== 'file';
@@ -90,6 +119,18 @@ export class Controls {
   #toggle() {
     if (!IN_CALL.has(this.#state)) this.#does.start();
     else this.#does.hangUp();
+  }
+
+  #press(event) {
+    if (event.repeat || this.#talk.disabled) return;
+    // the pointer is followed beyond the button, and the keys do not press it a second time
+    if (event.type === 'pointerdown') this.#talk.setPointerCapture(event.pointerId);
+    else event.preventDefault();
+    this.#does.talk();
+  }
+
+  #release() {
+    if (this.#talk.getAttribute('aria-pressed') === 'true') this.#does.send();
   }
 
   #toggleMute() {

@@ -29,6 +29,8 @@ class CallPanel extends HTMLElement {
     hangUp: () => this.#call?.hangUp(),
     mute: (on) => this.#call?.mute(on),
     again: () => this.#call?.speak().catch((error) => this.#errors.show(asCallError(error))),
+    talk: () => this.#talk(),
+    send: () => this.#call?.send().catch((error) => this.#errors.show(asCallError(error))),
   });
   #transcript = new Transcript();
   #tools = new ToolTimeline();
@@ -113,6 +115,14 @@ class CallPanel extends HTMLElement {
     }
   }
 
+  #talk() {
+    try {
+      this.#call?.talk();
+    } catch (error) {
+      this.#errors.show(asCallError(error));
+    }
+  }
+
   #useRecording() {
     if (this.#controls.chooseRecording()) void this.#start();
   }
@@ -131,7 +141,9 @@ class CallPanel extends HTMLElement {
     on('tool', (tool) => { this.#tools.show(tool); this.#fetchLater(); });
     on('event', (detail) => this.#log.add(detail));
     on('error', (error) => this.#errors.show(error));
+    on('talking', ({on}) => this.#controls.talking(on));
     on('ended', () => this.#keep(call));
+    this.#controls.pushToTalk(Boolean(call.pushToTalk));
     this.#status.facts(call.facts);
     this.dispatchEvent(new CustomEvent('call', {detail: {call}, bubbles: true}));
   }

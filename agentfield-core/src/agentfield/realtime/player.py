@@ -1,0 +1,339 @@
+"""Plays replies to the caller: in order, just ahead of being heard, and known to the millisecond when they are thrown away."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from agentfield.errors import AgentFieldError
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.caller import CallerLeg
+from agentfield.realtime.events import Event, PlayoutStarted, PlayoutStopped, ReplyEnded
+from agentfield.realtime.playout import HeardMethod, Playout
+
+__all__ = ["FRAME_MS", "LEAD_MS", "MAX_REPLY_MS", "Converter", "Line", "LineEnd", "Player"]
+
+LineEnd = Literal["gone", "replaced", "slow", "closed"]
+"""Why a leg is not carried any more: its input is over; another leg came; it took no audio; the session is over."""
+
+LEAD_MS = 200
+"""How far ahead of being heard audio is sent to a caller."""
+FRAME_MS = 50
+"""Audio that is sent in one piece."""
+MARK_MS = 200
+"""How often the caller is asked to tell what was heard."""
+MAX_REPLY_MS = 600_000
+"""Audio of one reply that is kept."""
+_MARK_GRACE = 2.0
+"""Seconds by which a caller that tells marks may be behind the clock."""
+_SLOW = 5.0
+"""Seconds in which a caller must take a piece of audio."""
+_LOOK = 0.1
+"""Seconds between two looks at a reply whose audio comes as it is spoken; how a stall of this process is noticed."""
+_STALL = 0.02
+_REMEMBERED = 128
+
+
+class Converter(Protocol):
+    """Turns audio of one format into another, a piece at a time."""
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return what came out for what went in."""
+
+    def flush(self) -> bytes:
+        """Return what is still held."""
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """A leg while it is carried."""
+
+    leg: CallerLeg
+    to_caller: Converter
+    from_caller: Converter
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    why: LineEnd | None = None
+    paced_until: float = 0.0
+    """When the caller will have heard all that was sent, had nothing ever stalled."""
+    stalled: float = 0.0
+    """Seconds for which this process stood still and that audio may make up for."""
+    echoes: bool = False
+    """Whether the caller ever told a mark."""
+
+    def end(self, why: LineEnd) -> None:
+        """The line is over; only the first reason counts."""
+        if not self.over.is_set():
+            self.why = why
+            self.over.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Outgoing:
+    reply: str
+    playout: Playout = field(default_factory=Playout)
+    chunks: deque[bytes] = field(default_factory=deque)
+    at: int = 0
+    """How much of the first chunk was taken already."""
+    size: int = 0
+    ended: bool = False
+    begun: bool = False
+    sent: bool = False
+    """Whether all of it went to the caller."""
+    full: bool = False
+    marked_ms: float = 0.0
+    """Up to where marks were asked for."""
+
+    def take(self, most: int) -> bytes:
+        """Return the next piece, at most that many bytes."""
+        taken: list[bytes] = []
+        size = 0
+        while self.chunks and size < most:
+            chunk = self.chunks[0]
+            piece = chunk[self.at : self.at + most - size] if self.at or len(chunk) > most - size else chunk
+            self.at += len(piece)
+            if self.at >= len(chunk):
+                self.chunks.popleft()
+                self.at = 0
+            taken.append(piece)
+            size += len(piece)
+        self.size -= size
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+
+class _Watch:
+    """Ends the line of a caller that takes no audio; one timer for many pieces, because most of them go at once."""
+
+    def __init__(self, line: Line, clock: Callable[[], float]) -> None:
+        self._line = line
+        self._clock = clock
+        self.since: float | None = None
+        """When the piece that is on its way was begun."""
+        self._timer = asyncio.get_running_loop().call_later(_SLOW / 2, self._look)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        if self.since is not None and self._clock() - self.since >= _SLOW:
+            self._line.end("slow")
+            return
+        self._timer = asyncio.get_running_loop().call_later(_SLOW / 2, self._look)
+
+
+class Player:
+    """What waits to be heard, whoever the caller's leg is at the moment.
+
+    Args:
+        audio: The provider's format, in which audio waits.
+        clock: Seconds of a monotonic clock.
+        emit: Takes events.
+    """
+
+    def __init__(self, audio: AudioFormat, *, clock: Callable[[], float], emit: Callable[[Event], None]) -> None:
+        self._audio = audio
+        self._clock = clock
+        self._emit = emit
+        self._replies: OrderedDict[str, _Outgoing] = OrderedDict()
+        self._past: OrderedDict[str, float] = OrderedDict()
+        self._names = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._starving = False
+        self._line: Line | None = None
+        self._frame = audio.size(FRAME_MS)
+        self._most = audio.size(MAX_REPLY_MS)
+
+    # --- from the provider
+
+    def feed(self, reply: str, data: bytes) -> bool:
+        """Take audio of a reply; returns whether the first of it had to be dropped."""
+        out = self._replies.get(reply)
+        if out is None:
+            if reply in self._past:
+                return False
+            out = self._replies[reply] = _Outgoing(reply)
+        if out.size + len(data) > self._most:
+            first, out.full = not out.full, True
+            return first
+        out.chunks.append(data)
+        out.size += len(data)
+        out.playout.receive(self._audio.ms(len(data)))
+        if self._starving:
+            self._wake.set()
+        return False
+
+    def ended(self, event: ReplyEnded) -> ReplyEnded:
+        """Generation of a reply is over; returns the event with how much audio there was."""
+        out = self._replies.get(event.reply)
+        received = self._past.get(event.reply) if out is None else out.playout.received_ms
+        if out is not None:
+            out.ended = True
+            self._wake.set()
+        if received is None:
+            return event
+        length = event.audio_ms if event.audio_ms is not None else int(received)
+        return event.model_copy(update={"audio_ms": length, "audio": event.audio or received > 0})
+
+    def drop_all(self) -> bool:
+        """Throw all replies away: their conversation is gone; returns whether the caller holds audio of one."""
+        held = False
+        for reply in list(self._replies):
+            held = self.cancel(reply)[2] or held
+        return held
+
+    # --- from the runtime
+
+    def cancel(self, reply: str) -> tuple[int, HeardMethod, bool]:
+        """Throw a reply away.
+
+        Returns:
+            Milliseconds of it that were heard, how that is known, and whether the caller holds any of it.
+        """
+        out = self._replies.pop(reply, None)
+        if out is None:
+            return int(self._past.get(reply, 0.0)), "wallclock", False
+        heard, method = out.playout.heard(self._clock())
+        heard = min(heard, int(out.playout.received_ms))
+        self._forget(reply, out.playout.received_ms)
+        playing = out.playout.sent_ms > 0
+        out.playout.clear()
+        out.chunks.clear()
+        if self._line is not None and playing:
+            self._line.paced_until = self._line.stalled = 0.0
+            # what the converter holds belongs to what was thrown away
+            self._line.to_caller.flush()
+        self._wake.set()
+        return heard, method, playing
+
+    # --- from the caller
+
+    def take(self, line: Line) -> None:
+        """Play to this leg from now on."""
+        self._line = line
+        self._wake.set()
+
+    def leave(self, line: Line) -> None:
+        """A leg is gone, and with it all that it was sent and did not tell."""
+        if self._line is line:
+            self._line = None
+            for out in self._replies.values():
+                out.playout.forget_marks()
+
+    def told(self, name: str) -> None:
+        """The caller has heard everything up to a mark."""
+        for out in self._replies.values():
+            if out.playout.told(name):
+                if self._line is not None:
+                    self._line.echoes = True
+                self._wake.set()
+                return
+
+    async def play(self, line: Line) -> None:
+        """Play to a leg until its line is over."""
+        watch = _Watch(line, self._clock)
+        try:
+            while not line.over.is_set():
+                await self._step(line, watch)
+        except AgentFieldError:
+            line.end("gone")
+        finally:
+            watch.stop()
+
+    # --- inside
+
+    async def _step(self, line: Line, watch: _Watch) -> None:
+        now = self._clock()
+        due = self._settle(line, now)
+        out = next((each for each in self._replies.values() if not each.sent), None)
+        if out is None:
+            await self._sleep(line, due, now, starving=True)
+        elif not out.size and not out.ended:
+            await self._sleep(line, _LOOK if due is None else min(due, _LOOK), now, starving=True)
+        elif (wait := self._too_early(line, out, now)) > 0:
+            await self._sleep(line, wait if due is None else min(due, wait), now, starving=False)
+        else:
+            watch.since = now
+            await self._send(line, out, now)
+            watch.since = None
+
+    def _too_early(self, line: Line, out: _Outgoing, now: float) -> float:
+        """Return how many seconds the next piece has to wait."""
+        if not line.leg.paced or not out.size:
+            return 0.0
+        if line.stalled and self._audio.ms(out.size) > line.stalled * 1000 + LEAD_MS:
+            line.stalled = 0.0  # there is plenty: nothing is late
+        return line.paced_until - now - (LEAD_MS - FRAME_MS) / 1000
+
+    async def _send(self, line: Line, out: _Outgoing, now: float) -> None:
+        piece = out.take(self._frame if line.leg.paced else out.size)
+        if piece:
+            if not out.begun:
+                out.begun = True
+                self._emit(PlayoutStarted(reply=out.reply))
+            ms = self._audio.ms(len(piece))
+            out.playout.send(ms, now)
+            self._pace(line, ms, now)
+            if data := line.to_caller(piece):
+                await line.leg.play(out.reply, data)
+        if out.ended and not out.size:
+            out.sent = True
+            if data := line.to_caller.flush():
+                await line.leg.play(out.reply, data)
+        await self._mark(line, out)
+
+    def _pace(self, line: Line, ms: float, now: float) -> None:
+        # behind by more than we stood still: the provider was not ready, and what comes now is heard from now on
+        line.paced_until = max(line.paced_until, now - line.stalled) + ms / 1000
+        line.stalled = max(0.0, min(line.stalled, now - line.paced_until))
+
+    async def _mark(self, line: Line, out: _Outgoing) -> None:
+        sent = out.playout.sent_ms
+        if not line.leg.marks or sent <= out.marked_ms or (sent - out.marked_ms < MARK_MS and not out.sent):
+            return
+        out.marked_ms = sent
+        name = f"m{next(self._names)}"
+        out.playout.mark(name)
+        await line.leg.mark(name)
+
+    def _settle(self, line: Line, now: float) -> float | None:
+        """Tell of replies that were heard to their end; returns in how many seconds to look again."""
+        due: float | None = None
+        for out in [each for each in self._replies.values() if each.sent]:
+            left = self._left(line, out, now)
+            if left > 0:
+                due = left if due is None else min(due, left)
+                continue
+            del self._replies[out.reply]
+            self._forget(out.reply, out.playout.received_ms)
+            if out.begun:
+                self._emit(PlayoutStopped(reply=out.reply))
+        return due
+
+    def _left(self, line: Line, out: _Outgoing, now: float) -> float:
+        told = line.leg.marks and (line.echoes or out.playout.marked)
+        if told and out.playout.all_marked:
+            return 0.0
+        return out.playout.ends_at + (_MARK_GRACE if told else 0.0) - now
+
+    async def _sleep(self, line: Line, seconds: float | None, since: float, *, starving: bool) -> None:
+        """Wait until something changes; a sleep that took too long was a stall of this process."""
+        self._wake.clear()
+        self._starving = starving
+        timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            self._starving = False
+            if timer is not None:
+                timer.cancel()
+        if seconds is not None and (late := self._clock() - since - seconds) > _STALL:
+            line.stalled += late
+
+    def _forget(self, reply: str, received_ms: float) -> None:
+        self._past[reply] = received_ms
+        while len(self._past) > _REMEMBERED:
+            self._past.popitem(last=False)

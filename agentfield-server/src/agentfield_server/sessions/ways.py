@@ -1,0 +1,52 @@
+"""The ways by which a caller's audio can come, and what is said to one who comes another way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+from agentfield.errors import Conflict
+from agentfield.plugins.spec import Media, PairSpec
+from agentfield.realtime.audio import AudioFormat
+
+__all__ = ["FIRST", "formats_of", "wrong_media"]
+
+FIRST: Mapping[Media, str] = MappingProxyType(
+    {
+        "direct": "make the call first: send the SDP offer",
+        "bridged": "make the call first: connect the media socket",
+        "turns": "make the call first: send a recorded turn",
+    }
+)
+"""What makes a session live, by who carries its audio."""
+
+_WAYS: Mapping[Media, str] = MappingProxyType(
+    {
+        "direct": "send an SDP offer to /offer of the session",
+        "bridged": "connect a WebSocket to /media of the session",
+        "turns": "send recorded turns to /turns of the session",
+    }
+)
+_PLAIN = AudioFormat("pcm16", 24000)
+
+
+def wrong_media(pair: PairSpec) -> Conflict:
+    """Return the error for a caller who comes the wrong way."""
+    return Conflict(
+        f"The session runs over {pair.name}, where audio goes another way.", code="wrong_media", hint=_WAYS[pair.media]
+    )
+
+
+def formats_of(names: Iterable[str]) -> Sequence[AudioFormat]:
+    """Return the formats of names such as ``pcm16/24000``, the best one first; 16-bit samples where there is none."""
+    known = [found for name in names if (found := _format(name)) is not None]
+    return sorted(known, key=lambda each: (each.codec != "pcm16", -each.rate, each.codec)) or [_PLAIN]
+
+
+def _format(name: str) -> AudioFormat | None:
+    """Return the format of a name; None for one that is not written in samples of one size."""
+    codec, _, rate = name.partition("/")
+    match codec:
+        case "pcm16" | "pcmu" | "pcma" if rate.isdecimal():
+            return AudioFormat(codec, int(rate))
+    return None
