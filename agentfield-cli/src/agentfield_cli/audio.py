@@ -1,18 +1,33 @@
-"""Recordings of the terminal caller: any audio file in, 48 kHz mono out, and how loud it is."""
+"""Recordings of the terminal caller: any audio file in, 48 kHz mono out, to other rates and back, and how loud it is."""
 
 from __future__ import annotations
 
+import io
 import os
 import wave
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["FRAME", "RATE", "Samples", "check_writable", "is_loud", "read_recording", "read_speech", "write_recording"]
+__all__ = [
+    "FRAME",
+    "RATE",
+    "RATES",
+    "Resampler",
+    "Samples",
+    "check_writable",
+    "is_loud",
+    "read_recording",
+    "read_speech",
+    "wav",
+    "wire_rate",
+    "write_recording",
+]
 
 Samples = NDArray[np.int16]
 
@@ -21,6 +36,9 @@ RATE = 48_000
 
 FRAME = RATE // 50
 """Samples of 20 ms."""
+
+RATES = (8000, 16_000, 24_000, 48_000)
+"""Rates that a control plane takes audio at."""
 
 _LOUD = 32768 * 10 ** (-45 / 20)
 _LONGEST = 600
@@ -66,6 +84,61 @@ def read_speech(path: Path) -> Samples:
     if not any(is_loud(frame) for frame in padded):
         raise _bad(path, "it is silent, nothing in it is louder than -45 dBFS")
     return samples
+
+
+def wire_rate(paths: Sequence[Path]) -> int:
+    """Return the rate to send recordings at: their own when it is one of `RATES` and the same for all, else 24000."""
+    import av
+
+    rates = set[int]()
+    for path in paths:
+        with av.open(str(path)) as container:
+            rates.add(container.streams.audio[0].rate)
+    return next(iter(rates)) if len(rates) == 1 and rates <= set(RATES) else 24_000
+
+
+class Resampler:
+    """Changes the rate of a stream of mono samples, piece by piece.
+
+    Args:
+        source: Samples per second of what comes in.
+        target: Samples per second of what goes out.
+    """
+
+    def __init__(self, source: int, target: int) -> None:
+        import av
+
+        self._source = source
+        self._resampler = None if source == target else av.AudioResampler(format="s16", layout="mono", rate=target)
+
+    def __call__(self, samples: Samples) -> Samples:
+        """Return what is ready of `samples` and of those before."""
+        if self._resampler is None or not samples.size:
+            return samples
+        import av
+
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples).reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = self._source
+        return self._join(frame)
+
+    def flush(self) -> Samples:
+        """Return the rest; nothing may follow."""
+        return np.zeros(0, np.int16) if self._resampler is None else self._join(None)
+
+    def _join(self, frame: Any) -> Samples:
+        pieces = [] if self._resampler is None else self._resampler.resample(frame)
+        return np.concatenate(
+            [np.zeros(0, np.int16), *(piece.to_ndarray().reshape(-1).astype(np.int16, copy=False) for piece in pieces)]
+        )
+
+
+def wav(samples: Samples, rate: int) -> bytes:
+    """Return 48 kHz mono samples as a 16-bit WAV file of another rate."""
+    change = Resampler(RATE, rate)
+    changed = np.concatenate([change(samples), change.flush()])
+    whole = io.BytesIO()
+    _write(whole, changed, rate)
+    return whole.getvalue()
 
 
 def check_writable(path: Path) -> Path:
@@ -114,13 +187,18 @@ def write_recording(path: Path, samples: Samples) -> None:
         InvalidInput: The file cannot be written.
     """
     try:
-        with path.open("wb") as whole, wave.open(whole, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(samples.astype("<i2").tobytes())
+        with path.open("wb") as whole:
+            _write(whole, samples, RATE)
     except OSError as error:
         raise _not_writable(path, error.strerror or type(error).__name__) from error
+
+
+def _write(whole: BinaryIO, samples: Samples, rate: int) -> None:
+    with wave.open(whole, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
 
 
 def _not_writable(path: Path, why: str) -> InvalidInput:

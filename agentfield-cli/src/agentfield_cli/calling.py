@@ -1,15 +1,18 @@
-"""A whole call from the terminal: recordings are spoken one after the other, and all that came of them is returned."""
+"""A whole call from the terminal, over any transport: recordings are spoken one after the other, and all that came of them is returned."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Never
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from agentfield.errors import AgentFieldError, ProviderError, SessionEnded, Unavailable
+from agentfield.errors import AgentFieldError, ProviderError, Unavailable
 from agentfield.plugins.install import install_hint
+from agentfield_cli.dialling import dial, over
 from agentfield_cli.live import Follower
 from agentfield_cli.output import Output
 
@@ -17,14 +20,27 @@ if TYPE_CHECKING:
     from agentfield.client import ControlPlaneClient
     from agentfield.wire.rest import DagView, StartResponse
     from agentfield_cli.audio import Samples
-    from agentfield_cli.caller import Call
+    from agentfield_cli.hearing import Call
 
-__all__ = ["CallReport", "make_call", "require_caller", "turn_rows"]
+__all__ = ["CallReport", "call_failures", "make_call", "require_caller", "turn_rows"]
 
 _LIVE = 20.0
 _ANSWER = 60.0
 _END = 15.0
 _QUIET = 0.8
+_FAILED_ENDS = frozenset(
+    {
+        "handler_failed",
+        "ice_failed",
+        "mismatch",
+        "never_connected",
+        "node_lost",
+        "provider_error",
+        "provider_expired",
+        "control_plane_restart",
+    }
+)
+"""Ends of a session that are nobody's wish."""
 
 
 @dataclass(slots=True)
@@ -48,15 +64,18 @@ class CallReport:
         return {name: getattr(self, name) for name in names}
 
 
-def require_caller() -> None:
+def require_caller(*modules: str) -> None:
     """Check that the terminal caller's libraries are there.
+
+    Args:
+        modules: What is needed beyond reading and writing recordings.
 
     Raises:
         Unavailable: The extra `call` is not installed (code `caller_not_installed`).
     """
     import importlib.util
 
-    missing = [name for name in ("aiortc", "av", "numpy") if importlib.util.find_spec(name) is None]
+    missing = [name for name in (*modules, "av", "numpy") if importlib.util.find_spec(name) is None]
     if missing:
         raise Unavailable(
             f"Calls from the terminal need {', '.join(missing)}, which is not installed.",
@@ -66,9 +85,16 @@ def require_caller() -> None:
 
 
 async def make_call(
-    client: ControlPlaneClient, started: StartResponse, recordings: Sequence[Samples], out: Output, *, loopback: bool
+    client: ControlPlaneClient,
+    started: StartResponse,
+    recordings: Sequence[Samples],
+    out: Output,
+    *,
+    loopback: bool,
+    texts: Sequence[str] = (),
+    rate: int = 24_000,
 ) -> CallReport:
-    """Call a session that waits for its caller, speak, listen, hang up.
+    """Call a session that waits for its caller, speak, type, listen, hang up.
 
     Args:
         client: Of the control plane that has the session.
@@ -76,42 +102,50 @@ async def make_call(
         recordings: What to say, 48 kHz mono; each waits for the answer to the one before.
         out: Where the live transcript goes.
         loopback: Whether 127.0.0.1 is offered for the media.
+        texts: What to type after that, one turn each.
+        rate: Samples per second that recordings are sent at, where that is not the transport's own choice.
 
     Raises:
         SessionEnded: The session was over before the call could be made.
         ProviderUnavailable: The media did not connect, or the session did not get live.
+        Unavailable: The caller's libraries for this transport are not installed (code `caller_not_installed`).
     """
-    from agentfield_cli.caller import place_call
-
     follower = Follower(out)
     report = CallReport(started.session_id, started.provider, started.transport)
-    events = client.session_events(started.session_id, token=started.token)
-    following = asyncio.create_task(follower.follow(events))
+    conversation = _Conversation(client, started, follower, report)
     try:
-        async with place_call(
-            lambda sdp: client.offer(started.session_id, sdp, started.token),
-            loopback=loopback,
-            over=lambda: _over(follower, started.session_id),
-        ) as call:
-            await _live(follower, following, started.session_id)
-            for number, samples in enumerate(recordings):
-                await _turn(call, samples, follower, report, first=number == 0)
-            with contextlib.suppress(AgentFieldError):  # it may be over already
-                await client.end_session(started.session_id, reason="caller_hangup")
+        async with dial(client, started, follower, out, loopback=loopback, rate=rate) as (call, following):
+            if started.turns_url is None:  # a session of recorded turns gets live with the first
+                await _live(follower, following, started.session_id)
+            for samples in recordings:
+                await conversation.turn(call, partial(call.speak, samples))
+            for text in texts:
+                await conversation.turn(call, partial(conversation.type, text))
+            await _hang_up(client, started)
             await _ended(follower)
             report.heard = call.recording
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+    except BaseException:
+        await _hang_up(client, started)
+        raise
+    await _complete(report, follower, client)
+    return report
+
+
+async def _hang_up(client: ControlPlaneClient, started: StartResponse) -> None:
+    with contextlib.suppress(AgentFieldError, TimeoutError):  # it may be over already
+        async with asyncio.timeout(_END):
+            await client.end_session(started.session_id, reason="caller_hangup")
+
+
+async def _complete(report: CallReport, follower: Follower, client: ControlPlaneClient) -> None:
     report.end_reason = follower.reason
     report.turns = turn_rows(follower)
-    report.dag = await client.workflow(started.session_id)
+    report.dag = await client.workflow(report.session_id)
     report.executions = [
         {"id": e.id, "kind": e.kind, "target": e.target, "parent": e.parent_id, "status": e.status}
         | ({"problem": e.problem} if e.problem else {})
         for e in report.dag.executions
     ]
-    return report
 
 
 async def _live(follower: Follower, following: asyncio.Task[None], session_id: str) -> None:
@@ -130,47 +164,64 @@ async def _live(follower: Follower, following: asyncio.Task[None], session_id: s
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     if follower.state == "ended":
-        await _over(follower, session_id)
+        await over(follower, session_id)
 
 
-async def _over(follower: Follower, session_id: str) -> Never:
-    """Wait until the session has ended and raise why."""
-    await follower.until("ended")
-    raise SessionEnded(
-        f"The session ended before a word was said: {follower.reason}"
-        f"{f' ({follower.detail})' if follower.detail else ''}.",
-        hint=f"af session workflows {session_id}",
-        reason=follower.reason,
-    )
+@dataclass(slots=True)
+class _Conversation:
+    """The turns of a call, one after the other."""
 
+    client: ControlPlaneClient
+    started: StartResponse
+    follower: Follower
+    report: CallReport
 
-async def _turn(call: Call, samples: Samples, follower: Follower, report: CallReport, *, first: bool) -> None:
-    """Speak one recording and wait for what comes of it."""
-    turns, known = len(follower.turns) + follower.discarded, set(follower.work)
-    end = await call.speak(samples)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_ANSWER):
-            while True:
-                await follower.idle(turns=turns + 1)
-                await call.quiet(_QUIET)
-                if follower.state == "ended" or not follower.busy:
-                    break
-    heard = call.heard_at(end)
-    called = [w for name, w in follower.work.items() if name not in known and w.kind in ("tool", "call")]
-    dispatch = next((w.started_at - w.created_at for w in called if w.started_at is not None), None)
-    report.timings.append(
-        {
-            "offer_to_answer_ms": _ms(call.offer_to_answer if first else None),
-            "end_of_speech_to_first_audio_ms": _ms(heard - end if heard is not None else None),
-            "tool_dispatch_ms": _ms(dispatch),
-        }
-    )
+    async def type(self, text: str) -> float:
+        """Say something in writing and return when."""
+        await self.client.send_input(self.started.session_id, text, self.started.token)
+        return time.monotonic()
+
+    async def turn(self, call: Call, say: Callable[[], Awaitable[float]]) -> None:
+        """Say one thing and wait for what comes of it."""
+        follower, first = self.follower, not self.report.timings
+        turns, known = len(follower.turns) + follower.discarded, set(follower.work)
+        end = await say()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER):
+                while True:
+                    await follower.idle(turns=turns + 1)
+                    await call.quiet(_QUIET)
+                    if follower.state == "ended" or not follower.busy:
+                        break
+        heard = call.heard_at(end)
+        called = [w for name, w in follower.work.items() if name not in known and w.kind in ("tool", "call")]
+        dispatch = next((w.started_at - w.created_at for w in called if w.started_at is not None), None)
+        self.report.timings.append(
+            {
+                "offer_to_answer_ms": _ms(call.offer_to_answer if first else None),
+                "end_of_speech_to_first_audio_ms": _ms(heard - end if heard is not None else None),
+                "tool_dispatch_ms": _ms(dispatch),
+            }
+        )
 
 
 async def _ended(follower: Follower) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_END):
             await follower.until("ended")
+
+
+def call_failures(report: CallReport) -> list[str]:
+    """Return what went wrong in a call that was made: turns whose handler failed, and an end that nobody wanted."""
+    found = []
+    for execution in report.executions:
+        if execution["kind"] == "turn" and execution["status"] in ("failed", "timeout"):
+            problem = execution.get("problem") or {}
+            why = problem.get("detail") or problem.get("code") or execution["status"]
+            found.append(f"a turn of {execution['target']} {execution['status']}: {why}")
+    if report.end_reason in _FAILED_ENDS:
+        found.append(f"the session ended with {report.end_reason}")
+    return found
 
 
 def turn_rows(follower: Follower) -> list[dict[str, Any]]:

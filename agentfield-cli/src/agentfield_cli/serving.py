@@ -19,6 +19,9 @@ from agentfield_server.settings import Settings
 
 __all__ = ["agent_files", "develop", "interrupted", "server_settings", "wait_for_session"]
 
+_OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
+"""Settings that the command line has too."""
+
 
 def server_settings(**given: Any) -> Settings:
     """Return settings from the options that were given, the rest from the environment.
@@ -31,10 +34,12 @@ def server_settings(**given: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"]))
+        setting = str(first["loc"][0])
+        option = _OPTIONS.get(setting)
         raise InvalidInput(
-            f"The setting {name} does not fit: {first['msg']}.",
+            f"The setting {name} does not fit: {first['msg'].removeprefix('Value error, ')}.",
             code="bad_setting",
-            hint=f"look at AGENTFIELD_{name.upper()} and --{name.replace('_', '-')}",
+            hint=f"look at AGENTFIELD_{setting.upper()}{f' and {option}' if option else ''}",
             field=name,
         ) from None
 

@@ -47,7 +47,7 @@ def adapters(
             f"{view.provider}/{view.transport}",
             f"{view.distribution} {view.version}" if view.installed else view.distribution,
             view.media or "-",
-            _says(view.capabilities) if view.installed else f"not usable: {view.notes}",
+            _says(view.media, view.capabilities) if view.installed else f"not usable: {view.notes}",
         )
         for view in views
     ]
@@ -64,9 +64,14 @@ def _remote(url: str) -> list:  # type: ignore[type-arg]
     return run(ask())
 
 
-def _says(capabilities: dict[str, object]) -> str:
-    floors = capabilities.get("floors")
-    return (
-        f"floors {', '.join(map(str, floors)) if isinstance(floors, list) else '-'} · say {capabilities.get('say')}"
-        f" · tools {capabilities.get('tools')} · caller transcript {capabilities.get('caller_transcript')}"
-    )
+def _says(media: str, capabilities: dict[str, object]) -> str:
+    floors, formats = capabilities.get("floors"), capabilities.get("formats")
+    parts = [
+        f"floors {', '.join(map(str, floors)) if isinstance(floors, list) else '-'}",
+        f"say {capabilities.get('say')}",
+        f"tools {capabilities.get('tools')}",
+        f"caller transcript {capabilities.get('caller_transcript')}",
+    ]
+    if media != "direct" and isinstance(formats, list) and formats:  # who talks to the provider directly agrees with it
+        parts.append(f"audio {', '.join(map(str, formats))}")
+    return " · ".join(parts)

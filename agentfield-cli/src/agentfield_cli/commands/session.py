@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
-
-if TYPE_CHECKING:
-    from agentfield.wire.rest import StartRequest
+from agentfield_cli.options import AsJson, Url, starts_session
 
 __all__ = ["app"]
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="ses_… as af session start printed it.")]
-Target = Annotated[str, typer.Argument(metavar="TARGET", help="node_id.name of a session.")]
-Provider = Annotated[str | None, typer.Option("--provider", help="Must be the declared one.")]
-Transport = Annotated[str | None, typer.Option("--transport", help="Must be the declared one.")]
-Model = Annotated[str | None, typer.Option("--model", help="Must be the declared one, where one is declared.")]
-Voice = Annotated[str | None, typer.Option("--voice", help="Must be the declared one, where one is declared.")]
-Caller = Annotated[str | None, typer.Option("--caller", help="Who calls, as the handler sees it.")]
-Metadata = Annotated[str, typer.Option("--metadata", metavar="JSON", help="JSON object for the handler.")]
 
 
 @app.callback()
@@ -41,31 +31,22 @@ def session(context: typer.Context) -> None:
 
 
 @app.command()
-def start(
-    target: Target,
-    provider: Provider = None,
-    transport: Transport = None,
-    model: Model = None,
-    voice: Voice = None,
-    caller: Caller = None,
-    metadata: Metadata = "{}",
-    url: Url = None,
-    as_json: AsJson = False,
-) -> None:
+@starts_session
+def start(request: Any, url: Url = None, as_json: AsJson = False) -> None:
     """Start a session and print the address of a page that makes the call.
 
     Provider and transport are checked against the declaration; nothing is switched silently.
-    The address works once and holds no key.
+    The address works once and holds no key. A session over a WebSocket or of recorded turns
+    prints where its audio goes too; --json prints the token that goes with it.
 
     \b
     Examples:
       af session start voice-support.voice \\
         --provider openai --transport webrtc --model gpt-realtime-2 --voice marin
+      af session start phone.line --provider openai --transport websocket --json
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     from agentfield_cli.connect import connected, run
     from agentfield_cli.output import Output
-
-    request = _request(target, provider, transport, model, voice, caller, metadata)
 
     async def begin() -> None:
         out = Output(as_json=as_json)
@@ -80,43 +61,13 @@ def start(
             ("voice", started.voice or "-"),
             ("floor", started.floor),
             ("page", started.page_url),
+            ("media", started.media_url),
+            ("turns", started.turns_url),
         ):
-            out.line(f"{name:<8} {value}")
+            if value is not None:
+                out.line(f"{name:<8} {value}")
 
     run(begin())
-
-
-def _request(
-    target: str,
-    provider: str | None,
-    transport: str | None,
-    model: str | None,
-    voice: str | None,
-    caller: str | None,
-    metadata: str,
-) -> StartRequest:
-    import json
-
-    from agentfield.errors import InvalidInput
-    from agentfield.wire.rest import StartRequest
-
-    try:
-        values = json.loads(metadata)
-    except ValueError as error:
-        raise InvalidInput(f"--metadata is not JSON: {error}.", hint='--metadata \'{"name": "value"}\'') from None
-    if not isinstance(values, dict):
-        raise InvalidInput("--metadata is JSON, but no object.", hint='--metadata \'{"name": "value"}\'')
-    if caller is not None and len(caller) > 256:
-        raise InvalidInput("--caller is longer than 256 characters.", hint="af session start --help")
-    return StartRequest(
-        target=target,
-        provider=provider,
-        transport=transport,
-        model=model,
-        voice=voice,
-        caller=caller,
-        metadata=values,
-    )
 
 
 @app.command("list")
@@ -215,57 +166,86 @@ def workflows(session_id: SessionId, url: Url = None, as_json: AsJson = False) -
 
 
 @app.command()
+@starts_session
 def call(
-    target: Target,
-    audio: Annotated[list[Path], typer.Option("--audio", help="Recording to speak; repeat it for more turns.")],
+    request: Any,
+    audio: Annotated[
+        list[Path] | None, typer.Option("--audio", help="Recording to speak; repeat it for more turns.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Words to type after that; repeat it for more turns.")
+    ] = None,
     save: Annotated[Path | None, typer.Option("--save", help="WAV file to write what was heard to.")] = None,
-    provider: Provider = None,
-    transport: Transport = None,
-    model: Model = None,
-    voice: Voice = None,
-    caller: Caller = None,
-    metadata: Metadata = "{}",
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a real call from the terminal: speak recordings, record what is heard, show what happens.
 
+    The call goes over the transport of the session: WebRTC, a WebSocket, or one POST for each recorded turn.
+    Ends with 1 when the handler failed at a turn.
+
     \b
     Examples:
       af session call voice-support.voice --audio question.wav
       af session call voice-support.voice --audio one.wav --audio two.wav --save reply.wav
+      af session call phone.line --transport websocket --audio question.wav --json
+      af session call notes.dictation --transport audio_turns --audio note.wav --text "that is all"
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     from agentfield_cli.calling import require_caller
-    from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.connect import run
+    from agentfield_cli.output import ExitCode, Output
 
     require_caller()
-    request = _request(target, provider, transport, model, voice, caller, metadata)
+    value = run(_place(request, audio or [], text or [], save, url, as_json=as_json))
+    Output(as_json=as_json).result(value)
+    if value.get("failures"):
+        raise typer.Exit(ExitCode.FAILED)
 
-    async def place() -> dict[str, Any]:
-        from agentfield.settings import discover_url, is_loopback
-        from agentfield_cli.audio import check_writable, read_speech, write_recording
-        from agentfield_cli.calling import make_call
-        from agentfield_cli.tree import workflow_tree
 
-        out = Output(as_json=as_json)
-        recordings = [read_speech(path) for path in audio]
-        if save is not None:
-            check_writable(save)
-        async with connected(url) as client:
-            with out.progress(f"{target} starts"):
-                started = await client.start_session(request)
-            out.line(f"  session {started.session_id} {started.provider}/{started.transport} {started.model}", "dim")
-            report = await make_call(client, started, recordings, out, loopback=is_loopback(discover_url(url)))
-        if save is not None and report.heard is not None:
-            write_recording(save, report.heard)
-        if report.dag is not None and not as_json:
-            out.show(workflow_tree(report.dag))
-        for number, row in enumerate(report.timings, start=1):
-            out.line(f"  turn {number}: {_timings(row)}", "dim")
-        return report.as_json() | ({"saved": str(save)} if save else {})
+async def _place(
+    request: Any, audio: list[Path], texts: list[str], save: Path | None, url: str | None, *, as_json: bool
+) -> dict[str, Any]:
+    from agentfield.errors import InvalidInput
+    from agentfield.settings import discover_url, is_loopback
+    from agentfield_cli.audio import check_writable, read_speech, wire_rate, write_recording
+    from agentfield_cli.calling import call_failures, make_call
+    from agentfield_cli.connect import connected
+    from agentfield_cli.output import Output
+    from agentfield_cli.tree import workflow_tree
 
-    Output(as_json=as_json).result(run(place()))
+    if not audio and not texts:
+        raise InvalidInput(
+            "There is nothing to say in the call.",
+            code="nothing_to_say",
+            hint=f"af session call {request.target} --audio FILE",
+        )
+    out = Output(as_json=as_json)
+    recordings = [read_speech(path) for path in audio]
+    if save is not None:
+        check_writable(save)
+    async with connected(url) as client:
+        with out.progress(f"{request.target} starts"):
+            started = await client.start_session(request)
+        out.line(f"  session {started.session_id} {started.provider}/{started.transport} {started.model}", "dim")
+        report = await make_call(
+            client,
+            started,
+            recordings,
+            out,
+            loopback=is_loopback(discover_url(url)),
+            texts=texts,
+            rate=wire_rate(audio),
+        )
+    if save is not None and report.heard is not None:
+        write_recording(save, report.heard)
+    if report.dag is not None and not as_json:
+        out.show(workflow_tree(report.dag))
+    for number, row in enumerate(report.timings, start=1):
+        out.line(f"  turn {number}: {_timings(row)}", "dim")
+    failures = call_failures(report)
+    for failure in failures:
+        out.line(f"failed: {failure}", "bold red")
+    return report.as_json() | ({"saved": str(save)} if save else {}) | ({"failures": failures} if failures else {})
 
 
 @app.command()
