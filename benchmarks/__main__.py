@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
-NAMES = ("imports", "dispatch", "offer", "reply")
+NAMES = ("imports", "dispatch", "offer", "reply", "bridge")
 
 
 def main() -> int:

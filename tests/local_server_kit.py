@@ -9,6 +9,7 @@ import heapq
 import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,14 @@ from av import AudioFrame, AudioResampler
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
 
-__all__ = ["Caller", "FalseClock", "b64", "check_event", "silence", "tone", "until"]
+from agentfield_local.behaviour import Behaviour
+from agentfield_local.brain.protocol import BrainRequest, Step
+from agentfield_local.realtime.client_audio import audio_length_ms
+from agentfield_local.realtime.conversation import Conversation
+from agentfield_local.realtime.effects import Effect, End, Hear, Later, Listen, Send, Think, Transcribe, Voice
+from agentfield_local.webrtc.playout import Playout
+
+__all__ = ["Caller", "Desk", "FalseClock", "b64", "check_event", "silence", "tone", "until"]
 
 _EVENTS: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 _NEVER_NULL = {"transcript", "audio", "text", "output_index", "content_index", "obfuscation"}
@@ -179,3 +187,109 @@ class Caller:
             for out in resampler.resample(frame):
                 self.heard += out.to_ndarray().tobytes()
             self._news.set()
+
+
+_TURN = tone(300, 16_000)
+
+
+class Desk:
+    """Drives a conversation by hand: what it asks for waits until the test lets it happen."""
+
+    def __init__(
+        self, behaviour: Behaviour | None = None, *, webrtc: bool = False, transcription: bool = False
+    ) -> None:
+        count = itertools.count()
+        self.time = 1_800_000_000.0
+        self.playout = Playout() if webrtc else None
+        self.machine = Conversation(
+            new_id=lambda prefix: f"{prefix}_{next(count)}",
+            now=lambda: self.time,
+            voices=("joe",),
+            behaviour=behaviour or Behaviour(),
+            model="gpt-realtime",
+            playout=self.playout,
+            transcription=transcription,
+        )
+        self.swallow = 0
+        self.sent: list[dict[str, Any]] = []
+        self.to: list[str | None] = []
+        self.transcribe: deque[Transcribe] = deque()
+        self.think: deque[Think] = deque()
+        self.voice: deque[Voice] = deque()
+        self.later: list[Later] = []
+        self.listen: list[Listen] = []
+        self.ended = False
+        self.take(self.machine.open())
+        self.take(self.machine.attach("one"))
+
+    def take(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(event, to):
+                    check_event(event)
+                    self.sent.append(event)
+                    self.to.append(to)
+                case Hear(audio):
+                    self.machine.heard(self._decoded(audio))
+                case Transcribe():
+                    self.transcribe.append(effect)
+                case Think():
+                    self.think.append(effect)
+                case Voice():
+                    self.voice.append(effect)
+                case Later():
+                    self.later.append(effect)
+                case Listen():
+                    self.listen.append(effect)
+                case End():
+                    self.ended = True
+
+    def _decoded(self, audio: bytes) -> bytes:
+        """What a decoder makes of audio on the wire, as silence; it may keep some of it inside."""
+        if not self.swallow:
+            return audio
+        ms = audio_length_ms(audio, self.machine.config.input["format"])
+        return b"\0" * (round(ms * 32) - self.swallow)
+
+    def send(self, kind: str, **fields: Any) -> list[str]:
+        """Send a client event and return the types of what came of it."""
+        before = len(self.sent)
+        self.take(self.machine.receive("one", json.dumps({"type": kind, **fields})))
+        return [event["type"] for event in self.sent[before:]]
+
+    def error(self) -> dict[str, Any]:
+        assert self.sent[-1]["type"] == "error"
+        return dict(self.sent[-1]["error"])
+
+    def turn(self, text: str = "hello") -> str:
+        """A whole turn of the caller by voice activity, its words known at once."""
+        self.take(self.machine.speech_started(100))
+        self.take(self.machine.speech_stopped(900, _TURN))
+        wanted = self.transcribe.popleft()
+        self.take(self.machine.transcribed(wanted.item_id, text))
+        return wanted.item_id
+
+    def plan(self, *steps: Step) -> BrainRequest:
+        wanted = self.think.popleft()
+        self.take(self.machine.planned(wanted.response_id, steps))
+        return wanted.request
+
+    def speak(self, ms: int = 400, *, done: bool = True) -> Voice:
+        wanted = self.voice.popleft()
+        audio = tone(ms, 48_000 if self.playout is not None else 24_000)
+        self.take(self.machine.voiced(wanted.response_id, wanted.item_id, audio, ms, clause=True))
+        if done:
+            self.take(self.machine.voice_done(wanted.response_id, wanted.item_id))
+        return wanted
+
+    def play(self, ms: int) -> None:
+        assert self.playout is not None
+        for _ in range(ms // 20):
+            _, events = self.playout.pull(1920)
+            self.take(self.machine.played(events))
+
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.sent]
+
+    def last(self, kind: str) -> dict[str, Any]:
+        return next(event for event in reversed(self.sent) if event["type"] == kind)

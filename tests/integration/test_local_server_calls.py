@@ -18,6 +18,7 @@ from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, Say
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.webrtc.options import MediaOptions
 from local_server_kit import Caller, check_event, tone, until
 
 SESSION: dict[str, Any] = {
@@ -54,16 +55,17 @@ async def calling(client: AsyncOpenAI, session: dict[str, Any] | None = None) ->
         await caller.close()
 
 
-async def closes(connection: Any) -> None:
-    """Wait until the server has closed a WebSocket."""
+async def closes(connection: Any) -> ConnectionClosed:
+    """Wait until the server has closed a WebSocket and return how it did."""
 
     async def read_all() -> None:
         async with asyncio.timeout(10):
             while True:
                 await connection.recv()
 
-    with pytest.raises(ConnectionClosed):
+    with pytest.raises(ConnectionClosed) as closed:
         await read_all()
+    return closed.value
 
 
 async def test_a_call_carries_a_spoken_turn_and_its_reply_and_is_hung_up() -> None:
@@ -156,15 +158,22 @@ async def test_the_last_leg_of_a_vanished_caller_frees_the_call() -> None:
             await client.realtime.calls.hangup(call_id)
 
 
-async def test_a_caller_who_never_connects_is_an_ice_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An accepted offer without a connection ends the call by itself."""
-    monkeypatch.setattr("agentfield_local.peer._CONNECT_SECONDS", 0.2)
-    async with serving() as (server, client):
+async def test_a_caller_who_never_connects_is_an_ice_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """An accepted offer without a connection ends the call: a hint is logged, the sideband is closed with 4408."""
+    async with serving(media=MediaOptions(connect_seconds=0.3)) as (server, client):
         caller = Caller()
         try:
-            await client.realtime.calls.create(sdp=await caller.offer(), session=SESSION)  # type: ignore[arg-type]
-            await until(lambda: server.calls[0].state == "ended")
-            assert server.calls[0].end_reason == "ice_failed"
+            answer = await client.realtime.calls.with_raw_response.create(
+                sdp=await caller.offer(),
+                session=SESSION,  # type: ignore[arg-type]
+            )
+            call_id = answer.headers["location"].rpartition("/")[2]
+            async with client.realtime.connect(call_id=call_id) as sideband:
+                error = await closes(sideband)
+            assert error.rcvd is not None
+            assert (error.rcvd.code, error.rcvd.reason) == (4408, "ice_failed")
+            assert (server.calls[0].state, server.calls[0].end_reason) == ("ended", "ice_failed")
+            assert "--udp-ports" in caplog.text
         finally:
             await caller.close()
 
@@ -206,7 +215,7 @@ async def test_only_loopback_is_offered() -> None:
     ("status", "error", "code"),
     [
         (401, openai.AuthenticationError, "invalid_api_key"),
-        (404, openai.NotFoundError, "not_found"),
+        (404, openai.NotFoundError, "model_not_found"),
         (429, openai.RateLimitError, "insufficient_quota"),
         (500, openai.InternalServerError, "server_error"),
     ],

@@ -74,7 +74,7 @@ async def test_it_ends_by_itself_after_its_last_client(tmp_path: Path) -> None:
 
 
 async def test_it_says_what_is_wrong(tmp_path: Path) -> None:
-    """A port in use, an empty token file and an open address without a key are a problem document, a sentence and status 1."""
+    """A port in use, an empty token file, an open address without a key, wrong ports and half a certificate are a problem document, a sentence and status 1."""
     empty = tmp_path / "token"
     empty.write_text("\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -83,6 +83,8 @@ async def test_it_says_what_is_wrong(tmp_path: Path) -> None:
             "in use": ("local_server_unusable", "--port", port),
             "is empty": ("invalid_input", "--token-file", str(empty)),
             "without a key": ("invalid_input", "--host", "0.0.0.0"),
+            "udp_ports cannot be": ("invalid_input", "--udp-ports", "50100-50000"),
+            "a certificate and its key": ("invalid_input", "--tls-cert", str(empty)),
         }
         for words, (code, *arguments) in cases.items():
             async with process(*arguments) as running, asyncio.timeout(30):

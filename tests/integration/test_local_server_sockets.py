@@ -139,7 +139,7 @@ async def test_a_browser_socket_sends_its_key_as_a_subprotocol() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [("model=m&call_id=rtc_x", 400), ("call_id=rtc_x", 404), ("intent=transcription", 400)]
+    ("query", "status"), [("model=m&call_id=rtc_x", 400), ("call_id=rtc_x", 404), ("intent=conversation", 400)]
 )
 async def test_wrong_addresses_are_refused_before_the_upgrade(query: str, status: int) -> None:
     """Both queries, an unknown call and an unknown intent answer with HTTP errors."""

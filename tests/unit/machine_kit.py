@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from agentfield.ids import Prefix
 from agentfield.plugins.spec import Capabilities
 from agentfield.realtime.commands import Command, Reply, Say
-from agentfield.realtime.config import Limits, SessionConfig, SessionDeclaration, ToolSpec
+from agentfield.realtime.config import Limits, ServerVad, SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.events import (
     PlayoutStarted,
     PlayoutStopped,
@@ -32,6 +33,7 @@ from agentfield_server.sessions.effects import (
     SetState,
 )
 from agentfield_server.sessions.machine import SessionMachine
+from agentfield_server.sessions.prices import Pricer, as_told
 
 CAPABILITIES = Capabilities(
     say="best_effort",
@@ -44,6 +46,11 @@ CAPABILITIES = Capabilities(
     text_input=True,
     resumption="attach",
 )
+WEBSOCKET = replace(CAPABILITIES, interruption="client", truncation="client_ms", resumption="replay")
+"""Of a pair whose audio we carry."""
+TURNS = replace(WEBSOCKET, truncation="estimate", resumption="stateless")
+"""Of a pair of recorded turns."""
+_OF_MEDIA = {"direct": CAPABILITIES, "bridged": WEBSOCKET, "turns": TURNS}
 E = TypeVar("E")
 C = TypeVar("C", bound=Command)
 
@@ -51,6 +58,7 @@ C = TypeVar("C", bound=Command)
 def make_config(tools: tuple[str, ...] = ("desk.look", "desk.slow", "desk.stop"), **fields: Any) -> SessionConfig:
     """Return the configuration of a session `desk.voice`; `desk.stop` is cancelled by an interruption."""
     declared = {"provider": "local", "transport": "webrtc", "floor": "handler", "limits": Limits(), **fields}
+    detection = declared.get("turn_detection", "default")
     return SessionConfig(
         session_id="ses_1",
         target="desk.voice",
@@ -58,6 +66,7 @@ def make_config(tools: tuple[str, ...] = ("desk.look", "desk.slow", "desk.stop")
         model="m-1",
         voice="v-1",
         transcription="t-1",
+        turn_detection=ServerVad() if detection == "default" else detection,
         tools=tuple(
             ToolSpec(target=tool, parameters={}, on_interrupt="cancel" if tool == "desk.stop" else "keep")
             for tool in tools
@@ -68,14 +77,23 @@ def make_config(tools: tuple[str, ...] = ("desk.look", "desk.slow", "desk.stop")
 class Call:
     """A machine with a clock."""
 
-    def __init__(self, *, snapshot: i.Snapshot | None = None, media: Any = "direct", **fields: Any) -> None:
+    def __init__(
+        self,
+        *,
+        snapshot: i.Snapshot | None = None,
+        media: Any = "direct",
+        capabilities: Capabilities | None = None,
+        price: Pricer = as_told,
+        **fields: Any,
+    ) -> None:
         self.now = 1000.0
         self._counts: Counter[str] = Counter()
         self.effects: list[Effect] = []
         self.machine = SessionMachine(
             make_config(**fields),
-            capabilities=CAPABILITIES,
+            capabilities=capabilities or _OF_MEDIA[media],
             media=media,
+            price=price,
             ids=self._id,
             now=self.now,
             offset=5000.0,
@@ -163,6 +181,10 @@ class Call:
         brought += self.feed(ReplyEnded(reply=reply, command=command, text=text, audio=True))
         brought += self.wait(seconds)
         return brought + self.feed(PlayoutStopped(reply=reply))
+
+    def ready(self, **fields: Any) -> list[Effect]:
+        """Another session at the provider takes over and is ready."""
+        return self.feed(i.Rotated(), SessionReady(**{"model": "m-1", "voice": "v-1", **fields}))
 
     def tool(self, call_id: str, name: str = "desk.look", arguments: str = "{}", reply: str = "r1") -> list[Effect]:
         return self.feed(ToolRequested(call_id=call_id, name=name, arguments=arguments, reply=reply))

@@ -8,14 +8,16 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agentfield.errors import AgentFieldError, NotFound
+from agentfield.errors import AgentFieldError, LimitExceeded, NotFound
 from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, Registry, hookimpl
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import Command, Reply, Say
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
@@ -63,9 +65,23 @@ PAIR = PairSpec(
     ),
 )
 
+CARRIED = replace(
+    PAIR,
+    transport="websocket",
+    media="bridged",
+    capabilities=replace(
+        PAIR.capabilities,
+        interruption="client",
+        truncation="client_ms",
+        resumption="replay",
+        formats=frozenset({"pcm16/24000", "pcmu/8000"}),
+        dtmf=True,
+    ),
+)
+
 
 class Acme:
-    """A plugin with one pair and closed names."""
+    """A plugin with a pair of each medium and closed names."""
 
     @hookimpl
     def agentfield_manifest(self) -> Manifest:
@@ -79,7 +95,7 @@ class Acme:
                     voices=Names(known=("v-1",), closed=True, default="v-1"),
                 ),
             ),
-            pairs=(PAIR,),
+            pairs=(PAIR, CARRIED),
         )
 
 
@@ -172,7 +188,9 @@ class Provider:
 
 
 class Adapter:
-    """A direct adapter whose provider is the test; its calls outlive control planes."""
+    """A direct and a bridged adapter whose provider is the test; its direct calls outlive control planes."""
+
+    formats = (AudioFormat("pcm16", 24000), AudioFormat("pcmu", 8000))
 
     def __init__(self) -> None:
         self.calls: dict[str, Provider] = {}
@@ -181,6 +199,32 @@ class Adapter:
         self.ready: SessionReady | None = SessionReady(model="m-1", voice="v-1")
         self.refuse: AgentFieldError | None = None
         self.refuse_attach: AgentFieldError | None = None
+        self.opened: list[tuple[Provider, AudioFormat]] = []
+        self.admitted: dict[str, str] = {}
+        self.limit: int | None = None
+
+    async def open(self, config: SessionConfig, audio: AudioFormat) -> Provider:
+        if self.refuse is not None:
+            raise self.refuse
+        provider = Provider(f"socket{len(self.opened) + 1}")
+        self.opened.append((provider, audio))
+        if self.ready is not None:
+            provider.tell(self.ready)
+        return provider
+
+    async def socket(self, count: int = 1) -> Provider:
+        """Wait for the nth session that was opened, and return it."""
+        await until(lambda: len(self.opened) >= count)
+        return self.opened[count - 1][0]
+
+    def admit(self, pair: PairSpec, session_id: str, credential: str | None = None) -> str:
+        if self.limit is not None and len(self.admitted) >= self.limit:
+            raise LimitExceeded("each key is busy", code="provider_busy")
+        self.admitted[session_id] = credential or "key-1"
+        return self.admitted[session_id]
+
+    def release(self, session_id: str) -> None:
+        self.admitted.pop(session_id, None)
 
     async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
         if self.refuse is not None:
@@ -208,7 +252,7 @@ class Adapter:
         self.hung_up.append(ref["call_id"])
         self.calls[ref["call_id"]].tell(SessionClosed(reason="closed"))
 
-    async def get(self, pair: PairSpec) -> Adapter:
+    async def get(self, pair: PairSpec, credential: str) -> Adapter:
         return self
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -59,10 +61,15 @@ async def running(
 
 
 def test_the_manifest_is_valid_and_its_names_are_complete() -> None:
-    """local/webrtc is a pair that needs no key; models and voices are a closed list."""
+    """The pairs need no key and have no prices, so no limit of cost; models and voices are closed lists."""
     registry = Registry.of([plugin])
     assert [record.state for record in registry.plugins] == ["ok"]
-    assert [pair.name for pair, _ in registry.pairs()] == ["local/webrtc"]
+    names = ["local/audio_turns", "local/webrtc", "local/websocket"]
+    assert [pair.name for pair, _ in registry.pairs()] == names
+    for pair, _ in registry.pairs():
+        assert pair.capabilities.default_transcription == "moonshine-tiny-en"
+        assert "cost" not in pair.capabilities.limits
+        assert pair.capabilities.routing == "fixed"
     provider = registry.provider("local")
     assert (provider.models.default, provider.models.closed) == ("local-realtime-1", True)
     assert (provider.voices.default, provider.voices.closed) == ("joe", True)
@@ -115,6 +122,16 @@ async def _negotiate(adapter: DirectAdapter) -> CallRef:
         return (await adapter.negotiate(await caller.offer(), local_config())).ref
     finally:
         await caller.close()
+
+
+async def test_pairs_that_start_at_once_share_one_server(tmp_path: Path) -> None:
+    """Each pair has a supervisor of its own on the same folder; one of them starts the server, the others find it."""
+    runtimes = [runtime_at(tmp_path) for _ in range(3)]
+    async with contextlib.AsyncExitStack() as stack:
+        supervisors = [(await stack.enter_async_context(supervising(runtime)))[0] for runtime in runtimes]
+        providers = await asyncio.gather(*(supervisor.ensure() for supervisor in supervisors))
+        assert len({provider.base_url for provider in providers}) == 1
+        assert sum(len(runtime.started or ()) for runtime in runtimes) == 1
 
 
 async def test_a_running_server_is_adopted(tmp_path: Path) -> None:

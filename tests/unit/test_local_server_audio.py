@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfield_local.input_buffer import InputBuffer
 from agentfield_local.media import Decoder, Encoder, PacedTrack, Resampler
 from agentfield_local.pcm import alaw_decode, alaw_encode, stretch, ulaw_decode, ulaw_encode
-from agentfield_local.playout import Played, Playout
+from agentfield_local.realtime.input_buffer import InputBuffer
+from agentfield_local.webrtc.playout import Played, Playout
 from local_server_kit import silence, tone
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,107 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentfield_local.behaviour import Behaviour
-from agentfield_local.brain.protocol import BrainRequest, Call, Message, Say, Step, ToolResult
-from agentfield_local.conversation import Conversation
-from agentfield_local.effects import Effect, End, Hear, Later, Listen, Send, Think, Transcribe, Voice
-from agentfield_local.playout import Playout
-from local_server_kit import b64, check_event, silence, tone
+from agentfield_local.brain.protocol import Call, Message, Say, ToolResult
+from agentfield_local.realtime.effects import Later
+from local_server_kit import Desk, b64, silence, tone
 
 MANUAL = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
 WITH_TEXTS = {"type": "realtime", "audio": {"input": {"transcription": {"model": "whisper-1"}}}}
 TURN = tone(300, 16_000)
-
-
-class Desk:
-    """Drives a conversation by hand: what it asks for waits until the test lets it happen."""
-
-    def __init__(self, behaviour: Behaviour | None = None, *, webrtc: bool = False) -> None:
-        count = itertools.count()
-        self.time = 1_800_000_000.0
-        self.playout = Playout() if webrtc else None
-        self.machine = Conversation(
-            new_id=lambda prefix: f"{prefix}_{next(count)}",
-            now=lambda: self.time,
-            voices=("joe",),
-            behaviour=behaviour or Behaviour(),
-            model="gpt-realtime",
-            playout=self.playout,
-        )
-        self.sent: list[dict[str, Any]] = []
-        self.to: list[str | None] = []
-        self.transcribe: deque[Transcribe] = deque()
-        self.think: deque[Think] = deque()
-        self.voice: deque[Voice] = deque()
-        self.later: list[Later] = []
-        self.listen: list[Listen] = []
-        self.ended = False
-        self.take(self.machine.open())
-        self.take(self.machine.attach("one"))
-
-    def take(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Send(event, to):
-                    check_event(event)
-                    self.sent.append(event)
-                    self.to.append(to)
-                case Hear(audio):
-                    self.machine.heard(audio)
-                case Transcribe():
-                    self.transcribe.append(effect)
-                case Think():
-                    self.think.append(effect)
-                case Voice():
-                    self.voice.append(effect)
-                case Later():
-                    self.later.append(effect)
-                case Listen():
-                    self.listen.append(effect)
-                case End():
-                    self.ended = True
-
-    def send(self, kind: str, **fields: Any) -> list[str]:
-        """Send a client event and return the types of what came of it."""
-        before = len(self.sent)
-        self.take(self.machine.receive("one", json.dumps({"type": kind, **fields})))
-        return [event["type"] for event in self.sent[before:]]
-
-    def error(self) -> dict[str, Any]:
-        assert self.sent[-1]["type"] == "error"
-        return dict(self.sent[-1]["error"])
-
-    def turn(self, text: str = "hello") -> str:
-        """A whole turn of the caller by voice activity, its words known at once."""
-        self.take(self.machine.speech_started(100))
-        self.take(self.machine.speech_stopped(900, TURN))
-        wanted = self.transcribe.popleft()
-        self.take(self.machine.transcribed(wanted.item_id, text))
-        return wanted.item_id
-
-    def plan(self, *steps: Step) -> BrainRequest:
-        wanted = self.think.popleft()
-        self.take(self.machine.planned(wanted.response_id, steps))
-        return wanted.request
-
-    def speak(self, ms: int = 400, *, done: bool = True) -> Voice:
-        wanted = self.voice.popleft()
-        audio = tone(ms, 48_000 if self.playout is not None else 24_000)
-        self.take(self.machine.voiced(wanted.response_id, wanted.item_id, audio, ms, clause=True))
-        if done:
-            self.take(self.machine.voice_done(wanted.response_id, wanted.item_id))
-        return wanted
-
-    def play(self, ms: int) -> None:
-        assert self.playout is not None
-        for _ in range(ms // 20):
-            _, events = self.playout.pull(1920)
-            self.take(self.machine.played(events))
-
-    def types(self) -> list[str]:
-        return [event["type"] for event in self.sent]
-
-    def last(self, kind: str) -> dict[str, Any]:
-        return next(event for event in reversed(self.sent) if event["type"] == kind)
 
 
 def test_a_session_begins_with_its_effective_configuration() -> None:
@@ -599,17 +504,17 @@ def test_a_session_ends_after_an_hour() -> None:
 
 
 def test_an_idle_caller_is_asked() -> None:
-    """After the idle timeout an empty turn is committed and answered."""
+    """The idle timeout after the reply was played, an empty turn is committed and answered."""
     desk = Desk()
     detection = {"type": "server_vad", "idle_timeout_ms": 5000}
     desk.send("session.update", session={"type": "realtime", "audio": {"input": {"turn_detection": detection}}})
     desk.turn()
     desk.plan(Say("Hi."))
     desk.speak()
-    assert desk.later[-1] == Later(5.0, ("idle", ""))
+    assert desk.later[-1] == Later(5.4, ("idle", ""))
     desk.take(desk.machine.due(("idle", "")))
     assert desk.types()[-1] == "response.done"
-    desk.time += 5
+    desk.time += 5.4
     desk.take(desk.machine.due(("idle", "")))
     assert "input_audio_buffer.timeout_triggered" in desk.types()
     assert desk.types()[-2] == "response.created"
@@ -637,7 +542,7 @@ def test_the_switches_change_order_and_add_what_nobody_knows() -> None:
         "response.done",
         "rate_limits.updated",
     ]
-    assert desk.last("conversation.item.done")["item"]["phase"] == "final_answer"
+    assert desk.last("conversation.item.done")["item"]["x_mood"] == "curious"
     assert desk.sent[-3]["event_id"] == desk.sent[-2]["event_id"]
 
 

@@ -14,13 +14,13 @@ from aiortc.rtp import RtpPacket
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain import ObedientBrain
 from agentfield_local.clock import WallClock
-from agentfield_local.early import EarlyWords
 from agentfield_local.engines_pool import EnginesPool
-from agentfield_local.jitter import receive_promptly
-from agentfield_local.live import LiveSession
+from agentfield_local.realtime.early import EarlyWords
+from agentfield_local.realtime.live import LiveSession
 from agentfield_local.speech.energy import EnergyVad, ToneTts
 from agentfield_local.speech.protocols import SpeechEngines
 from agentfield_local.tasks import Tasks
+from agentfield_local.webrtc.jitter import receive_promptly
 from local_server_kit import b64, silence, tone, until
 
 DONE = "conversation.item.input_audio_transcription.completed"
@@ -60,7 +60,7 @@ class Ear:
         if event["type"] == DONE:
             self.transcripts.append(event["transcript"])
 
-    def end(self) -> None:
+    def end(self, code: int = 1000, reason: str = "") -> None:
         """Nothing to close."""
 
 
@@ -180,7 +180,7 @@ async def test_packets_are_handed_on_at_once_and_in_order() -> None:
     connection = RTCPeerConnection()
     try:
         receiver = connection.addTransceiver("audio").receiver
-        receive_promptly(receiver)
+        assert receive_promptly(receiver, 1)
         buffer: JitterBuffer = receiver._RTCRtpReceiver__jitter_buffer  # type: ignore[attr-defined]
         heard = []
         for number in (0, 1, 2, 4, 3, 5, 6):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield_local.refusals import Refusal
-from agentfield_local.sdp_gate import check_offer
+from agentfield_local.webrtc.sdp_gate import check_offer
 
 FINGERPRINT = ":".join(["AB"] * 32)
 OFFER = "\r\n".join(

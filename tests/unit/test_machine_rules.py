@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentfield.realtime import events as e
-from agentfield.realtime.commands import CancelReply, Reply, Say, SendToolResult
+from agentfield.realtime.commands import AddText, CancelReply, Reply, Say, SendToolResult
 from agentfield.realtime.config import Limits
 from agentfield_server.sessions import inputs as i
 from agentfield_server.sessions.effects import (
@@ -17,12 +17,14 @@ from agentfield_server.sessions.effects import (
     Ended,
     Finished,
     OpenTurn,
+    Record,
     Refuse,
     ResolveCall,
     ResolveInput,
     ResolveOp,
     ResolveReply,
     ResolveSpeech,
+    Rotate,
     RunTool,
     SendCommand,
 )
@@ -33,6 +35,9 @@ REPLIES = st.sampled_from(["r1", "r2", "r3", "r4", "r5"])
 CALLS = st.sampled_from(["c1", "c2", "c3", "c4"])
 TOOLS = st.sampled_from(["desk.look", "desk.slow", "desk.stop", "desk.secret"])
 TEXTS = st.sampled_from(["", "hello", "where is my order", "x" * 90])
+USAGE = st.none() | st.builds(
+    e.Usage, output_text_tokens=st.none() | st.integers(0, 9), cost=st.none() | st.sampled_from([0.01, 0.5])
+)
 ANSWERS = (ResolveInput, ResolveSpeech, ResolveReply, ResolveCall, ResolveOp, Refuse)
 
 PROVIDER: st.SearchStrategy[Any] = st.one_of(
@@ -50,7 +55,9 @@ PROVIDER: st.SearchStrategy[Any] = st.one_of(
         status=st.sampled_from(["completed", "cancelled", "failed", "incomplete"]),
         text=st.none() | TEXTS,
         audio=st.booleans(),
+        audio_ms=st.none() | st.integers(0, 9000),
         tools=st.integers(0, 2),
+        usage=USAGE,
     ),
     st.builds(e.ToolRequested, call_id=CALLS, name=TOOLS, arguments=st.sampled_from(["{}", "{", "[]"]), reply=REPLIES),
     st.builds(e.Interrupted, reply=REPLIES, heard_ms=st.none() | st.integers(0, 5000)),
@@ -62,11 +69,24 @@ PROVIDER: st.SearchStrategy[Any] = st.one_of(
     ),
     st.builds(e.SessionUpdated, drift=st.just(()) | st.just(("tools",))),
     st.builds(e.Warned, code=st.just("w"), message=st.just("m")),
+    st.builds(e.Dtmf, digit=st.sampled_from(["1", "#"])),
+    st.builds(e.RateLimit, name=st.just("tokens"), remaining=st.sampled_from([0, 5])),
+    st.builds(
+        e.UsageReported,
+        kind=st.sampled_from(["transcription", "reply"]),
+        item=st.none() | ITEMS,
+        reply=st.none() | REPLIES,
+        usage=USAGE.filter(bool),
+    ),
+    st.just(i.Rotated()),
+    st.just(e.ProviderFault(code="no_listener", message="m", command="last")),
 )
 RARE: st.SearchStrategy[Any] = st.one_of(
     st.builds(e.SessionReady, model=st.sampled_from(["m-1", "other", None])),
     st.builds(e.SessionClosed, reason=st.sampled_from(["caller_hangup", "closed", "provider_expired"])),
     st.just(e.ProviderFault(code="quota", message="m", fatal=True)),
+    st.just(e.SessionClosed(reason="closed", retry=True)),
+    st.just(i.ProviderFailed("broken", retry=True)),
     st.builds(i.EndSession, reason=st.sampled_from(["operator", "caller_hangup"])),
     st.builds(i.CallerGone),
     st.builds(i.CallerPresent),
@@ -80,7 +100,7 @@ NORMAL: st.SearchStrategy[tuple[str, Any]] = st.one_of(
     st.tuples(st.just("reply"), st.none() | st.just(("desk.look",))),
     st.tuples(st.sampled_from(["input", "turn", "taken", "begin", "spoken", "tool", "call", "finish"]), CALLS),
     st.tuples(st.sampled_from(["input", "turn", "taken", "begin", "spoken", "tool", "call", "finish"]), CALLS),
-    st.tuples(st.sampled_from(["cancel", "typed", "repeat", "lost", "return", "raise"]), CALLS),
+    st.tuples(st.sampled_from(["cancel", "typed", "repeat", "lost", "return", "raise", "ready"]), CALLS),
 )
 STEPS: st.SearchStrategy[tuple[str, Any]] = st.integers(0, 39).flatmap(
     lambda n: NORMAL if n else st.one_of(st.tuples(st.just("rare"), RARE), st.tuples(st.just("wait"), st.just(20.0)))
@@ -91,7 +111,7 @@ STEPS: st.SearchStrategy[tuple[str, Any]] = st.integers(0, 39).flatmap(
 class World:
     """A call under random treatment, and what was asked of it."""
 
-    def __init__(self, floor: str, drift: str, media: str) -> None:
+    def __init__(self, floor: str, drift: str, media: str, patience: int, expires_in: float | None) -> None:
         self.call = Call(
             floor=floor,
             media=media,
@@ -99,9 +119,10 @@ class World:
             greeting="hi",
             goodbye="bye",
             on_error="sorry",
-            limits=Limits(turns=6, idle=500),
+            interrupt_after_ms=patience,
+            limits=Limits(turns=6, idle=500, cost=4),
         )
-        self.call.live()
+        self.call.live(expires_at=None if expires_in is None else 6000 + expires_in)
         self.asked: list[i.HandlerCommand] = []
         self.items = 0
         self.requested: list[str] = []
@@ -149,6 +170,8 @@ class World:
             case "spoken":
                 self.items += 1
                 call.heard(f"h{self.items}", "words", self.last())
+            case "ready" if call.machine.rotation.running:
+                call.ready(expires_at=call.now + 5000 + 70)
             case "typed":
                 call.feed(i.TextInput("typed"))
             case "repeat":
@@ -191,12 +214,16 @@ class World:
 @given(
     floor=st.sampled_from(["handler", "model"]),
     drift=st.sampled_from(["enforce", "allow"]),
-    media=st.sampled_from(["direct", "bridged"]),
+    media=st.sampled_from(["direct", "bridged", "turns"]),
+    patience=st.sampled_from([0, 400]),
+    expires_in=st.none() | st.sampled_from([62.0, 90.0]),
     steps=st.lists(STEPS, min_size=30, max_size=80),
 )
-def test_rules_hold_whatever_happens(floor: str, drift: str, media: str, steps: list[tuple[str, Any]]) -> None:
+def test_rules_hold_whatever_happens(
+    floor: str, drift: str, media: str, patience: int, expires_in: float | None, steps: list[tuple[str, Any]]
+) -> None:
     """No order of events breaks a rule: answers once, one reply at a time, turns once, tools as listed, one end."""
-    world = World(floor, drift, media)
+    world = World(floor, drift, media, patience, expires_in)
     for kind, value in steps:
         world.step(kind, value)
         assert not (
@@ -214,6 +241,45 @@ def test_rules_hold_whatever_happens(floor: str, drift: str, media: str, steps: 
     check_turns(call)
     check_tools(world)
     check_slot(call)
+    check_rotation(call)
+    check_usage(call)
+
+
+def check_rotation(call: Call) -> None:
+    """Between a rotation and the new session's echo nothing is commanded; then the conversation comes first."""
+    if call.machine.board.media == "direct":
+        assert call.all(Rotate) == []
+        return
+    away = fresh = over = False
+    said = 0
+    for effect in call.effects:
+        match effect:
+            case Ended():
+                over = True
+            case Rotate():
+                assert not over
+                away = True
+            case Record(type="provider.attached"):
+                away, fresh = False, away
+            case Record(type="turn.committed"):
+                said += bool(effect.body["text"])
+            case SendCommand():
+                assert not away
+                assert not over
+                assert not fresh or not said or isinstance(effect.command, AddText)
+                fresh = False
+
+
+def check_usage(call: Call) -> None:
+    """What is told at the end is the sum of what was told before, once."""
+    used = call.recorded("usage")
+    total = call.recorded("session.usage")
+    assert len(total) == bool(used)
+    costs = [body["cost"] for body in used if body["cost"] is not None]
+    for body in total:
+        assert body["cost"] == (round(sum(costs), 12) if costs else None)
+        assert body["unpriced"] == len(used) - len(costs)
+    assert sum(body["code"] == "rate_limit_low" for body in call.recorded("warning")) <= 1
 
 
 def check_turns(call: Call) -> None:
@@ -254,6 +320,8 @@ def check_slot(call: Call) -> None:
                 under_way.discard(body["speech_id"])
         assert len(under_way) <= 2  # one in the slot, and at most one that lost the race for it and will be sent again
     assert all(command.reply for command in call.sent(CancelReply))
+    stopped = Counter(command.reply for command in call.sent(CancelReply))
+    assert all(count == 1 for reply, count in stopped.items() if reply.startswith("h"))
 
 
 @settings(max_examples=100, deadline=None)

@@ -185,12 +185,20 @@ def test_interruption_before_anything_was_heard() -> None:
 
 
 def test_carried_audio_is_truncated_by_us() -> None:
-    """Where we carry the audio, an interruption cancels the reply at what was heard."""
+    """Where we carry the audio, speech of the caller cancels the reply once; the word of what was heard is awaited."""
     call = Call(media="bridged").live()
-    call.say("alpha beta")
+    op_id = call.say("alpha beta gamma delta")
     call.feed(ReplyStarted(reply="r1", command=call.spoken_command()), PlayoutStarted(reply="r1"))
-    call.feed(Interrupted(reply="r1", heard_ms=300, method="marks"))
-    assert call.sent(CancelReply) == [CancelReply(reply="r1", heard_ms=300)]
+    call.feed(ReplyEnded(reply="r1", text="alpha beta gamma delta", audio=True, audio_ms=4400))
+    call.wait(1)
+    call.feed(TurnStarted(item="a"))
+    assert call.sent(CancelReply) == [CancelReply(reply="r1", heard_ms=1000)]
+    assert call.answer(op_id) is None
+    call.feed(Interrupted(reply="r1", heard_ms=2300, method="marks"))
+    assert len(call.sent(CancelReply)) == 1
+    spoken = call.answer(op_id).spoken
+    assert (spoken.heard_ms, spoken.heard_method, spoken.interrupted) == (2300, "marks", True)
+    assert (spoken.heard_text, spoken.remaining) == ("alpha beta", "gamma delta")
 
 
 def test_say_for_an_older_turn_is_stale() -> None:

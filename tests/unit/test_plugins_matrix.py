@@ -62,24 +62,24 @@ def declaration(**changes) -> SessionDeclaration:
 
 
 def test_the_plainest_declaration_needs_little():
-    """A model-floor session without tools asks for its floor, modalities, turn detection and finite limits."""
+    """A model-floor session without tools asks for its floor, modalities and finite limits; turns are found as the pair does."""
     assert [need.describe() for need in needs_of(declaration(floor="model"))] == [
         "floors: model (for the model floor)",
         "modalities: audio and text (for modalities=['audio', 'text'])",
-        "turn_detection: server_vad (for turn_detection)",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "max_duration: 1800.0 (for Limits(duration=1800))",
     ]
 
 
 def test_everything_that_is_declared_is_asked_for():
-    """Tools, exact speech, spoken texts, transcription, semantic turns and each further limit are needs of their own."""
+    """Tools, exact speech, texts, transcription, semantic turns, patience with interruptions and limits are needs of their own."""
     declared = declaration(
         tools=("a.b",),
         say="exact",
         greeting="Hello",
         transcription="whisper",
         turn_detection=SemanticVad(),
+        interrupt_after_ms=300,
         limits=Limits(turns=3, tool_calls=4, cost=0.5, duration=60),
     )
     assert [need.describe() for need in needs_of(declared)] == [
@@ -90,6 +90,7 @@ def test_everything_that_is_declared_is_asked_for():
         "say: best_effort or exact (for greeting=...)",
         "turn_detection: semantic_vad (for turn_detection)",
         "caller_transcript: final or partial (for transcription='whisper')",
+        "interruption: client or server (for interrupt_after_ms=300)",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "limits: turns (for Limits(turns=3))",
         "limits: tool_calls (for Limits(tool_calls=4))",
@@ -125,7 +126,7 @@ def test_the_matrix_as_markdown():
         "| say | exact |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
         "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| default_transcription | - |\n"
         "| interruption | - |\n| truncation | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
-        "| max_duration | 90 |\n| routing | fixed |\n| limits | - |\n"
+        "| max_duration | 90 |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"
     ).replace("test-plugins-matrix", "Acme")
 
 

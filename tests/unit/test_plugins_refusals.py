@@ -99,9 +99,10 @@ def test_a_pair_of_ours_that_is_not_installed_names_the_command():
 
 def test_an_absent_provider_of_ours_over_another_transport_says_what_it_would_have():
     """A first-party provider that is absent and has no such transport is refused with the transports it would have."""
-    assert refusal(Registry([OPENAI]), "local", "audio_turns") == (
-        "[unsupported_pair] local/audio_turns is not a declared pair. local is available over:"
-        " webrtc (agentfield-local, not installed). AgentField does not switch transports silently."
+    assert refusal(Registry([OPENAI]), "local", "telephone") == (
+        "[unsupported_pair] local/telephone is not a declared pair. local is available over:"
+        " audio_turns (agentfield-local, not installed), webrtc (agentfield-local, not installed),"
+        " websocket (agentfield-local, not installed). AgentField does not switch transports silently."
         "\n  hint: af adapters"
     )
 

@@ -54,8 +54,9 @@ async def test_an_adapter_is_entered_once_and_left_at_the_end(tmp_path: Path) ->
     plugins = registry(key_setting="ACME_KEY", url_setting="ACME_URL")
     pool = AdapterPool(plugins, home=tmp_path, environ={"ACME_KEY": "sk-canary", "ACME_URL": "https://other.example/"})
     pair = plugins.resolve("acme", "webrtc")
-    runtime: Any = await pool.get(pair)
-    assert await pool.get(pair) is runtime
+    credential = pool.admit(pair, "ses_1")
+    runtime: Any = await pool.get(pair, credential)
+    assert await pool.get(pair, credential) is runtime
     assert (runtime.base_url, runtime.key.get_secret_value()) == ("https://other.example", "sk-canary")
     assert "sk-canary" not in repr(runtime)
     assert runtime.data_dir.is_relative_to(tmp_path)
@@ -68,7 +69,7 @@ async def test_a_key_that_is_needed_and_missing_is_named(tmp_path: Path) -> None
     plugins = registry(key_setting="ACME_KEY")
     pool = AdapterPool(plugins, home=tmp_path, environ={})
     with pytest.raises(InvalidInput, match="Acme needs a key") as refused:
-        await pool.get(plugins.resolve("acme", "webrtc"))
+        await pool.get(plugins.resolve("acme", "webrtc"), "")
     assert refused.value.code == "key_missing"
     assert "ACME_KEY" in str(refused.value.hint)
 
@@ -78,7 +79,8 @@ async def test_a_key_may_be_optional(tmp_path: Path) -> None:
     plugins = registry(key_setting="ACME_KEY", key_required=False)
     for environ, wanted in (({}, None), ({"ACME_KEY": "token"}, "token")):
         pool = AdapterPool(plugins, home=tmp_path, environ=environ)
-        runtime: Any = await pool.get(plugins.resolve("acme", "webrtc"))
+        pair = plugins.resolve("acme", "webrtc")
+        runtime: Any = await pool.get(pair, pool.admit(pair, "ses_1"))
         assert runtime.base_url == "https://acme.example/v1"
         assert (runtime.key.get_secret_value() if runtime.key else None) == wanted
         await pool.close()
@@ -88,7 +90,7 @@ async def test_children_get_ready_or_are_a_clear_failure(tmp_path: Path) -> None
     """A child's first line is handed over; one that ends or stays silent is refused with where to look."""
     plugins = registry()
     pool = AdapterPool(plugins, home=tmp_path, environ={})
-    runtime: Any = await pool.get(plugins.resolve("acme", "webrtc"))
+    runtime: Any = await pool.get(plugins.resolve("acme", "webrtc"), "")
     async with runtime.child([sys.executable, "-c", "print('here I am')"]) as child:
         assert child.first_line == "here I am"
     with pytest.raises(ProviderUnavailable, match="exit code 3") as ended:

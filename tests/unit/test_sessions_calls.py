@@ -200,7 +200,7 @@ async def test_offer_commits_how_to_find_the_call_before_it_attaches(here: Plane
     with pytest.raises(ProviderUnavailable, match="no sideband"):
         await here.sessions.offer(session_id, "offer")
     assert adapter.hung_up == ["call1"]
-    assert (await here.row(session_id)).call_ref == {"call_id": "call1"}
+    assert (await here.row(session_id)).call_ref == {"call_id": "call1", "credential": "key-1"}
     adapter.refuse_attach = None
     assert await here.sessions.offer(session_id, "again") == "answer to again"
     await here.state(session_id, "live")

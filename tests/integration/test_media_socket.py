@@ -1,0 +1,418 @@
+"""A caller whose audio the control plane carries: over a real WebSocket, to a provider that the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agentfield.errors import LimitExceeded, ProviderError
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Say
+from agentfield.realtime.events import ReplyAudio, ReplyStarted, SessionClosed, SessionReady, TurnStarted
+from agentfield_server.media.convert import converter
+from unit.media_kit import PCM24, PROTOCOL, House, house
+from unit.waiting import until
+
+SECOND = b"\1\0" * 24000
+
+
+@pytest.fixture
+async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """An installation with a scripted provider."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    async with house(tmp_path) as made:
+        yield made
+
+
+async def refused(it: House, url: str, **options: Any) -> dict[str, Any]:
+    """Ask for a socket that is not given; return the problem."""
+    options.setdefault("headers", {}).update(
+        {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "x" * 22 + "==",
+        }
+    )
+    async with it.http.get("http" + url.removeprefix("http").removeprefix("ws"), **options) as response:
+        problem: dict[str, Any] = json.loads(await response.text())
+        assert problem["status"] == response.status
+        return problem
+
+
+# --- a whole call
+
+
+async def test_a_call_from_first_frame_to_hang_up(it: House) -> None:
+    """The caller speaks, is answered with audio, tells what it heard, hangs up and is told the end."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    assert caller.frames[0] == {
+        "type": "ready",
+        "session_id": session.session_id,
+        "format": {"codec": "pcm16", "rate": 24000, "channels": 1},
+    }
+    await caller.socket.send_bytes(SECOND)
+    assert (await provider.asked(AppendAudio)).data == SECOND
+    provider.caller_says("hello")
+    say = await provider.asked(Say)
+    assert say.text == "You said hello."
+    await it.speaks(provider, say.id, 500)
+    await until(lambda: any(f["event"]["type"] == "playout.stopped" for f in caller.of("event")))
+    assert PCM24.ms(len(caller.audio)) == 500
+    assert len(caller.of("mark")) >= 2
+    assert not any(f["event"]["type"] == "reply.audio" for f in caller.of("event"))
+    await caller.says(type="hangup")
+    assert (await caller.frame("ended"))["reason"] == "caller_hangup"
+    assert await caller.closed() == 1000
+    assert provider.sent[-1] == End()
+    assert provider.closed
+
+
+async def test_the_start_says_where_the_audio_goes(it: House) -> None:
+    """A session of carried audio has the address of the socket and no other; one of direct media has none."""
+    session = await it.start()
+    assert session.media_url == f"ws{it.plane.url.removeprefix('http')}/api/v1/sessions/{session.session_id}/media"
+    assert session.offer_url is None
+    assert session.turns_url is None
+    other = await it.start("desk.page")
+    assert other.media_url is None
+    assert other.offer_url is not None
+
+
+async def test_barge_in_clears_and_tells_what_was_heard(it: House) -> None:
+    """Speech of the caller over a reply clears what is left; the provider is told how much the marks said was heard."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    provider.caller_says("hello")
+    say = await provider.asked(Say)
+    provider.tell(ReplyStarted(reply="r1", command=say.id), ReplyAudio(reply="r1", data=SECOND * 20))
+    await until(lambda: len(caller.of("mark")) >= 3)
+    provider.tell(TurnStarted(item="i2"))
+    await caller.frame("clear")
+    cancel = await provider.asked(CancelReply)
+    assert cancel.reply == "r1"
+    assert 200 <= cancel.heard_ms <= PCM24.ms(len(caller.audio))
+    await until(lambda: any(f["event"]["type"] == "interrupted" for f in caller.of("event")))
+    (told,) = [f["event"] for f in caller.of("event") if f["event"]["type"] == "interrupted"]
+    assert (told["heard_ms"], told["method"]) == (cancel.heard_ms, "marks")
+    assert "audio" not in caller.heard[caller.heard.index("clear") :]
+    assert len(provider.sent) - provider.sent.index(cancel) <= 2
+
+
+@pytest.mark.parametrize(
+    ("query", "form"), [("?format=pcmu", "pcmu/8000"), ("?format=pcm16&rate=24000", "pcm16/24000")]
+)
+async def test_a_format_that_the_provider_has_is_taken_as_it_is(it: House, query: str, form: str) -> None:
+    """Equal formats on both sides: nothing is converted on the way."""
+    session = await it.start()
+    caller, provider = await it.live(session, query)
+    assert it.adapter.opened[0][1].name == form
+    await caller.socket.send_bytes(bytes(range(160)))
+    assert (await provider.asked(AppendAudio)).data == bytes(range(160))
+
+
+@pytest.mark.parametrize("form", ["pcm16/8000", "pcm16/16000", "pcm16/48000", "pcma/8000"])
+async def test_another_format_is_converted_both_ways(it: House, form: str) -> None:
+    """What the provider does not have is converted to its best format, and back."""
+    codec, rate = form.split("/")
+    session = await it.start()
+    caller, provider = await it.live(session, f"?format={codec}&rate={rate}")
+    audio = AudioFormat(codec, int(rate))  # type: ignore[arg-type]
+    assert it.adapter.opened[0][1] == PCM24
+    speech = converter(PCM24, audio)(SECOND)
+    for at in range(0, len(speech), audio.size(20)):
+        await caller.socket.send_bytes(speech[at : at + audio.size(20)])
+
+    def heard() -> float:
+        return PCM24.ms(sum(len(c.data) for c in provider.sent if isinstance(c, AppendAudio)))
+
+    await until(lambda: heard() > 970)
+    provider.caller_says("hello")
+    await it.speaks(provider, (await provider.asked(Say)).id, 400)
+    await until(lambda: audio.ms(len(caller.audio)) > 395)
+
+
+async def test_typed_words_keys_and_push_to_talk_arrive(it: House) -> None:
+    """Words become a turn, a key an event, a commit the end of what was said."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    await caller.says(type="commit")
+    await provider.asked(CommitTurn)
+    await caller.says(type="dtmf", digit="7")
+    await caller.says(type="text", text="my order")
+    assert (await provider.asked(AddText)).text == "my order"
+    assert (await provider.asked(Say)).text == "You said my order."
+
+
+# --- the connection breaks
+
+
+async def test_a_caller_that_comes_back_goes_on_with_the_same_session(it: House) -> None:
+    """A connection that breaks does not end the call: the next one is the same conversation at the provider."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    await caller.leave()
+    again = await it.call(session)
+    await again.frame("ready")
+    await again.socket.send_bytes(SECOND)
+    await provider.asked(AppendAudio)
+    assert len(it.adapter.opened) == 1
+    assert (await it.client.get_session(session.session_id)).state == "live"
+
+
+async def test_a_second_connection_takes_over(it: House) -> None:
+    """Two callers cannot be in one call: the newer one has it, the older one is told."""
+    session = await it.start()
+    first, _ = await it.live(session)
+    second = await it.call(session)
+    assert (await first.frame("error"))["problem"]["code"] == "replaced"
+    assert await first.closed() == 1000
+    await second.frame("ready")
+    assert not second.of("error")
+
+
+async def test_the_end_of_a_session_is_told_to_its_caller(it: House) -> None:
+    """Whoever ends the session, its caller gets the reason as the last frame."""
+    session = await it.start()
+    caller, _ = await it.live(session)
+    await it.client.end_session(session.session_id)
+    ended = await caller.frame("ended")
+    assert ended["reason"] == "operator"
+    assert await caller.closed() == 1000
+    assert caller.frames[-1] == ended
+
+
+async def test_a_provider_that_ends_the_session_ends_the_call(it: House) -> None:
+    """A refusal in the middle of a call is the session's end, with its reason."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    provider.tell(SessionClosed(reason="provider_error", message="no more credit"))
+    ended = await caller.frame("ended")
+    assert (ended["reason"], ended["detail"]) == ("provider_error", "no more credit")
+
+
+async def test_a_provider_that_refuses_is_told_and_may_be_asked_again(it: House) -> None:
+    """The caller gets the provider's refusal as an error; the session waits for another try."""
+    session = await it.start()
+    it.adapter.refuse = ProviderError("the model is not there", code="model_not_found")
+    caller = await it.call(session)
+    assert (await caller.frame("error"))["problem"]["code"] == "model_not_found"
+    assert await caller.closed() == 1011
+    it.adapter.refuse = None
+    await it.live(session)
+
+
+async def test_a_control_plane_that_stops_lets_go_without_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopping and starting keeps the session: the caller connects again and a new session at the provider gets the history."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    async with house(tmp_path) as first:
+        session = await first.start()
+        caller, provider = await first.live(session)
+        provider.caller_says("hello")
+        await provider.asked(Say)
+        session_id = session.session_id
+    assert caller.socket.closed
+    assert not caller.of("ended")
+    async with house(tmp_path) as second:
+        row = await second.client.get_session(session_id)
+        assert row.state in ("connecting", "live")
+        back = session.model_copy(
+            update={"media_url": f"ws{second.plane.url.removeprefix('http')}/api/v1/sessions/{session_id}/media"}
+        )
+        await second.live(back)
+        provider = await second.adapter.socket()
+        assert "hello" in (await provider.asked(AddText)).text
+
+
+# --- who may
+
+
+async def test_a_page_sends_its_token_as_a_subprotocol_and_no_log_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A browser's token comes as the second subprotocol; the first is selected, and the token is in no log line."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    async with house(tmp_path) as it:
+        session = await it.start()
+        caller = await it.call(session, protocols=(PROTOCOL, session.token))
+        await caller.frame("ready")
+        assert caller.socket.protocol == PROTOCOL
+        problem = await refused(it, session.media_url or "", headers={"Sec-WebSocket-Protocol": session.token})
+        assert problem["code"] == "unsupported_protocol"
+        await caller.says(type="hangup")
+        await caller.frame("ended")
+    assert session.token not in caplog.text
+
+
+@pytest.mark.parametrize("wrong", ["ek_af_" + "x" * 40, "another"])
+async def test_a_wrong_token_opens_nothing(it: House, wrong: str) -> None:
+    """A token that is unknown, or of another session, is refused before the socket is opened."""
+    session = await it.start()
+    token = (await it.start()).token if wrong == "another" else wrong
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await it.call(session, protocols=(PROTOCOL, token))
+    assert caught.value.status in (401, 403)
+    assert not it.adapter.opened
+
+
+# --- refused before the socket is opened
+
+
+@pytest.mark.parametrize(
+    "query", ["?format=opus", "?format=pcm16&rate=44100", "?format=pcmu&rate=16000", "?rate=x", "?format=pcm16&rate=²"]
+)
+async def test_a_format_that_is_not_there_is_refused_with_those_that_are(it: House, query: str) -> None:
+    """An unknown format is refused by name, and the answer lists the formats."""
+    session = await it.start()
+    problem = await refused(it, f"{session.media_url}{query}")
+    assert problem["code"] == "unsupported_format"
+    assert "pcm16/24000" in problem["available"]
+    assert "pcmu/8000" in problem["hint"]
+
+
+async def test_the_socket_is_refused_where_audio_goes_another_way(it: House) -> None:
+    """Direct media, a session that is not there, one that is over, and a plain GET: each has its own refusal."""
+    direct = await it.start("desk.page")
+    base = f"{it.plane.url}/api/v1/sessions"
+    assert (await refused(it, f"{base}/{direct.session_id}/media"))["code"] == "wrong_media"
+    assert (await refused(it, f"{base}/ses_none/media"))["code"] == "unknown_session"
+    session = await it.start()
+    async with it.http.get(f"{base}/{session.session_id}/media") as response:
+        assert response.status == 426
+        assert (await response.json(content_type=None))["code"] == "websocket_required"
+    await it.client.end_session(session.session_id)
+    assert (await refused(it, f"{base}/{session.session_id}/media"))["code"] == "session_ended"
+
+
+async def test_too_many_sessions_are_refused_before_the_provider_is_asked(it: House) -> None:
+    """Each key has a limit of sessions; beyond it a start is refused with 429, and an end makes room."""
+    sessions = [await it.start() for _ in range(4)]
+    with pytest.raises(LimitExceeded) as caught:
+        await it.start()
+    assert caught.value.code == "provider_busy"
+    await it.client.end_session(sessions[0].session_id)
+    await it.start()
+
+
+# --- frames that do not fit
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (b"\1", "odd_audio"),
+        (b"\0" * (256 * 1024 + 2), "frame_too_large"),
+        ("hello", "malformed_json"),
+        ("[" * 10_000, "malformed_json"),
+        ('{"a":' * 40 + "1" + "}" * 40, "malformed_json"),
+        ('{"type":"mark","type":"text"}', "malformed_json"),
+        ("[]", "bad_frame"),
+        ("null", "bad_frame"),
+        ('{"type":"fly"}', "bad_frame"),
+        ('{"type":"dtmf","digit":"55"}', "bad_frame"),
+        ('{"type":"text","text":""}', "bad_frame"),
+        ('{"type":"text"}', "bad_frame"),
+        ('{"type":"mark","name":"m","more":1}', "bad_frame"),
+        ('{"type":"text","text":"' + "x" * 70_000 + '"}', "frame_too_large"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_a_frame_that_does_not_fit_is_answered_and_the_call_goes_on(
+    it: House, frame: str | bytes, code: str
+) -> None:
+    """Whatever is wrong with a frame, the answer is a typed error, and the call goes on."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    await (caller.socket.send_bytes(frame) if isinstance(frame, bytes) else caller.socket.send_str(frame))
+    problem = (await caller.frame("error"))["problem"]
+    assert problem["code"] == code
+    assert problem["hint"]
+    await caller.socket.send_bytes(SECOND[:960])
+    assert (await provider.asked(AppendAudio)).data == SECOND[:960]
+
+
+async def test_too_many_bad_frames_end_the_connection(it: House) -> None:
+    """Twenty frames that do not fit are answered; with one more the connection is closed, the session is not."""
+    session = await it.start()
+    caller, _ = await it.live(session)
+    for _ in range(21):
+        await caller.socket.send_str("nonsense")
+    assert await caller.closed() == 1008
+    assert (await it.client.get_session(session.session_id)).state == "live"
+
+
+async def test_a_frame_that_is_much_too_large_ends_the_connection(it: House) -> None:
+    """A frame of megabytes is not even read."""
+    session = await it.start()
+    caller, _ = await it.live(session)
+    await caller.socket.send_bytes(b"\0" * (2 * 1024 * 1024))
+    assert await caller.closed() == 1009
+    assert (await it.client.get_session(session.session_id)).state == "live"
+
+
+async def test_audio_faster_than_speech_is_bounded(it: House) -> None:
+    """A caller that sends a minute in a moment is told once, and what is too early is dropped."""
+    session = await it.start()
+    caller, provider = await it.live(session)
+    for _ in range(60):
+        for at in range(0, len(SECOND), 9600):
+            await caller.socket.send_bytes(SECOND[at : at + 9600])
+    await caller.says(type="commit")
+    await provider.asked(CommitTurn)
+    heard = PCM24.ms(sum(len(c.data) for c in provider.sent if isinstance(c, AppendAudio)))
+    assert 4000 <= heard <= 20_000
+    assert {f["problem"]["code"] for f in caller.of("error")} == {"audio_too_fast"}
+
+
+async def test_a_caller_that_does_not_read_is_let_go_and_others_are_not_held_up(
+    it: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full connection is cut after a while; the provider's events went on meanwhile."""
+    monkeypatch.setattr("agentfield.realtime.player._SLOW", 0.3)
+    monkeypatch.setattr("agentfield.realtime.player.LEAD_MS", 600_000)
+    session = await it.start()
+    socket = await it.http.ws_connect(session.media_url or "", headers={"Authorization": f"Bearer {session.token}"})
+    provider = await it.adapter.socket()
+    await it.state(session, "live")
+    transport = socket._conn.transport  # type: ignore[union-attr]
+    transport.pause_reading()  # type: ignore[union-attr]
+    provider.caller_says("hello")
+    say = await provider.asked(Say)
+    provider.tell(ReplyStarted(reply="r1", command=say.id), ReplyAudio(reply="r1", data=SECOND * 590))
+    provider.caller_says("are you there")
+    await provider.asked(CancelReply)
+    assert (await it.client.get_session(session.session_id)).state == "live"
+    transport.abort()  # type: ignore[union-attr]
+    await socket.close()
+
+
+async def test_a_session_that_is_not_ready_yet_takes_audio(it: House) -> None:
+    """Audio before the provider is ready is not lost."""
+    it.adapter.ready = None
+    session = await it.start()
+    caller = await it.call(session)
+    await caller.frame("ready")
+    await caller.socket.send_bytes(SECOND)
+    provider = await it.adapter.socket()
+    provider.tell(SessionReady(model="m-1", voice="v-1"))
+    assert (await provider.asked(AppendAudio)).data == SECOND
+
+
+async def test_many_callers_come_and_go_without_leaving_anything(it: House) -> None:
+    """Connections that break at once, all at the same time, leave the session as it is."""
+    session = await it.start()
+    callers = await asyncio.gather(*[it.call(session) for _ in range(10)])
+    await asyncio.gather(*[caller.leave() for caller in callers])
+    await it.live(session)
+    assert len(it.adapter.opened) == 1

@@ -1,0 +1,318 @@
+"""Recorded turns over HTTP: sent, answered as a stream, interrupted, asked for again, refused; as programs and pages do."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agentfield.errors import InvalidInput, ProviderError, SessionEnded
+from agentfield.realtime.commands import CancelReply
+from turns_house import RECORDING, House, house
+from unit.turns_kit import Scripted, audio_of, message_types, read_events, tone, wav
+from unit.waiting import until, until_async
+
+
+@pytest.fixture
+async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """An installation with a script of its own."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    async with house(tmp_path) as made:
+        yield made
+
+
+async def test_a_recorded_turn_is_answered_with_events_and_audio(it: House) -> None:
+    """The answer names the turn, carries audio and the recorded events with ids, and ends with the turn's execution."""
+    session = await it.start()
+    answer = await it.answer(session.session_id)
+    assert answer[0].keys() == {"type", "item"}
+    kinds = message_types(answer)
+    assert {"turn.committed", "speech.started", "speech.ended", "reply.audio", "reply.started"} <= set(kinds)
+    assert kinds[-1] == "execution.ended"
+    assert answer[-1]["body"] == {"kind": "turn", "status": "succeeded", "target": "kiosk.counter"}
+    committed = next(event for event in answer if event["type"] == "turn.committed")
+    assert committed["body"]["item"] == answer[0]["item"]
+    assert answer[-1]["execution_id"] == committed["body"]["turn_id"]
+    assert audio_of(answer) == tone(0.02)
+    (turn,) = it.script.sessions[0].turns
+    assert turn == tone(0.3)
+
+
+async def test_the_address_of_turns_is_told_at_the_start(it: House) -> None:
+    """A started session says where its turns go, and no other way."""
+    session = await it.start()
+    assert session.turns_url == f"{it.plane.url}/api/v1/sessions/{session.session_id}/turns"
+    assert session.offer_url is None
+
+
+async def test_a_conversation_has_several_turns_and_tools(it: House) -> None:
+    """Turn after turn goes through one session; each answer holds the tool calls of its turn only."""
+    it.script.hears += ["tea", "coffee"]
+    session = await it.start("kiosk.prices")
+    first = await it.answer(session.session_id)
+    second = await it.answer(session.session_id)
+    for answer, word in ((first, "tea"), (second, "coffee")):
+        (ended,) = [event for event in answer if event["type"] == "speech.ended"]
+        assert ended["body"]["asked"] == f"{word} is 3 euros"
+        assert [e["body"]["kind"] for e in answer if e["type"] == "execution.ended"] == ["call", "turn"]
+    assert len(it.script.sessions) == 1
+
+
+async def test_a_new_turn_interrupts_the_answer(it: House) -> None:
+    """A turn that is posted while an answer runs stops it; the first answer ends, the second goes on."""
+    it.script.holds.add("You said hello.")
+    it.script.hears += ["hello", "stop"]
+    session = await it.start()
+    first = asyncio.create_task(it.answer(session.session_id))
+    provider = await it.script.session()
+    await until(lambda: provider._speaking)
+    second = await it.answer(session.session_id)
+    assert [c for c in provider.sent if isinstance(c, CancelReply)]
+    (cut,) = [event for event in await first if event["type"] == "speech.ended"]
+    assert cut["body"]["interrupted"] is True
+    assert "playout.cleared" in message_types(second)
+    assert [e["body"]["asked"] for e in second if e["type"] == "speech.ended"][-1] == "You said stop."
+
+
+async def test_a_repeated_request_hears_the_same_turn_from_its_beginning(it: House) -> None:
+    """The same key attaches to the turn that is under way and to the one that is over; nothing is said twice."""
+    it.script.holds.add("You said hello.")
+    session = await it.start()
+    first = asyncio.create_task(it.answer(session.session_id, idempotency_key="one"))
+    provider = await it.script.session()
+    await until(lambda: provider._speaking)
+    again = asyncio.create_task(it.answer(session.session_id, idempotency_key="one"))
+    await asyncio.wait([again], timeout=0.1)
+    provider.go_on(next(iter(provider._speaking)))
+    whole = await first
+    assert await again == whole
+    assert await it.answer(session.session_id, idempotency_key="one") == whole
+    assert len(provider.turns) == 1
+
+
+async def test_a_caller_who_goes_away_does_not_lose_the_turn(it: House) -> None:
+    """The turn goes on without its reader, and the whole answer is there for who asks with the key."""
+    it.script.holds.add("You said hello.")
+    session = await it.start()
+    lost = asyncio.create_task(it.answer(session.session_id, idempotency_key="one"))
+    provider = await it.script.session()
+    await until(lambda: provider._speaking)
+    lost.cancel()
+    await asyncio.gather(lost, return_exceptions=True)
+    provider.go_on(next(iter(provider._speaking)))
+    answer = await it.answer(session.session_id, idempotency_key="one")
+    assert message_types(answer)[-1] == "execution.ended"
+    assert audio_of(answer) == tone(0.02)
+    assert len(provider.turns) == 1
+
+
+async def test_a_key_belongs_to_one_recording(it: House) -> None:
+    """The same key with another recording is refused, while the turn is kept."""
+    session = await it.start()
+    await it.answer(session.session_id, idempotency_key="one")
+    error = await it.refused(session.session_id, wav(tone(0.2)), idempotency_key="one")
+    assert (error.code, error.status) == ("idempotency_mismatch", 422)
+
+
+async def test_after_a_restart_the_recorded_outcome_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not in memory any more is told from the store: no audio, the same events; another recording is refused."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    async with house(tmp_path) as it:
+        session = await it.start()
+        answer = await it.answer(session.session_id, idempotency_key="one")
+    async with house(tmp_path, Scripted()) as it:
+        again = await it.answer(session.session_id, idempotency_key="one")
+        assert again[0] == answer[0]
+        recorded = [event for event in answer if "seq" in event]
+        committed = next(event for event in recorded if event["type"] == "turn.committed")
+        assert again[1:] == [event for event in recorded if event["seq"] >= committed["seq"]]
+        error = await it.refused(session.session_id, wav(tone(0.2)), idempotency_key="one")
+        assert error.code == "idempotency_mismatch"
+        assert not [turn for provider in it.script.sessions for turn in provider.turns]
+
+
+async def test_speech_outside_a_turn_reaches_who_listens(it: House) -> None:
+    """Opening the event stream with audio opens the call, and the greeting is heard there."""
+    session = await it.start("kiosk.polite")
+    async with it.following(session.session_id) as seen:
+        await until(lambda: "speech.ended" in message_types(seen))
+        assert audio_of(seen) == tone(0.02)
+        (greeting,) = [event for event in seen if event["type"] == "speech.ended"]
+        assert greeting["body"]["failed"] is None
+        answer = await it.answer(session.session_id)
+        await until(lambda: audio_of(seen) == tone(0.02) * 2)
+        assert audio_of(answer) == tone(0.02)
+
+
+async def test_a_listener_is_told_that_the_provider_refuses(it: House) -> None:
+    """Listening opens the call; where that is refused, so is the stream, and the one without audio still works."""
+    it.script.refuse = ProviderError("no credits are left", code="no_credits")
+    session = await it.start()
+    url = f"{it.plane.url}/api/v1/sessions/{session.session_id}/events"
+    async with it.http.get(f"{url}?audio=1") as response:
+        assert response.status == 502
+        assert (await response.json())["code"] == "no_credits"
+    async with it.following(session.session_id, "") as seen:
+        await until(lambda: "session.created" in message_types(seen))
+
+
+async def test_the_events_of_a_session_that_is_over_can_be_read_with_audio(it: House) -> None:
+    """Asking for audio of a session that has ended gives what was recorded, and opens nothing."""
+    session = await it.start()
+    await it.client.end_session(session.session_id, reason="operator")
+    async with it.following(session.session_id) as seen:
+        await until(lambda: message_types(seen)[-1:] == ["session.state"])
+    assert it.script.sessions == []
+
+
+async def test_the_event_stream_without_audio_has_none(it: House) -> None:
+    """Who follows a session in the ordinary way gets no audio."""
+    session = await it.start()
+    async with it.following(session.session_id, "") as seen:
+        await it.answer(session.session_id)
+        await until(lambda: "execution.ended" in message_types(seen))
+        assert audio_of(seen) == b""
+        assert "reply.started" in message_types(seen)
+
+
+async def test_speech_without_a_listener_fails(it: House) -> None:
+    """An answer to typed words that nobody would hear fails with a reason instead of being generated."""
+    session = await it.start()
+    async with it.following(session.session_id):
+        await until_async(lambda: _is_live(it, session.session_id))
+    async with it.following(session.session_id, "") as seen:
+        await until(lambda: "session.state" in message_types(seen))
+        await _nobody_listens(it, session.session_id)
+        await it.client.send_input(session.session_id, "are you there")
+        await until(lambda: "speech.ended" in message_types(seen))
+        (speech,) = [event for event in seen if event["type"] == "speech.ended"]
+        assert speech["body"]["failed"] == "no_listener"
+
+
+async def _is_live(it: House, session_id: str) -> bool:
+    return (await it.client.get_session(session_id)).state == "live"
+
+
+async def _nobody_listens(it: House, session_id: str) -> None:
+    """Wait until the control plane has noticed that the stream with audio is closed."""
+    leg = it.plane.sessions._actors[session_id]._call._bridge._line.leg  # type: ignore[union-attr]
+    await until(lambda: not leg.listening)
+
+
+async def test_typed_words_are_a_turn_here_too(it: House) -> None:
+    """Words that are typed are answered to whoever listens."""
+    session = await it.start()
+    async with it.following(session.session_id) as seen:
+        await until_async(lambda: _is_live(it, session.session_id))
+        await it.client.send_input(session.session_id, "hi there")
+        await until(lambda: "execution.ended" in message_types(seen))
+        (speech,) = [event for event in seen if event["type"] == "speech.ended"]
+        assert speech["body"]["asked"] == "You said hi there."
+        assert audio_of(seen) == tone(0.02)
+
+
+async def test_words_that_nobody_said_discard_the_turn(it: House) -> None:
+    """A recording in which no words are recognised is discarded, and the answer ends with that."""
+    it.script.hears.append("")
+    session = await it.start()
+    answer = await it.answer(session.session_id)
+    assert answer[-1]["type"] == "turn.discarded"
+    assert answer[-1]["body"] == {"item": answer[0]["item"], "why": "empty"}
+
+
+async def test_the_end_of_the_session_ends_the_answer(it: House) -> None:
+    """An answer that is under way when the session ends is told so, and no later turn is taken."""
+    it.script.holds.add("You said hello.")
+    session = await it.start()
+    running = asyncio.create_task(it.answer(session.session_id))
+    provider = await it.script.session()
+    await until(lambda: provider._speaking)
+    await it.client.end_session(session.session_id, reason="operator")
+    assert message_types(await running)[-1] in ("session.state", "execution.ended")
+    error = await it.refused(session.session_id)
+    assert isinstance(error, SessionEnded)
+    assert error.status == 410
+
+
+async def test_a_provider_that_refuses_is_told_before_the_answer_begins(it: House) -> None:
+    """A refusal of the provider is the answer's error; the same key may be tried again."""
+    it.script.refuse = ProviderError("no credits are left", code="no_credits")
+    session = await it.start()
+    error = await it.refused(session.session_id, idempotency_key="one")
+    assert (error.code, error.status) == ("no_credits", 502)
+    it.script.refuse = None
+    assert message_types(await it.answer(session.session_id, idempotency_key="one"))[-1] == "execution.ended"
+
+
+@pytest.mark.parametrize(
+    ("audio", "media_type", "status", "code"),
+    [
+        (b"", "audio/wav", 422, "empty_turn"),
+        (wav(b""), "audio/wav", 422, "empty_turn"),
+        (wav(bytes(4800)), "audio/wav", 422, "empty_turn"),
+        (b"\1" * 4801, "audio/pcm;rate=24000", 422, "invalid_audio"),
+        (b"not a recording", "audio/webm", 422, "invalid_audio"),
+        (RECORDING, "text/plain", 415, "unsupported_audio"),
+        (RECORDING, "application/vnd.apple.mpegurl", 415, "unsupported_audio"),
+        (bytes(2 * 8000 * 601), "audio/pcm;rate=8000", 413, "turn_too_long"),
+        (bytes(25 * 1024 * 1024 + 1), "audio/wav", 413, "body_too_large"),
+    ],
+    ids=["no-bytes", "no-samples", "silence", "odd", "damaged", "text", "playlist", "ten-minutes", "large"],
+)
+async def test_what_is_no_turn_is_refused(it: House, audio: bytes, media_type: str, status: int, code: str) -> None:
+    """Each bad recording has its own code and a hint; nothing reaches the provider, and the next turn is taken."""
+    session = await it.start()
+    error = await it.refused(session.session_id, audio, media_type=media_type)
+    assert (error.code, error.status) == (code, status)
+    assert error.hint
+    assert not it.script.sessions or not it.script.sessions[0].turns
+    assert message_types(await it.answer(session.session_id))[-1] == "execution.ended"
+
+
+@pytest.mark.parametrize(("target", "way"), [("webrtc", "offer"), ("websocket", "media")])
+async def test_a_session_of_another_medium_names_the_right_address(it: House, target: str, way: str) -> None:
+    """Turns for a session whose audio goes another way are refused with the address that it takes."""
+    session = await it.start(f"kiosk.{target}")
+    error = await it.refused(session.session_id)
+    assert (error.code, error.status) == ("wrong_media", 409)
+    assert f"/api/v1/sessions/{session.session_id}/{way}" in (error.hint or "")
+
+
+async def test_only_the_session_s_own_token_opens_it(it: House) -> None:
+    """A page sends turns with its token; the token of another session is refused."""
+    session, other = await it.start(), await it.start()
+    answer = await it.answer(session.session_id, token=session.token)
+    assert message_types(answer)[-1] == "execution.ended"
+    error = await it.refused(session.session_id, token=other.token)
+    assert error.status in (401, 403)
+
+
+async def test_the_answer_is_an_event_stream_as_documented(it: House) -> None:
+    """On the wire: `turn` first, recorded events with their `id`, everything else as `live` without one."""
+    session = await it.start()
+    url = f"{it.plane.url}/api/v1/sessions/{session.session_id}/turns"
+    headers = {"Content-Type": "audio/wav"}
+    async with it.http.post(url, data=io.BytesIO(RECORDING), headers=headers) as response:
+        assert response.status == 200
+        assert response.content_type == "text/event-stream"
+        messages = read_events(await response.text())
+    assert messages[0]["event"] == "turn"
+    assert messages[0]["data"].keys() == {"item"}
+    for message in messages[1:]:
+        if message["id"] is None:
+            assert message["event"] == "live"
+        else:
+            assert message["data"]["seq"] == int(message["id"])
+            assert message["event"] == message["data"]["type"]
+    (audio,) = [m["data"] for m in messages if m["data"].get("type") == "reply.audio"]
+    assert audio.keys() == {"type", "reply", "data", "rate"}
+
+
+async def test_a_key_that_no_header_should_hold_is_refused(it: House) -> None:
+    """An Idempotency-Key is 1 to 255 printable characters."""
+    session = await it.start()
+    error = await it.refused(session.session_id, idempotency_key="x" * 256)
+    assert isinstance(error, InvalidInput)

@@ -1,0 +1,180 @@
+"""An installation in this process with a pair whose audio the control plane carries, and callers on real WebSockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from agentfield import Agent
+from agentfield.client import ControlPlaneClient
+from agentfield.plugins import Manifest, Names, ProviderInfo, Registry, hookimpl
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.events import ReplyAudio, ReplyEnded, ReplyStarted
+from agentfield.realtime.provider import AdapterRuntime
+from agentfield.wire.rest import StartRequest, StartResponse
+from agentfield_server.app import ControlPlane, control_plane
+from agentfield_server.settings import Settings
+from unit.sessions_kit import CARRIED, PAIR, Adapter, Provider
+from unit.waiting import until
+
+__all__ = ["PCM24", "PROTOCOL", "Caller", "House", "house", "scripted_adapter"]
+
+PCM24 = AudioFormat("pcm16", 24000)
+PROTOCOL = "agentfield.media.v1"
+_FACTORY = "unit.media_kit:scripted_adapter"
+_SCRIPTS: list[Adapter] = []
+
+
+@asynccontextmanager
+async def scripted_adapter(_: AdapterRuntime) -> AsyncIterator[Adapter]:
+    """Enter the adapter that the test made last."""
+    yield _SCRIPTS[-1]
+
+
+class Carrier:
+    """A plugin with one provider, once with carried audio and once without."""
+
+    @hookimpl
+    def agentfield_manifest(self) -> Manifest:
+        names = Names(known=("m-1",), closed=True, default="m-1")
+        voices = Names(known=("v-1",), closed=True, default="v-1")
+        info = ProviderInfo(name="acme", title="Acme", models=names, voices=voices, concurrency=4)
+        pairs = tuple(replace(pair, factory=_FACTORY) for pair in (PAIR, CARRIED))
+        return Manifest(api=(1, 0), providers=(info,), pairs=pairs)
+
+
+def desk() -> Agent:
+    """Return an agent that repeats what it hears."""
+    app = Agent("desk", registry=Registry.of([]))
+
+    @app.session("voice", provider="acme", transport="websocket")
+    async def voice(session: Any) -> None:
+        turn = await session.input()
+        await session.say(f"You said {turn.text}.")
+
+    @app.session("page", provider="acme", transport="webrtc")
+    async def page(session: Any) -> None:
+        await session.input()
+
+    return app
+
+
+class Caller:
+    """A caller on a WebSocket: what it was sent is kept in order."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.socket = socket
+        self.frames: list[dict[str, Any]] = []
+        self.audio = bytearray()
+        self.heard: list[str] = []
+        """The kinds of what came, in order."""
+        self.echo = True
+        """Whether marks are told."""
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for message in self.socket:
+            if message.type is aiohttp.WSMsgType.BINARY:
+                self.audio += message.data
+                self.heard.append("audio")
+                continue
+            frame = json.loads(message.data)
+            self.frames.append(frame)
+            self.heard.append(frame["type"])
+            if frame["type"] == "mark" and self.echo:
+                await self.socket.send_json({"type": "mark", "name": frame["name"]})
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.frames if frame["type"] == kind]
+
+    async def frame(self, kind: str, count: int = 1) -> dict[str, Any]:
+        """Wait for the nth frame of a kind."""
+        await until(lambda: len(self.of(kind)) >= count)
+        return self.of(kind)[count - 1]
+
+    async def says(self, **frame: Any) -> None:
+        await self.socket.send_json(frame)
+
+    async def closed(self) -> int | None:
+        """Wait until the server has closed the connection; return the code."""
+        await asyncio.wait_for(self._reader, 10)
+        return self.socket.close_code
+
+    async def leave(self) -> None:
+        await self.socket.close()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+
+@dataclass
+class House:
+    """The installation."""
+
+    plane: ControlPlane
+    client: ControlPlaneClient
+    http: aiohttp.ClientSession
+    adapter: Adapter
+    stack: AsyncExitStack
+
+    async def start(self, target: str = "desk.voice") -> StartResponse:
+        return await self.client.start_session(StartRequest(target=target, caller="ann"))
+
+    async def call(self, session: StartResponse, query: str = "", **options: Any) -> Caller:
+        """Connect as a caller, with the token in the header unless protocols are given."""
+        if "protocols" not in options:
+            options["headers"] = {"Authorization": f"Bearer {session.token}", **options.get("headers", {})}
+        caller = Caller(await self.http.ws_connect(f"{session.media_url}{query}", **options))
+        self.stack.push_async_callback(caller.leave)
+        return caller
+
+    async def live(self, session: StartResponse, query: str = "") -> tuple[Caller, Provider]:
+        """Connect and wait until the call is live."""
+        caller = await self.call(session, query)
+        provider = await self.adapter.socket()
+        await self.state(session, "live")
+        return caller, provider
+
+    async def state(self, session: StartResponse, state: str) -> Any:
+        async with asyncio.timeout(8):
+            while (view := await self.client.get_session(session.session_id)).state != state:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return view
+
+    async def speaks(self, provider: Provider, command: str, ms: float) -> str:
+        """Let the provider speak for a while about a command, to the end of its generation."""
+        reply = f"r-{command}"
+        provider.tell(
+            ReplyStarted(reply=reply, command=command),
+            ReplyAudio(reply=reply, data=b"\1\0" * (PCM24.size(ms) // 2)),
+            ReplyEnded(reply=reply, command=command, text="You said hello.", audio=True),
+        )
+        return reply
+
+
+@asynccontextmanager
+async def house(home: Path, **settings: Any) -> AsyncIterator[House]:
+    """Run the installation; when it is left, every task that began meanwhile must be over."""
+    before = asyncio.all_tasks()
+    adapter = Adapter()
+    _SCRIPTS.append(adapter)
+    try:
+        async with AsyncExitStack() as stack:
+            plane = await stack.enter_async_context(
+                control_plane(Settings(home=home, port=0, **settings), registry=Registry.of([Carrier()]), environ={})
+            )
+            agent = desk()
+            agent._url, agent._api_key = plane.url, None
+            await stack.enter_async_context(agent)
+            client = await stack.enter_async_context(ControlPlaneClient(plane.url))
+            http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
+            yield House(plane, client, http, adapter, stack)
+    finally:
+        _SCRIPTS.remove(adapter)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"left behind: {left}"

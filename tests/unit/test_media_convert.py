@@ -1,0 +1,89 @@
+"""Audio between the formats of callers and providers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+import sys
+
+import pytest
+
+from agentfield.errors import InvalidInput, Unavailable
+from agentfield.realtime.audio import AudioFormat
+from agentfield_server.media.convert import converter
+
+FORMATS = [AudioFormat("pcm16", rate) for rate in (8000, 16000, 24000, 48000)] + [
+    AudioFormat("pcmu", 8000),
+    AudioFormat("pcma", 8000),
+]
+
+
+def tone(rate: int, seconds: float = 0.5, pitch: float = 440.0) -> bytes:
+    count = int(rate * seconds)
+    return struct.pack(f"<{count}h", *(int(12000 * math.sin(2 * math.pi * pitch * n / rate)) for n in range(count)))
+
+
+def samples(data: bytes) -> list[int]:
+    return list(struct.unpack(f"<{len(data) // 2}h", data))
+
+
+def through(data: bytes, source: AudioFormat, target: AudioFormat, size: int) -> bytes:
+    convert = converter(source, target)
+    pieces = [convert(data[at : at + size]) for at in range(0, len(data), size)]
+    return b"".join(pieces) + convert.flush()
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMATS, FORMATS)), ids=lambda f: f.name)
+def test_a_tone_survives_in_length_loudness_and_pitch(source: AudioFormat, target: AudioFormat) -> None:
+    """Every format becomes every other: as long, as loud and as high as before, in pieces of 20 ms."""
+    plain = AudioFormat("pcm16", source.rate)
+    given = through(tone(source.rate), plain, source, 4000)
+    made = through(given, source, target, source.size(20))
+    assert target.ms(len(made)) == pytest.approx(500, abs=3)
+    heard = samples(through(made, target, AudioFormat("pcm16", target.rate), len(made)))
+    middle = heard[len(heard) // 4 : -len(heard) // 4]
+    assert max(middle) == pytest.approx(12000, rel=0.06)
+    crossings = sum(1 for a, b in itertools.pairwise(middle) if a < 0 <= b)
+    assert crossings == pytest.approx(440 * len(middle) / target.rate, abs=2)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 161, 999])
+def test_pieces_of_odd_length_make_the_same_audio(size: int) -> None:
+    """Half a sample waits for its other half: how audio is cut does not change it."""
+    data = tone(16000, 0.1)
+    source, target = AudioFormat("pcm16", 16000), AudioFormat("pcm16", 24000)
+    assert abs(len(through(data, source, target, size)) - len(through(data, source, target, len(data)))) <= 2
+    assert through(data, source, source, size) == data
+
+
+def test_equal_formats_pass_as_they_are() -> None:
+    """Nothing is copied where nothing is to be done."""
+    data = tone(24000, 0.02)
+    convert = converter(AudioFormat("pcm16", 24000), AudioFormat("pcm16", 24000))
+    assert convert(data) is data
+    assert convert.flush() == b""
+
+
+def test_a_flush_begins_a_new_stream() -> None:
+    """After a flush, the same audio comes out the same again."""
+    convert = converter(AudioFormat("pcm16", 8000), AudioFormat("pcm16", 24000))
+    data = tone(8000, 0.1)
+    assert convert(data) + convert.flush() == convert(data) + convert.flush()
+
+
+def test_opus_is_refused() -> None:
+    """What cannot be converted is refused by name."""
+    with pytest.raises(InvalidInput) as refused:
+        converter(AudioFormat("opus", 48000), AudioFormat("pcm16", 24000))
+    assert refused.value.code == "unsupported_format"
+
+
+def test_without_the_library_only_equal_formats_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library is not installed, conversion is refused with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    converter(AudioFormat("pcmu", 8000), AudioFormat("pcmu", 8000))
+    with pytest.raises(Unavailable) as refused:
+        converter(AudioFormat("pcmu", 8000), AudioFormat("pcm16", 24000))
+    assert refused.value.code == "media_extra_missing"
+    assert refused.value.hint
