@@ -53,7 +53,7 @@ class Caller:
         """Milliseconds from sending a frame to having all of it back."""
         self.cleared: list[float] = []
         """Milliseconds from the peer's word that the caller speaks to the clear."""
-        self._spoke = 0
+        self._spoke = self._clear = 0
         self._rest = bytearray()
 
     async def send(self, begin: float, frames: int, *, barge: int = 0) -> None:
@@ -89,11 +89,17 @@ class Caller:
                 await self.socket.send_json({"type": "mark", "name": name})
             case {"type": "event", "event": {"type": "turn.started", "item": str(item)}}:
                 self._spoke = int(item.partition("_")[2])
-                self._rest.clear()
+                self._cut()
             case {"type": "clear"}:
                 self._rest.clear()
-                if self._spoke:
-                    self.cleared.append((now - self._spoke) / 1e6)
+                self._clear = now
+                self._cut()
+
+    def _cut(self) -> None:
+        """Of an interruption, either may be told first: that the caller speaks, or the clear that follows from it."""
+        if self._spoke and self._clear > self._spoke:
+            self.cleared.append((self._clear - self._spoke) / 1e6)
+            self._spoke = 0
 
 
 def measure() -> list[Row]:

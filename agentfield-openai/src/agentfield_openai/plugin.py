@@ -63,7 +63,7 @@ def realtime_capabilities(
         routing="fixed",
         limits=frozenset({"duration", "idle", "turns", "tool_calls", "cost"}),
         formats=frozenset({"pcm16/24000", "pcmu/8000", "pcma/8000"}) if bridged else frozenset(),
-        dtmf=False,
+        dtmf=bridged,
     )
 
 
