@@ -105,7 +105,7 @@ def test_the_command_alone_lists_no_pair_and_each_plugin_adds_its_own(tmp_path: 
     programs = environment(tmp_path, wheels, "agentfield-cli")
     assert pairs(programs, tmp_path) == []
     run(UV, "pip", "install", "--quiet", "--python", programs / "python", "--find-links", wheels, "agentfield-openai")
-    assert pairs(programs, tmp_path) == ["openai/webrtc"]
+    assert pairs(programs, tmp_path) == ["openai/webrtc", "openai/websocket"]
 
 
 def pairs(programs: Path, cwd: Path) -> list[str]:
