@@ -87,7 +87,7 @@ def test_declared_formats_and_factory_are_those_of_the_adapter() -> None:
     assert BRIDGED.capabilities.max_duration is None
     assert "3600" in BRIDGED.notes
     for pair in (DIRECT, BRIDGED):
-        assert not pair.capabilities.dtmf
+        assert pair.capabilities.dtmf is (pair.media == "bridged")
 
 
 def test_prices_are_of_models_that_are_offered() -> None:
