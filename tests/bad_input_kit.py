@@ -161,7 +161,7 @@ def desk_agent() -> Agent:
 
     declared("no_provider", provider="opnai")
     declared("no_transport", transport="webrct")
-    declared("no_websocket", transport="websocket")
+    declared("no_turns", transport="audio_turns")
     declared("no_model", provider="local", model="local-9")
     declared("no_voice", provider="local", voice="jo")
     declared("no_tool", tools=("desk.ecko",), floor="model")

@@ -19,7 +19,7 @@ from local_server_kit import until
 
 SESSIONS = (
     "desk.absent, desk.exact, desk.here, desk.no_model, desk.no_option, desk.no_provider, desk.no_tool, "
-    "desk.no_transport, desk.no_voice, desk.no_websocket, desk.raises, desk.voice"
+    "desk.no_transport, desk.no_turns, desk.no_voice, desk.raises, desk.voice"
 )
 TARGETS = "desk.breaks, desk.echo, desk.endless, desk.leaves, desk.odd"
 
@@ -78,7 +78,7 @@ code: declaration_mismatch
             {},
             422,
             """\
-error: opnai/webrtc: no installed plugin declares provider 'opnai'. Did you mean 'openai'? Installed pairs: local/webrtc, openai/webrtc.
+error: opnai/webrtc: no installed plugin declares provider 'opnai'. Did you mean 'openai'? Installed pairs: local/audio_turns, local/webrtc, local/websocket, openai/webrtc, openai/websocket, openrouter/audio_turns.
 hint: af adapters
 code: unsupported_pair
 """,
@@ -88,17 +88,17 @@ code: unsupported_pair
             {},
             422,
             """\
-error: openai/webrct is not a declared pair. openai is available over: webrtc. Did you mean 'webrtc'? AgentField does not switch transports silently.
+error: openai/webrct is not a declared pair. openai is available over: webrtc, websocket. Did you mean 'webrtc'? AgentField does not switch transports silently.
 hint: af adapters
 code: unsupported_pair
 """,
         ),
         (
-            "desk.no_websocket",
+            "desk.no_turns",
             {},
             422,
             """\
-error: openai/websocket is not a declared pair. openai is available over: webrtc. AgentField does not switch transports silently.
+error: openai/audio_turns is not a declared pair. openai is available over: webrtc, websocket. AgentField does not switch transports silently.
 hint: af adapters
 code: unsupported_pair
 """,
@@ -158,7 +158,7 @@ code: unknown_option
             {},
             422,
             """\
-error: openai/webrtc (agentfield-openai 0.1.0) cannot run this session: say is best_effort, not exact (for say='exact'). No other installed pair can.
+error: openai/webrtc (agentfield-openai 0.1.0) cannot run this session: say is best_effort, not exact (for say='exact'). Installed pairs that can: local/websocket, openai/websocket.
 hint: declare another pair, or leave out say='exact'
 code: capability_missing
 """,
@@ -223,7 +223,7 @@ async def test_the_handler_floor_needs_transcripts(tmp_path: Path, monkeypatch: 
         said = await house.start_refused("desk.deaf")
     assert said.code == "capability_missing"
     assert "caller_transcript is none, not final or partial (for the handler floor)" in said.detail
-    assert "Installed pairs that can: local/webrtc, openai/webrtc." in said.detail
+    assert "Installed pairs that can: local/audio_turns, local/webrtc, local/websocket, openai/webrtc, openai/websocket." in said.detail
     assert said.hint == "declare another pair, or leave out the handler floor"
     declared = await raised_by(_declare_deaf(plugins))
     assert declared == said

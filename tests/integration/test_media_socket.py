@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agentfield.errors import LimitExceeded, ProviderError
+from agentfield.errors import LimitExceeded, ProviderError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Say
 from agentfield.realtime.events import ReplyAudio, ReplyStarted, SessionClosed, SessionReady, TurnStarted
@@ -199,15 +199,30 @@ async def test_a_provider_that_ends_the_session_ends_the_call(it: House) -> None
     assert (ended["reason"], ended["detail"]) == ("provider_error", "no more credit")
 
 
-async def test_a_provider_that_refuses_is_told_and_may_be_asked_again(it: House) -> None:
-    """The caller gets the provider's refusal as an error; the session waits for another try."""
+async def test_a_provider_that_is_busy_is_told_and_may_be_asked_again(it: House) -> None:
+    """The caller gets a refusal that may be cured as an error; the session waits for another try."""
+    session = await it.start()
+    it.adapter.refuse = ProviderUnavailable("the server had an error")
+    caller = await it.call(session)
+    assert (await caller.frame("error"))["problem"]["code"] == "provider_unavailable"
+    assert await caller.closed() == 1011
+    it.adapter.refuse = None
+    await it.live(session)
+
+
+async def test_a_provider_that_refuses_for_good_ends_the_session(it: House) -> None:
+    """What no other try would cure is told to the caller, and is the session's end with the provider's words."""
     session = await it.start()
     it.adapter.refuse = ProviderError("the model is not there", code="model_not_found")
     caller = await it.call(session)
     assert (await caller.frame("error"))["problem"]["code"] == "model_not_found"
-    assert await caller.closed() == 1011
-    it.adapter.refuse = None
-    await it.live(session)
+    assert await caller.closed() == 1008
+    async with asyncio.timeout(5):
+        async for event in it.client.session_events(session.session_id):
+            if event.get("type") == "session.state" and event["body"]["state"] == "ended":
+                break
+    row = await it.client.get_session(session.session_id)
+    assert (row.end_reason, row.end_detail) == ("provider_error", "the model is not there")
 
 
 async def test_a_control_plane_that_stops_lets_go_without_ending(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentfield.errors import Conflict, LimitExceeded, NotFound, ProviderError, SessionEnded
+from agentfield.errors import Conflict, LimitExceeded, NotFound, ProviderUnavailable, SessionEnded
 from agentfield.identity import NodeKey
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerGone, CallerText
@@ -125,10 +125,10 @@ async def test_a_line_that_breaks_is_opened_again(here: Plane, adapter: Adapter)
 
 
 async def test_a_refusal_of_the_provider_reaches_the_caller(here: Plane, adapter: Adapter) -> None:
-    """A session that cannot be opened is the caller's error; another try may do better."""
+    """A session that cannot be opened now is the caller's error; another try may do better."""
     session_id = await here.start()
-    adapter.refuse = ProviderError("no such model")
-    with pytest.raises(ProviderError, match="no such model"):
+    adapter.refuse = ProviderUnavailable("too busy")
+    with pytest.raises(ProviderUnavailable, match="too busy"):
         await here.sessions.connect(session_id, Leg())
     adapter.refuse = None
     carried = asyncio.create_task(here.sessions.connect(session_id, Leg()))

@@ -17,7 +17,7 @@ from agentfield_server.api.routes import Route
 from agentfield_server.bus import Bus
 from agentfield_server.media.convert import require_media
 from agentfield_server.sessions import Sessions
-from agentfield_server.sessions.ways import wrong_media
+from agentfield_server.sessions.ways import may_be_cured, wrong_media
 
 __all__ = ["MediaRoutes", "asked_format"]
 
@@ -122,7 +122,7 @@ class MediaRoutes:
                 await socket.close()
             case AgentFieldError() if not isinstance(why, SessionEnded):
                 await leg.tell(why)
-                await socket.close(code=1011)
+                await socket.close(code=1011 if may_be_cured(why) else 1008)
             case _:
                 await self._say_goodbye(session_id, leg, socket)
 

@@ -204,9 +204,9 @@ class CallLine:
             async with asyncio.timeout(_SEND_WAIT):
                 await provider.send(command)
         except TimeoutError:
-            self._tell(i.ProviderFailed(f"the provider took no command for {_SEND_WAIT:g} s"))
+            self._tell(i.ProviderFailed(f"the provider took no command for {_SEND_WAIT:g} s", retry=True))
         except ProviderUnavailable as error:
-            self._tell(i.ProviderFailed(error.message))
+            self._tell(i.ProviderFailed(error.message, retry=True))
         except AgentFieldError as error:
             name = command.id if isinstance(command, Say | Reply) else None
             self._tell(ProviderFault(code=error.code, message=error.message, command=name))
@@ -247,7 +247,7 @@ class CallLine:
                 await self._put(FromCall(generation, event))
                 if isinstance(event, SessionClosed) and self._pair.media == "direct":
                     return  # behind a bridge another session may take over
-            await self._put(FromCall(generation, i.ProviderFailed("the provider's events ended")))
+            await self._put(FromCall(generation, i.ProviderFailed("the provider's events ended", retry=True)))
         except AgentFieldError as error:
             await self._put(FromCall(generation, i.ProviderFailed(error.message)))
         except Exception as error:  # noqa: BLE001 - an adapter's fault must end this call, and only this one

@@ -126,7 +126,9 @@ class Rotation:
         unsaid: list[Line] = [("user", text) for text in self._turns.unsaid()]
         tools: list[Line] = [("system", text) for text in self._calls.in_words()]
         for role, text in [*newest([*lines_of(self._board.history), *unsaid]), *tools]:
-            self._board.send(AddText(item=self._board.ids("op")[:32], text=text, role=role))
+            item = self._board.ids("op")[:32]
+            self._turns.ours(item)
+            self._board.send(AddText(item=item, text=text, role=role))
 
     # --- inside
 

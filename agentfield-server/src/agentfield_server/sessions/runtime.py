@@ -29,6 +29,7 @@ from agentfield_server.sessions.machine import SessionMachine
 from agentfield_server.sessions.prices import Pricer, as_told
 from agentfield_server.sessions.times import Timekeeper
 from agentfield_server.sessions.tools import Executions, ToolRunner
+from agentfield_server.sessions.ways import may_be_cured
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import SessionRow
 
@@ -352,7 +353,12 @@ class SessionActor:
     async def _open(self, leg: CallerLeg) -> None:
         ref = {"credential": self._credential}
         await self.ask(lambda: self._new_call(ref))
-        await self._call.open(ref, leg.format)
+        try:
+            await self._call.open(ref, leg.format)
+        except AgentFieldError as error:
+            if not may_be_cured(error):
+                self.tell(i.EndSession(reason="provider_error", detail=error.message))
+            raise
         if self.machine.board.over or self._stopped:
             await self._call.hang_up()
             raise self.machine.board.ended_error()

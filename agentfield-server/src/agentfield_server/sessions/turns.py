@@ -226,6 +226,10 @@ class TurnBook:
         """Tell whether a turn was committed or discarded."""
         return item in self._seen
 
+    def ours(self, item: str) -> None:
+        """An item is words that we put into the conversation: a provider that tells of it tells of no turn."""
+        self._remember(item)
+
     def find(self, item: str) -> TurnRecord | None:
         """Return a turn that is not closed."""
         return next((turn for turn in (*self._line, *self.open.values()) if turn.item == item), None)

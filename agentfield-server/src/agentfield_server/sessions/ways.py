@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from agentfield.errors import Conflict
+from agentfield.errors import AgentFieldError, Conflict, LimitExceeded, ProviderUnavailable, Unavailable
 from agentfield.plugins.spec import Media, PairSpec
 from agentfield.realtime.audio import AudioFormat
 
-__all__ = ["FIRST", "formats_of", "wrong_media"]
+__all__ = ["FIRST", "formats_of", "may_be_cured", "wrong_media"]
 
 FIRST: Mapping[Media, str] = MappingProxyType(
     {
@@ -35,6 +35,12 @@ def wrong_media(pair: PairSpec) -> Conflict:
     return Conflict(
         f"The session runs over {pair.name}, where audio goes another way.", code="wrong_media", hint=_WAYS[pair.media]
     )
+
+
+def may_be_cured(error: AgentFieldError) -> bool:
+    """Tell whether a call that could not be made may be made a little later, by trying again."""
+    later = isinstance(error, ProviderUnavailable | LimitExceeded | Unavailable | Conflict)
+    return later or error.data.get("provider_status") == 429
 
 
 def formats_of(names: Iterable[str]) -> Sequence[AudioFormat]:
