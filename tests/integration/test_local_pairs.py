@@ -138,8 +138,7 @@ async def test_a_conversation_with_a_tool_at_a_declared_server(transport: str, t
             committed = await talk.wait(TurnCommitted)
             words = await talk.wait(TurnTranscript, lambda event: event.final)
             assert (words.item, words.text) == (committed.item, "cancel order seven")
-            if transport == "websocket":  # a commit never makes a response there
-                await talk.send(Reply(id="spk_0"))
+            await talk.send(Reply(id="spk_0"))  # a commit by itself is answered by nobody
             asked = await talk.wait(ToolRequested)
             assert (asked.name, json.loads(asked.arguments)) == ("shop.cancel", {"order_id": "7"})
             await talk.wait(ReplyEnded, lambda event: event.reply == asked.reply)
@@ -209,7 +208,7 @@ async def test_audio_turns_are_the_same_in_every_harmless_position(name: str, tm
             adapters.audio_turns(Runtime(server.base_url, data_dir=tmp_path)) as adapter,
             talking(adapter, wanted) as talk,
         ):
-            await talk.send(*speech())
+            await talk.send(*speech(), Reply(id="spk_0"))
             asked = await talk.wait(ToolRequested)
             await talk.wait(ReplyEnded, lambda event: event.reply == asked.reply)
             await talk.send(SendToolResult(call_id=asked.call_id, output="done"), Reply(id="spk_1"))

@@ -119,14 +119,15 @@ async def test_a_turn_is_transcribed_and_answered_when_asked() -> None:
     assert all(headers["Authorization"] == f"Bearer {CANARY}" for headers in provider.headers)
 
 
-async def test_the_model_answers_by_itself_where_it_has_the_floor() -> None:
-    """After each commit one answer that no command asked for; the second request carries the first turn as words."""
+async def test_a_commit_is_answered_by_nobody_until_somebody_asks() -> None:
+    """Also on the model's floor the session asks, once; the second request carries the first turn as words."""
     async with peer() as provider, opened(provider, config(floor="model")) as talk:
         await talk.send(*TURN)
-        ended = await talk.until(ReplyEnded)
-        assert ended.command is None
         await talk.until(TurnTranscript)
-        await talk.send(AppendAudio(data=pcm(400)), CommitTurn(item="item_2"))
+        assert provider.asked == []
+        await talk.send(Reply(id="spk_1"))
+        assert (await talk.until(ReplyEnded)).command == "spk_1"
+        await talk.send(AppendAudio(data=pcm(400)), CommitTurn(item="item_2"), Reply(id="spk_2"))
         await talk.until(ReplyEnded, 2)
         assert talk.of(TurnCommitted)[1].previous == "item_1"
     roles = [message["role"] for message in provider.asked[1]["messages"]]
@@ -140,7 +141,7 @@ async def test_without_recorded_turns_the_model_waits_for_the_words() -> None:
     """With `audio_history=0` the answer's request carries the transcript, never the sound."""
     conf = config(floor="model", options={"audio_history": 0})
     async with peer() as provider, opened(provider, conf) as talk:
-        await talk.send(*TURN)
+        await talk.send(*TURN, Reply(id="spk_1"))
         await talk.until(ReplyEnded)
     assert provider.asked[0]["messages"][-1] == {"role": "user", "content": "What time is it?"}
 
@@ -201,11 +202,11 @@ async def test_an_interruption_ends_the_request_and_keeps_what_was_heard() -> No
     cost = json.dumps({"data": {"id": "gen-1", "total_cost": 0.007, "native_tokens_cached": 3}}).encode()
     async with peer(first) as provider, opened(provider, config(floor="model")) as talk:
         provider.costs.extend([(404, error(404)), (200, cost)])
-        await talk.send(*TURN)
+        await talk.send(*TURN, Reply(id="spk_1"))
         started = await talk.until(ReplyStarted)
         await until(lambda: "".join(event.text for event in talk.of(ReplyTranscript)) == "one two three four")
         await talk.send(AppendAudio(data=pcm(200)), CommitTurn(item="item_2"))
-        await talk.send(CancelReply(reply=started.reply, heard_ms=500))
+        await talk.send(CancelReply(reply=started.reply, heard_ms=500), Reply(id="spk_2"))
         ended = await talk.until(ReplyEnded)
         assert (ended.status, ended.why, ended.audio_ms) == ("cancelled", "asked", 1000)
         async with asyncio.timeout(2):
@@ -232,10 +233,10 @@ async def test_an_answer_that_ended_can_still_be_cut_to_what_was_heard() -> None
     """Generation outruns playback: the cut may come after the end, before the next request."""
     first, conf = Scene(spoken("one two three four", 5000)), config(floor="model")
     async with peer(first) as provider, opened(provider, conf) as talk:
-        await talk.send(*TURN)
+        await talk.send(*TURN, Reply(id="spk_1"))
         ended = await talk.until(ReplyEnded)
         await talk.send(AppendAudio(data=pcm(200)), CommitTurn(item="item_2"))
-        await talk.send(CancelReply(reply=ended.reply, heard_ms=0))
+        await talk.send(CancelReply(reply=ended.reply, heard_ms=0), Reply(id="spk_2"))
         await talk.until(ReplyEnded, 2)
     assert [message["role"] for message in provider.asked[1]["messages"]] == ["system", "user", "user"]
     assert provider.looked_up == []
@@ -278,16 +279,6 @@ async def test_a_refused_answer_is_a_fault_of_its_command(
     assert CANARY not in everything
     assert FLAGGED not in everything
     assert "<html>" not in everything
-
-
-async def test_an_answer_of_the_models_own_that_is_refused_ends_as_failed() -> None:
-    """Nobody waits for its command, so it is told as an answer that failed, with the reason beside it."""
-    scene = Scene([error(503)], status=503, content_type="application/json")
-    async with peer(scene) as provider, opened(provider, config(floor="model")) as talk:
-        await talk.send(*TURN)
-        ended = await talk.until(ReplyEnded)
-        assert (ended.status, ended.why, ended.command) == ("failed", "provider_overloaded", None)
-        assert not (await talk.until(ProviderFault)).fatal
 
 
 @pytest.mark.parametrize(
@@ -410,7 +401,7 @@ async def test_a_turn_without_words_says_why(status: int, body: bytes, code: str
 async def test_nobody_is_asked_for_words_that_nobody_wants() -> None:
     """Without a model for it, turns are not transcribed."""
     async with peer() as provider, opened(provider, config(floor="model", transcription=None)) as talk:
-        await talk.send(*TURN)
+        await talk.send(*TURN, Reply(id="spk_1"))
         await talk.until(ReplyEnded)
     assert provider.transcribed == []
 
@@ -513,14 +504,14 @@ async def test_a_minute_of_speech_goes_through_whole() -> None:
 
 
 async def test_turns_in_a_row_get_one_answer_that_hears_all() -> None:
-    """An answer of the model's own that has not begun covers the newer turn too."""
+    """What is asked for after two turns answers both."""
     conf = config(floor="model", options={"audio_history": 2})
     async with peer(Scene(spoken()[:-3], hold=True)) as provider, opened(provider, conf) as talk:
         await talk.send(Reply(id="spk_1"))
         started = await talk.until(ReplyStarted)
         for item in ("item_1", "item_2"):
             await talk.send(AppendAudio(data=pcm(300)), CommitTurn(item=item))
-        await talk.send(CancelReply(reply=started.reply, heard_ms=0))
+        await talk.send(CancelReply(reply=started.reply, heard_ms=0), Reply(id="spk_2"))
         await talk.until(ReplyEnded, 2)
     assert len(provider.asked) == 2
     assert [message["role"] for message in provider.asked[1]["messages"]] == ["system", "user", "user"]

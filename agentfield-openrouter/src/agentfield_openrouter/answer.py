@@ -40,10 +40,10 @@ Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An answer that is wanted; `say` is text to read out, `item` the turn where the model answers by itself."""
+    """An answer that is wanted; `say` is text to read out, `item` the newest turn that it answers."""
 
     reply: str
-    command: str | None
+    command: str
     say: str | None = None
     instructions: str | None = None
     tools: tuple[str, ...] | None = None
@@ -106,16 +106,8 @@ class Answer:
         self._history = conversation.history
         self._completion = Completion(secrets=conversation.completions.provider.secrets)
         self._started = False
-        self._sounding: float | None = None
         self._tools: int | None = None
         self._broke_off = False
-
-    @property
-    def may_be_heard(self) -> bool:
-        """Whether its sound, played from when it began to come, is not over yet."""
-        if self._sounding is None:
-            return False
-        return asyncio.get_running_loop().time() < self._sounding + self._ms / 1000
 
     @property
     def cost_unknown(self) -> bool:
@@ -199,8 +191,6 @@ class Answer:
             self._out.put(SessionUpdated(model=echo.model))
 
     def _sound(self, data: bytes) -> None:
-        if self._sounding is None:
-            self._sounding = asyncio.get_running_loop().time()
         self._out.put(ReplyAudio(reply=self.reply, data=data))
         if self._ms > _MAX_SECONDS * 1000:
             self._end("incomplete", "too_long")
@@ -239,7 +229,7 @@ class Answer:
         self._in.logger.warning("answer failed: %s", fault.code)
         if fault.status == 429:
             self._out.put(RateLimit(name="requests", remaining=0, reset_seconds=fault.retry_after))
-        refused = not self._started and self._asked.command is not None and not fault.fatal
+        refused = not self._started and not fault.fatal
         if not refused:
             self._start()
             self._end("failed", fault.code)

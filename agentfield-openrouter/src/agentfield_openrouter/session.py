@@ -43,8 +43,6 @@ _SHORTEST_MS = 100.0
 _MAX_WAITING = 64
 _MAX_WORDLESS = 16
 """Turns that may wait for their words."""
-_CUT_WAIT = 0.05
-"""Seconds that the word on how much was heard of an answer may take behind the turn that ended it."""
 _WORDS_WAIT = 15.0
 
 
@@ -90,7 +88,6 @@ class TurnsSession:
         self._last_item: str | None = None
         self._asked: deque[Asked] = deque()
         self._wanted = asyncio.Event()
-        self._cut = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._words: dict[str, asyncio.Task[None]] = {}
         self._answer: Answer | None = None
@@ -120,7 +117,13 @@ class TurnsSession:
                 self._ask(Asked(self._ids("reply"), command.id, say=command.text))
             case Reply():
                 self._requests.check_tools(command.tools)
-                asked = Asked(self._ids("reply"), command.id, instructions=command.instructions, tools=command.tools)
+                asked = Asked(
+                    self._ids("reply"),
+                    command.id,
+                    instructions=command.instructions,
+                    tools=command.tools,
+                    item=self._last_item,
+                )
                 self._ask(asked)
             case CancelReply():
                 self._cancel(command)
@@ -188,8 +191,6 @@ class TurnsSession:
         if self._config.transcription is not None:
             task = self._words[item] = self._own(self._transcribe(item, pcm))
             task.add_done_callback(lambda _: self._words.pop(item, None))
-        if self._config.declaration.floor == "model":
-            self._ask_by_itself(item)
 
     async def _transcribe(self, item: str, pcm: bytes) -> None:
         try:
@@ -220,45 +221,27 @@ class TurnsSession:
         self._asked.append(asked)
         self._wanted.set()
 
-    def _ask_by_itself(self, item: str) -> None:
-        """Answer a turn as the model floor does; an answer that has not begun covers the newer turn too."""
-        for asked in [asked for asked in self._asked if asked.command is None]:
-            self._asked.remove(asked)
-        self._ask(Asked(self._ids("reply"), None, item=item))
-
     async def _run(self) -> None:
         while True:
             while not self._asked:
                 self._wanted.clear()
                 await self._wanted.wait()
-            await self._settled(self._asked[0])
-            if not self._asked:
-                continue
-            self._cut.clear()
-            answer = self._answer = Answer(self._asked.popleft(), self._conversation)
+            asked = self._asked.popleft()
+            await self._worded(asked)
+            answer = self._answer = Answer(asked, self._conversation)
             self._work = self._own(answer.run())
             await asyncio.wait({self._work})
             if answer.cost_unknown and answer.generation is not None:
                 self._own(self._learn_cost(answer.reply, answer.generation))
 
-    async def _settled(self, asked: Asked) -> None:
-        """Wait a moment for what the request should tell: how much was heard of the last answer, and the words."""
-        if asked.item is None:
-            return
-        last = self._answer
-        if last is not None and last.may_be_heard and not self._cut.is_set():
-            try:
-                async with asyncio.timeout(_CUT_WAIT):
-                    await self._cut.wait()
-            except TimeoutError:
-                pass  # it was heard to its end
-        words = self._words.get(asked.item)
+    async def _worded(self, asked: Asked) -> None:
+        """Wait a moment for the words of the turn that is answered, where the request carries nothing else of it."""
+        words = None if asked.item is None else self._words.get(asked.item)
         if words is not None and not self._requests.options.audio_history:
             await asyncio.wait({words}, timeout=_WORDS_WAIT)
 
     def _cancel(self, command: CancelReply) -> None:
         answer = self._answer
-        self._cut.set()
         if answer is not None and answer.reply == command.reply and not answer.over:
             answer.stop()
             if self._work is not None:
