@@ -293,11 +293,11 @@ async def watched_page(context: BrowserContext, url: str) -> Watched:
     return watched
 
 
-async def start_call(page: Page, recording: str | None = None) -> None:
+async def start_call(page: Page, recording: str | None = None, *, button: str = "Start the call") -> None:
     """Press start and wait until the call is live."""
     if recording is not None:
         await page.get_by_label("Caller", exact=True).select_option(label=recording)
-    await page.get_by_role("button", name="Start the call").click()
+    await page.get_by_role("button", name=button).click()
     await expect(page.locator(".af-pill")).to_have_attribute("data-state", "live", timeout=SECONDS * 1000)
 
 

@@ -146,7 +146,7 @@ async def test_a_call_that_the_operator_ends_says_so(openai_house: House) -> Non
 
 
 async def test_a_call_without_an_audio_path_says_so(openai_house: House) -> None:
-    """Where no packet gets through the page gives up after ten seconds, says what may block it, and can try again."""
+    """Where no packet gets through the call ends after ten seconds, the page says what may block it, and can call again."""
     async with chromium(None) as browser:
         watched = await watched_page(await browser.new_context(), openai_house.url)
         page = watched.page
@@ -165,7 +165,7 @@ async def test_a_call_without_an_audio_path_says_so(openai_house: House) -> None
         await expect(error.locator("code")).to_have_text("ice_failed")
         await expect(error).to_contain_text("firewall")
         await page.unroute("**/offer")
-        await start_call(page, RECORDING)
+        await start_call(page, RECORDING, button="Call again")
         await expect(line(page, "caller")).to_contain_text("Maria")
 
 

@@ -166,9 +166,12 @@ class RealtimeSession:
         if self._codec.fatal is not None:
             return self._codec.close(SessionClosed(reason="provider_error", message=self._codec.fatal.message))
         if not self._outlives:
+            await self._socket.close()  # so that nothing waits for it to come back
             return self._codec.close(_broken(dropped))
         if not dropped.comes_back:
-            return self._codec.close(SessionClosed(reason="closed"))
+            # a server that knows says so when the caller's media never found its way
+            no_media = dropped.reason == "ice_failed"
+            return self._codec.close(SessionClosed(reason="ice_failed" if no_media else "closed"))
         now = self._clock()
         if len(self._reattached) == _MAX_REATTACH and now - self._reattached[0] < _REATTACH_WINDOW:
             message = f"The sideband was lost {_MAX_REATTACH} times within {_REATTACH_WINDOW:g} s."

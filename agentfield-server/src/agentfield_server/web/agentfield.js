@@ -9,7 +9,7 @@
 
 import {CallAudio} from './agentfield/audio.js';
 import {asCallError, CallError, request} from './agentfield/http.js';
-import {dial} from './agentfield/peer.js';
+import {dial, noAudioPath} from './agentfield/peer.js';
 import {Story} from './agentfield/story.js';
 import {EventStream} from './agentfield/stream.js';
 import {TurnCall} from './agentfield/turncall.js';
@@ -409,6 +409,7 @@ export class Call extends EventTarget {
 
   #finish(reason, detail) {
     if (this.#state === 'ended') return;
+    if (reason === 'ice_failed' && this.#state !== 'idle') this.#report(noAudioPath());
     this.#server = 'ended';
     this.#become('ended', {reason, detail});
     removeEventListener('pagehide', this.#leave);

@@ -33,14 +33,19 @@ export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage
   return peer;
 }
 
+/** The error of a call whose audio finds no way, whoever notices first. @returns {CallError} */
+export function noAudioPath() {
+  return new CallError(
+    'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
+    'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
+  );
+}
+
 /** Resolves when audio can flow; rejects 10 s after the answer, or when the call is given up meanwhile. */
 function whenConnected(peer, signal) {
   return new Promise((resolve, reject) => {
     let timer = 0;
-    const fail = () => reject(new CallError(
-      'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
-      'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
-    ));
+    const fail = () => reject(noAudioPath());
     peer.onsignalingstatechange = () => { if (peer.signalingState === 'stable') timer = setTimeout(fail, CONNECT_MS); };
     peer.onconnectionstatechange = () => {
       if (peer.connectionState === 'connected') resolve();
