@@ -69,7 +69,7 @@ async def test_the_seeds_declaration() -> None:
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        (None, None),
+        (None, "manual"),
         (SemanticVad(eagerness="low"), SemanticVad(eagerness="low")),
         ({"type": "server_vad", "silence_duration_ms": 200}, ServerVad(silence_duration_ms=200)),
     ],

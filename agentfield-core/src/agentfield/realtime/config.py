@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
     "Floor",
@@ -85,8 +85,8 @@ class SessionDeclaration(_Frozen):
     floor: Floor
     say: Literal["exact", "best_effort"] | None = None
     transcription: str | None = None
-    turn_detection: TurnDetection | Literal["default"] | None = "default"
-    """`default`: the pair's own, frozen at start; None: the caller says when (push to talk)."""
+    turn_detection: TurnDetection | Literal["default", "manual"] = "default"
+    """`default`: the pair's own, frozen at start; `manual` (written None): the caller says when (push to talk)."""
     interrupt_after_ms: int = Field(default=0, ge=0, le=5000)
     """How long the caller must speak before a reply is stopped; a shorter "mhm" is no interruption."""
     greeting: str | None = None
@@ -95,6 +95,12 @@ class SessionDeclaration(_Frozen):
     limits: Limits = Limits()
     drift: Literal["enforce", "terminate", "allow"] = "enforce"
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("turn_detection", mode="before")
+    @classmethod
+    def _none_is_manual(cls, value: object) -> object:
+        # a word, since None is what the wire leaves out
+        return "manual" if value is None else value
 
 
 class SessionConfig(_Frozen):

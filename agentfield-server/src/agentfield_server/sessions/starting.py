@@ -61,9 +61,13 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
 
 def _turn_detection(declared: SessionDeclaration, can: Capabilities) -> TurnDetection | None:
     """Return how the end of a turn is found: as declared, or as the pair does it by itself."""
-    if declared.turn_detection != "default":
-        return declared.turn_detection
-    return ServerVad() if "server_vad" in can.turn_detection else None
+    match declared.turn_detection:
+        case "default":
+            return ServerVad() if "server_vad" in can.turn_detection else None
+        case "manual":
+            return None
+        case detection:
+            return detection
 
 
 def _safety_id(caller: str | None) -> str | None:
