@@ -223,7 +223,10 @@ async def test_the_handler_floor_needs_transcripts(tmp_path: Path, monkeypatch: 
         said = await house.start_refused("desk.deaf")
     assert said.code == "capability_missing"
     assert "caller_transcript is none, not final or partial (for the handler floor)" in said.detail
-    assert "Installed pairs that can: local/audio_turns, local/webrtc, local/websocket, openai/webrtc, openai/websocket." in said.detail
+    assert (
+        "Installed pairs that can: local/audio_turns, local/webrtc, local/websocket, openai/webrtc, openai/websocket."
+        in said.detail
+    )
     assert said.hint == "declare another pair, or leave out the handler floor"
     declared = await raised_by(_declare_deaf(plugins))
     assert declared == said

@@ -29,7 +29,9 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
         yield Need("tools", frozenset({"sync", "async"}), "tools=[...]")
     yield from _speech_needs(declared)
     if declared.turn_detection != "default":
-        detection = declared.turn_detection if isinstance(declared.turn_detection, str) else declared.turn_detection.type
+        detection = (
+            declared.turn_detection if isinstance(declared.turn_detection, str) else declared.turn_detection.type
+        )
         yield Need("turn_detection", frozenset({detection}), "turn_detection")
     if declared.transcription:
         yield Need("caller_transcript", frozenset({"final", "partial"}), f"transcription={declared.transcription!r}")
