@@ -25,6 +25,7 @@ from call_kit import calling, tone
 from unit.media_kit import Caller
 from unit.turns_kit import tone as spoken
 from unit.turns_kit import wav
+from unit.waiting import until
 
 __all__ = ["CANARY", "PAIRS", "Installation", "Outcome", "installation", "target_of"]
 
@@ -173,7 +174,7 @@ class Installation:
         headers = {"Authorization": f"Bearer {started.token}"}
         async with self.http.ws_connect(started.media_url or "", headers=headers) as socket:
             caller = Caller(socket)
-            await seen.until(lambda: seen.state in ("live", "ended") or bool(caller.of("error")))
+            await until(lambda: seen.state in ("live", "ended") or bool(caller.of("error")))
             if seen.state == "live":
                 for at in range(0, len(_SPEECH + _SILENCE), 4800):
                     await socket.send_bytes((_SPEECH + _SILENCE)[at : at + 4800])
