@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfield.errors import InvalidInput, ProviderError, SessionEnded
+from agentfield.errors import InvalidInput, ProviderError, ProviderUnavailable, SessionEnded
 from agentfield.realtime.commands import CancelReply
 from turns_house import RECORDING, House, house
 from unit.turns_kit import Scripted, audio_of, message_types, read_events, tone, wav
@@ -237,14 +237,23 @@ async def test_the_end_of_the_session_ends_the_answer(it: House) -> None:
     assert error.status == 410
 
 
-async def test_a_provider_that_refuses_is_told_before_the_answer_begins(it: House) -> None:
-    """A refusal of the provider is the answer's error; the same key may be tried again."""
-    it.script.refuse = ProviderError("no credits are left", code="no_credits")
+async def test_a_provider_that_is_busy_is_told_before_the_answer_begins(it: House) -> None:
+    """A refusal that may be cured is the answer's error; the same key may be tried again."""
+    it.script.refuse = ProviderUnavailable("too much to do", code="too_busy")
     session = await it.start()
     error = await it.refused(session.session_id, idempotency_key="one")
-    assert (error.code, error.status) == ("no_credits", 502)
+    assert (error.code, error.status) == ("too_busy", 504)
     it.script.refuse = None
     assert message_types(await it.answer(session.session_id, idempotency_key="one"))[-1] == "execution.ended"
+
+
+async def test_a_provider_that_refuses_for_good_ends_the_session(it: House) -> None:
+    """A refusal that no other try would cure is the answer's error, and the end of the session."""
+    it.script.refuse = ProviderError("no credits are left", code="no_credits")
+    session = await it.start()
+    assert (await it.refused(session.session_id)).code == "no_credits"
+    it.script.refuse = None
+    assert isinstance(await it.refused(session.session_id), SessionEnded)
 
 
 @pytest.mark.parametrize(
