@@ -123,7 +123,7 @@ async def test_playout_of_a_caller_that_tells_marks_stops_with_the_last_mark() -
         await until(lambda: len(leg.of("mark")) == 2)
         assert not r.of(PlayoutStopped)
         leg.does(CallerMark(leg.of("mark")[1]))
-        await r.event(PlayoutStopped)
+        assert await r.event(PlayoutStopped) == PlayoutStopped(reply="r1", method="marks")
 
 
 async def test_the_caller_reaches_the_provider_converted_and_in_order() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
@@ -36,7 +37,7 @@ from agentfield.realtime.events import (
 )
 from agentfield.realtime.player import Converter, Line, LineEnd, Player
 from agentfield.realtime.provider import ProviderSession
-from agentfield.realtime.uplink import Uplink
+from agentfield.realtime.uplink import Immediate, Uplink
 
 __all__ = ["Bridge", "Converter", "LineEnd"]
 
@@ -73,7 +74,7 @@ class Bridge:
         hear: Callable[[CallerInput], None],
         patient: bool = True,
     ) -> None:
-        self._provider = provider
+        self._take(provider)
         self._audio = audio
         self._convert = convert
         self._clock = clock
@@ -179,8 +180,9 @@ class Bridge:
 
         Nothing that the old one still tells is passed on, and what was not heard of its replies is thrown away.
         """
-        old, self._provider = self._provider, provider
-        reader, self._reader = self._reader, None
+        old = self._provider
+        self._take(provider)
+        reader = self._reader
         if reader is not None:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -190,11 +192,22 @@ class Bridge:
         if self._closed:
             await provider.close()
             return
-        self._reader = asyncio.create_task(self._read(provider), name="provider's events")
+        if self._reader is reader:
+            self._reader = asyncio.create_task(self._read(provider), name="provider's events")
         self._uplink.release()
         await _quietly_close(old)
 
     # --- inside: from the provider
+
+    def _take(self, provider: ProviderSession) -> None:
+        self._provider = provider
+        self._at_once = provider if isinstance(provider, Immediate) else None
+        if self._at_once is not None:
+            self._at_once.hear(partial(self._hear_from, provider))
+
+    def _hear_from(self, provider: ProviderSession, reply: str, data: bytes) -> None:
+        if provider is self._provider and not self._closed:
+            self._play(reply, data)
 
     def _start(self) -> None:
         if self._reader is None and not self._closed:
@@ -207,7 +220,7 @@ class Bridge:
             async for event in provider.events():
                 match event:
                     case ReplyAudio():
-                        self._play(event)
+                        self._play(event.reply, event.data)
                     case ReplyEnded():
                         await self._pass_on(self._player.ended(event))
                     case SessionClosed() if self._rotating:
@@ -225,11 +238,10 @@ class Bridge:
         if not self._rotating:
             await self._pass_on(lost)
 
-    def _play(self, event: ReplyAudio) -> None:
-        if event.reply in self._cancelled or not event.data:
+    def _play(self, reply: str, data: bytes) -> None:
+        if reply in self._cancelled or not data or self._player.pass_on(reply, data):
             return
-        dropped = self._player.feed(event.reply, event.data)
-        if dropped:
+        if self._player.feed(reply, data):
             message = "a reply is longer than what is kept of it; the rest of its audio was dropped"
             self._emit(Warned(code="audio_dropped", message=message))
 
@@ -281,12 +293,17 @@ class Bridge:
     async def _listen(self, line: Line) -> None:
         async for heard in line.leg.input():
             match heard:
+                case CallerAudio() if line.leg.paced:
+                    self._carry(line, heard.data)
                 case CallerAudio():
-                    await self._append(line, heard.data)
+                    # recorded, not live: the caller can wait
+                    await self._uplink.room()
+                    self._carry(line, heard.data)
                 case CallerMark():
                     self._player.told(heard.name)
                 case CallerCommit():
-                    await self._append(line, b"", flush=True)
+                    if rest := line.from_caller.flush():
+                        self._uplink.put(rest, live=line.leg.paced)
                     self._uplink.commit(heard.item)
                 case CallerDtmf():
                     await self._pass_on(Dtmf(digit=heard.digit))
@@ -297,15 +314,11 @@ class Bridge:
                     return
         self._hear(CallerGone(why="the connection ended", hung_up=False))
 
-    async def _append(self, line: Line, data: bytes, *, flush: bool = False) -> None:
+    def _carry(self, line: Line, data: bytes) -> None:
         audio = line.from_caller(data) if data else b""
-        if flush:
-            audio += line.from_caller.flush()
-        if not line.leg.paced:
-            # recorded, not live: the caller can wait
-            await self._uplink.room()
-        if audio:
-            self._uplink.put(audio, live=line.leg.paced)
+        if not audio or (self._uplink.clear and self._at_once is not None and self._at_once.append(audio)):
+            return
+        self._uplink.put(audio, live=line.leg.paced)
 
     async def _forward(self) -> None:
         while True:

@@ -214,6 +214,8 @@ class PlayoutStopped(_Event):
 
     type: Literal["playout.stopped"] = "playout.stopped"
     reply: str
+    method: Literal["marks", "provider", "wallclock"] | None = None
+    """How the end is known: the caller told the last mark, the provider told it, or the audio's length has passed."""
 
 
 class PlayoutCleared(_Event):

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any
 
 from agentfield.errors import AgentFieldError
 from agentfield.realtime.audio import AudioFormat
-from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.events import Event, PlayoutStarted, PlayoutStopped, ReplyEnded
+from agentfield.realtime.line import Converter, Line, LineEnd, Writable
 from agentfield.realtime.playout import HeardMethod, Playout
 
-__all__ = ["FRAME_MS", "LEAD_MS", "MAX_REPLY_MS", "Converter", "Line", "LineEnd", "Player"]
-
-LineEnd = Literal["gone", "replaced", "slow", "closed"]
-"""Why a leg is not carried any more: its input is over; another leg came; it took no audio; the session is over."""
+__all__ = ["FRAME_MS", "LEAD_MS", "MAX_REPLY_MS", "Converter", "Line", "LineEnd", "Player", "Writable"]
 
 LEAD_MS = 200
 """How far ahead of being heard audio is sent to a caller."""
@@ -35,40 +33,8 @@ _SLOW = 5.0
 _LOOK = 0.1
 """Seconds between two looks at a reply whose audio comes as it is spoken; how a stall of this process is noticed."""
 _STALL = 0.02
+_EARLY = (LEAD_MS - FRAME_MS) / 1000
 _REMEMBERED = 128
-
-
-class Converter(Protocol):
-    """Turns audio of one format into another, a piece at a time."""
-
-    def __call__(self, data: bytes) -> bytes:
-        """Return what came out for what went in."""
-
-    def flush(self) -> bytes:
-        """Return what is still held."""
-
-
-@dataclass(eq=False, slots=True)
-class Line:
-    """A leg while it is carried."""
-
-    leg: CallerLeg
-    to_caller: Converter
-    from_caller: Converter
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    why: LineEnd | None = None
-    paced_until: float = 0.0
-    """When the caller will have heard all that was sent, had nothing ever stalled."""
-    stalled: float = 0.0
-    """Seconds for which this process stood still and that audio may make up for."""
-    echoes: bool = False
-    """Whether the caller ever told a mark."""
-
-    def end(self, why: LineEnd) -> None:
-        """The line is over; only the first reason counts."""
-        if not self.over.is_set():
-            self.why = why
-            self.over.set()
 
 
 @dataclass(eq=False, slots=True)
@@ -125,6 +91,15 @@ class _Watch:
         self._timer = asyncio.get_running_loop().call_later(_SLOW / 2, self._look)
 
 
+def _at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Run what does not wait, without a task; should it wait after all, then for room that is there, and it has written."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    work.close()
+
+
 class Player:
     """What waits to be heard, whoever the caller's leg is at the moment.
 
@@ -143,6 +118,9 @@ class Player:
         self._names = itertools.count(1)
         self._wake = asyncio.Event()
         self._starving = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_at = math.inf
+        """When the player looks again, while it is starving."""
         self._line: Line | None = None
         self._frame = audio.size(FRAME_MS)
         self._most = audio.size(MAX_REPLY_MS)
@@ -164,6 +142,35 @@ class Player:
         out.playout.receive(self._audio.ms(len(data)))
         if self._starving:
             self._wake.set()
+        return False
+
+    def pass_on(self, reply: str, data: bytes) -> bool:
+        """Play audio at once, if it would be played next and without waiting; returns whether it was.
+
+        Audio that comes as it is spoken takes this way, past the buffer and the player's task.
+        """
+        line, now = self._line, self._clock()
+        if line is None or not self._starving or line.writable is None or line.over.is_set():
+            return False
+        out = self._replies.get(reply)
+        if out is None or out.size or out.ended or len(data) > self._frame or not self._is_next(out):
+            return False
+        if now > self._look_at + _STALL or line.paced_until - now > _EARLY or not line.writable.writable:
+            return False
+        out.playout.receive(self._audio.ms(len(data)))
+        try:
+            if converted := self._begin(line, out, data, now):
+                _at_once(line.leg.play(reply, converted))
+            if name := self._due_mark(line, out):
+                _at_once(line.leg.mark(name))
+        except AgentFieldError:
+            line.end("gone")
+        return True
+
+    def _is_next(self, out: _Outgoing) -> bool:
+        for each in self._replies.values():
+            if not each.sent:
+                return each is out
         return False
 
     def ended(self, event: ReplyEnded) -> ReplyEnded:
@@ -229,7 +236,8 @@ class Player:
             if out.playout.told(name):
                 if self._line is not None:
                     self._line.echoes = True
-                self._wake.set()
+                if out.sent:
+                    self._wake.set()
                 return
 
     async def play(self, line: Line) -> None:
@@ -250,11 +258,11 @@ class Player:
         due = self._settle(line, now)
         out = next((each for each in self._replies.values() if not each.sent), None)
         if out is None:
-            await self._sleep(line, due, now, starving=True)
+            await self._sleep(line, due, starving=True)
         elif not out.size and not out.ended:
-            await self._sleep(line, _LOOK if due is None else min(due, _LOOK), now, starving=True)
+            await self._sleep(line, due, starving=True, look=_LOOK)
         elif (wait := self._too_early(line, out, now)) > 0:
-            await self._sleep(line, wait if due is None else min(due, wait), now, starving=False)
+            await self._sleep(line, now + wait if due is None else min(due, now + wait), starving=False)
         else:
             watch.since = now
             await self._send(line, out, now)
@@ -266,51 +274,56 @@ class Player:
             return 0.0
         if line.stalled and self._audio.ms(out.size) > line.stalled * 1000 + LEAD_MS:
             line.stalled = 0.0  # there is plenty: nothing is late
-        return line.paced_until - now - (LEAD_MS - FRAME_MS) / 1000
+        return line.paced_until - now - _EARLY
 
     async def _send(self, line: Line, out: _Outgoing, now: float) -> None:
         piece = out.take(self._frame if line.leg.paced else out.size)
-        if piece:
-            if not out.begun:
-                out.begun = True
-                self._emit(PlayoutStarted(reply=out.reply))
-            ms = self._audio.ms(len(piece))
-            out.playout.send(ms, now)
-            self._pace(line, ms, now)
-            if data := line.to_caller(piece):
-                await line.leg.play(out.reply, data)
+        if piece and (data := self._begin(line, out, piece, now)):
+            await line.leg.play(out.reply, data)
         if out.ended and not out.size:
             out.sent = True
             if data := line.to_caller.flush():
                 await line.leg.play(out.reply, data)
-        await self._mark(line, out)
+        if name := self._due_mark(line, out):
+            await line.leg.mark(name)
+
+    def _begin(self, line: Line, out: _Outgoing, piece: bytes, now: float) -> bytes:
+        """Count a piece as sent and return it as the caller wants it."""
+        if not out.begun:
+            out.begun = True
+            self._emit(PlayoutStarted(reply=out.reply))
+        ms = self._audio.ms(len(piece))
+        out.playout.send(ms, now)
+        self._pace(line, ms, now)
+        return line.to_caller(piece)
 
     def _pace(self, line: Line, ms: float, now: float) -> None:
         # behind by more than we stood still: the provider was not ready, and what comes now is heard from now on
         line.paced_until = max(line.paced_until, now - line.stalled) + ms / 1000
         line.stalled = max(0.0, min(line.stalled, now - line.paced_until))
 
-    async def _mark(self, line: Line, out: _Outgoing) -> None:
+    def _due_mark(self, line: Line, out: _Outgoing) -> str | None:
+        """Return the name of a mark that the caller is to be asked for now."""
         sent = out.playout.sent_ms
         if not line.leg.marks or sent <= out.marked_ms or (sent - out.marked_ms < MARK_MS and not out.sent):
-            return
+            return None
         out.marked_ms = sent
         name = f"m{next(self._names)}"
         out.playout.mark(name)
-        await line.leg.mark(name)
+        return name
 
     def _settle(self, line: Line, now: float) -> float | None:
-        """Tell of replies that were heard to their end; returns in how many seconds to look again."""
+        """Tell of replies that were heard to their end; returns when to look again."""
         due: float | None = None
         for out in [each for each in self._replies.values() if each.sent]:
             left = self._left(line, out, now)
             if left > 0:
-                due = left if due is None else min(due, left)
+                due = now + left if due is None else min(due, now + left)
                 continue
             del self._replies[out.reply]
             self._forget(out.reply, out.playout.received_ms)
             if out.begun:
-                self._emit(PlayoutStopped(reply=out.reply))
+                self._emit(PlayoutStopped(reply=out.reply, method="marks" if out.playout.all_marked else "wallclock"))
         return due
 
     def _left(self, line: Line, out: _Outgoing, now: float) -> float:
@@ -319,19 +332,41 @@ class Player:
             return 0.0
         return out.playout.ends_at + (_MARK_GRACE if told else 0.0) - now
 
-    async def _sleep(self, line: Line, seconds: float | None, since: float, *, starving: bool) -> None:
-        """Wait until something changes; a sleep that took too long was a stall of this process."""
+    async def _sleep(self, line: Line, until: float | None, *, starving: bool, look: float | None = None) -> None:
+        """Wait until something changes, at most until a time, looking for stalls at intervals."""
         self._wake.clear()
         self._starving = starving
-        timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        self._look_at = math.inf
+        self._set_timer(line, self._clock(), until, look)
         try:
             await self._wake.wait()
         finally:
             self._starving = False
-            if timer is not None:
-                timer.cancel()
-        if seconds is not None and (late := self._clock() - since - seconds) > _STALL:
+            if self._timer is not None:
+                self._timer.cancel()
+        self._notice(line, self._clock())
+
+    def _set_timer(self, line: Line, now: float, until: float | None, look: float | None) -> None:
+        waits = [seconds for seconds in (None if until is None else until - now, look) if seconds is not None]
+        self._timer = None
+        if waits:
+            self._look_at = now + min(waits)
+            self._timer = asyncio.get_running_loop().call_later(min(waits), self._look, line, until, look)
+
+    def _look(self, line: Line, until: float | None, look: float | None) -> None:
+        """Look again by the clock; the player's task is woken only if there is something to do."""
+        now = self._clock()
+        self._notice(line, now)
+        if look is None or (until is not None and now >= until):
+            self._wake.set()
+        else:
+            self._set_timer(line, now, until, look)
+
+    def _notice(self, line: Line, now: float) -> None:
+        """A look that comes too late was a stall of this process."""
+        if (late := now - self._look_at) > _STALL:
             line.stalled += late
+        self._look_at = math.inf
 
     def _forget(self, reply: str, received_ms: float) -> None:
         self._past[reply] = received_ms

@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AppendAudio, CommitTurn
 from agentfield.realtime.events import Warned
 
-__all__ = ["MAX_WAITING_MS", "Uplink"]
+__all__ = ["MAX_WAITING_MS", "Immediate", "Uplink"]
 
 MAX_WAITING_MS = 5000
 """Audio that may wait for the provider; what is older is dropped."""
+
+
+@runtime_checkable
+class Immediate(Protocol):
+    """A provider's session whose audio takes no detour over tasks and queues, while nothing is in the way."""
+
+    def append(self, data: bytes) -> bool:
+        """Send audio at once and in order, or do nothing; returns whether it is on its way."""
+
+    def hear(self, sink: Callable[[str, bytes], None]) -> None:
+        """Give audio of replies to `sink` as it arrives, while whoever iterates `events` waits; else it is an event."""
 
 
 class Uplink:
@@ -34,6 +46,12 @@ class Uplink:
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
         self._held = False
+        self._sending = False
+
+    @property
+    def clear(self) -> bool:
+        """Whether nothing waits and nothing is being sent, so that audio may pass by the queue."""
+        return not (self._waiting or self._sending or self._held)
 
     def put(self, data: bytes, *, live: bool = True) -> None:
         """Take audio; of what is `live` the oldest is dropped when too much waits."""
@@ -67,7 +85,8 @@ class Uplink:
             await self._room.wait()
 
     async def next(self) -> AppendAudio | CommitTurn:
-        """Return what is to be sent next."""
+        """Return what is to be sent next; what was returned before has been sent."""
+        self._sending = False
         while self._held or not self._waiting:
             self._ready.clear()
             await self._ready.wait()
@@ -77,6 +96,7 @@ class Uplink:
             self._room.set()
         if not self._waiting:
             self._dropping = False
+        self._sending = True
         return command
 
     def _drop(self) -> None:

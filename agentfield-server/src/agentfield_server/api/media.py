@@ -23,6 +23,16 @@ __all__ = ["MediaRoutes", "asked_format"]
 
 _HEARTBEAT = 15.0
 _CLOSE_WAIT = 2.0
+_PROTOCOL = (
+    f"A WebSocket. The token comes as `Authorization: Bearer`, or from a page as a second subprotocol behind "
+    f"`{MEDIA_PROTOCOL}`, which is the one that is selected; it is never part of the address. "
+    "`format` is pcm16 (default), pcmu or pcma; `rate` is 8000, 16000, 24000 (default) or 48000, and 8000 for the latter "
+    "two. Binary frames are audio in that format, both ways. Text frames are JSON. To the caller: `ready` first, `clear`, "
+    "`mark` {name}, `event` {event}, `error` {problem}, and `ended` {reason, detail} last. From the caller: `mark` {name} "
+    "once a mark was played, `text` {text}, `commit`, `dtmf` {digit}, `hangup`. Closed with 1000 after the end, 1008 for a "
+    "refusal that no retry cures, 1011 for one that may be cured, 1012 when the control plane stops. A caller whose "
+    "connection breaks may come back within 10 s."
+)
 _RATES = (8000, 16000, 24000, 48000)
 _AVAILABLE = (*(f"pcm16/{rate}" for rate in _RATES), "pcmu/8000", "pcma/8000")
 
@@ -63,7 +73,8 @@ class MediaRoutes:
     def routes(self) -> list[Route]:
         """Return the route."""
         path = "/api/v1/sessions/{session_id}/media"
-        return [Route("GET", path, self.media, "session", "Carry the audio of a call", stream=True)]
+        summary = "Carry the audio of a call"
+        return [Route("GET", path, self.media, "session", summary, stream=True, socket=True, description=_PROTOCOL)]
 
     async def media(self, request: web.Request) -> web.StreamResponse:
         """Carry a caller's audio until it hangs up, its connection breaks, or the session ends."""
@@ -76,7 +87,9 @@ class MediaRoutes:
             require_media()
         socket = _socket(request)
         await socket.prepare(request)
-        leg = WebSocketLeg(socket, audio, capabilities=pair.capabilities, clock=time.monotonic)
+        leg = WebSocketLeg(
+            socket, audio, capabilities=pair.capabilities, clock=time.monotonic, transport=request.transport
+        )
         try:
             await self._carry(session_id, leg, socket, request)
         except Unavailable as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from aiohttp import WSMessage, WSMsgType, web
@@ -38,6 +38,8 @@ _AHEAD_MS = 5000.0
 """Audio that may come ahead of real time."""
 _SAVED_MS = 30_000.0
 """Silence that audio may catch up with, for a caller that records before it sends."""
+_ON_ITS_WAY = 16 * 1024
+"""Bytes that the library never waits for."""
 _SEND_WAIT = 5.0
 _COMPLAIN_EVERY = 1.0
 
@@ -82,6 +84,7 @@ class WebSocketLeg:
         audio: The format of both directions.
         capabilities: What the pair can do; a caller that wants more is told so.
         clock: Seconds of a monotonic clock.
+        transport: What the connection writes to; without it the leg never says that it is writable.
     """
 
     def __init__(
@@ -91,8 +94,10 @@ class WebSocketLeg:
         *,
         capabilities: Capabilities,
         clock: Callable[[], float],
+        transport: asyncio.Transport | None = None,
     ) -> None:
         self._socket = socket
+        self._transport = transport
         self._audio = audio
         self._capabilities = capabilities
         self._clock = clock
@@ -125,13 +130,22 @@ class WebSocketLeg:
         """Whether the connection is there."""
         return not self._socket.closed
 
+    @property
+    def writable(self) -> bool:
+        """Whether a frame goes out without waiting: the connection asks to wait with much more than this on its way."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() <= _ON_ITS_WAY
+
     async def play(self, reply: str, data: bytes) -> None:  # noqa: ARG002 - the contract; marks tell replies apart here
         """Send audio.
 
         Raises:
             Unavailable: The connection is gone.
         """
-        await self._guarded(self._socket.send_bytes(data))
+        try:
+            await self._socket.send_bytes(data)
+        except (ConnectionError, RuntimeError) as error:
+            raise _gone() from error
 
     async def mark(self, name: str) -> None:
         """Ask to be told when everything sent so far was heard.
@@ -180,7 +194,7 @@ class WebSocketLeg:
         Raises:
             Unavailable: The connection is gone.
         """
-        await self._guarded(self._socket.send_str(json.dumps(frame, separators=(",", ":"), ensure_ascii=False)))
+        await self._send(json.dumps(frame, separators=(",", ":"), ensure_ascii=False))
 
     async def tell(self, error: AgentFieldError) -> None:
         """Send an error frame.
@@ -268,11 +282,15 @@ class WebSocketLeg:
             return False
         return self._bad <= MAX_BAD
 
-    async def _guarded(self, work: Awaitable[None]) -> None:
+    async def _send(self, text: str) -> None:
         try:
-            await work
+            await self._socket.send_str(text)
         except (ConnectionError, RuntimeError) as error:
-            raise Unavailable("the caller's connection is gone", code="caller_gone") from error
+            raise _gone() from error
+
+
+def _gone() -> Unavailable:
+    return Unavailable("the caller's connection is gone", code="caller_gone")
 
 
 def _too_large(what: str, size: int, most: int) -> LimitExceeded:

@@ -1,0 +1,60 @@
+"""A caller's leg while it is carried: what converts for it, how far ahead it is, and why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from agentfield.realtime.caller import CallerLeg
+
+__all__ = ["Converter", "Line", "LineEnd", "Writable"]
+
+LineEnd = Literal["gone", "replaced", "slow", "closed"]
+"""Why a leg is not carried any more: its input is over; another leg came; it took no audio; the session is over."""
+
+
+class Converter(Protocol):
+    """Turns audio of one format into another, a piece at a time."""
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return what came out for what went in."""
+
+    def flush(self) -> bytes:
+        """Return what is still held."""
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A leg that knows whether audio would go out without waiting."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether `play` and `mark` would not wait now."""
+
+
+@dataclass(eq=False, slots=True)
+class Line:
+    """A leg while it is carried."""
+
+    leg: CallerLeg
+    to_caller: Converter
+    from_caller: Converter
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    why: LineEnd | None = None
+    paced_until: float = 0.0
+    """When the caller will have heard all that was sent, had nothing ever stalled."""
+    stalled: float = 0.0
+    """Seconds for which this process stood still and that audio may make up for."""
+    echoes: bool = False
+    """Whether the caller ever told a mark."""
+    writable: Writable | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.writable = self.leg if self.leg.paced and isinstance(self.leg, Writable) else None
+
+    def end(self, why: LineEnd) -> None:
+        """The line is over; only the first reason counts."""
+        if not self.over.is_set():
+            self.why = why
+            self.over.set()

@@ -1,0 +1,194 @@
+"""The short ways through the bridge: audio that nothing is in the way of takes no queue, and order holds all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.caller import CallerAudio, CallerCommit
+from agentfield.realtime.commands import AppendAudio, CancelReply
+from agentfield.realtime.events import Event, PlayoutStarted, ReplyEnded
+from unit.bridge_kit import PCM24, Leg, Rig, Source, audio, rig
+from unit.waiting import until
+
+
+class PromptLeg(Leg):
+    """A caller that tells whether it would have to be waited for."""
+
+    writable = True
+
+
+class PromptSource(Source):
+    """A provider's session that takes audio at once, unless it is busy, and gives it at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.busy = False
+        self.at_once: list[bytes] = []
+        self.sink: Callable[[str, bytes], None] | None = None
+
+    def append(self, data: bytes) -> bool:
+        if not self.busy:
+            self.at_once.append(data)
+            self.sent.append(AppendAudio(data=data))
+        return not self.busy
+
+    def hear(self, sink: Callable[[str, bytes], None]) -> None:
+        self.sink = sink
+
+    def sound(self, reply: str, ms: float, byte: int = 1) -> None:
+        assert self.sink is not None
+        self.sink(reply, audio(reply, ms, byte).data)
+
+
+async def prompt(r: Rig, leg: Leg | None = None) -> tuple[PromptSource, Leg]:
+    source, leg = PromptSource(), leg or PromptLeg()
+    await r.bridge.swap(source)
+    await r.attach(leg)
+    return source, leg
+
+
+def appended(source: Source) -> bytes:
+    return b"".join(command.data for command in source.of(AppendAudio))
+
+
+async def test_audio_that_comes_as_it_is_spoken_goes_to_the_caller_within_the_call() -> None:
+    """When the player waits for audio, a piece is with the caller before the provider's call returns, marks included."""
+    async with rig() as r:
+        source, leg = await prompt(r)
+        source.sound("r1", 20)
+        await until(lambda: leg.ms() == 20)
+        for count in range(2, 11):
+            source.sound("r1", 20)
+            if count <= 8:
+                assert leg.ms() == 20 * count
+        await until(lambda: leg.ms() == 200)
+        await until(lambda: len(leg.of("mark")) == 1)
+        assert len(r.of(PlayoutStarted)) == 1
+
+
+async def test_a_caller_that_would_have_to_be_waited_for_gets_audio_from_the_buffer() -> None:
+    """While the connection is full, audio waits, and what comes later stays behind it."""
+    async with rig() as r:
+        leg = PromptLeg()
+        source, _ = await prompt(r, leg)
+        source.sound("r1", 20)
+        await until(lambda: leg.ms() == 20)
+        leg.writable = False
+        source.sound("r1", 20, 2)
+        assert leg.ms() == 20
+        leg.writable = True
+        source.sound("r1", 20, 3)
+        await until(lambda: leg.ms() == 60)
+        assert [
+            data[0] for _, data in leg.of("audio") for data in [data[i : i + 960] for i in range(0, len(data), 960)]
+        ] == [1, 2, 3]
+
+
+async def test_early_audio_waits_and_keeps_its_order() -> None:
+    """Audio beyond the lead waits in the buffer, whichever way the pieces came."""
+    async with rig() as r:
+        source, leg = await prompt(r)
+        for number in range(40):
+            source.sound("r1", 20, number)
+        await until(lambda: leg.ms() >= 160)
+        assert leg.ms() <= 250
+        await until(lambda: leg.ms() == 800)
+        heard = b"".join(data for _, data in leg.of("audio"))
+        assert list(heard[::960]) == list(range(40))
+
+
+async def test_what_arrives_of_a_cancelled_reply_is_not_heard() -> None:
+    """After a cancel nothing of the reply goes out by the short way either."""
+    async with rig() as r:
+        source, leg = await prompt(r)
+        source.sound("r1", 20)
+        await until(lambda: leg.ms() == 20)
+        await r.bridge.send(CancelReply(reply="r1"))
+        source.sound("r1", 20)
+        assert leg.ms() == 20
+        source.tell(ReplyEnded(reply="r1", status="cancelled", audio=True))
+        ended = await r.event(ReplyEnded)
+        assert ended.audio_ms == 20
+
+
+async def test_a_session_that_was_replaced_is_not_heard_any_more() -> None:
+    """The short way of the old session leads nowhere once another took over."""
+    async with rig() as r:
+        old, leg = await prompt(r)
+        await r.bridge.swap(PromptSource())
+        old.sound("r1", 20)
+        await until(lambda: old.closed)
+        assert leg.ms() == 0
+
+
+async def test_the_callers_audio_goes_to_the_provider_within_the_call_and_in_order() -> None:
+    """Audio passes by the queue while it is empty, waits when the provider is busy, and never overtakes."""
+    async with rig() as r:
+        source, leg = await prompt(r)
+        leg.does(CallerAudio(b"\1" * 960))
+        await until(lambda: source.at_once == [b"\1" * 960])
+        source.busy, source.stuck = True, asyncio.Event()
+        leg.does(CallerAudio(b"\2" * 960))
+        await until(lambda: source.begun == 1)
+        source.busy = False
+        leg.does(CallerAudio(b"\3" * 960), CallerCommit("i1"))
+        await until(lambda: len(r.bridge._uplink._waiting) == 2)
+        assert len(source.at_once) == 1
+        source.stuck.set()
+        await until(lambda: len(source.sent) == 4)
+        assert appended(source) == b"\1" * 960 + b"\2" * 960 + b"\3" * 960
+        leg.does(CallerAudio(b"\4" * 960))
+        await until(lambda: source.at_once[1:] == [b"\4" * 960])
+
+
+async def test_audio_waits_for_the_next_session_while_one_is_replaced() -> None:
+    """Between `hold` and `swap` nothing goes to the old session, and all of it to the new one."""
+    async with rig() as r:
+        source, leg = await prompt(r)
+        r.bridge.hold()
+        leg.does(CallerAudio(b"\1" * 960))
+        await until(lambda: len(r.bridge._uplink._waiting) == 1)
+        following = PromptSource()
+        await r.bridge.swap(following)
+        await until(lambda: appended(following) == b"\1" * 960)
+        assert not source.sent
+
+
+@pytest.mark.parametrize("form", [AudioFormat("pcmu", 8000), AudioFormat("pcm16", 16000)], ids=lambda f: f.name)
+async def test_the_short_way_converts_as_well(form: AudioFormat) -> None:
+    """A caller with a format of its own hears it, and is heard in the provider's."""
+    async with rig() as r:
+        source, leg = await prompt(r, PromptLeg(form))
+        for _ in range(5):
+            source.sound("r1", 20)
+        leg.does(*(CallerAudio(bytes(form.size(20))) for _ in range(5)), CallerCommit())
+        await until(lambda: leg.ms() >= 90)
+        await until(lambda: PCM24.ms(len(appended(source))) >= 95)
+
+
+async def test_a_caller_that_is_gone_by_the_short_way_ends_its_line() -> None:
+    """The connection that breaks while a piece is written is over; the provider's session goes on."""
+    from agentfield.errors import Unavailable
+
+    class Broken(PromptLeg):
+        async def play(self, reply: str, data: bytes) -> None:
+            if self.heard:
+                raise Unavailable("gone", code="caller_gone")
+            await super().play(reply, data)
+
+    async with rig() as r:
+        source, leg = PromptSource(), Broken()
+        await r.bridge.swap(source)
+        line: asyncio.Task[Any] = await r.attach(leg)
+        source.sound("r1", 20)
+        await until(lambda: leg.ms() == 20)
+        source.sound("r1", 20)
+        assert await line == "gone"
+        event: Event = ReplyEnded(reply="r1", audio=True)
+        source.tell(event)
+        assert (await r.event(ReplyEnded)).audio_ms == 40

@@ -1,0 +1,159 @@
+"""The way of audio that is walked fifty times a second: the same meaning as the long one, and never out of order."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from websockets.asyncio.server import ServerConnection, serve
+
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.commands import AppendAudio
+from agentfield.realtime.events import ReplyAudio, ReplyStarted, ReplyTranscript
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.codec import Codec
+from agentfield_openai.codec.sounds import append
+from agentfield_openai.session import RealtimeSession
+from agentfield_openai.socket import RealtimeSocket
+from openai_kit import CANARY, PCM, check_client_event, config, decode
+from unit.waiting import until
+
+CREATED = {"type": "response.created", "response": {"id": "resp_1"}}
+
+
+def delta(number: int, data: bytes = b"\1\2" * 480, **fields: Any) -> dict[str, Any]:
+    place = {"response_id": "resp_1", "item_id": "item_r", "output_index": 0, "content_index": 0}
+    audio = base64.b64encode(data).decode()
+    return {"type": "response.output_audio.delta", "event_id": f"audio_{number}", "delta": audio, **place, **fields}
+
+
+def raw(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode()
+
+
+def speaking(audio: AudioFormat | None = PCM) -> Codec:
+    codec = Codec(config(), audio=audio)
+    decode(codec, CREATED, delta(0))
+    return codec
+
+
+def test_more_audio_of_a_reply_is_told_by_either_way() -> None:
+    """What the short way takes is what the long way tells, counted once."""
+    short, long = speaking(), speaking()
+    assert short.sound(raw(delta(1))) == ("resp_1", b"\1\2" * 480)
+    assert decode(long, delta(1)) == [ReplyAudio(reply="resp_1", data=b"\1\2" * 480)]
+    assert short.sound(raw(delta(1))) is None
+    assert decode(short, delta(1)) == []
+    done = {"type": "response.done", "response": {"id": "resp_1", "status": "completed", "output": []}}
+    assert decode(short, done) == decode(long, done)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        delta(1, b"\1"),
+        delta(1, item_id="item_other"),
+        delta(1, item_id=["item_r"]),
+        delta(1, response_id="resp_2"),
+        delta(1, delta="no base64"),
+        delta(1, delta=None),
+        delta(1, event_id=None),
+        delta(1, type="response.output_audio.done"),
+        {"type": "response.output_audio_transcript.delta", "delta": "audio.delta", "event_id": "e"},
+    ],
+    ids=lambda event: str(event.get("type")),
+)
+def test_anything_else_is_left_to_the_long_way_untouched(event: dict[str, Any]) -> None:
+    """What is no plain audio is not taken, and decoding it afterwards tells what it would have told."""
+    short, long = speaking(), speaking()
+    assert short.sound(raw(event)) is None
+    assert decode(short, event) == decode(long, event)
+
+
+@pytest.mark.parametrize("text", [b"audio.delta", b'["audio.delta"]', b'{"type": "audio.delta', b"\xffaudio.delta"])
+def test_what_is_no_event_is_left_as_well(text: bytes) -> None:
+    """Text that is no JSON object is not taken."""
+    assert speaking().sound(text) is None
+
+
+def test_without_audio_of_its_own_nothing_is_taken() -> None:
+    """On a sideband the audio is the caller's."""
+    assert speaking(None).sound(raw(delta(1))) is None
+
+
+def test_the_text_of_audio_is_the_event_that_the_encoder_makes() -> None:
+    """Written without detours, the event is the same, and one that the protocol knows."""
+    event = json.loads(append(b"\1\2\3\4"))
+    assert [event] == Codec(config(), audio=PCM).encode(AppendAudio(data=b"\1\2\3\4"))
+    check_client_event(event)
+
+
+@asynccontextmanager
+async def session_with(script: list[dict[str, Any]], received: list[dict[str, Any]]) -> AsyncIterator[RealtimeSession]:
+    async def talk(connection: ServerConnection) -> None:
+        for event in script:
+            await connection.send(json.dumps(event))
+        while True:
+            received.append(json.loads(await connection.recv()))
+
+    async with serve(talk, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1"
+        provider = RealtimeProvider(title="OpenAI", base_url=url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
+        socket = RealtimeSocket.conversation(provider, "gpt-realtime", logging.getLogger("test"))
+        await socket.open()
+        codec = Codec(config(), audio=PCM)
+        session = RealtimeSession(provider, codec, socket, lambda: 1.0, socket.close, outlives=False)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+
+async def test_audio_and_events_keep_their_order_whichever_way_they_go() -> None:
+    """Of a mixed stream all audio arrives once and in order, and nothing passes an event that came before it."""
+    words = {"type": "response.output_audio_transcript.delta", "response_id": "resp_1", "item_id": "item_r"}
+    script: list[dict[str, Any]] = [CREATED]
+    for number in range(200):
+        script.append(delta(number, bytes([number, 0]) * 10))
+        if number % 7 == 0:
+            script.append({**words, "event_id": f"words_{number}", "delta": f"{number} "})
+    seen: list[int | str] = []
+    async with session_with(script, []) as session:
+        session.hear(lambda _, data: seen.append(data[0]))
+
+        async def read() -> None:
+            async for event in session.events():
+                match event:
+                    case ReplyAudio():
+                        seen.append(event.data[0])
+                    case ReplyTranscript():
+                        seen.append(event.text)
+                    case ReplyStarted():
+                        await asyncio.sleep(0)
+
+        reading = asyncio.create_task(read())
+        await until(lambda: len(seen) == 229)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    expected: list[int | str] = []
+    for number in range(200):
+        expected += [number, f"{number} "] if number % 7 == 0 else [number]
+    assert seen == expected
+
+
+async def test_audio_is_sent_at_once_until_the_provider_takes_no_more() -> None:
+    """What is appended arrives as it was; a session that was closed takes nothing."""
+    received: list[dict[str, Any]] = []
+    async with session_with([], received) as session:
+        assert all(session.append(bytes([number, 0])) for number in range(20))
+        await until(lambda: len(received) == 20)
+        assert [base64.b64decode(event["audio"])[0] for event in received] == list(range(20))
+        await session.close()
+        assert not session.append(b"\0\0")
