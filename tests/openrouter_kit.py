@@ -16,11 +16,12 @@ from aiohttp import web
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
 from pydantic import SecretStr
 
+from agentfield.adapterkit.http import http_session
+from agentfield.adapterkit.provider import Provider
 from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.events import Event, SessionClosed
-from agentfield_openrouter.http import Times, http_session
-from agentfield_openrouter.refusals import Provider
+from agentfield_openrouter.http import Times
 from agentfield_openrouter.session import TurnsSession
 from agentfield_openrouter.turns import FORMAT, TurnsAdapter
 from openai_kit import misfit

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from agentfield.adapterkit.http import http_session
+from agentfield.adapterkit.provider import Provider
 from agentfield.realtime.commands import AppendAudio, CommitTurn, Reply, Say
 from agentfield.realtime.events import (
     ProviderFault,
@@ -23,8 +25,6 @@ from agentfield.realtime.events import (
     ToolRequested,
     TurnTranscript,
 )
-from agentfield_openrouter.http import http_session
-from agentfield_openrouter.refusals import Provider
 from agentfield_openrouter.turns import FORMAT, TurnsAdapter
 from openrouter_kit import Talk, config
 

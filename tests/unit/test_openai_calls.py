@@ -12,11 +12,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
-from agentfield.errors import InvalidInput, NotFound, ProviderError, ProviderUnavailable
-from agentfield_openai.calls import Calls, call_id_of, http_session
-from agentfield_openai.network import check_base_url, is_loopback, proxy_for, socket_url
-from agentfield_openai.redact import redact
-from agentfield_openai.refusals import Provider
+from agentfield.adapterkit.http import http_session
+from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.calls import Calls, call_id_of
 from openai_kit import CANARY
 
 OFFER = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\n"
@@ -29,7 +28,7 @@ async def calls(handler: Handler, *, limit: float = 5.0, key: str | None = CANAR
     app.router.add_post("/v1/realtime/calls", handler)
     app.router.add_post("/v1/realtime/calls/{call_id}/hangup", handler)
     async with TestServer(app) as server, http_session() as http:
-        provider = Provider(
+        provider = RealtimeProvider(
             title="OpenAI",
             base_url=str(server.make_url("/v1")),
             key=None if key is None else SecretStr(key),
@@ -173,7 +172,7 @@ async def test_a_provider_that_does_not_answer_is_unavailable_in_time() -> None:
             await client.create(OFFER, {})
         release.set()
     async with http_session() as http:
-        client = Calls(Provider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY)), http)
+        client = Calls(RealtimeProvider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY)), http)
         with pytest.raises(ProviderUnavailable, match="could not be reached"):
             await client.create(OFFER, {})
 
@@ -201,32 +200,3 @@ async def test_a_missing_key_is_refused_before_anything_is_sent() -> None:
             await client.create(OFFER, {})
     assert caught.value.code == "key_missing"
     assert caught.value.hint == "set OPENAI_API_KEY"
-
-
-def test_proxies_are_honoured_but_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's proxy applies to the provider, its exceptions too, and loopback goes straight."""
-    for name in ("http", "https"):
-        monkeypatch.setenv(f"{name}_proxy", "http://proxy.test:3128")
-    monkeypatch.setenv("no_proxy", "internal.test")
-    assert proxy_for("https://api.openai.com/v1") == "http://proxy.test:3128"
-    assert proxy_for("https://internal.test/v1") is None
-    for host in ("127.0.0.1", "localhost", "[::1]"):
-        assert proxy_for(f"http://{host}:8080/v1") is None
-        assert is_loopback(f"http://{host}:8080/v1")
-
-
-def test_addresses_that_would_show_the_key_are_refused() -> None:
-    """Plain HTTP is for this machine only; user, query and fragment have no place in an address."""
-    assert check_base_url("https://api.openai.com/v1/", None) == "https://api.openai.com/v1"
-    assert socket_url(check_base_url("http://127.0.0.1:8000/v1", None)) == "ws://127.0.0.1:8000/v1"
-    for url in ("http://api.openai.com/v1", "ftp://x", "", "https://user:pass@x/v1", "https://x/v1?key=1"):
-        with pytest.raises(InvalidInput) as caught:
-            check_base_url(url, "OPENAI_BASE_URL")
-        assert "pass" not in str(caught.value)
-
-
-def test_redaction_takes_keys_out_of_any_text() -> None:
-    """Known secrets, things that look like keys, and line breaks."""
-    text = redact("a s3cret sk-proj-AbCdEf123 and\r\nBearer xyz ek_af_0123456789 end", "s3cret")
-    assert text == "a [redacted] [redacted] and [redacted] [redacted] end"
-    assert len(redact("x" * 5000)) == 300

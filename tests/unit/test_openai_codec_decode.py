@@ -173,7 +173,7 @@ def test_events_that_come_twice_are_told_once() -> None:
     assert decode(codec, created(), created()) == [ReplyStarted(reply="resp_1")]
     assert len(decode(codec, done(), done())) == 1
     assert decode(codec, playing("started"), playing("started")) == [PlayoutStarted(reply="resp_1")]
-    assert decode(codec, playing("stopped"), playing("stopped")) == [PlayoutStopped(reply="resp_1")]
+    assert decode(codec, playing("stopped"), playing("stopped")) == [PlayoutStopped(reply="resp_1", method="provider")]
     transcript = {
         "type": "conversation.item.input_audio_transcription.completed",
         "item_id": "item_u",

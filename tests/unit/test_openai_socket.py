@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import NotFound, ProviderError, ProviderUnavailable
 from agentfield.realtime.commands import Say
 from agentfield.realtime.events import (
@@ -29,9 +30,9 @@ from agentfield.realtime.events import (
     Warned,
 )
 from agentfield.realtime.provider import ProviderSession
-from agentfield_openai.calls import Calls, http_session
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.calls import Calls
 from agentfield_openai.codec.dialect import Dialect
-from agentfield_openai.refusals import Provider
 from agentfield_openai.socket import RealtimeSocket
 from agentfield_openai.webrtc import WebRtcAdapter
 from agentfield_openai.websocket import WebSocketAdapter
@@ -66,8 +67,8 @@ class FakeProvider:
         await self.handler(connection, self.accepted)
 
     @property
-    def provider(self) -> Provider:
-        return Provider(title="OpenAI", base_url=self.url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
+    def provider(self) -> RealtimeProvider:
+        return RealtimeProvider(title="OpenAI", base_url=self.url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
 
 
 @asynccontextmanager
@@ -141,7 +142,7 @@ async def test_a_refusal_to_attach_is_typed_and_never_shows_the_key(
 
 async def test_nobody_there_is_unavailable() -> None:
     """A port where nothing listens is a typed error."""
-    nobody = Provider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY))
+    nobody = RealtimeProvider(title="OpenAI", base_url="http://127.0.0.1:9/v1", key=SecretStr(CANARY))
     with pytest.raises(ProviderUnavailable, match="could not be reached"):
         await RealtimeSocket.call(nobody, "rtc_1", LOGGER, patience=()).open()
 

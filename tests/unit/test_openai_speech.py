@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from openai.types.audio import SpeechCreateParams
 from pydantic import SecretStr
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import ProviderError
 from agentfield.realtime.commands import CancelReply, Say
 from agentfield.realtime.events import ProviderFault, ReplyAudio, ReplyEnded, ReplyStarted, SessionClosed
-from agentfield_openai.calls import http_session
-from agentfield_openai.refusals import Provider
+from agentfield_openai.account import RealtimeProvider
 from agentfield_openai.speech import Speech, Voice, heard_part, pieces
 from agentfield_openai.websocket import WebSocketAdapter
 from local_server_kit import until
@@ -74,8 +74,8 @@ class Peer:
         return socket
 
     @property
-    def provider(self) -> Provider:
-        return Provider(title="OpenAI", base_url=self.url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
+    def provider(self) -> RealtimeProvider:
+        return RealtimeProvider(title="OpenAI", base_url=self.url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
 
 
 @asynccontextmanager
@@ -194,7 +194,7 @@ async def test_a_session_that_goes_away_ends_what_is_being_spoken(how: str) -> N
 async def test_an_answer_that_is_no_audio_is_refused() -> None:
     """A page of some proxy is not played to the caller."""
     async with peer() as fake, http_session() as http:
-        provider = Provider(title="OpenAI", base_url=fake.url.replace("/v1", "/page"), key=SecretStr(CANARY))
+        provider = RealtimeProvider(title="OpenAI", base_url=fake.url.replace("/v1", "/page"), key=SecretStr(CANARY))
         with pytest.raises(ProviderError, match="text/html"):
             await anext(Speech(provider, http, Voice("m", "v")).stream("Hi."))
 

@@ -11,11 +11,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from agentfield.adapterkit.http import read_body
+from agentfield.adapterkit.network import proxy_for
+from agentfield.adapterkit.refusals import unreachable
 from agentfield.errors import ProviderError
-from agentfield_openai.network import proxy_for
-from agentfield_openai.refusals import Provider, call_not_found, refused, unreachable
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.refusals import call_not_found, refused
 
-__all__ = ["Calls", "CreatedCall", "call_id_of", "http_session"]
+__all__ = ["Calls", "CreatedCall", "call_id_of"]
 
 _CREATE_TIMEOUT = 15.0
 _HANGUP_TIMEOUT = 5.0
@@ -37,24 +40,19 @@ def call_id_of(location: str) -> str | None:
     return next((part for part in reversed(segments) if _CALL_ID.fullmatch(part)), None)
 
 
-def http_session() -> aiohttp.ClientSession:
-    """Return connections for `Calls`, to be used as an async context manager; no cookie is kept."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32), cookie_jar=aiohttp.DummyCookieJar())
-
-
 class Calls:
     """The calls of one provider account.
 
     Args:
         provider: Whom to talk to.
-        http: Connections, owned by the caller (`http_session`).
+        http: Connections, owned by the caller (`agentfield.adapterkit.http.http_session`).
         create_timeout: Seconds for the answer to an offer.
         hangup_timeout: Seconds for the answer to a hang-up.
     """
 
     def __init__(
         self,
-        provider: Provider,
+        provider: RealtimeProvider,
         http: aiohttp.ClientSession,
         *,
         create_timeout: float = _CREATE_TIMEOUT,
@@ -135,7 +133,7 @@ class Calls:
                 allow_redirects=False,
                 proxy=proxy_for(url),
             ) as response:
-                return response.status, response.headers, await _read(response.content)
+                return response.status, response.headers, await read_body(response.content, _LARGEST_ANSWER)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(self._provider, what, error) from None
 
@@ -143,17 +141,6 @@ class Calls:
         return ProviderError(
             f"{self._provider.title} created a call, but its answer {why}.", provider_code="invalid_answer"
         )
-
-
-async def _read(stream: aiohttp.StreamReader) -> bytes:
-    """Read a body up to a byte beyond the largest answer."""
-    body = bytearray()
-    while len(body) <= _LARGEST_ANSWER:
-        chunk = await stream.read(_LARGEST_ANSWER + 1 - len(body))
-        if not chunk:
-            break
-        body += chunk
-    return bytes(body)
 
 
 def _answer_sdp(body: bytes) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from agentfield.errors import InvalidInput
+from agentfield.adapterkit.options import read_options
 from agentfield.realtime.config import SessionConfig
 
 __all__ = ["Effort", "OpenAIOptions", "WebSocketOptions"]
@@ -42,18 +42,7 @@ class OpenAIOptions(BaseModel):
         Raises:
             InvalidInput: An option is unknown or out of range; `field` names it.
         """
-        try:
-            return cls.model_validate(config.declaration.options)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(("options", *map(str, first["loc"])))
-            known = ", ".join(sorted(cls.model_fields))
-            raise InvalidInput(
-                f"{name} of session {config.target}: {first['msg']}.",
-                code="invalid_options",
-                hint=f"options of this pair: {known}",
-                field=name,
-            ) from None
+        return read_options(cls, config)
 
 
 class WebSocketOptions(OpenAIOptions):

@@ -10,8 +10,9 @@ from typing import Any
 from agentfield.errors import AgentFieldError, NotFound, ProviderError, ProviderUnavailable
 from agentfield.realtime.commands import Command, End
 from agentfield.realtime.events import Event, SessionClosed, Warned
+from agentfield_openai.account import RealtimeProvider
 from agentfield_openai.codec import Codec
-from agentfield_openai.refusals import Provider
+from agentfield_openai.codec.sounds import append
 from agentfield_openai.socket import Dropped, RealtimeSocket
 
 __all__ = ["CONFIRM_TIMEOUT", "RealtimeSession"]
@@ -38,7 +39,7 @@ class RealtimeSession:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: RealtimeProvider,
         codec: Codec,
         socket: RealtimeSocket,
         clock: Callable[[], float],
@@ -68,7 +69,8 @@ class RealtimeSession:
         try:
             async with asyncio.timeout(timeout):
                 while not codec.configured and codec.refused is None and not codec.ended and codec.fatal is None:
-                    self._early.extend(await self._take(await self._socket.receive()))
+                    self._early.extend(self._read(await self._socket.receive()))
+                    await self._answer()
         except TimeoutError:
             message = f"{self._provider.title} did not confirm the configuration within {timeout:g} s."
             self._early.append(Warned(code="configuration_unconfirmed", message=message))
@@ -92,6 +94,21 @@ class RealtimeSession:
             return
         async with self._sending:
             await self._send_all(self._codec.encode(command))
+
+    def append(self, data: bytes) -> bool:
+        """Send audio of the caller if that needs no waiting (`agentfield.realtime.uplink.Immediate`)."""
+        return not self._sending.locked() and self._codec.audio is not None and self._socket.post(append(data))
+
+    def hear(self, sink: Callable[[str, bytes], None]) -> None:
+        """Give audio of replies to `sink` as it arrives, while the reader of `events` waits (the same)."""
+
+        def look(frame: bytes) -> bool:
+            sound = self._codec.sound(frame)
+            if sound is not None:
+                sink(*sound)
+            return sound is not None
+
+        self._socket.look = look
 
     async def transmit(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Send client events that `codec` made, in order and with nothing between them.
@@ -128,13 +145,13 @@ class RealtimeSession:
             frame = await self._socket.receive(wait)
         except Dropped as dropped:
             return await self._dropped(dropped)
-        return await self._take(frame)
-
-    async def _take(self, frame: str | bytes | None) -> list[Event]:
-        now = self._clock()
-        events = self._codec.tick(now) if frame is None else self._codec.decode(frame, now)
+        events = self._read(frame)
         await self._answer()
         return events
+
+    def _read(self, frame: str | bytes | None) -> list[Event]:
+        now = self._clock()
+        return self._codec.tick(now) if frame is None else self._codec.decode(frame, now)
 
     async def _answer(self) -> None:
         """Send what follows from what was read; if the connection dropped, the next read says so."""

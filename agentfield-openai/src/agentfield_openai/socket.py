@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import Event, State
 
+from agentfield.adapterkit.network import proxy_for, socket_url
+from agentfield.adapterkit.refusals import unreachable
 from agentfield.errors import AgentFieldError, ProviderUnavailable
-from agentfield_openai.network import proxy_for, socket_url
-from agentfield_openai.refusals import Provider, call_not_found, refused, unreachable
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.refusals import call_not_found, refused
 
 __all__ = ["Dropped", "RealtimeSocket"]
 
@@ -52,6 +56,32 @@ class Dropped(Exception):
         return self.code in _COMES_BACK
 
 
+class _Connection(ClientConnection):
+    """A connection that can be written to without waiting, and whose frames can be looked at as they arrive."""
+
+    look: Callable[[bytes], bool] | None = None
+    """Takes a whole text frame, or leaves it to be received."""
+    drained = False
+    """Whether the reader waits and has nothing to read."""
+
+    def process_event(self, event: Event) -> None:
+        """Let `look` have a text frame if nothing before it waits to be read."""
+        if self.drained and self.look is not None and isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+            if event.fin and self.look(bytes(event.data)):
+                return
+            self.drained = False
+        super().process_event(event)
+
+    def post(self, data: bytes) -> bool:
+        """Write a text frame, or nothing; returns whether it was written."""
+        if self.paused or self.protocol.state is not State.OPEN:
+            return False
+        self.protocol.send_text(data)
+        for piece in self.protocol.data_to_send():
+            self.transport.write(piece)
+        return True
+
+
 class RealtimeSocket:
     """A WebSocket of the protocol: `call` is a second leg of a call, `conversation` a session of its own.
 
@@ -65,7 +95,7 @@ class RealtimeSocket:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: RealtimeProvider,
         query: tuple[Literal["call_id", "model"], str],
         logger: logging.Logger,
         *,
@@ -82,20 +112,22 @@ class RealtimeSocket:
         # of its own, since the library logs every header at DEBUG and one of them is the key
         self._logger = logging.Logger("agentfield_openai.socket", logging.INFO)  # noqa: LOG001
         self._logger.parent = logger
-        self._connection: ClientConnection | None = None
+        self._connection: _Connection | None = None
+        self.look: Callable[[bytes], bool] | None = None
+        """May take a text frame as it arrives, while the reader waits in `receive` and has read all before it."""
         self._up = asyncio.Event()
         self._closed = False
 
     @classmethod
     def call(
-        cls, provider: Provider, call_id: str, logger: logging.Logger, *, patience: Sequence[float] = _PATIENCE
+        cls, provider: RealtimeProvider, call_id: str, logger: logging.Logger, *, patience: Sequence[float] = _PATIENCE
     ) -> RealtimeSocket:
         """Return the sideband of a call."""
         return cls(provider, ("call_id", call_id), logger, patience=patience)
 
     @classmethod
     def conversation(
-        cls, provider: Provider, model: str, logger: logging.Logger, *, safety_id: str | None = None
+        cls, provider: RealtimeProvider, model: str, logger: logging.Logger, *, safety_id: str | None = None
     ) -> RealtimeSocket:
         """Return the socket of a session of its own with a model; a refusal is final.
 
@@ -153,6 +185,10 @@ class RealtimeSocket:
         except TimeoutError:
             return False
 
+    def post(self, data: bytes) -> bool:
+        """Send the text of one client event if that needs no waiting; tell whether it was sent."""
+        return self._connection is not None and not self._closed and self._up.is_set() and self._connection.post(data)
+
     async def receive(self, timeout: float | None = None) -> str | bytes | None:  # noqa: ASYNC109 - None is an answer here
         """Return the next frame, None when none came within `timeout` seconds.
 
@@ -162,6 +198,8 @@ class RealtimeSocket:
         if self._connection is None:
             raise Dropped(1000)
         try:
+            if timeout is None:
+                return await self._next(self._connection)
             async with asyncio.timeout(timeout):
                 return await self._connection.recv()
         except TimeoutError:
@@ -172,6 +210,14 @@ class RealtimeSocket:
             if closed.rcvd is None:
                 raise Dropped(1006) from None
             raise Dropped(closed.rcvd.code, self._provider.clean(closed.rcvd.reason)) from None
+
+    async def _next(self, connection: _Connection) -> str | bytes:
+        connection.look = self.look
+        connection.drained = True
+        try:
+            return await connection.recv()
+        finally:
+            connection.drained = False
 
     async def close(self) -> None:
         """Close the connection; the call goes on. Idempotent."""
@@ -219,8 +265,9 @@ class RealtimeSocket:
         if self.closed():
             raise self._gone()
         try:
-            self._connection = await connect(
+            connection = await connect(
                 self._url,
+                create_connection=_Connection,
                 additional_headers={**self._headers, **self._provider.bearer()},
                 compression=None,  # audio does not shrink
                 max_size=_MAX_FRAME,
@@ -234,8 +281,11 @@ class RealtimeSocket:
             raise self._refusal(error.response) from None
         except (OSError, TimeoutError, InvalidHandshake) as error:
             raise unreachable(self._provider, self._what, error) from None
+        if not isinstance(connection, _Connection):
+            raise TypeError("the library made a connection of another kind")
+        self._connection = connection
         if self.closed():
-            await self._connection.close()
+            await connection.close()
             raise self._gone()
         self._up.set()
 

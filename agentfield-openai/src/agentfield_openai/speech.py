@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from agentfield.adapterkit.network import proxy_for
+from agentfield.adapterkit.refusals import unreachable
 from agentfield.errors import ProviderError
-from agentfield_openai.network import proxy_for
-from agentfield_openai.refusals import Provider, refused, unreachable
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.refusals import refused
 
 __all__ = ["LONGEST_INPUT", "Speech", "Voice", "heard_part", "pieces"]
 
@@ -43,7 +45,7 @@ class Speech:
         voice: How to speak.
     """
 
-    def __init__(self, provider: Provider, http: aiohttp.ClientSession, voice: Voice) -> None:
+    def __init__(self, provider: RealtimeProvider, http: aiohttp.ClientSession, voice: Voice) -> None:
         self._provider = provider
         self._http = http
         self._voice = voice

@@ -6,13 +6,13 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import InvalidInput, NotFound
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime, Answer, CallRef
-from agentfield_openai.account import openai_account
-from agentfield_openai.calls import Calls, http_session
+from agentfield_openai.account import RealtimeProvider, openai_account
+from agentfield_openai.calls import Calls
 from agentfield_openai.codec import Codec
-from agentfield_openai.refusals import Provider
 from agentfield_openai.session import CONFIRM_TIMEOUT, RealtimeSession
 from agentfield_openai.socket import RealtimeSocket
 
@@ -32,7 +32,7 @@ class WebRtcAdapter:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: RealtimeProvider,
         calls: Calls,
         logger: logging.Logger,
         clock: Callable[[], float],

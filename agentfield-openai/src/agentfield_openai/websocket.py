@@ -8,16 +8,15 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import CapabilityMissing, InvalidInput
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime
-from agentfield_openai.account import openai_account
-from agentfield_openai.calls import http_session
+from agentfield_openai.account import RealtimeProvider, openai_account
 from agentfield_openai.codec import Codec
 from agentfield_openai.exact import ExactSession
 from agentfield_openai.options import WebSocketOptions
-from agentfield_openai.refusals import Provider
 from agentfield_openai.session import CONFIRM_TIMEOUT, RealtimeSession
 from agentfield_openai.socket import RealtimeSocket
 from agentfield_openai.speech import Speech, Voice
@@ -36,7 +35,7 @@ class WebSocketAdapter:
 
     Args:
         provider: Whom to talk to; its `dialect` says how it differs from OpenAI.
-        http: Connections for the speech endpoint, owned by the caller (`agentfield_openai.calls.http_session`).
+        http: Connections for the speech endpoint, owned by the caller (`agentfield.adapterkit.http.http_session`).
         logger: Where to report.
         clock: Seconds since the epoch.
         confirm_timeout: Seconds that the provider has to confirm the configuration.
@@ -45,7 +44,7 @@ class WebSocketAdapter:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: RealtimeProvider,
         http: aiohttp.ClientSession,
         logger: logging.Logger,
         clock: Callable[[], float],

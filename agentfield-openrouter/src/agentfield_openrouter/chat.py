@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from agentfield.adapterkit.names import ToolNames
 from agentfield.errors import InvalidInput
 from agentfield.realtime.config import SessionConfig, ToolSpec
 from agentfield_openrouter.history import Message, wav
-from agentfield_openrouter.names import ToolNames
 from agentfield_openrouter.options import TurnsOptions
 
 __all__ = ["Requests", "check_model"]

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentfield.adapterkit.fields import amount, count, mapping, mappings, parse, words
 from agentfield.realtime.events import Usage
 from agentfield_openrouter.faults import Fault, fault_of
-from agentfield_openrouter.fields import count, mapping, mappings, number, parse, words
 
 __all__ = ["Called", "Completion", "Echo", "Piece", "Sound", "ToolCall", "Words", "usage_of"]
 
@@ -220,8 +220,8 @@ def usage_of(usage: Mapping[str, Any]) -> Usage:
         cached_tokens=count(asked, "cached_tokens"),
         output_text_tokens=_rest(got, got_audio),
         output_audio_tokens=got_audio,
-        seconds=number(usage, "seconds"),
-        cost=number(usage, "cost"),
+        seconds=amount(usage, "seconds"),
+        cost=amount(usage, "cost"),
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentfield_openrouter.fields import count, mapping, words
-from agentfield_openrouter.redact import redact
+from agentfield.adapterkit.fields import count, mapping, words
+from agentfield.adapterkit.redact import redact
 
 __all__ = ["Fault", "fault_of"]
 

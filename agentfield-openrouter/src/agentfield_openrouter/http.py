@@ -10,16 +10,18 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from agentfield.adapterkit.fields import amount, count, mapping, parse, words
+from agentfield.adapterkit.http import read_body
+from agentfield.adapterkit.network import proxy_for
+from agentfield.adapterkit.provider import Provider
 from agentfield.errors import LimitExceeded
 from agentfield.realtime.events import Usage
 from agentfield.sse import EventParser
 from agentfield_openrouter.chunks import usage_of
 from agentfield_openrouter.faults import Fault
-from agentfield_openrouter.fields import count, mapping, number, parse, words
-from agentfield_openrouter.network import proxy_for
-from agentfield_openrouter.refusals import Provider, Refused, Unreachable, refused, unreachable
+from agentfield_openrouter.refusals import Refused, Unreachable, refused, unreachable
 
-__all__ = ["Completions", "Stream", "Times", "Transcript", "http_session"]
+__all__ = ["Completions", "Stream", "Times", "Transcript"]
 
 _LARGEST_ANSWER = 1024 * 1024
 _PIECE = 64 * 1024
@@ -46,11 +48,6 @@ class Transcript:
 
     text: str
     usage: Usage
-
-
-def http_session() -> aiohttp.ClientSession:
-    """Return connections for `Completions`, to be used as an async context manager; no cookie is kept."""
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=256), cookie_jar=aiohttp.DummyCookieJar())
 
 
 class Stream:
@@ -111,7 +108,7 @@ class Completions:
 
     Args:
         provider: Whom to talk to.
-        http: Connections, owned by the caller (`http_session`).
+        http: Connections, owned by the caller (`agentfield.adapterkit.http.http_session`).
         times: How long things may take.
     """
 
@@ -179,7 +176,7 @@ class Completions:
         if status >= 300:
             raise refused(self.provider, what, status, data, retry_after=head.get("Retry-After"))
         found = mapping(parse(data) or {}, "data")
-        cost = number(found, "total_cost")
+        cost = amount(found, "total_cost")
         return None if cost is None else Usage(cost=cost, cached_tokens=count(found, "native_tokens_cached"))
 
     async def _check_stream(self, response: aiohttp.ClientResponse) -> None:
@@ -187,7 +184,7 @@ class Completions:
             return
         try:
             async with asyncio.timeout(self.times.idle):
-                body = await _read(response.content)
+                body = await read_body(response.content, _LARGEST_ANSWER)
         except (TimeoutError, aiohttp.ClientError, OSError):
             body = b""
         raise refused(self.provider, "answer", response.status, body, retry_after=response.headers.get("Retry-After"))
@@ -235,20 +232,12 @@ class Completions:
                 allow_redirects=False,
                 proxy=proxy_for(self._base),
             ) as response:
-                return response.status, response.headers, await _read(response.content)
+                return response.status, response.headers, await read_body(response.content, _LARGEST_ANSWER)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise unreachable(self.provider, what, error) from None
 
     def _headers(self, more: Mapping[str, str]) -> dict[str, str]:
         return {"Accept": "application/json", "Content-Type": "application/json", **self.provider.bearer(), **more}
-
-
-async def _read(stream: aiohttp.StreamReader) -> bytes:
-    """Read a body up to a byte beyond the largest answer."""
-    body = bytearray()
-    while len(body) <= _LARGEST_ANSWER and (chunk := await stream.read(_PIECE)):
-        body += chunk
-    return bytes(body)
 
 
 def _stalled(provider: Provider, idle: float, why: TimeoutError) -> Unreachable:

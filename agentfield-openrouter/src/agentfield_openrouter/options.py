@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from agentfield.errors import InvalidInput
+from agentfield.adapterkit.options import read_options
 from agentfield.realtime.config import SessionConfig
 
 __all__ = ["TurnsOptions"]
@@ -44,15 +44,4 @@ class TurnsOptions(BaseModel):
         Raises:
             InvalidInput: An option is unknown or out of range; `field` names it.
         """
-        try:
-            return cls.model_validate(config.declaration.options)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            name = ".".join(("options", *map(str, first["loc"])))
-            known = ", ".join(sorted(cls.model_fields))
-            raise InvalidInput(
-                f"{name} of session {config.target}: {first['msg']}.",
-                code="invalid_options",
-                hint=f"options of this pair: {known}",
-                field=name,
-            ) from None
+        return read_options(cls, config)

@@ -9,6 +9,9 @@ from uuid import uuid4
 
 import aiohttp
 
+from agentfield.adapterkit.http import http_session
+from agentfield.adapterkit.network import check_base_url
+from agentfield.adapterkit.provider import Provider
 from agentfield.errors import InvalidInput
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
@@ -16,15 +19,15 @@ from agentfield.realtime.provider import AdapterRuntime
 from agentfield_openrouter.answer import Conversation, Upstream
 from agentfield_openrouter.chat import Requests
 from agentfield_openrouter.history import History
-from agentfield_openrouter.http import Completions, Times, http_session
-from agentfield_openrouter.network import check_base_url
-from agentfield_openrouter.refusals import Provider
+from agentfield_openrouter.http import Completions, Times
 from agentfield_openrouter.session import TurnsSession
 
-__all__ = ["FORMAT", "TurnsAdapter", "audio_turns"]
+__all__ = ["CONNECTIONS", "FORMAT", "TurnsAdapter", "audio_turns"]
 
 FORMAT = AudioFormat("pcm16", 24_000)
 """The format of both directions."""
+CONNECTIONS = 256
+"""Most requests at a time: a session has one for its answer, one for words and now and then one for a cost."""
 
 
 class TurnsAdapter:
@@ -32,7 +35,7 @@ class TurnsAdapter:
 
     Args:
         provider: Whom to talk to.
-        http: Connections, owned by the caller (`http_session`).
+        http: Connections, owned by the caller (`agentfield.adapterkit.http.http_session`).
         logger: Where to report.
         clock: Seconds since the epoch.
         pinned: Whether the provider is one that routes: it is told to choose nothing by itself, names of routers are
@@ -105,10 +108,10 @@ async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[TurnsAdapter]:
     """
     provider = Provider(
         title="OpenRouter",
-        base_url=check_base_url(runtime.base_url, "OPENROUTER_BASE_URL"),
+        base_url=check_base_url(runtime.base_url, "OPENROUTER_BASE_URL", example="https://openrouter.ai/api/v1"),
         key=runtime.key,
         key_setting="OPENROUTER_API_KEY",
         url_setting="OPENROUTER_BASE_URL",
     )
-    async with http_session() as http:
+    async with http_session(CONNECTIONS) as http:
         yield TurnsAdapter(provider, http, runtime.logger, runtime.clock)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from agentfield.adapterkit.fields import count, ident, mapping, mappings, number, words
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig
@@ -22,12 +23,12 @@ from agentfield.realtime.events import (
 from agentfield_openai.codec.dialect import GA, Dialect
 from agentfield_openai.codec.encode import Encoder
 from agentfield_openai.codec.faults import Fault, fault_of
-from agentfield_openai.codec.fields import ident, integer, mapping, mappings, number, parse, words
 from agentfield_openai.codec.gaps import Gaps
 from agentfield_openai.codec.intruders import Intruders
 from agentfield_openai.codec.ledger import Asked, Ledger, Recent
 from agentfield_openai.codec.replies import Replies
 from agentfield_openai.codec.session import SessionObject
+from agentfield_openai.codec.sounds import more_sound, read
 from agentfield_openai.codec.turns import Turns
 from agentfield_openai.options import OpenAIOptions
 
@@ -68,7 +69,8 @@ class Codec:
         self._replies = Replies(self._ledger, self._session.names, audio)
         self._gaps = Gaps(self._ledger, self._turns)
         self._intruders = Intruders(self._ledger, config.declaration.drift)
-        self._audio = audio
+        self.audio = audio
+        """The format of the audio that passes through us, None where none does."""
         self._dialect = dialect
         self._expires_at: float | None = None
         self._seen: Recent[str, None] = Recent(4096)
@@ -141,9 +143,9 @@ class Codec:
             now: Seconds of any clock that does not run backwards between calls.
         """
         due = self.tick(now)
-        if self._audio is None and not self._gaps.open and isinstance(raw, str) and _MIRRORED_AUDIO.match(raw):
+        if self.audio is None and not self._gaps.open and isinstance(raw, str) and _MIRRORED_AUDIO.match(raw):
             return due
-        data = parse(raw)
+        data = read(raw)
         if data is None:
             return [
                 *due,
@@ -156,11 +158,29 @@ class Codec:
             self._seen.set(event_id, None)
         kind = self._dialect.events.get(kind, kind)
         if kind == "response.output_audio.delta" and not self._gaps.open:
-            return [*due, *self._replies.sound(data)]
+            return [*due, *self._replies.sound(data)] if due else self._replies.sound(data)
         self._gaps.see(data)
         events = [*due, *self._intruders.look(kind, data), *self._decode(kind, data, now)]
         self.fatal = next((e for e in events if isinstance(e, ProviderFault) and e.fatal), self.fatal)
         return events
+
+    def sound(self, raw: bytes) -> tuple[str, bytes] | None:
+        """Return the reply and the audio of a server event that holds more audio of a reply, and take it as decoded.
+
+        None, and nothing happened, for whatever else it is: `decode` tells.
+        """
+        if self.audio is None or b"audio.delta" not in raw or self.ended or self.due() is not None:
+            return None
+        data = read(raw) or {}
+        event_id, kind = ident(data, "event_id"), words(data, "type") or ""
+        if self._dialect.events.get(kind, kind) != "response.output_audio.delta":
+            return None
+        if event_id is None or event_id in self._seen:
+            return None
+        sound = more_sound(data, self._ledger, self.audio)
+        if sound is not None:
+            self._seen.set(event_id, None)
+        return sound
 
     def tick(self, now: float) -> list[Event]:
         """Return what became due without an event; to be called at `due()`."""
@@ -218,7 +238,7 @@ class Codec:
             case "created":
                 self._expires_at = number(session, "expires_at")
                 # a session of its own begins with the provider's defaults, and is ours once it was updated
-                return [] if self.ready or self._audio is not None else [self._become_ready(session)]
+                return [] if self.ready or self.audio is not None else [self._become_ready(session)]
             case "updated":
                 return self._updated(session)
             case _:
@@ -365,8 +385,8 @@ def _rate_limits(data: Mapping[str, Any]) -> list[Event]:
     return [
         RateLimit(
             name=name,
-            limit=integer(limit, "limit"),
-            remaining=integer(limit, "remaining"),
+            limit=count(limit, "limit"),
+            remaining=count(limit, "remaining"),
             reset_seconds=number(limit, "reset_seconds"),
         )
         for limit in mappings(data, "rate_limits")[:16]

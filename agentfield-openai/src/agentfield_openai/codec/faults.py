@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agentfield_openai.codec.fields import words
-from agentfield_openai.redact import redact
+from agentfield.adapterkit.fields import words
+from agentfield.adapterkit.redact import redact
 
 __all__ = ["FATAL", "Fault", "fault_of"]
 

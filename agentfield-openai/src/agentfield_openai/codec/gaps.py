@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agentfield.adapterkit.fields import ident, mapping
 from agentfield.realtime.events import Event, ProviderFault, ReplyEnded, Warned
-from agentfield_openai.codec.fields import ident, mapping
 from agentfield_openai.codec.ledger import Ledger
 from agentfield_openai.codec.turns import Turns
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from agentfield.adapterkit.fields import ident, mapping, mappings, words
 from agentfield.realtime.events import Event, ProviderFault, Warned
-from agentfield_openai.codec.fields import ident, mapping, mappings, words
 from agentfield_openai.codec.ledger import Ledger, Recent
 
 __all__ = ["Intruders"]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agentfield.adapterkit.fields import count, ident, mapping, mappings, words
+from agentfield.adapterkit.names import ToolNames
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.events import (
     Event,
@@ -15,20 +17,16 @@ from agentfield.realtime.events import (
     PlayoutCleared,
     PlayoutStarted,
     PlayoutStopped,
-    ProviderFault,
     ReplyAudio,
     ReplyEnded,
     ReplyStarted,
     ReplyTranscript,
     ToolRequested,
-    Usage,
     Warned,
 )
-from agentfield_openai.codec.faults import fault_of
-from agentfield_openai.codec.fields import ident, integer, mapping, mappings, words
 from agentfield_openai.codec.heard import Part
 from agentfield_openai.codec.ledger import Ledger, Reply
-from agentfield_openai.names import ToolNames
+from agentfield_openai.codec.outcome import Status, fatal, plays, status_of, usage_of, why_of
 
 __all__ = ["Replies"]
 
@@ -37,8 +35,6 @@ _TRUNCATION_WAIT = 0.2
 
 _MOST_ITEMS = 256
 """Items of one reply that are followed."""
-
-Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +81,7 @@ class Replies:
         reply, events = self._begin(reply_id, response)
         if reply.ended:
             return events
-        status = _status(response.get("status"))
+        status = status_of(response.get("status"))
         self._take_output(reply, response, status, events)
         reply.ended = True
         details = mapping(response, "status_details")
@@ -101,15 +97,15 @@ class Replies:
                 reply=reply.id,
                 command=reply.command,
                 status=status,
-                why=_why(status, details, cut=cut),
+                why=why_of(status, details, cut=cut),
                 text=text,
-                audio=_plays(reply, status) if self._audio is None else bool(self._received(reply)),
+                audio=plays(reply, status) if self._audio is None else bool(self._received(reply)),
                 audio_ms=self._audio_ms(reply),
                 tools=len(reply.calls),
-                usage=_usage(mapping(response, "usage")),
+                usage=usage_of(mapping(response, "usage")),
             )
         )
-        events.extend(_fatal(reply, details))
+        events.extend(fatal(reply, details))
         return events
 
     def words(self, event: Mapping[str, Any], *, spoken: bool) -> list[Event]:
@@ -142,7 +138,7 @@ class Replies:
         reply, item = self._known(event), ident(event, "item_id")
         if reply is not None and item is not None:
             spoken = mapping(event, "part").get("type") == "audio"
-            self._mark_spoken(reply, item, spoken=spoken, index=integer(event, "content_index"))
+            self._mark_spoken(reply, item, spoken=spoken, index=count(event, "content_index"))
         return []
 
     def item_done(self, event: Mapping[str, Any]) -> list[Event]:
@@ -182,7 +178,7 @@ class Replies:
             data = base64.b64decode(delta, validate=True)
         except (binascii.Error, ValueError):
             return [Warned(code="invalid_event", message="The provider sent audio that is not base64.")]
-        self._mark_spoken(reply, item, spoken=True, index=integer(event, "content_index"))
+        self._mark_spoken(reply, item, spoken=True, index=count(event, "content_index"))
         part = reply.parts.get(item)
         if part is None:
             return []
@@ -284,11 +280,11 @@ class Replies:
             return []
         reply = self._ledger.replies.get(reply_id)
         if reply is None:
-            return [PlayoutStopped(reply=reply_id)]
+            return [PlayoutStopped(reply=reply_id, method="provider")]
         if reply.playout in {"stopped", "cleared"}:
             return []
         reply.playout = "stopped"
-        return [PlayoutStopped(reply=reply_id)]
+        return [PlayoutStopped(reply=reply_id, method="provider")]
 
     def cleared(self, event: Mapping[str, Any], now: float) -> list[Event]:
         """What was left of a reply was thrown away; told together with how much was heard."""
@@ -307,7 +303,7 @@ class Replies:
 
     def truncated(self, event: Mapping[str, Any]) -> list[Event]:
         """The provider says how much of an item was heard."""
-        item, heard = ident(event, "item_id"), integer(event, "audio_end_ms")
+        item, heard = ident(event, "item_id"), count(event, "audio_end_ms")
         if item is None or heard is None:
             return []
         for reply in reversed(self._ledger.replies.values()):
@@ -348,54 +344,3 @@ class Replies:
             reply.interruption_told = True
             events.insert(0, Interrupted(reply=reply.id, heard_ms=heard_ms, method=method))
         return events
-
-
-_STATUSES: Mapping[object, Status] = {
-    "completed": "completed",
-    "cancelled": "cancelled",
-    "failed": "failed",
-    "incomplete": "incomplete",
-}
-
-
-def _status(value: object) -> Status:
-    return _STATUSES.get(value, "incomplete") if isinstance(value, str) else "incomplete"
-
-
-def _why(status: Status, details: Mapping[str, Any], *, cut: bool) -> str | None:
-    match status:
-        case "completed":
-            return None
-        case "cancelled":
-            return "interrupted" if cut else "asked"
-        case "failed":
-            return fault_of(mapping(details, "error")).code
-        case _:
-            return (words(details, "reason") or "unknown")[:64]
-
-
-def _plays(reply: Reply, status: Status) -> bool:
-    """Tell whether playback is to be waited for: a reply that was cut before its first sound never plays."""
-    if status in {"completed", "incomplete"}:
-        return reply.audio
-    return reply.playout != "none"
-
-
-def _fatal(reply: Reply, details: Mapping[str, Any]) -> list[Event]:
-    fault = fault_of(mapping(details, "error"))
-    if fault.meaning != "fatal":
-        return []
-    return [ProviderFault(code=fault.code, message=fault.message, fatal=True, command=reply.command)]
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    if not usage:
-        return None
-    heard, said = mapping(usage, "input_token_details"), mapping(usage, "output_token_details")
-    return Usage(
-        input_text_tokens=integer(heard, "text_tokens"),
-        input_audio_tokens=integer(heard, "audio_tokens"),
-        cached_tokens=integer(heard, "cached_tokens"),
-        output_text_tokens=integer(said, "text_tokens"),
-        output_audio_tokens=integer(said, "audio_tokens"),
-    )

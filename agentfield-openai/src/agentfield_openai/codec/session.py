@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from agentfield.adapterkit.fields import mapping
+from agentfield.adapterkit.names import ToolNames
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SemanticVad, ServerVad, SessionConfig, ToolSpec
-from agentfield_openai.codec.fields import mapping
-from agentfield_openai.names import ToolNames
 from agentfield_openai.options import OpenAIOptions, WebSocketOptions
 
 __all__ = ["SessionObject", "wire_format"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agentfield.adapterkit.fields import count, ident, mapping, mappings, number, words
+from agentfield.adapterkit.redact import redact
 from agentfield.realtime.events import (
     Event,
     TurnCommitted,
@@ -16,9 +18,7 @@ from agentfield.realtime.events import (
     UsageReported,
     Warned,
 )
-from agentfield_openai.codec.fields import ident, integer, mapping, mappings, number, words
 from agentfield_openai.codec.ledger import Ledger, Recent
-from agentfield_openai.redact import redact
 
 __all__ = ["Turns"]
 
@@ -47,12 +47,12 @@ class Turns:
         if item is None:
             return []
         self._open = item
-        return [TurnStarted(item=item, at_ms=integer(event, "audio_start_ms"))]
+        return [TurnStarted(item=item, at_ms=count(event, "audio_start_ms"))]
 
     def stopped(self, event: Mapping[str, Any]) -> list[Event]:
         """The caller fell silent."""
         item = ident(event, "item_id")
-        return [] if item is None else [TurnStopped(item=item, at_ms=integer(event, "audio_end_ms"))]
+        return [] if item is None else [TurnStopped(item=item, at_ms=count(event, "audio_end_ms"))]
 
     def committed(self, event: Mapping[str, Any]) -> list[Event]:
         """What was said is an item now."""
@@ -171,10 +171,10 @@ def _transcription_usage(usage: Mapping[str, Any]) -> Usage | None:
         case "tokens":
             details = mapping(usage, "input_token_details")
             return Usage(
-                input_text_tokens=integer(details, "text_tokens"),
-                input_audio_tokens=integer(details, "audio_tokens"),
-                cached_tokens=integer(details, "cached_tokens"),
-                output_text_tokens=integer(usage, "output_tokens"),
+                input_text_tokens=count(details, "text_tokens"),
+                input_audio_tokens=count(details, "audio_tokens"),
+                cached_tokens=count(details, "cached_tokens"),
+                output_text_tokens=count(usage, "output_tokens"),
             )
         case _:
             return None

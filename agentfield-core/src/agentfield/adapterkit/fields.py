@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["count", "mapping", "mappings", "number", "parse", "words"]
+__all__ = ["amount", "count", "ident", "mapping", "mappings", "number", "parse", "words"]
 
+_LONGEST_ID = 512
 _LARGEST = 2**53
 
 
@@ -29,17 +30,29 @@ def words(data: Mapping[str, Any], key: str) -> str | None:
     return found if found.isascii() else found.encode("utf-8", "replace").decode()
 
 
+def ident(data: Mapping[str, Any], key: str) -> str | None:
+    """Return the identifier at `key`: text that is neither empty nor endless."""
+    found = words(data, key)
+    return found if found and len(found) <= _LONGEST_ID else None
+
+
 def number(data: Mapping[str, Any], key: str) -> float | None:
-    """Return the finite number at `key`, None when it is negative."""
+    """Return the finite number at `key`."""
     found = data.get(key)
     if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return float(found) if 0 <= found <= _LARGEST and math.isfinite(found) else None
+    return float(found) if abs(found) <= _LARGEST and math.isfinite(found) else None
+
+
+def amount(data: Mapping[str, Any], key: str) -> float | None:
+    """Return the finite number at `key`, None when it is negative."""
+    found = number(data, key)
+    return None if found is None or found < 0 else found
 
 
 def count(data: Mapping[str, Any], key: str) -> int | None:
-    """Return the whole number at `key`."""
-    found = number(data, key)
+    """Return the number at `key`, rounded down to a whole one that is not negative."""
+    found = amount(data, key)
     return None if found is None else int(found)
 
 

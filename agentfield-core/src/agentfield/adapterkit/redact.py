@@ -13,7 +13,13 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 def redact(text: str, *secrets: str, limit: int = 300) -> str:
-    """Return `text` as one line of at most `limit` characters, without keys and without `secrets`."""
+    """Return `text` as one line of at most `limit` characters, without keys and without `secrets`.
+
+    Args:
+        text: What somebody else wrote; everything that looks like a key or like credentials of a call is taken out.
+        secrets: Texts that must not be shown, whatever they look like.
+        limit: The longest line.
+    """
     head = text[: limit * 8]
     for secret in secrets:
         if secret:

@@ -1,4 +1,4 @@
-"""Addresses: which are this machine, how HTTP and WebSocket addresses follow from one another, which proxy applies."""
+"""Addresses: which may be used for a provider, how WebSocket addresses follow from them, which proxy applies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from agentfield.errors import InvalidInput
 __all__ = ["check_base_url", "is_loopback", "proxy_for", "socket_url"]
 
 
-def check_base_url(url: str, setting: str | None) -> str:
+def check_base_url(url: str, setting: str | None, *, example: str | None = None) -> str:
     """Return the address of a provider without a slash at its end.
+
+    Args:
+        url: The address.
+        setting: Where it comes from, such as ``OPENAI_BASE_URL``.
+        example: An address that would do, for the hint.
 
     Raises:
         InvalidInput: It is not an address over HTTPS; HTTP is accepted on this machine only, the key travels with it.
@@ -20,17 +25,21 @@ def check_base_url(url: str, setting: str | None) -> str:
     parts = urlsplit(url)
     fits = parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)))
     if not fits or parts.username or parts.password or parts.query or parts.fragment:
+        like = "an https:// address" if example is None else f"an address such as {example}"
         raise InvalidInput(
             f"The address in {setting or 'the settings'} cannot be used: an https:// address is needed "
             "(http:// on this machine only), without user, query or fragment.",
             code="invalid_provider_url",
-            hint=f"set {setting} to an address such as https://api.openai.com/v1" if setting else None,
+            hint=f"set {setting} to {like}" if setting else None,
         )
     return url.rstrip("/")
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an address is on this machine."""
+    """Tell whether an address is on this machine for sure.
+
+    Names below ``.localhost`` do not count: a resolver may send them elsewhere, and a key travels to such an address.
+    """
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True

@@ -1,4 +1,4 @@
-"""Names of tools as a provider allows them, and back: `voice-support.resolve_turn` becomes `voice-support__resolve_turn`."""
+"""Names of tools as providers allow them, and back: `voice-support.resolve_turn` becomes `voice-support__resolve_turn`."""
 
 from __future__ import annotations
 
