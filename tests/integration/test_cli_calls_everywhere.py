@@ -112,6 +112,14 @@ async def test_typed_words_over_each_transport(installation: House, transport: s
     assert told["turns"][1]["caller"] == "where is it"
 
 
+async def test_words_alone_make_a_call_of_recorded_turns(installation: House) -> None:
+    """Where turns are recorded, typing alone opens the call and is answered."""
+    code, told, err = await af(installation, "session", "call", "desk.audio_turns", "--text", "where is it")
+    assert (code, err) == (0, ""), told
+    assert [turn["generated"] for turn in told["turns"]] == ["It is on its way."]
+    assert told["turns"][0]["heard_ms"] > 0
+
+
 async def test_a_handler_that_raises_is_a_failed_call(installation: House, tmp_path: Path) -> None:
     """The command ends with 1 and names what the handler raised; the report is printed all the same."""
     write_recording(tmp_path / "question.wav", tone())

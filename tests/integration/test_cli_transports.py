@@ -138,6 +138,8 @@ class Peer:
     async def events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if request.query.get("audio") == "1" and self.transport == "audio_turns" and not self._events:
+            await self.note("session.state", state="live")  # who listens opens the call
         with contextlib.suppress(ConnectionResetError):  # the caller has heard enough
             async for event in self._tell():
                 if event["type"] != "reply.audio" or request.query.get("audio") == "1":
@@ -437,7 +439,18 @@ async def test_the_command_makes_the_call_over_the_sessions_transport(
     code = await af("session", "call", "n.voice", "--audio", audio, "--save", str(reply), "--url", peer.url, "--json")
     told = json.loads(capfd.readouterr().out)
     assert code == 0
-    names = {"session_id", "provider", "transport", "end_reason", "turns", "executions", "timings", "saved"}
+    names = {
+        "session_id",
+        "provider",
+        "transport",
+        "end_reason",
+        "turns",
+        "executions",
+        "timings",
+        "saved",
+        "usage",
+        "cost",
+    }
     assert set(told) == names
     assert (told["transport"], told["end_reason"], len(told["turns"])) == (transport, "caller_hangup", 1)
     assert 0.3 < loud_seconds(read_recording(reply)) < 0.5

@@ -77,6 +77,22 @@ def test_what_goes_wrong_is_printed(happens, capsys):
     )
 
 
+def test_keys_listening_and_the_cost_are_printed(happens, follower, capsys):
+    """Keys and listening along are a line each; single counts are none, their sum is the cost at the end."""
+    happens("dtmf", digit="5")
+    happens("backchannel", item="i1")
+    happens("usage", kind="reply", usage={"text_out": 3}, cost=0.01)
+    happens("warning", code="provider_rotated", message="another session takes over")
+    happens("session.usage", usage={"reply": {"text_out": 3}}, cost=0.0123, unpriced=1)
+    assert capsys.readouterr().out == (
+        "  caller  presses 5\n"
+        "  (the caller listens along: the agent goes on)\n"
+        "  warning another session takes over\n"
+        "  cost    0.0123 US dollars, and more that has no price\n"
+    )
+    assert (follower.usage, follower.cost) == ({"reply": {"text_out": 3}}, 0.0123)
+
+
 async def test_idle_is_when_the_turn_was_answered(follower, happens):
     """Waiting for a turn ends when its work and its speech are over, not before."""
     happens("session.state", state="live")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,10 @@ class CallReport:
     transport: str
     end_reason: str | None = None
     turns: list[dict[str, Any]] = field(default_factory=list)
+    usage: Mapping[str, Any] | None = None
+    """What the session used in all, by kind."""
+    cost: float | None = None
+    """US dollars, where it is known."""
     executions: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     heard: Samples | None = None
@@ -60,7 +64,7 @@ class CallReport:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report without the audio."""
-        names = ("session_id", "provider", "transport", "end_reason", "turns", "executions", "timings")
+        names = ("session_id", "provider", "transport", "end_reason", "turns", "usage", "cost", "executions", "timings")
         return {name: getattr(self, name) for name in names}
 
 
@@ -115,7 +119,8 @@ async def make_call(
     conversation = _Conversation(client, started, follower, report)
     try:
         async with dial(client, started, follower, out, loopback=loopback, rate=rate) as (call, following):
-            if started.turns_url is None:  # a session of recorded turns gets live with the first
+            # a session of recorded turns gets live with the first; before words are typed, the answer must be listened to
+            if started.turns_url is None or not recordings:
                 await _live(follower, following, started.session_id)
             for samples in recordings:
                 await conversation.turn(call, partial(call.speak, samples))
@@ -124,22 +129,24 @@ async def make_call(
             await _hang_up(client, started)
             await _ended(follower)
             report.heard = call.recording
-    except BaseException:
-        await _hang_up(client, started)
+    except BaseException as error:
+        lost = isinstance(error, AgentFieldError) and error.code == "ice_failed"
+        await _hang_up(client, started, "ice_failed" if lost else "caller_hangup")
         raise
     await _complete(report, follower, client)
     return report
 
 
-async def _hang_up(client: ControlPlaneClient, started: StartResponse) -> None:
+async def _hang_up(client: ControlPlaneClient, started: StartResponse, reason: str = "caller_hangup") -> None:
     with contextlib.suppress(AgentFieldError, TimeoutError):  # it may be over already
         async with asyncio.timeout(_END):
-            await client.end_session(started.session_id, reason="caller_hangup")
+            await client.end_session(started.session_id, reason=reason)
 
 
 async def _complete(report: CallReport, follower: Follower, client: ControlPlaneClient) -> None:
     report.end_reason = follower.reason
     report.turns = turn_rows(follower)
+    report.usage, report.cost = follower.usage, follower.cost
     report.dag = await client.workflow(report.session_id)
     report.executions = [
         {"id": e.id, "kind": e.kind, "target": e.target, "parent": e.parent_id, "status": e.status}

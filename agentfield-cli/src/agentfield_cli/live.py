@@ -64,6 +64,10 @@ class Follower:
     begun: set[str] = field(default_factory=set)
     """Items of the caller that were begun and not yet taken or discarded."""
     settled: set[str] = field(default_factory=set)
+    usage: Mapping[str, Any] | None = None
+    """What the session used in all, by kind, once it ended."""
+    cost: float | None = None
+    """US dollars, where everything or some of it had a price."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def follow(self, events: AsyncIterator[Mapping[str, Any]]) -> None:
@@ -116,6 +120,12 @@ class Follower:
                 self._speech(kind, body)
             case "execution.created" | "execution.started" | "execution.ended":
                 self._execution(kind, body, event)
+            case "backchannel":
+                self.out.line("  (the caller listens along: the agent goes on)", style="dim")
+            case "dtmf":
+                self.out.line(f"  caller  presses {body.get('digit')}", style="bold cyan")
+            case "session.usage":
+                self._used(body)
             case "tool.refused":
                 self.out.line(f"  tool    {body.get('name')} refused: {body.get('why')}", style="red")
             case "handler.failed" | "warning":
@@ -126,6 +136,12 @@ class Follower:
         self.reason, self.detail = body.get("reason"), body.get("detail")
         because = f" ({self.reason})" if self.reason else ""
         self.out.line(f"  session {self.state}{because}", style="dim")
+
+    def _used(self, body: Mapping[str, Any]) -> None:
+        self.usage, self.cost = body.get("usage"), body.get("cost")
+        if self.cost is not None:
+            more = ", and more that has no price" if body.get("unpriced") else ""
+            self.out.line(f"  cost    {self.cost:.4f} US dollars{more}", style="dim")
 
     def _turn(self, body: Mapping[str, Any]) -> None:
         turn = Turn(str(body.get("turn_id")), body.get("text"), body.get("text_missing"))

@@ -133,6 +133,7 @@ def show(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> Non
             ("state", f"{view.state}{because}"),
             ("caller", view.caller or "-"),
             ("turns", view.turns),
+            ("cost", "-" if view.cost is None else f"{view.cost:.4f} US dollars"),
             ("started", _when(view.created_at)),
             ("ended", _when(view.ended_at)),
         ):

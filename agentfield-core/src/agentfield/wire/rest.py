@@ -148,6 +148,10 @@ class SessionView(_View):
     live_at: float | None = None
     ended_at: float | None = None
     turns: int = 0
+    usage: dict[str, dict[str, float]] | None = None
+    """What the session used in all, by kind (`reply`, `transcription`, `speech`); None until it ended, and in lists."""
+    cost: float | None = None
+    """US dollars; None until it ended, where nothing has a known price, and in lists."""
     config: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -160,7 +164,8 @@ class InputRequest(_Request):
 class EndRequest(_Request):
     """``POST /api/v1/sessions/{id}/end``."""
 
-    reason: Literal["caller_hangup", "operator"] = "operator"
+    reason: Literal["caller_hangup", "ice_failed", "operator"] = "operator"
+    """A caller may say `caller_hangup`, or `ice_failed` when its own connection for the audio found no way."""
 
 
 class NodeView(_View):

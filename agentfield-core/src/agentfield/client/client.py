@@ -1,0 +1,179 @@
+"""The calls of the control plane's REST interface, one method each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from agentfield.client.connection import ANSWER, part, read, read_list
+from agentfield.client.streams import SessionStreams
+from agentfield.errors import ExecutionTimeout
+from agentfield.schema import jsonable
+from agentfield.wire.rest import (
+    AdapterView,
+    DagView,
+    ExchangeResponse,
+    ExecuteRequest,
+    ExecutionView,
+    NodeView,
+    SessionView,
+    StartRequest,
+    StartResponse,
+)
+
+__all__ = ["ControlPlaneClient"]
+
+_ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "timeout"})
+
+
+class ControlPlaneClient(SessionStreams):
+    """The control plane at `url`; an async context manager.
+
+    Args:
+        url: Its address, by default the one that `discover_url` finds.
+        api_key: Its key, by default ``AGENTFIELD_API_KEY``.
+
+    Every method raises the `AgentFieldError` that the control plane answered with, and `ControlPlaneUnavailable` when
+    it does not answer.
+    """
+
+    # --- executions ---------------------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        target: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 -- the word of the wire
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 -- the control plane enforces it
+        idempotency_key: str | None = None,
+    ) -> ExecutionView:
+        """Run a target and wait until it ended; look at `status` for how."""
+        body = _execute_body(input, timeout)
+        wait = None if timeout is None else timeout + ANSWER
+        value = await self._json(
+            "POST", f"/execute/{part(target)}", body=body, idempotency_key=idempotency_key, seconds=wait
+        )
+        return read(ExecutionView, value)
+
+    async def execute_async(
+        self,
+        target: str,
+        input: Mapping[str, Any] | None = None,  # noqa: A002 -- the word of the wire
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 -- the control plane enforces it
+        idempotency_key: str | None = None,
+    ) -> ExecutionView:
+        """Begin to run a target; the answer comes once that is committed."""
+        body = _execute_body(input, timeout)
+        value = await self._json("POST", f"/execute/async/{part(target)}", body=body, idempotency_key=idempotency_key)
+        return read(ExecutionView, value)
+
+    async def get_execution(self, execution_id: str) -> ExecutionView:
+        """Return an execution as it is now."""
+        return read(ExecutionView, await self._json("GET", f"/executions/{part(execution_id)}"))
+
+    async def wait_execution(self, execution_id: str, *, timeout: float | None = None) -> ExecutionView:  # noqa: ASYNC109
+        """Return an execution once it ended.
+
+        Raises:
+            ExecutionTimeout: It had not ended after `timeout` seconds; it goes on.
+        """
+        pause = 0.05
+        try:
+            async with asyncio.timeout(timeout):
+                while (execution := await self.get_execution(execution_id)).status not in _ENDED:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 1.5, 1.0)
+                return execution
+        except TimeoutError as error:
+            raise ExecutionTimeout(
+                f"{execution_id} had not ended after {timeout:g} seconds; it goes on.", execution_id=execution_id
+            ) from error
+
+    async def cancel_execution(self, execution_id: str) -> None:
+        """Cancel an execution."""
+        await self._json("POST", f"/executions/{part(execution_id)}/cancel", body={})
+
+    async def dag(self, run_id: str) -> DagView:
+        """Return the whole graph of a run."""
+        return await self._pages(f"/workflows/{part(run_id)}/dag")
+
+    # --- sessions -----------------------------------------------------------------------------------------------
+
+    async def start_session(self, request: StartRequest, *, idempotency_key: str | None = None) -> StartResponse:
+        """Create a session that waits for its caller."""
+        body = request.model_dump(mode="json", exclude_none=True)
+        return read(StartResponse, await self._json("POST", "/sessions", body=body, idempotency_key=idempotency_key))
+
+    async def offer(self, session_id: str, sdp: str, token: str | None = None) -> str:
+        """Exchange a WebRTC offer for the provider's answer; both are SDP."""
+        async with self._request(
+            "POST",
+            f"/sessions/{part(session_id)}/offer",
+            token=token,
+            data=sdp.encode(),
+            headers={"Content-Type": "application/sdp"},
+        ) as response:
+            return await response.text()
+
+    async def send_input(self, session_id: str, text: str, token: str | None = None) -> None:
+        """Say something to a session in writing, as its caller."""
+        await self._json("POST", f"/sessions/{part(session_id)}/input", body={"text": text}, token=token)
+
+    async def end_session(self, session_id: str, reason: str | None = None, token: str | None = None) -> None:
+        """End a session: as the operator, or with its browser token as its caller who hangs up."""
+        body = {"reason": reason} if reason else {}
+        await self._json("POST", f"/sessions/{part(session_id)}/end", body=body, token=token)
+
+    async def list_sessions(self) -> list[SessionView]:
+        """Return the sessions that the control plane knows, newest first."""
+        return read_list(SessionView, await self._json("GET", "/sessions"), "sessions")
+
+    async def get_session(self, session_id: str, token: str | None = None) -> SessionView:
+        """Return a session as it is now."""
+        return read(SessionView, await self._json("GET", f"/sessions/{part(session_id)}", token=token))
+
+    async def workflow(self, session_id: str, token: str | None = None) -> DagView:
+        """Return the whole graph of a session's run."""
+        return await self._pages(f"/sessions/{part(session_id)}/workflows", token=token)
+
+    async def exchange(self, code: str) -> ExchangeResponse:
+        """Return what a page gets for the one-time code in its address."""
+        return read(ExchangeResponse, await self._json("POST", "/sessions/exchange", body={"code": code}))
+
+    # --- the rest -----------------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[NodeView]:
+        """Return the instances of nodes that the control plane knows."""
+        return read_list(NodeView, await self._json("GET", "/nodes"), "nodes")
+
+    async def adapters(self) -> list[AdapterView]:
+        """Return the matrix of pairs."""
+        return read_list(AdapterView, await self._json("GET", "/adapters"), "adapters")
+
+    async def health(self) -> dict[str, Any]:
+        """Return what the control plane says of itself."""
+        async with self._request("GET", "/healthz", root=True) as response:
+            text = await response.text()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return {"status": text.strip()}
+        return value if isinstance(value, dict) else {"status": value}
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _pages(self, path: str, token: str | None = None) -> DagView:
+        page = read(DagView, await self._json("GET", path, token=token))
+        executions = list(page.executions)
+        while page.next is not None:
+            page = read(DagView, await self._json("GET", path, token=token, query={"after": page.next}))
+            executions += page.executions
+        return page.model_copy(update={"executions": tuple(executions), "next": None})
+
+
+def _execute_body(values: Mapping[str, Any] | None, timeout: float | None) -> dict[str, Any]:
+    request = ExecuteRequest(input=jsonable(dict(values or {}), what="input"), timeout=timeout)
+    return request.model_dump(mode="json", exclude_none=True)

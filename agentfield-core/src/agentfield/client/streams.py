@@ -1,0 +1,150 @@
+"""The streams of a session: its events, the answer to a recorded turn, and the WebSocket of its audio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+
+from agentfield.client.connection import CONNECT, STREAM_SILENCE, Connection, part
+from agentfield.errors import ControlPlaneUnavailable, error_from_problem
+from agentfield.sse import EventParser
+from agentfield.wire.headers import IDEMPOTENCY_KEY
+
+__all__ = ["SessionStreams"]
+
+STREAM_AWAY: Final = 30.0
+"""Seconds that an event stream keeps trying to find a control plane that went away."""
+
+MEDIA_FRAME: Final = 1024 * 1024
+"""Bytes that a frame of a session's media may have."""
+
+
+class SessionStreams(Connection):
+    """What of a session comes piece by piece."""
+
+    @asynccontextmanager
+    async def media(
+        self, session_id: str, token: str | None = None, *, codec: str = "pcm16", rate: int = 24_000
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open the WebSocket that carries the audio of a session, on transports of bridged media.
+
+        Binary frames are audio in the format that is asked for, both ways; text frames are JSON. Leaving the block without
+        having sent ``{"type": "hangup"}`` is a lost connection: the caller may come back within ten seconds.
+
+        Args:
+            session_id: The session.
+            token: Its browser token, by default the API key counts.
+            codec: ``pcm16``, ``pcmu`` or ``pcma``.
+            rate: Samples per second; G.711 is 8000.
+        """
+        path = f"/sessions/{part(session_id)}/media"
+        query = {"format": codec, "rate": str(rate)}
+        key = token or self._api_key
+        try:
+            socket = await self._session().ws_connect(
+                f"{self.url}/api/v1{path}",
+                params=query,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CONNECT),
+                heartbeat=STREAM_SILENCE / 3,
+                max_msg_size=MEDIA_FRAME,
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            # a refused handshake does not hand over its body, the same request without an upgrade is refused alike
+            async with self._request("GET", path, token=token, query=query):
+                raise self._stranger(error.status) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._unavailable(error) from error
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
+    async def session_events(
+        self, session_id: str, token: str | None = None, after: int = 0, *, audio: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Iterate over a session's events: recorded ones have a `seq`, live ones only a `type`.
+
+        A lost stream is opened again behind the last recorded event that was seen; ends when the session has.
+
+        Args:
+            session_id: The session.
+            token: Its browser token, by default the API key counts.
+            after: The `seq` behind which to begin.
+            audio: Also take the audio of replies, on transports of turns (``reply.audio``): who does is a listener, to
+                whom the agent can speak outside of a turn.
+        """
+        loop = asyncio.get_running_loop()
+        away_since: float | None = None
+        pause = 0.1
+        while True:
+            try:
+                async for event in self._stream(session_id, token, after, audio=audio):
+                    away_since, pause = None, 0.1
+                    if (seq := event.get("seq")) is not None:
+                        after = int(seq)
+                    yield event
+                    if event.get("type") == "session.state" and (event.get("body") or {}).get("state") == "ended":
+                        return
+            except ControlPlaneUnavailable:
+                away_since = away_since or loop.time()
+                if loop.time() - away_since > STREAM_AWAY:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    async def turn(
+        self,
+        session_id: str,
+        audio: bytes,
+        media_type: str,
+        *,
+        token: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Send a recorded turn and iterate over its answer, until the turn is done.
+
+        The first one is ``{"type": "turn", "item": …}``; then recorded events, which have a `seq`, and live ones, among
+        them ``{"type": "reply.audio", "reply", "data", "rate"}`` with 16-bit samples in base64.
+
+        Args:
+            session_id: The session.
+            audio: The recording.
+            media_type: What it is, such as ``audio/wav`` or ``audio/pcm;rate=24000``.
+            token: The session's browser token, by default the API key counts.
+            idempotency_key: With the same key again, the same turn is answered again from its beginning.
+
+        Raises:
+            AgentFieldError: The turn was refused, or something went wrong while it was answered.
+        """
+        headers = {"Accept": "text/event-stream", "Content-Type": media_type}
+        if idempotency_key:
+            headers[IDEMPOTENCY_KEY] = idempotency_key
+        path = f"/sessions/{part(session_id)}/turns"
+        parser = EventParser()
+        async with self._request("POST", path, token=token, data=audio, headers=headers, stream=True) as response:
+            async for chunk in response.content.iter_any():
+                for event in parser.feed(chunk):
+                    value = json.loads(event.data)
+                    if event.event == "problem":
+                        raise error_from_problem(value)
+                    yield {"type": "turn", **value} if event.event == "turn" else value
+
+    async def _stream(
+        self, session_id: str, token: str | None, after: int, *, audio: bool
+    ) -> AsyncIterator[dict[str, Any]]:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(after)} if after else {})}
+        parser = EventParser()
+        path = f"/sessions/{part(session_id)}/events"
+        query = {"audio": "1"} if audio else None
+        async with self._request("GET", path, token=token, headers=headers, query=query, stream=True) as response:
+            async for chunk in response.content.iter_any():
+                for event in parser.feed(chunk):
+                    value = json.loads(event.data)
+                    if isinstance(value, dict):
+                        yield value
