@@ -20,5 +20,5 @@ def routes(hub: LinkHub) -> list[Route]:
 
     return [
         Route("GET", "/api/v1/nodes", nodes, "operator", "Linked nodes"),
-        Route("GET", "/api/v1/nodes/link", hub.handle, "node", "The WebSocket of a node", stream=True),
+        Route("GET", "/api/v1/nodes/link", hub.handle, "node", "The WebSocket of a node", stream=True, socket=True),
     ]

@@ -94,23 +94,32 @@ def _operation(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
     operation: dict[str, Any] = {
         "summary": route.summary,
         "security": _SECURITY[route.access],
-        "responses": {"2XX": _answer(route, refs), "default": _refusal()},
+        "responses": {**_answer(route, refs), "default": _refusal()},
     }
+    if route.description:
+        operation["description"] = route.description
     names = [found["name"] for found in _PLACEHOLDER.finditer(route.path)]
     if names:
         operation["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
         ]
     if route.request is not None:
-        operation["requestBody"] = {"content": {route.media_type: {"schema": refs[route.request]}}}
-    elif route.method == "POST" and route.media_type != "application/json":
-        operation["requestBody"] = {"required": True, "content": {route.media_type: {"schema": {"type": "string"}}}}
+        operation["requestBody"] = {"content": {"application/json": {"schema": refs[route.request]}}}
+    elif route.accepts:
+        operation["requestBody"] = {"required": True, "content": {kind: _raw(kind) for kind in route.accepts}}
     return operation
 
 
 def _answer(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+    if route.socket:
+        return {"101": {"description": "The connection is a WebSocket from here on."}}
     schema: dict[str, Any] = refs[route.response] if route.response else {}
-    return {"description": "Done.", "content": {route.media_type: {"schema": schema}}}
+    return {"2XX": {"description": "Done.", "content": {route.media_type: {"schema": schema}}}}
+
+
+def _raw(kind: str) -> dict[str, Any]:
+    # OpenAPI 3.1: a body of bytes has no schema
+    return {} if kind.startswith("audio/") else {"schema": {"type": "string"}}
 
 
 def _refusal() -> dict[str, Any]:

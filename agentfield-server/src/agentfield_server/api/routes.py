@@ -33,4 +33,10 @@ class Route:
     stream: bool = False
     """True for event streams and sockets, which outlive the deadline of ordinary requests."""
     media_type: str = "application/json"
-    """What the body of a request must be."""
+    """What the body of an answer is."""
+    accepts: tuple[str, ...] = ()
+    """What the body of a request may be, where it is not the JSON of `request`."""
+    socket: bool = False
+    """True for a WebSocket."""
+    description: str = ""
+    """What more there is to know, for the OpenAPI document."""

@@ -38,6 +38,10 @@ __all__ = ["SessionRoutes"]
 
 _KEEP_ALIVE = 15.0
 _PAGE = 500
+_EVENTS = (
+    "Recorded events have an id, and `Last-Event-ID` resumes after one; live ones have none. With `audio=1`, where turns "
+    "are recorded, live events `reply.audio` carry what is said outside of a turn."
+)
 
 
 class SessionRoutes:
@@ -103,6 +107,7 @@ class SessionRoutes:
                 self.offer,
                 "session",
                 "Exchange an SDP offer for an answer",
+                accepts=("application/sdp",),
                 media_type="application/sdp",
             ),
             Route(
@@ -111,6 +116,7 @@ class SessionRoutes:
                 self.offer,
                 "session",
                 "Exchange an SDP offer for an answer (alias)",
+                accepts=("application/sdp",),
                 media_type="application/sdp",
             ),
             Route(
@@ -121,6 +127,7 @@ class SessionRoutes:
                 "Follow a session",
                 stream=True,
                 media_type="text/event-stream",
+                description=_EVENTS,
             ),
             Route("POST", one + "/input", self.input, "session", "Say something in words", request=InputRequest),
             Route("POST", one + "/end", self.end, "session", "End a session", request=EndRequest),
@@ -169,7 +176,7 @@ class SessionRoutes:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one session with its frozen configuration."""
-        return json_reply(session_view(await self._row(request)))
+        return json_reply(await self._view(await self._row(request)))
 
     async def exchange(self, request: web.Request) -> web.Response:
         """Exchange a one-time code."""
@@ -200,15 +207,20 @@ class SessionRoutes:
         """Take words that the caller typed as a turn."""
         row = await self._row(request)
         body = await read_model(request, InputRequest)
+        pair = await self._sessions.pair(row.id)
+        if pair.media == "turns" and pair.capabilities.text_input:
+            # who types first opens the call, as a first recording does
+            await self._turns.leg(row)
         await self._sessions.input_text(row.id, body.text)
         return json_reply({"accepted": True}, status=202)
 
     async def end(self, request: web.Request) -> web.Response:
-        """End a session; a page can only hang up."""
+        """End a session; a caller can only hang up, or say that its own connection found no way."""
         row = await self._row(request)
         body = await read_model(request, EndRequest)
-        await self._sessions.end(row.id, "caller_hangup" if request.get(CALLER) else body.reason)
-        return json_reply(session_view(await self._find(row.id)))
+        caller_says = "ice_failed" if body.reason == "ice_failed" else "caller_hangup"
+        await self._sessions.end(row.id, caller_says if request.get(CALLER) else body.reason)
+        return json_reply(await self._view(await self._find(row.id)))
 
     async def workflows(self, request: web.Request) -> web.Response:
         """Return the executions of a session, a page at a time."""
@@ -253,6 +265,10 @@ class SessionRoutes:
             if await anext(hints, None) is None:
                 # the subscription overflowed: the store is the truth, read on from there
                 await asyncio.sleep(0)
+
+    async def _view(self, row: SessionRow) -> SessionView:
+        used = await self._store.last_event(row.run_id, "session.usage") if row.state == "ended" else None
+        return session_view(row, used)
 
     async def _row(self, request: web.Request) -> SessionRow:
         return await self._find(request.match_info["session_id"])

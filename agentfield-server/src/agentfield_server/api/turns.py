@@ -17,7 +17,7 @@ from agentfield.ids import new_id
 from agentfield_server.access.guards import CALLER
 from agentfield_server.api.idempotency import idempotency_key
 from agentfield_server.api.routes import Route
-from agentfield_server.media.decode import MAX_BYTES, MAX_SECONDS, audible, decode, media_kind, too_large
+from agentfield_server.media.decode import ACCEPTED, MAX_BYTES, MAX_SECONDS, audible, decode, media_kind, too_large
 from agentfield_server.sessions import Sessions
 from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.sessions.turntape import Message, TurnTape
@@ -30,6 +30,12 @@ _KEEP_ALIVE = 15.0
 _BODY_WAIT = 60.0
 _DECODING = 2
 _ITEM = 32
+_ANSWER = (
+    "At most 25 MB and 600 s. The answer is an event stream: first `turn` with the item of the turn, then live events "
+    "(`reply.audio` holds base64 of 16-bit samples) and recorded ones with their ids. It ends when the turn was answered "
+    "or discarded, or the session ended. A request with the same `Idempotency-Key` hears the same answer from its "
+    "beginning. After the answer began, an error is an event `problem`."
+)
 
 
 class TurnRoutes:
@@ -52,7 +58,17 @@ class TurnRoutes:
         """Return the route of the resource."""
         path = "/api/v1/sessions/{session_id}/turns"
         return [
-            Route("POST", path, self.post, "session", "Send a recorded turn", stream=True, media_type="audio/*"),
+            Route(
+                "POST",
+                path,
+                self.post,
+                "session",
+                "Send a recorded turn",
+                accepts=tuple(ACCEPTED.split(", ")),
+                media_type="text/event-stream",
+                stream=True,
+                description=_ANSWER,
+            ),
         ]
 
     async def post(self, request: web.Request) -> web.StreamResponse:

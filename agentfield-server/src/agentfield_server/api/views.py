@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from agentfield.realtime.config import SessionConfig
 from agentfield.wire.rest import DagView, ExecutionView, SessionView
-from agentfield_server.store.records import Execution, SessionRow
+from agentfield_server.store.records import EventRow, Execution, SessionRow
 
 __all__ = ["dag_view", "execution_view", "session_view"]
 
@@ -43,8 +44,14 @@ def dag_view(run_id: str, rows: Sequence[Execution], *, session_id: str | None =
     )
 
 
-def session_view(row: SessionRow) -> SessionView:
-    """Return what may be seen of a session: everything but how its call is found at the provider."""
+def session_view(row: SessionRow, used: EventRow | None = None) -> SessionView:
+    """Return what may be seen of a session: everything but how its call is found at the provider.
+
+    Args:
+        row: The session.
+        used: Its `session.usage`, where that is to be shown and was recorded.
+    """
+    told = json.loads(used.canonical)["body"] if used is not None else {}
     config = SessionConfig.model_validate(dict(row.config))
     return SessionView(
         id=row.id,
@@ -64,5 +71,7 @@ def session_view(row: SessionRow) -> SessionView:
         live_at=row.live_at,
         ended_at=row.ended_at,
         turns=row.turns,
+        usage=told.get("usage"),
+        cost=told.get("cost"),
         config=dict(row.config),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from agentfield_server.engine.engine import FINAL, MAX_INPUT, Engine
+from agentfield_server.engine.engine import FINAL, Engine
+from agentfield_server.engine.targets import MAX_INPUT
 
 __all__ = ["FINAL", "MAX_INPUT", "Engine"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,13 +13,10 @@ from agentfield.errors import (
     Conflict,
     ExecutionCancelled,
     ExecutionTimeout,
-    InvalidInput,
-    LimitExceeded,
     NodeNotConnected,
     NotFound,
 )
-from agentfield.identity import canonical, digest
-from agentfield.wire.frames import Accepted, Call, Cancel, FunctionSpec, Result, ResultAck, Welcome
+from agentfield.wire.frames import Accepted, Call, Cancel, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.bus import Bus
 from agentfield_server.engine.calls import Calls
@@ -29,29 +24,21 @@ from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.engine.dispatch import LEASE, Dispatcher
 from agentfield_server.engine.leases import Leases
 from agentfield_server.engine.results import Outcome, judge
+from agentfield_server.engine.targets import declared, prepared
 from agentfield_server.engine.tasks import Tasks
 from agentfield_server.engine.waiters import Waiters
 from agentfield_server.nodes import Held, LinkHub, NodeLink
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import EventRow, Execution, NewExecution
-from agentfield_server.store.rows import dump
 
-__all__ = ["FINAL", "MAX_INPUT", "Engine"]
+__all__ = ["FINAL", "Engine"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("agentfield.engine")
 
-MAX_INPUT = 1024 * 1024
-"""Bytes of an input as canonical JSON."""
-
 FINAL: frozenset[ExecutionStatus] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 """States that are never left."""
-
-_JUST_LEFT = 10.0
-"""Seconds that a node may be away while its work is still queued rather than refused."""
-
-_LARGE = 32 * 1024
 
 
 class Engine:
@@ -111,7 +98,7 @@ class Engine:
             InvalidInput: The input is not JSON, the parent is not of this run, or the key was used with another body.
             LimitExceeded: The input is larger than 1 MiB.
         """
-        new = await self._prepared(new, self._spec(new.target))
+        new = await prepared(new, declared(self._hub, new.target))
         return await self._whole(self._create(new))
 
     async def run(self, new: NewExecution, timeout: float | None) -> Execution:  # noqa: ASYNC109
@@ -197,49 +184,6 @@ class Engine:
         return None if spec is None else spec.timeout
 
     # --- the way of an execution
-
-    def _spec(self, target: str) -> FunctionSpec:
-        spec = self._hub.function(target)
-        if spec is not None:
-            node_id = target.partition(".")[0]
-            if not self._hub.recently_linked(node_id, within=_JUST_LEFT):
-                raise NodeNotConnected(
-                    f"The node {node_id!r}, which has {target!r}, is not connected.",
-                    hint="start it (af run FILE); af nodes shows who is connected",
-                    target=target,
-                    retry_after=2,
-                )
-            return spec
-        if target in self._hub.sessions():
-            raise NotFound(
-                f"{target!r} is a session, not a reasoner.",
-                code="unknown_target",
-                hint=f"start it with: af session start {target}",
-                target=target,
-            )
-        known = sorted(self._hub.functions())
-        near = difflib.get_close_matches(target, known, n=1, cutoff=0.6)
-        about = f" Did you mean {near[0]!r}?" if near else ""
-        raise NotFound(
-            f"There is no target {target!r}.{about}",
-            code="unknown_target",
-            hint=f"known targets: {', '.join(known[:20])}" if known else "no node has connected yet: af run FILE",
-            target=target,
-            known=known[:100],
-        )
-
-    async def _prepared(self, new: NewExecution, spec: FunctionSpec) -> NewExecution:
-        if not isinstance(new.input, dict):
-            raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
-        # canonicalising is pure Python, `dump` is not: what is large must not hold up the event loop
-        large = len(dump(new.input)) > _LARGE
-        input_digest = await asyncio.to_thread(_measured, new.input) if large else _measured(new.input)
-        return replace(
-            new,
-            max_attempts=max(new.max_attempts, spec.retries + 1),
-            timeout=spec.timeout if new.timeout is None else new.timeout,
-            input_digest=input_digest,
-        )
 
     async def _create(self, new: NewExecution) -> Execution:
         link = self._dispatcher.reserve(new)
@@ -392,20 +336,6 @@ class Engine:
     async def call(self, link: NodeLink, frame: Call) -> None:
         """Commit a call of a node and follow it."""
         await self._calls.serve(link, frame, now=self._clock())
-
-
-def _measured(value: dict[str, Any]) -> str:
-    """Return the digest of an input that is not too large."""
-    size = len(canonical(value))
-    if size > MAX_INPUT:
-        error = LimitExceeded(
-            f"The input has {size} bytes, more than the {MAX_INPUT} that may be passed.",
-            code="input_too_large",
-            hint="pass a reference to large data (a path, an address) instead of the data",
-        )
-        error.status = 413
-        raise error
-    return digest(value)
 
 
 def _ends(row: EventRow, execution_id: str) -> bool:

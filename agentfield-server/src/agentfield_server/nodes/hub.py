@@ -1,12 +1,10 @@
-"""All node links: greeting, liveness, who exposes what, and which instance gets the next piece of work."""
+"""All node links: liveness, who exposes what, and which instance gets the next piece of work."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,25 +14,21 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
-from agentfield.identity import challenge_message, verify_signature
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import (
-    PROTOCOL,
     Accepted,
     Call,
-    Challenge,
     FunctionSpec,
     Hello,
     Ping,
     Pong,
-    Refused,
     Result,
     SessionCommand,
     SessionDone,
-    decode_node_frame,
     encode_frame,
 )
 from agentfield.wire.rest import NodeView
+from agentfield_server.nodes.greeting import decode, greet, refuse
 from agentfield_server.nodes.known import KnownNodes
 from agentfield_server.nodes.link import NodeLink
 from agentfield_server.nodes.ports import EnginePort, SessionPort
@@ -47,7 +41,6 @@ _log = logging.getLogger("agentfield.nodes")
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one frame: well above the limits of inputs and outputs, so that those are refused with a reason."""
 
-_GREETING = 10.0
 _AT_ONCE = 256
 _CLOSE_DEADLINE = 1.0
 
@@ -173,9 +166,10 @@ class LinkHub:
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=_CLOSE_DEADLINE)
         await socket.prepare(request)
         try:
-            hello = await self._greet(socket)
+            hello = await greet(socket, stopping=lambda: self._closing or self._engine is None)
+            self._check(hello)
         except AgentFieldError as error:
-            await self._refuse(socket, error)
+            await refuse(socket, error)
             return socket
         except ConnectionError:
             return socket
@@ -198,50 +192,9 @@ class LinkHub:
             link.end("the control plane stops")
         await self._idle.wait()
 
-    async def _greet(self, socket: web.WebSocketResponse) -> Hello:
-        nonce = secrets.token_urlsafe(32)
-        await socket.send_str(encode_frame(Challenge(nonce=nonce)))
-        try:
-            message = await socket.receive(timeout=_GREETING)
-        except TimeoutError:
-            raise NodeRefused(f"The node said nothing within {_GREETING:g} s.", code="no_hello", retry=True) from None
-        hello = _decode(message)
-        if not isinstance(hello, Hello):
-            raise NodeRefused("A link begins with hello.", code="no_hello")
-        self._check(hello, nonce)
-        return hello
-
-    def _check(self, hello: Hello, nonce: str) -> None:
-        if self._closing or self._engine is None:
-            raise Unavailable("The control plane is stopping.", code="stopping", retry=True)
-        if hello.protocol != PROTOCOL:
-            raise NodeRefused(
-                f"The node speaks version {hello.protocol} of the node link, this control plane {PROTOCOL}.",
-                code="protocol_mismatch",
-                hint="install the same version of agentfield-core and agentfield-server",
-            )
-        message = challenge_message(nonce, hello.node_id, hello.instance_id)
-        if not verify_signature(hello.did, message, hello.signature):
-            raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
-        names = [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
-        if doubles := sorted({name for name in names if names.count(name) > 1}):
-            raise NodeRefused(
-                f"The node {hello.node_id!r} declares {', '.join(doubles)} more than once.",
-                code="duplicate_name",
-                hint="give each reasoner and session its own name",
-            )
+    def _check(self, hello: Hello) -> None:
         if not self._known.same_instance(hello):
             raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
-
-    async def _refuse(self, socket: web.WebSocketResponse, error: AgentFieldError) -> None:
-        _log.warning("a node link was refused: %s", error.message)
-        problem = error.to_problem()
-        retry = bool(problem.pop("retry", False))
-        if socket.closed:
-            return
-        with contextlib.suppress(ConnectionError):  # it is gone already: then there is nobody to tell
-            await socket.send_str(encode_frame(Refused(problem=problem, retry=retry)))
-            await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
 
     async def _serve(self, link: NodeLink, socket: web.WebSocketResponse) -> None:
         engine = self._port()
@@ -342,9 +295,9 @@ class LinkHub:
                     link.end(f"its connection broke ({message.data})", silent=True)
                     return
             try:
-                frame = _decode(message)
+                frame = decode(message)
             except NodeRefused as error:
-                await self._refuse(socket, error)
+                await refuse(socket, error)
                 link.end(error.message)
                 return
             link.heard_at = self._monotonic()
@@ -384,22 +337,6 @@ async def _settle(engine: EnginePort, link: NodeLink, frame: Accepted | Result |
         link.end(error.message)
     finally:
         room.release()
-
-
-def _decode(message: aiohttp.WSMessage) -> Any:
-    if message.type is not aiohttp.WSMsgType.TEXT:
-        raise NodeRefused("A link carries JSON text messages.", code="bad_frame", retry=True)
-    try:
-        return decode_node_frame(message.data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(all)"
-        raise NodeRefused(
-            f"The node sent a frame that is not of this protocol: {where}: {first['msg'][:300]}.",
-            code="bad_frame",
-            hint="install the same version of agentfield-core and agentfield-server",
-            retry=True,
-        ) from None
 
 
 async def _close(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:

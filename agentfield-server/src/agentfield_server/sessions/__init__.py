@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from agentfield_server.sessions.machine import SessionMachine
-from agentfield_server.sessions.manager import Adapters, Sessions
+from agentfield_server.sessions.manager import Sessions
+from agentfield_server.sessions.seats import Adapters
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
 

@@ -34,7 +34,7 @@ class Answers:
 
     def close(self, speech: Speech, *, failed: str | None, stale: bool) -> None:
         """A speech is over."""
-        spoken = speech.spoken(self._board.now, self._board.media, failed=failed, stale=stale)
+        spoken = speech.spoken(self._board.now, failed=failed, stale=stale)
         self._board.record("speech.ended", speech_id=speech.id, **spoken.as_json())
         if spoken.generated:
             self._board.remember(speech.told(spoken))

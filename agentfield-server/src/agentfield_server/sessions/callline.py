@@ -249,7 +249,8 @@ class CallLine:
                     return  # behind a bridge another session may take over
             await self._put(FromCall(generation, i.ProviderFailed("the provider's events ended", retry=True)))
         except AgentFieldError as error:
-            await self._put(FromCall(generation, i.ProviderFailed(error.message)))
+            retry = isinstance(error, ProviderUnavailable)
+            await self._put(FromCall(generation, i.ProviderFailed(error.message, retry=retry)))
         except Exception as error:  # noqa: BLE001 - an adapter's fault must end this call, and only this one
             _log.exception("the adapter of session %s failed", self._config.session_id)
             await self._put(FromCall(generation, i.ProviderFailed(f"the adapter failed: {type(error).__name__}")))

@@ -224,7 +224,8 @@ class Life:
         if self._board.state == "ending":
             self._finish()
         else:
-            self.end(command.reason, command.detail)
+            detail = command.detail or (_ice_detail(None) if command.reason == "ice_failed" else None)
+            self.end(command.reason, detail)
 
     def end(self, reason: str, detail: str | None = None) -> None:
         """End the session; only the first reason counts."""
@@ -375,4 +376,7 @@ class Life:
 def _ice_detail(message: str | None) -> str:
     """Return what to do about audio that found no way."""
     told = (message or "no way for the audio was found between the caller and the provider").rstrip(". ")
-    return f"{told}; is UDP blocked in between? The websocket transport needs none, a wider port range may do as well"
+    return (
+        f"{told}; is UDP blocked in between, or does the provider advertise an address that the caller cannot reach? "
+        "The websocket transport needs no UDP"
+    )

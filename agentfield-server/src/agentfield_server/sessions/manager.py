@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from agentfield.errors import (
     AgentFieldError,
@@ -19,7 +19,6 @@ from agentfield.errors import (
     SessionEnded,
     Unavailable,
 )
-from agentfield.identity import digest
 from agentfield.ids import new_id
 from agentfield.plugins import PairSpec, Registry
 from agentfield.plugins.spec import Media
@@ -32,40 +31,24 @@ from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import inputs as i
-from agentfield_server.sessions.callline import MediaAdapter
 from agentfield_server.sessions.handlerline import answer_on
 from agentfield_server.sessions.prices import NO_OVERRIDES, Overrides, pricer
-from agentfield_server.sessions.recovery import read_snapshot
+from agentfield_server.sessions.recovery import bury, read_snapshot
 from agentfield_server.sessions.runtime import SessionActor
-from agentfield_server.sessions.starting import Resolved, resolve_start
+from agentfield_server.sessions.seats import Adapters
+from agentfield_server.sessions.starting import resolve_start, written
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
-from agentfield_server.sessions.ways import FIRST, formats_of, wrong_media
+from agentfield_server.sessions.ways import FIRST, formats_of, over, wrong_media
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession, SessionRow
+from agentfield_server.store.records import IdempotencyKey, SessionRow
 
-__all__ = ["Adapters", "Sessions"]
+__all__ = ["Sessions"]
 
 _log = logging.getLogger("agentfield.sessions")
 _END_WAIT = 15.0
 _OFFER_WAIT = 60.0
-
-
-class Adapters(Protocol):
-    """Where adapters and the right to use them come from."""
-
-    def admit(self, pair: PairSpec, session_id: str, credential: str | None = None) -> str:
-        """Give a session one of the provider's keys; returns its name.
-
-        Raises:
-            LimitExceeded: Each key has as many sessions as it may have (code `provider_busy`).
-        """
-
-    def release(self, session_id: str) -> None:
-        """Take back what a session was given; idempotent."""
-
-    async def get(self, pair: PairSpec, credential: str) -> MediaAdapter:
-        """Return the adapter of a pair that uses a key, entered on first use."""
+_LIVE_WAIT = 30.0
 
 
 class Sessions:
@@ -125,7 +108,8 @@ class Sessions:
         new = False
         try:
             await self._adapters.get(pair, credential)
-            row, new = await self._create(request, resolved, principal, idempotency)
+            session, root, created = written(request, resolved, principal, idempotency)
+            row, new = await self._store.create_session(session, root, owner=self._owner, events=(created,))
         finally:
             if not new:
                 self._adapters.release(config.session_id)
@@ -146,11 +130,11 @@ class Sessions:
         if actor.pair.media != "direct":
             raise wrong_media(actor.pair)
         # the work goes on when the browser goes away in the middle, so that no call is left behind at the provider
-        work = self._task(actor.offer(sdp))
+        work = self._task(actor.callers.offer(sdp))
         try:
             return await asyncio.wait_for(asyncio.shield(work), _OFFER_WAIT)
         except SessionEnded as error:
-            raise _over(actor.row, error.data.get("reason")) from None
+            raise over(actor.row, error.data.get("reason")) from None
         except TimeoutError:
             raise ProviderUnavailable(
                 f"the call was not made within {_OFFER_WAIT:g} s.", hint="try the call again"
@@ -173,9 +157,9 @@ class Sessions:
         if actor.pair.media == "direct":
             raise wrong_media(actor.pair)
         try:
-            return await actor.connect(leg)
+            return await actor.callers.connect(leg)
         except SessionEnded as error:
-            raise _over(actor.row, error.data.get("reason")) from None
+            raise over(actor.row, error.data.get("reason")) from None
 
     async def pair(self, session_id: str) -> PairSpec:
         """Return what a session runs over.
@@ -186,7 +170,7 @@ class Sessions:
         """
         actor = await self._actor(session_id)
         if actor.machine.board.over:
-            raise _over(actor.row, actor.machine.board.reason)
+            raise over(actor.row, actor.machine.board.reason)
         return actor.pair
 
     def media(self, config: SessionConfig) -> Media:
@@ -214,6 +198,8 @@ class Sessions:
     async def input_text(self, session_id: str, text: str) -> None:
         """Take words that the caller typed; returns when they are committed.
 
+        Words for a session of recorded turns wait until the call that was opened for them is live.
+
         Raises:
             Conflict: The call is not live yet (code `not_live`).
             CapabilityMissing: The pair takes no text.
@@ -224,8 +210,10 @@ class Sessions:
             raise CapabilityMissing(
                 f"{actor.row.target} runs on a pair that takes no typed words.", hint="speak, or declare another pair"
             )
+        if actor.pair.media == "turns":
+            await actor.until_live(_LIVE_WAIT)
         if board.over:
-            raise _over(actor.row, board.reason)
+            raise over(actor.row, board.reason)
         if not board.live:
             raise Conflict(
                 f"session {session_id} is {board.state}; words can be typed once the call is live.",
@@ -258,11 +246,11 @@ class Sessions:
         if actor is None:
             yield
             return
-        actor.attach_caller()
+        actor.callers.page_opened()
         try:
             yield
         finally:
-            actor.detach_caller()
+            actor.callers.page_closed()
 
     # --- the life of the process
 
@@ -321,45 +309,6 @@ class Sessions:
 
     # --- inside
 
-    async def _create(
-        self, request: StartRequest, resolved: Resolved, principal: str, idempotency: IdempotencyKey | None
-    ) -> tuple[SessionRow, bool]:
-        config, run_id = resolved.config, new_id("run")
-        declared = config.declaration
-        session = NewSession(
-            id=config.session_id,
-            run_id=run_id,
-            target=request.target,
-            node_id=resolved.node_id,
-            caller=request.caller,
-            metadata=request.metadata,
-            config=config.model_dump(mode="json"),
-            declaration_hash=digest(declared.model_dump(mode="json")),
-            principal=principal,
-            idempotency=idempotency,
-        )
-        root = NewExecution(
-            id=new_id("exe"),
-            run_id=run_id,
-            kind="session",
-            target=request.target,
-            input={"caller": request.caller, "metadata": request.metadata},
-            session_id=config.session_id,
-            actor_id=request.caller,
-            status="running",
-        )
-        created = {
-            "target": request.target,
-            "provider": declared.provider,
-            "transport": declared.transport,
-            "model": config.model,
-            "voice": config.voice,
-            "floor": declared.floor,
-            "caller": request.caller,
-        }
-        events = (NewEvent(type="session.created", body=created),)
-        return await self._store.create_session(session, root, owner=self._owner, events=events)
-
     def _spawn(
         self,
         row: SessionRow,
@@ -394,7 +343,7 @@ class Sessions:
             pair = self._registry.resolve(config.declaration.provider, config.declaration.transport)
             credential = self._adapters.admit(pair, row.id, (row.call_ref or {}).get("credential"))
         except AgentFieldError as error:
-            await self._bury(row, error)
+            await bury(self._store, row, error)
             return
         snapshot = await read_snapshot(self._store, row, now=self._time.epoch()) if row.live_at is not None else None
         actor = self._spawn(row, config, pair, credential, snapshot)
@@ -402,24 +351,7 @@ class Sessions:
             actor.tell(i.EndSession(reason=row.end_reason or "control_plane_restart", detail=row.end_detail))
         elif row.call_ref is not None:
             actor.tell(i.OfferAccepted())
-            self._task(actor.resume())
-
-    async def _bury(self, row: SessionRow, error: AgentFieldError) -> None:
-        """End a session whose adapter is not installed any more."""
-        detail = f"the control plane was restarted without its adapter: {error.message}"
-        body = {"state": "ended", "reason": "control_plane_restart", "detail": detail}
-        for execution in await self._store.open_executions(session_id=row.id):
-            if execution.kind in ("session", "turn"):
-                problem = error.to_problem()
-                await self._store.complete_execution(execution.id, attempt=None, status="cancelled", problem=problem)
-        await self._store.update_session(
-            row.id,
-            epoch=row.epoch,
-            state="ended",
-            end_reason="control_plane_restart",
-            end_detail=detail,
-            events=(NewEvent(type="session.state", body=body),),
-        )
+            self._task(actor.callers.resume())
 
     async def _actor(self, session_id: str) -> SessionActor:
         actor = self._actors.get(session_id)
@@ -433,7 +365,7 @@ class Sessions:
             return NotFound(f"There is no session {session_id!r}.", code="unknown_session", hint="af session list")
         if row.state != "ended":
             return Conflict(f"session {session_id} is driven by another control plane.", code="not_ours")
-        return _over(row, row.end_reason)
+        return over(row, row.end_reason)
 
     async def _refuse(self, link: NodeLink, frame: SessionCommand) -> None:
         await answer_on(link, frame, await self._gone(frame.session_id))
@@ -458,12 +390,3 @@ class Sessions:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, AgentFieldError):
             _log.error("a task of the sessions failed", exc_info=error)
-
-
-def _over(row: SessionRow, reason: str | None) -> SessionEnded:
-    """Return the error for callers and operators of a session that is over."""
-    return SessionEnded(
-        f"Session {row.id} is over: {reason or 'ended'}.",
-        hint=f"start another one: af session start {row.target}",
-        reason=reason or "ended",
-    )

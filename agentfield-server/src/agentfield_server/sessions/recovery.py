@@ -1,4 +1,4 @@
-"""What a session's log tells a control plane that takes it up: turns, calls, history."""
+"""What a session's log tells a control plane that takes it up: turns, calls, history; and the end of one that cannot be."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentfield.errors import AgentFieldError
 from agentfield_server.sessions.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
 from agentfield_server.sessions.totals import Totals
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import Execution, SessionRow
+from agentfield_server.store.records import Execution, NewEvent, SessionRow
 
-__all__ = ["read_snapshot"]
+__all__ = ["bury", "read_snapshot"]
 
 _PAGE = 500
 _HISTORY = 400
@@ -79,6 +80,30 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
         history=tuple(log.history[-_HISTORY:]),
         open_speeches=tuple(log.speaking.items()),
         used=log.used,
+    )
+
+
+async def bury(store: Store, row: SessionRow, error: AgentFieldError) -> None:
+    """End a session that cannot be taken up, for want of its adapter or its key.
+
+    Args:
+        store: Where to write.
+        row: The session, taken.
+        error: What is missing.
+    """
+    detail = f"the control plane was restarted without its adapter: {error.message}"
+    body = {"state": "ended", "reason": "control_plane_restart", "detail": detail}
+    for execution in await store.open_executions(session_id=row.id):
+        if execution.kind in ("session", "turn"):
+            problem = error.to_problem()
+            await store.complete_execution(execution.id, attempt=None, status="cancelled", problem=problem)
+    await store.update_session(
+        row.id,
+        epoch=row.epoch,
+        state="ended",
+        end_reason="control_plane_restart",
+        end_detail=detail,
+        events=(NewEvent(type="session.state", body=body),),
     )
 
 

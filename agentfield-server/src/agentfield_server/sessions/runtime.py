@@ -4,43 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import TypeVar
 
-from agentfield.errors import AgentFieldError, Conflict, Forbidden, ProviderUnavailable, SessionEnded
+from agentfield.errors import AgentFieldError, Conflict, Forbidden
 from agentfield.ids import new_id
 from agentfield.plugins.spec import PairSpec
-from agentfield.realtime.caller import CallerInput, CallerLeg
+from agentfield.realtime.caller import CallerInput
 from agentfield.realtime.commands import CancelReply
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.player import LineEnd
-from agentfield.realtime.provider import CallRef
 from agentfield.wire.frames import SessionCommand, SessionDone
+from agentfield.wire.rest import SessionState
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import effects as e
 from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.callers import Callers
 from agentfield_server.sessions.callline import CallLine, FromCall, MediaAdapter
 from agentfield_server.sessions.carriage import Carriage
 from agentfield_server.sessions.handlerline import HandlerLine, answer_on, parse_command
+from agentfield_server.sessions.inbox import Inbox, Task
 from agentfield_server.sessions.ledger import Fenced, Ledger
 from agentfield_server.sessions.machine import SessionMachine
 from agentfield_server.sessions.prices import Pricer, as_told
 from agentfield_server.sessions.times import Timekeeper
 from agentfield_server.sessions.tools import Executions, ToolRunner
-from agentfield_server.sessions.ways import may_be_cured
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import SessionRow
 
 __all__ = ["SessionActor"]
 
 _log = logging.getLogger("agentfield.sessions")
-_INBOX = 2000
 _LAST_RESORT = 5.0
 
 T = TypeVar("T")
-Task = Callable[[], Awaitable[None]]
 
 
 class SessionActor:
@@ -81,21 +79,14 @@ class SessionActor:
     ) -> None:
         self.pair = pair
         """The row of the matrix that carries the session."""
-        self._credential = credential
         self._on_end = ended
         self._store = store
         self._engine = engine
         self._bus = bus
         self._time = time
-        self._inbox: deque[i.Input | FromCall | Task] = deque()
-        self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._stopped = False
+        self._went_live = asyncio.Event()
         self.ended = asyncio.Event()
         """Set when the end is committed."""
-        self._callers = 0
-        self._asked: set[asyncio.Future[Any]] = set()
         now = time.monotonic()
         self.machine = SessionMachine(
             config,
@@ -107,13 +98,24 @@ class SessionActor:
             snapshot=snapshot,
             price=price,
         )
+        self._inbox = Inbox(self.machine.board.ended_error)
         self._ledger = Ledger(store, row)
-        self._call = CallLine(adapter, pair, config, put=self._put, tell=self.tell, hear=self._hear)
+        self._call = CallLine(adapter, pair, config, put=self._inbox.put, tell=self.tell, hear=self._hear)
         self._call.ref = row.call_ref
         self._handler = HandlerLine(hub, row)
-        self._tools = ToolRunner(engine, row, self._put_input)
-        self._offering = asyncio.Lock()
+        self._tools = ToolRunner(engine, row, self._inbox.put)
         self._carriage = Carriage(self._call, pair, tell=self.tell)
+        self.callers = Callers(
+            self._call,
+            self._carriage,
+            pair,
+            row.id,
+            self.machine.board,
+            self._inbox,
+            credential=credential,
+            feed=self.feed,
+        )
+        """How callers get to the session."""
 
     @property
     def row(self) -> SessionRow:
@@ -124,14 +126,12 @@ class SessionActor:
 
     def tell(self, item: i.Input | Task) -> None:
         """Enqueue without waiting, for who must not wait."""
-        if not self._stopped:
-            self._inbox.append(item)
-            self._wake.set()
+        self._inbox.tell(item)
 
     @property
     def full(self) -> bool:
         """Whether more waits than should."""
-        return len(self._inbox) >= _INBOX
+        return self._inbox.full
 
     async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
         """Run something between two inputs and return what it returns.
@@ -139,105 +139,17 @@ class SessionActor:
         Raises:
             SessionEnded: The session was let go before it came to that.
         """
-        if self._stopped:
-            raise self.machine.board.ended_error()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return await self._inbox.ask(work)
 
-        async def run() -> None:
-            try:
-                value = await work()
-            except AgentFieldError as error:
-                _fail(future, error)
-            except BaseException:
-                _fail(future, self.machine.board.ended_error())
-                raise
-            else:
-                if not future.done():
-                    future.set_result(value)
-
-        self._asked.add(future)
-        future.add_done_callback(self._asked.discard)
-        self.tell(run)
-        return await future
-
-    async def offer(self, sdp: str) -> str:
-        """Create a call from an offer, attach to it, and return the answer; an earlier call is ended.
-
-        Raises:
-            SessionEnded: The session is over.
-            ProviderError: The provider refused.
-            ProviderUnavailable: It did not answer in time, or the sideband could not be attached.
-        """
-        async with self._offering:
-            if self.machine.board.over:
-                raise self.machine.board.ended_error()
-            answer, found = await self._call.negotiate(sdp)
-            ref = {**found, "credential": self._credential}
-            await self.ask(lambda: self._new_call(ref))
-            await self._call.attach(ref)
-            if self.machine.board.over or self._stopped:
-                await self._call.hang_up()
-                raise self.machine.board.ended_error()
-            return answer
-
-    async def connect(self, leg: CallerLeg) -> LineEnd:
-        """Carry the leg of a caller; opens the provider's session when there is none.
-
-        Returns:
-            Why the leg is not carried any more, as soon as it is not.
-
-        Raises:
-            SessionEnded: The session is over.
-            ProviderError: The provider refused.
-            ProviderUnavailable: It did not answer in time.
-        """
-        async with self._offering:
-            if self.machine.board.over:
-                raise self.machine.board.ended_error()
-            if not self._call.bridged:
-                await self._open(leg)
-            self._carriage.arrived()
-        try:
-            return await self._call.carry(leg)
-        finally:
-            self._carriage.left()
-
-    async def resume(self) -> None:
-        """Take up the call that an earlier control plane had made, or end the session."""
-        ref = self._call.ref
-        try:
-            match self.pair.media, self.pair.capabilities.resumption:
-                case "direct", "attach" if ref is not None:
-                    await self._call.attach(ref)
-                case "bridged", "replay" | "stateless":
-                    # the caller's connection went with the earlier control plane: whoever comes back opens the call
-                    return
-                case "turns", "replay" | "stateless" if ref is not None:
-                    async with self._offering:
-                        if not self._call.bridged:
-                            await self._call.open(ref)
-                case _:
-                    raise ProviderUnavailable("the call cannot be attached to again")
-        except (AgentFieldError, OSError) as error:
-            _log.warning("session %s could not be resumed: %s", self.row.id, error)
-            detail = "the control plane was restarted and the call could not be taken up again"
-            self.tell(i.EndSession(reason="control_plane_restart", detail=detail))
+    async def until_live(self, seconds: float) -> None:
+        """Wait until the call is live, or the session is over, for so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._went_live.wait()
 
     async def feed(self, event: i.Input) -> None:
         """Feed the machine and carry out what it asks; for use inside the task of the session."""
         await self._perform(self.machine.feed(event, self._time.monotonic()))
-
-    def attach_caller(self) -> None:
-        """A stream of the caller's page was opened; where the audio passes through us, that tells who is there."""
-        self._callers += 1
-        if self._callers == 1 and self.pair.media != "bridged":
-            self.tell(i.CallerPresent())
-
-    def detach_caller(self) -> None:
-        """A stream of the caller's page was closed."""
-        self._callers -= 1
-        if self._callers == 0 and self.pair.media != "bridged":
-            self.tell(i.CallerGone())
 
     # --- frames of nodes, enqueued by the manager
 
@@ -286,7 +198,7 @@ class SessionActor:
         """Work until the session is over and its grace has passed; when cancelled, let go of everything."""
         try:
             await self._perform(self.machine.tick(self._time.monotonic()))
-            while not self._stopped:
+            while not self._inbox.closed:
                 await self._step()
         except Fenced:
             _log.warning("session %s is let go: another control plane has it", self.row.id)
@@ -294,25 +206,17 @@ class SessionActor:
             _log.exception("session %s failed and is ended", self.row.id)
             await self._last_resort()
         finally:
-            self._stopped = True
-            self._room.set()
-            for future in list(self._asked):
-                _fail(future, self.machine.board.ended_error())
+            self._inbox.close()
+            self._went_live.set()
             await self._carriage.close()
             await self._tools.close()
             await self._call.let_go()
             self._on_end()
 
     async def _step(self) -> None:
-        if not self._inbox:
-            self._wake.clear()
-            await self._time.wait(self._wake, self.machine.next_deadline())
-        if not self._inbox:
-            await self._perform(self.machine.tick(self._time.monotonic()))
-            return
-        item = self._inbox.popleft()
-        self._room.set()
-        match item:
+        match item := await self._inbox.take(self._time, self.machine.next_deadline()):
+            case None:
+                await self._perform(self.machine.tick(self._time.monotonic()))
             case FromCall():
                 if item.generation == self._call.generation:
                     await self.feed(item.event)
@@ -320,48 +224,6 @@ class SessionActor:
                 await item()
             case _:
                 await self.feed(item)
-
-    async def _put(self, item: FromCall) -> None:
-        await self._wait_for_room()
-        if not self._stopped:
-            self._inbox.append(item)
-            self._wake.set()
-
-    async def _put_input(self, item: i.Input) -> None:
-        await self._wait_for_room()
-        self.tell(item)
-
-    async def _wait_for_room(self) -> None:
-        while self.full and not self._stopped:
-            self._room.clear()
-            await self._room.wait()
-
-    async def _new_call(self, ref: CallRef) -> None:
-        """Commit how to find a new call; the one before it is ended."""
-        if self.machine.board.over:
-            await self._call.end(ref)
-            raise self.machine.board.ended_error()
-        before = self._call.ref
-        await self._call.let_go()
-        self._call.ref = ref
-        await self.feed(i.OfferAccepted())
-        if before is not None and before != ref:
-            await self._call.end(before)
-
-    # --- a caller whose audio passes through us
-
-    async def _open(self, leg: CallerLeg) -> None:
-        ref = {"credential": self._credential}
-        await self.ask(lambda: self._new_call(ref))
-        try:
-            await self._call.open(ref, leg.format)
-        except AgentFieldError as error:
-            if not may_be_cured(error):
-                self.tell(i.EndSession(reason="provider_error", detail=error.message))
-            raise
-        if self.machine.board.over or self._stopped:
-            await self._call.hang_up()
-            raise self.machine.board.ended_error()
 
     def _hear(self, heard: CallerInput) -> None:
         if not self.full:
@@ -444,6 +306,7 @@ class SessionActor:
                 await self._call.hang_up()
             case e.SetState():
                 await self._ledger.state(effect, self._call.ref)
+                self._tell_live(effect.state)
                 if effect.state == "ended":
                     self.ended.set()
                     self._on_end()
@@ -451,7 +314,13 @@ class SessionActor:
                 await self._cancel_undispatched()
                 await self._ledger.close_root(effect.reason, effect.detail)
             case e.Finished():
-                self._stopped = True
+                self._inbox.closed = True
+
+    def _tell_live(self, state: SessionState) -> None:
+        if state == "connecting":
+            self._went_live.clear()
+        else:
+            self._went_live.set()
 
     async def _cancel_undispatched(self) -> None:
         """Tools that nobody has begun are not begun any more."""
@@ -461,8 +330,3 @@ class SessionActor:
                     await self._engine.cancel(execution.id, "the session ended")
                 except AgentFieldError as error:
                     _log.warning("%s of session %s was not cancelled: %s", execution.id, self.row.id, error.message)
-
-
-def _fail(future: asyncio.Future[T], error: AgentFieldError | SessionEnded) -> None:
-    if not future.done():
-        future.set_exception(error)

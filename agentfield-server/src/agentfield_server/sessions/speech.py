@@ -241,7 +241,7 @@ class Sequencer:
             case PlayoutStarted():
                 speech.playing_since = speech.playing_since or self._board.now
             case PlayoutStopped():
-                speech.played = True
+                speech.played = event.method or ("wallclock" if self._board.carried else "provider")
                 if speech.ended:
                     self._finish(speech)
             case PlayoutCleared():

@@ -1,4 +1,4 @@
-"""Everything that is checked before a session exists: target, node, pair, names, tools, options. Refusals say what there is."""
+"""Everything that is checked before a session exists (refusals say what there is), and what is written of it first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
+from agentfield.identity import digest
+from agentfield.ids import new_id
 from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.choices import check_options, choose
 from agentfield.plugins.matrix import needs_of
@@ -15,8 +17,9 @@ from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclarat
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
 from agentfield_server.nodes import LinkHub
+from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession
 
-__all__ = ["Resolved", "resolve_start"]
+__all__ = ["Resolved", "resolve_start", "written"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,46 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
         safety_id=_safety_id(request.caller),
     )
     return Resolved(config, pair, node_id)
+
+
+def written(
+    request: StartRequest, resolved: Resolved, principal: str, idempotency: IdempotencyKey | None
+) -> tuple[NewSession, NewExecution, NewEvent]:
+    """Return what is written of a session first: itself, its root execution, and the event that tells of both."""
+    config, run_id = resolved.config, new_id("run")
+    declared = config.declaration
+    session = NewSession(
+        id=config.session_id,
+        run_id=run_id,
+        target=request.target,
+        node_id=resolved.node_id,
+        caller=request.caller,
+        metadata=request.metadata,
+        config=config.model_dump(mode="json"),
+        declaration_hash=digest(declared.model_dump(mode="json")),
+        principal=principal,
+        idempotency=idempotency,
+    )
+    root = NewExecution(
+        id=new_id("exe"),
+        run_id=run_id,
+        kind="session",
+        target=request.target,
+        input={"caller": request.caller, "metadata": request.metadata},
+        session_id=config.session_id,
+        actor_id=request.caller,
+        status="running",
+    )
+    created = {
+        "target": request.target,
+        "provider": declared.provider,
+        "transport": declared.transport,
+        "model": config.model,
+        "voice": config.voice,
+        "floor": declared.floor,
+        "caller": request.caller,
+    }
+    return session, root, NewEvent(type="session.created", body=created)
 
 
 def _turn_detection(declared: SessionDeclaration, can: Capabilities) -> TurnDetection | None:

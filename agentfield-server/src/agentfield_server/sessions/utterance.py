@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from agentfield.plugins.spec import Media
 from agentfield_server.sessions.effects import HeardMethod, Spoken
 from agentfield_server.sessions.turns import TurnRecord
 from agentfield_server.sessions.words import heard_prefix, rest_of, speaking_seconds, verbatim
@@ -35,7 +34,8 @@ class Speech:
     words: str = ""
     ended: bool = False
     """Whether generation is over."""
-    played: bool = False
+    played: HeardMethod | None = None
+    """How it is known that all of it was heard; None as long as it is not."""
     playing_since: float | None = None
     heard_ms: int | None = None
     method: HeardMethod = "wallclock"
@@ -90,14 +90,12 @@ class Speech:
         heard = {"asked": spoken.asked, "generated": spoken.generated, "heard_text": spoken.heard_text}
         return {"role": "agent", "speech_id": self.id, **heard}
 
-    def spoken(self, now: float, media: Media, *, failed: str | None, stale: bool) -> Spoken:
+    def spoken(self, now: float, *, failed: str | None, stale: bool) -> Spoken:
         """Return what became of it."""
         whole = self.ended and not self.interrupted and failed is None and not stale
         heard_ms = self._heard_ms(now, whole=whole)
         heard = self.words if whole else heard_prefix(self.words, heard_ms, self.audio_ms)
-        method: HeardMethod = self.method
-        if whole and self.played:
-            method = "provider" if media == "direct" else "marks"
+        method = self.played if whole and self.played else self.method
         return Spoken(
             asked=self.asked,
             generated=self.words,

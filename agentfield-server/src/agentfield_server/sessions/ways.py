@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from agentfield.errors import AgentFieldError, Conflict, LimitExceeded, ProviderUnavailable, Unavailable
+from agentfield.errors import AgentFieldError, Conflict, LimitExceeded, ProviderUnavailable, SessionEnded, Unavailable
 from agentfield.plugins.spec import Media, PairSpec
 from agentfield.realtime.audio import AudioFormat
+from agentfield_server.store.records import SessionRow
 
-__all__ = ["FIRST", "formats_of", "may_be_cured", "wrong_media"]
+__all__ = ["FIRST", "formats_of", "may_be_cured", "over", "wrong_media"]
 
 FIRST: Mapping[Media, str] = MappingProxyType(
     {
@@ -34,6 +35,15 @@ def wrong_media(pair: PairSpec) -> Conflict:
     """Return the error for a caller who comes the wrong way."""
     return Conflict(
         f"The session runs over {pair.name}, where audio goes another way.", code="wrong_media", hint=_WAYS[pair.media]
+    )
+
+
+def over(row: SessionRow, reason: str | None) -> SessionEnded:
+    """Return the error for callers and operators of a session that is over."""
+    return SessionEnded(
+        f"Session {row.id} is over: {reason or 'ended'}.",
+        hint=f"start another one: af session start {row.target}",
+        reason=reason or "ended",
     )
 
 

@@ -153,6 +153,9 @@ class Store(Protocol):
     async def read_events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Return recorded events with a larger `seq`, in order."""
 
+    async def last_event(self, run_id: str, kind: str) -> EventRow | None:
+        """Return the newest event of a type."""
+
     # --- tokens
 
     async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:

@@ -333,6 +333,15 @@ class SqliteStore:
         )
         return [event_row(row) for row in rows]
 
+    async def last_event(self, run_id: str, kind: str) -> EventRow | None:
+        """Return the newest event of a type."""
+        rows = await self._read(
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = ? AND type = ? ORDER BY seq DESC LIMIT 1",  # noqa: S608
+            run_id,
+            kind,
+        )
+        return event_row(rows[0]) if rows else None
+
     # --- tokens
 
     async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:

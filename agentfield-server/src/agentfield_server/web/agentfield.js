@@ -48,6 +48,7 @@ const GOODBYE_MS = 5_000;
  * - `transcript` {role: caller|agent, id, text, partial, final, turnId?, asked?, interrupted?, heardMs?, heardText?, stale?, missing?, …}
  * - `speech` {id, phase: asked|playout.started|playout.stopped|playout.cleared|ended, asked?, generated?, heardMs?, interrupted?, …}
  * - `tool` {executionId, kind, target, status, parentId, startedMs?, endedMs?, ms?, problem?} or a refusal {callId, target, status: 'refused', why}
+ * - `usage` {cost: number|null, usage?: object, final: boolean}: US dollars so far, null where no price is known; counts by kind at the end
  * - `facts` SessionFacts as the control plane resolved them
  * - `event` {source: recorded|live|channel, event}: everything that arrived, for a log
  * - `error` CallError as {code, message, hint, status}
@@ -62,6 +63,7 @@ export class Call extends EventTarget {
   #server = 'created';
   #streaming = false;
   #muted = false;
+  #told = false;
   #source = null;
   #record = false;
   #retried = false;
@@ -401,15 +403,27 @@ export class Call extends EventTarget {
     await this.#closeMedia();
     if (this.#state !== 'ended') {
       this.#report(error);
-      if (error.status === 410 || error.status === 401) this.#finish('unknown', error.message);
+      if (error.code === 'ice_failed') await this.#giveUp(error);
+      else if (error.status === 410 || error.status === 401) this.#finish('unknown', error.message);
       else this.#become('idle');
     }
     return error;
   }
 
+  /** The audio finds no way: the session ends, and its record says why. */
+  async #giveUp({message}) {
+    this.#told = true;
+    try {
+      await this.#request('end', {method: 'POST', body: '{"reason":"ice_failed"}'});
+    } catch {
+      // it may be over already, or out of reach: nothing more can be done from here
+    }
+    this.#finish('ice_failed', message);
+  }
+
   #finish(reason, detail) {
     if (this.#state === 'ended') return;
-    if (reason === 'ice_failed' && this.#state !== 'idle') this.#report(noAudioPath());
+    if (reason === 'ice_failed' && !this.#told) this.#report(noAudioPath());
     this.#server = 'ended';
     this.#become('ended', {reason, detail});
     removeEventListener('pagehide', this.#leave);

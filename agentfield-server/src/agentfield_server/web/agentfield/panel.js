@@ -131,12 +131,14 @@ class CallPanel extends HTMLElement {
     this.#call = call;
     this.#fresh = true;
     this.#transcript.clear();
+    this.#status.usage();
     this.#tools.clear();
     this.#log.clear();
     this.#heard.hidden = true;
     const on = (type, listener) => call.addEventListener(type, ({detail}) => { if (call === this.#call) listener(detail); });
     on('state', (detail) => this.#shown(detail));
     on('facts', (facts) => this.#status.facts(facts));
+    on('usage', (usage) => this.#status.usage(usage));
     on('transcript', (line) => this.#transcript.show(line));
     on('tool', (tool) => { this.#tools.show(tool); this.#fetchLater(); });
     on('event', (detail) => this.#log.add(detail));

@@ -37,7 +37,8 @@ export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage
 export function noAudioPath() {
   return new CallError(
     'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
-    'a firewall or VPN may block UDP, and a browser needs one network interface besides loopback',
+    'a firewall or VPN may block UDP, the provider may advertise an address that is not reached from here, or there is no'
+    + ' network but loopback; a session over the websocket transport needs no UDP',
   );
 }
 

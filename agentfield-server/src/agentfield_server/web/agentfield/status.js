@@ -10,7 +10,7 @@ const REASONS = {
   provider_expired: 'the provider\'s time was up', provider_error: 'the provider failed',
   mismatch: 'the provider answered with another model', operator: 'the operator ended it',
   control_plane_restart: 'the control plane restarted', node_lost: 'the agent went away',
-  ice_failed: 'the audio path was lost', unknown: 'the reason is not known here',
+  ice_failed: 'no audio path', unknown: 'the reason is not known here',
 };
 
 /** The status line of a call. */
@@ -18,12 +18,13 @@ export class StatusBar {
   #pill = el('span.af-pill', {role: 'status', dataset: {state: 'idle'}}, STATES.idle);
   #clock = el('time.af-clock', {hidden: true}, '0:00');
   #badge = el('span.af-badge', {hidden: true, title: 'provider × transport × model'});
+  #cost = el('span.af-cost', {hidden: true, title: 'what the call cost so far, where prices are known'});
   #command = el('code.af-command');
   #button = el('button.af-small', {type: 'button', onclick: () => this.#copy()}, 'Copy');
   #line = el('div.af-session', {hidden: true}, this.#command, this.#button);
   #since = 0;
   #timer = 0;
-  element = el('div.af-status', {}, this.#pill, this.#clock, this.#badge, this.#line);
+  element = el('div.af-status', {}, this.#pill, this.#clock, this.#badge, this.#cost, this.#line);
 
   /** @param {{state: string, reason?: string, detail?: string}} now */
   state({state, reason, detail}) {
@@ -34,6 +35,12 @@ export class StatusBar {
     this.#pill.title = detail ?? '';
     if (state === 'live' && !this.#timer) this.#startClock();
     if (state === 'ended' || state === 'idle') this.#stopClock();
+  }
+
+  /** @param {{cost: number|null}} [usage] US dollars; null or nothing where no price is known. */
+  usage({cost} = {cost: null}) {
+    this.#cost.hidden = cost === null;
+    say(this.#cost, cost === null ? '' : `$${cost.toFixed(4)}`);
   }
 
   /** @param {import('../agentfield.js').SessionFacts} facts */

@@ -9,6 +9,7 @@ export class Story {
   #lines = new Map();
   #replies = new Map();
   #executions = new Map();
+  #cost = null;
 
   /** @param {(type: string, detail: object) => void} emit */
   constructor(emit) {
@@ -55,6 +56,18 @@ export class Story {
       case 'turn.discarded':
         this.#discarded(body);
         break;
+      case 'backchannel':
+        this.#line('caller', body.item, {backchannel: true});
+        break;
+      case 'dtmf':
+        this.#line('caller', `key ${event.seq}`, {digit: body.digit, text: body.digit, final: true});
+        break;
+      case 'usage':
+        if (typeof body.cost === 'number') this.#spent((this.#cost ?? 0) + body.cost);
+        break;
+      case 'session.usage':
+        this.#spent(body.cost ?? null, body.usage);
+        break;
       case 'speech.started':
         this.#speechStarted(body);
         break;
@@ -97,6 +110,11 @@ export class Story {
         this.#emit('speech', {id: this.#replyLine(event), phase: event.type});
         break;
     }
+  }
+
+  #spent(cost, usage) {
+    this.#cost = cost;
+    this.#emit('usage', {cost, usage, final: usage !== undefined});
   }
 
   /** The line of a reply: the speech's where it is known, and always the same one. */

@@ -79,6 +79,8 @@ function marksOf(line) {
   else if (line.interrupted) marks.push(line.heardMs === undefined ? 'interrupted' : `interrupted after ${duration(line.heardMs)}`);
   else if (line.heardMs) marks.push(`heard ${duration(line.heardMs)}`);
   if (line.failed) marks.push('failed');
+  if (line.backchannel) marks.push('said while listening');
+  if (line.digit) marks.push('key');
   if (line.asked && line.text && line.verbatim === false) marks.push('other words than asked for');
   return marks;
 }
