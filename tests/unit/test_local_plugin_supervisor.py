@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import AgentFieldError, InvalidInput, NotFound, ProviderUnavailable
 from agentfield.plugins import Registry
 from agentfield.realtime.config import SessionConfig
@@ -27,7 +28,6 @@ from agentfield_local.server import LocalServer
 from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.statefile import write_state
 from agentfield_local.supervisor import STATE_FILE, Supervisor
-from agentfield_openai.calls import http_session
 from local_server_kit import Caller, until
 from openai_kit import Runtime, config
 

@@ -180,7 +180,7 @@ async def test_packets_are_handed_on_at_once_and_in_order() -> None:
     connection = RTCPeerConnection()
     try:
         receiver = connection.addTransceiver("audio").receiver
-        assert receive_promptly(receiver, 1)
+        receive_promptly(receiver, 1)
         buffer: JitterBuffer = receiver._RTCRtpReceiver__jitter_buffer  # type: ignore[attr-defined]
         heard = []
         for number in (0, 1, 2, 4, 3, 5, 6):

@@ -62,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 takes a free one")
-    parser.add_argument("--engines", choices=ENGINE_NAMES, default="default", help="speech engines (%(default)s)")
+    parser.add_argument(
+        "--engines",
+        choices=ENGINE_NAMES,
+        default="default",
+        help="speech engines, or echo to measure media (%(default)s)",
+    )
     parser.add_argument("--brain", choices=BRAIN_NAMES, default="obedient", help="what answers (%(default)s)")
     parser.add_argument(
         "--late-transcript", type=int, default=0, metavar="MS", help="delay transcripts of the caller by so many ms"

@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from agentfield.adapterkit.http import http_session
+from agentfield.adapterkit.network import check_base_url
 from agentfield.errors import NotFound
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime, Answer, BridgedAdapter, CallRef, ProviderSession
 from agentfield_local.following import following_session
 from agentfield_local.supervisor import Supervisor, local_provider
-from agentfield_openai.calls import Calls, http_session
-from agentfield_openai.network import check_base_url
-from agentfield_openai.refusals import Provider, call_not_found
+from agentfield_openai.account import RealtimeProvider
+from agentfield_openai.calls import Calls
+from agentfield_openai.refusals import call_not_found
 from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter
 from agentfield_openai.websocket import FORMATS, WebSocketAdapter
-from agentfield_openrouter import http as turns_http
-from agentfield_openrouter import refusals as turns_refusals
-from agentfield_openrouter.turns import FORMAT, TurnsAdapter
+from agentfield_openrouter.turns import CONNECTIONS, FORMAT, TurnsAdapter
 
 __all__ = ["LocalBridgedAdapter", "LocalWebRtcAdapter", "audio_turns", "webrtc", "websocket"]
 
@@ -75,7 +75,7 @@ class LocalWebRtcAdapter:
         if provider is not None:
             await self._at(provider).hang_up(ref)
 
-    def _at(self, provider: Provider) -> WebRtcAdapter:
+    def _at(self, provider: RealtimeProvider) -> WebRtcAdapter:
         return WebRtcAdapter(provider, Calls(provider, self._http), self._runtime.logger, self._runtime.clock)
 
 
@@ -89,7 +89,7 @@ class LocalBridgedAdapter:
     """
 
     def __init__(
-        self, supervisor: Supervisor, formats: Sequence[AudioFormat], at: Callable[[Provider], BridgedAdapter]
+        self, supervisor: Supervisor, formats: Sequence[AudioFormat], at: Callable[[RealtimeProvider], BridgedAdapter]
     ) -> None:
         self._supervisor = supervisor
         self._formats = tuple(formats)
@@ -147,7 +147,7 @@ async def websocket(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
     """
     async with http_session() as http:
 
-        def at(provider: Provider) -> WebSocketAdapter:
+        def at(provider: RealtimeProvider) -> WebSocketAdapter:
             return WebSocketAdapter(provider, http, runtime.logger, runtime.clock, speech_model=SPEECH_MODEL)
 
         if runtime.base_url:
@@ -172,8 +172,8 @@ async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
         ProviderUnavailable: The server did not get ready.
     """
     if runtime.base_url:
-        async with turns_http.http_session() as http:
-            yield TurnsAdapter(_for_turns(_declared(runtime)), http, runtime.logger, runtime.clock)
+        async with http_session(CONNECTIONS) as http:
+            yield TurnsAdapter(_declared(runtime), http, runtime.logger, runtime.clock)
         return
     async with (
         http_session() as looking,
@@ -181,8 +181,8 @@ async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
         following_session(supervisor) as http,
     ):
 
-        def at(provider: Provider) -> TurnsAdapter:
-            return TurnsAdapter(_for_turns(provider), http, runtime.logger, runtime.clock)
+        def at(provider: RealtimeProvider) -> TurnsAdapter:
+            return TurnsAdapter(provider, http, runtime.logger, runtime.clock)
 
         yield LocalBridgedAdapter(supervisor, (FORMAT,), at)
 
@@ -198,16 +198,10 @@ async def _supervised(runtime: AdapterRuntime, http: aiohttp.ClientSession) -> A
         await supervisor.close()
 
 
-def _declared(runtime: AdapterRuntime) -> Provider:
+def _declared(runtime: AdapterRuntime) -> RealtimeProvider:
     """Return the server that the settings name."""
     url = check_base_url(runtime.base_url, "AGENTFIELD_LOCAL_URL").removesuffix("/v1")
     return local_provider(f"{url}/v1", None if runtime.key is None else runtime.key.get_secret_value())
-
-
-def _for_turns(provider: Provider) -> turns_refusals.Provider:
-    return turns_refusals.Provider(
-        title=provider.title, base_url=provider.base_url, key=provider.key, url_setting=provider.url_setting
-    )
 
 
 def _gone(ref: CallRef) -> NotFound:

@@ -6,12 +6,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from agentfield.adapterkit.http import http_session
 from agentfield.errors import AgentFieldError
 from agentfield_local.supervisor import Supervisor
+from agentfield_openrouter.turns import CONNECTIONS
 
 __all__ = ["following_session"]
-
-_LIMIT = 256
 
 
 def following_session(supervisor: Supervisor) -> aiohttp.ClientSession:
@@ -36,6 +36,4 @@ def following_session(supervisor: Supervisor) -> aiohttp.ClientSession:
         request.headers.update(found.bearer())
         return await send(request)
 
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=_LIMIT), cookie_jar=aiohttp.DummyCookieJar(), middlewares=(follow,)
-    )
+    return http_session(CONNECTIONS, middlewares=(follow,))

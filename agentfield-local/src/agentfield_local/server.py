@@ -26,6 +26,7 @@ from agentfield_local.refusing import Refuser
 from agentfield_local.rooms import Room, Shared
 from agentfield_local.speech.protocols import SpeechEngines
 from agentfield_local.tls import Tls
+from agentfield_local.webrtc.jitter import require_jitter_buffer
 from agentfield_local.webrtc.loopback import is_loopback, only_loopback
 from agentfield_local.webrtc.options import MediaOptions
 
@@ -57,6 +58,7 @@ class LocalServer:
 
     Raises:
         InvalidInput: On entering, when it should listen beyond loopback without a key.
+        Unavailable: On entering, when the installed aiortc is not one whose jitter buffer can be set.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class LocalServer:
                 hint="listen on 127.0.0.1, or give a key with --token-file",
                 field="host",
             )
+        require_jitter_buffer()
         if self._loopback:
             only_loopback()
         self._runner = web.AppRunner(

@@ -15,12 +15,12 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
+from agentfield.adapterkit.network import is_loopback
 from agentfield.errors import AgentFieldError, ProviderUnavailable, error_from_problem
 from agentfield.realtime.provider import AdapterRuntime
 from agentfield_local.file_lock import alone
+from agentfield_openai.account import RealtimeProvider
 from agentfield_openai.calls import Calls
-from agentfield_openai.network import is_loopback
-from agentfield_openai.refusals import Provider
 
 __all__ = ["LINGER", "STATE_FILE", "Supervisor", "local_provider"]
 
@@ -70,7 +70,7 @@ class Supervisor:
         self._lock = asyncio.Lock()
         self._state_file = runtime.data_dir / STATE_FILE
 
-    async def ensure(self) -> Provider:
+    async def ensure(self) -> RealtimeProvider:
         """Return a server that answers, starting one if there is none.
 
         Raises:
@@ -85,7 +85,7 @@ class Supervisor:
                     state = await self._running() or await self._start()
             return local_provider(f"{state.url}/v1", state.token)
 
-    async def find(self) -> Provider | None:
+    async def find(self) -> RealtimeProvider | None:
         """Return a server that runs, None when there is none; starts nothing."""
         async with self._lock:
             state = await self._running()
@@ -135,7 +135,7 @@ class Supervisor:
         return state
 
 
-def local_provider(base_url: str, token: str | None) -> Provider:
+def local_provider(base_url: str, token: str | None) -> RealtimeProvider:
     """Return how to reach and name a local server.
 
     Args:
@@ -143,7 +143,7 @@ def local_provider(base_url: str, token: str | None) -> Provider:
         token: Its key; None where it asks for none.
     """
     key = SecretStr(token or "local")  # a server without a key takes any
-    return Provider(title="The local server", base_url=base_url, key=key, url_setting="AGENTFIELD_LOCAL_URL")
+    return RealtimeProvider(title="The local server", base_url=base_url, key=key, url_setting="AGENTFIELD_LOCAL_URL")
 
 
 def _require_speech(engines: str) -> None:

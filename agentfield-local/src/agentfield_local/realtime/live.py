@@ -38,6 +38,7 @@ from agentfield_local.realtime.legs import Leg
 from agentfield_local.speech.protocols import SPEECH_RATE
 from agentfield_local.speech.segmenter import SpeechEvent, SpeechPaused, SpeechStarted, SpeechStopped
 from agentfield_local.tasks import Tasks
+from agentfield_local.webrtc.echo import Echo
 from agentfield_local.webrtc.playout import Playout
 
 __all__ = ["LiveSession"]
@@ -95,6 +96,7 @@ class LiveSession:
         self._early = EarlyWords(pool, self._tasks)
         self._decoder: Decoder | None = None
         self._caller = Resampler(48_000, SPEECH_RATE)
+        self._echo = Echo(playout) if pool.engines.echo and playout is not None else None
         self._tasks.start(self._ears.run(), "ears")
 
     def open(self) -> None:
@@ -194,6 +196,9 @@ class LiveSession:
         self._heard(self._decoder.feed(audio))
 
     def _heard(self, pcm: bytes) -> None:
+        if self._echo is not None:
+            self._echo.heard(pcm)
+            return
         self.conversation.heard(pcm)
         self._ears.feed(pcm)
 

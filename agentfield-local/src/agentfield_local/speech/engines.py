@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,8 +19,8 @@ from agentfield_local.speech.vad import SileroVad
 
 __all__ = ["ENGINE_NAMES", "load_engines", "warm"]
 
-ENGINE_NAMES = ("default", "synthetic")
-"""The sets that can be loaded: offline speech, and the kit without models for tests."""
+ENGINE_NAMES = ("default", "synthetic", "echo")
+"""The sets that can be loaded: offline speech, the kit without models for tests, and the echo that measures media."""
 
 _THREADS = 2
 _WARM_TEXT = "Hello, this is a test."
@@ -32,7 +33,8 @@ def load_engines(name: str = "default", *, progress: Progress | None = None, thr
     Every model file is checked against its sha256 before the code that would read it is imported.
 
     Args:
-        name: "default" (Silero, Moonshine tiny, Piper joe) or "synthetic" (loudness, scripted words, tones).
+        name: "default" (Silero, Moonshine tiny, Piper joe) or "synthetic" (loudness, scripted words, tones), or
+            "echo" (a measuring instrument: a WebRTC caller hears itself, nothing listens).
         progress: told what is checked or loaded and how much of it is done, 0 to 1.
         threads: threads that one synthesis may use.
 
@@ -46,6 +48,8 @@ def load_engines(name: str = "default", *, progress: Progress | None = None, thr
             return _load_default(progress or _ignore, threads)
         case "synthetic":
             return synthetic_engines()
+        case "echo":
+            return replace(synthetic_engines(), name="echo", echo=True)
         case _:
             raise SpeechUnavailable(
                 f"there are no speech engines named {name!r}; there are: {', '.join(ENGINE_NAMES)}",
@@ -62,7 +66,7 @@ def warm(engines: SpeechEngines) -> None:
     vad = engines.vad()
     vad.probability(bytes(vad.chunk_bytes))
     audio = b"".join(engines.tts.say(_WARM_TEXT))
-    if engines.name != "synthetic":  # its scripted texts are for the test
+    if engines.name not in {"synthetic", "echo"}:  # its scripted texts are for the test
         engines.stt.transcribe(audio[: SPEECH_RATE * 2])
 
 

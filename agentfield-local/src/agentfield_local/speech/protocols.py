@@ -56,6 +56,7 @@ class SpeechEngines:
         tts: text to speech.
         early: whether `stt` may be asked in a pause already, about a turn that may go on; not where every call
             uses up a scripted text.
+        echo: whether a WebRTC caller hears itself in place of speech; to measure the path of media.
     """
 
     name: str
@@ -63,3 +64,4 @@ class SpeechEngines:
     stt: Stt
     tts: Tts
     early: bool = True
+    echo: bool = False
