@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -110,12 +111,20 @@ class House:
 
 
 @asynccontextmanager
-async def house(home: Path, script: Scripted | None = None) -> AsyncIterator[House]:
-    """Run an installation."""
+async def house(
+    home: Path,
+    script: Scripted | None = None,
+    *,
+    plugin: object | None = None,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    concurrency: Mapping[str, int] = MappingProxyType({}),
+) -> AsyncIterator[House]:
+    """Run an installation; of the scripted provider, where no other plugin is given."""
     async with AsyncExitStack() as stack:
         script = await stack.enter_async_context(playing(script or Scripted()))
-        settings = Settings(home=home, port=0)
-        plane = await stack.enter_async_context(control_plane(settings, registry=Registry.of([Kiosk()]), environ={}))
+        settings = Settings(home=home, port=0, provider_concurrency=dict(concurrency))
+        registry = Registry.of([plugin or Kiosk()])
+        plane = await stack.enter_async_context(control_plane(settings, registry=registry, environ=environ))
         agent = kiosk_agent()
         agent._url, agent._api_key = plane.url, None
         await stack.enter_async_context(agent)

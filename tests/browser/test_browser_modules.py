@@ -181,3 +181,23 @@ async def test_a_tool_is_timed_from_its_start_to_its_end(page: Page) -> None:
     ]
     assert tools[2]["parentId"] == "exe_turn"
     assert tools[2]["ms"] == pytest.approx(20)
+
+
+async def test_what_was_used_is_summed_until_the_total_is_told(page: Page) -> None:
+    """Costs add up while the call lasts, the total replaces them; keys are lines, listening along is a mark."""
+    told = await _tell(
+        page,
+        _recorded(1, "usage", kind="reply", usage={"text_out": 3}, cost=0.5),
+        _recorded(2, "usage", kind="reply", usage={"text_out": 3}, cost=None),
+        _recorded(3, "usage", kind="speech", usage={"characters": 3}, cost=0.25),
+        _recorded(4, "dtmf", digit="5"),
+        _recorded(5, "backchannel", item="i1"),
+        _recorded(6, "session.usage", usage={"reply": {"text_out": 6}}, cost=0.75, unpriced=1),
+    )
+    used = [event for event in told if event["told"] == "usage"]
+    assert [(event["cost"], event["final"]) for event in used] == [(0.5, False), (0.75, False), (0.75, True)]
+    lines = [event for event in told if event["told"] == "transcript"]
+    assert [(line.get("digit"), line.get("backchannel"), line["role"]) for line in lines] == [
+        ("5", None, "caller"),
+        (None, True, "caller"),
+    ]

@@ -164,6 +164,12 @@ async def test_a_call_without_an_audio_path_says_so(openai_house: House) -> None
         error = page.get_by_role("alert").locator(".af-error")
         await expect(error.locator("code")).to_have_text("ice_failed")
         await expect(error).to_contain_text("firewall")
+        await expect(error).to_contain_text("websocket transport")
+        await expect(page.locator(".af-pill")).to_have_attribute("data-reason", "ice_failed")
+        assert await page.get_by_role("alert").locator(".af-error").count() == 1
+        base = f"{openai_house.url}/api/v1/sessions/{await watched.session_id()}"
+        async with openai_house.http.get(base) as response:
+            assert (await response.json())["end_reason"] == "ice_failed"
         await page.unroute("**/offer")
         await start_call(page, RECORDING, button="Call again")
         await expect(line(page, "caller")).to_contain_text("Maria")

@@ -15,12 +15,12 @@ import pytest
 
 from agentfield import Agent
 from agentfield import agent as agent_module
+from agentfield.adapterkit.http import http_session
 from agentfield.client import ControlPlaneClient
 from agentfield.plugins import Registry
 from agentfield_cli.audio import write_recording
 from agentfield_cli.main import run
 from agentfield_local.supervisor import Supervisor
-from agentfield_openai.calls import http_session
 from bad_input_kit import af, af_refused, desk, raised_by, steady
 from call_kit import tone
 from openai_kit import Runtime

@@ -80,3 +80,17 @@ async def test_the_document_is_whole(document: dict[str, Any]) -> None:
         "$ref": "#/components/schemas/StartRequest"
     }
     assert "call_ref" not in json.dumps(document)
+
+
+async def test_bodies_that_are_no_json_are_told_apart_from_their_answers(document: dict[str, Any]) -> None:
+    """A recorded turn is sent as audio and answered as events; the socket of a call has its protocol described."""
+    turns = document["paths"]["/api/v1/sessions/{session_id}/turns"]["post"]
+    assert {"audio/wav", "audio/webm", "audio/pcm;rate=24000"} <= turns["requestBody"]["content"].keys()
+    assert turns["responses"]["2XX"]["content"].keys() == {"text/event-stream"}
+    assert "Idempotency-Key" in turns["description"]
+    offer = document["paths"]["/api/v1/sessions/{session_id}/offer"]["post"]
+    assert offer["requestBody"]["content"].keys() == {"application/sdp"}
+    assert offer["responses"]["2XX"]["content"].keys() == {"application/sdp"}
+    media = document["paths"]["/api/v1/sessions/{session_id}/media"]["get"]
+    assert media["responses"].keys() == {"101", "default"}
+    assert "agentfield.media.v1" in media["description"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from agentfield.errors import InvalidInput, ProviderError, ProviderUnavailable, SessionEnded
-from agentfield.realtime.commands import CancelReply
+from agentfield.realtime.commands import AddText, CancelReply
+from agentfield.realtime.events import Usage, UsageReported
 from turns_house import RECORDING, House, house
 from unit.turns_kit import Scripted, audio_of, message_types, read_events, tone, wav
 from unit.waiting import until, until_async
@@ -212,6 +213,61 @@ async def test_typed_words_are_a_turn_here_too(it: House) -> None:
         (speech,) = [event for event in seen if event["type"] == "speech.ended"]
         assert speech["body"]["asked"] == "You said hi there."
         assert audio_of(seen) == tone(0.02)
+
+
+async def test_who_types_first_opens_the_call(it: House) -> None:
+    """Words that are typed before anything was recorded open the call, and are its first turn."""
+    session = await it.start()
+    await it.client.send_input(session.session_id, "hi there", session.token)
+    provider = await it.script.session()
+    await until_async(lambda: _taken(it, session.session_id))
+    (added,) = [command for command in provider.sent if isinstance(command, AddText)]
+    assert added.text == "hi there"
+
+
+async def _taken(it: House, session_id: str) -> bool:
+    return (await it.client.get_session(session_id)).turns == 1
+
+
+async def test_who_types_first_is_told_that_the_provider_refuses(it: House) -> None:
+    """A refusal for good is the answer to the words, and ends the session with that reason; no word is lost unsaid."""
+    it.script.refuse = ProviderError("no credits are left", code="no_credits")
+    session = await it.start()
+    with pytest.raises(ProviderError, match="no credits are left"):
+        await it.client.send_input(session.session_id, "hi there")
+    with pytest.raises(SessionEnded):
+        await it.client.send_input(session.session_id, "hi there")
+    view = await it.client.get_session(session.session_id)
+    assert (view.end_reason, view.end_detail) == ("provider_error", "no credits are left")
+
+
+@pytest.mark.parametrize(
+    ("says", "counts"),
+    [("ice_failed", "ice_failed"), ("caller_hangup", "caller_hangup"), ("operator", "caller_hangup")],
+)
+async def test_a_caller_may_say_that_its_audio_found_no_way(it: House, says: str, counts: str) -> None:
+    """A page hangs up, or tells that its own connection failed: then the record says what to do; it is never the operator."""
+    session = await it.start()
+    await it.client.end_session(session.session_id, reason=says, token=session.token)
+    view = await it.client.get_session(session.session_id)
+    assert view.end_reason == counts
+    assert ("UDP" in (view.end_detail or "")) == (counts == "ice_failed")
+
+
+async def test_a_session_that_is_over_tells_what_it_used(it: House) -> None:
+    """The view of an ended session has its usage by kind and what that cost; before the end it has neither."""
+    session = await it.start()
+    await it.answer(session.session_id)
+    provider = await it.script.session()
+    used = Usage(input_audio_tokens=100, output_text_tokens=7, cost=0.25)
+    provider.tell(UsageReported(kind="reply", reply="r1", usage=used))
+    async with it.following(session.session_id) as seen:
+        await until(lambda: any(event.get("seq") and event["type"] == "usage" for event in seen))
+    assert (await it.client.get_session(session.session_id)).usage is None
+    await it.client.end_session(session.session_id)
+    view = await it.client.get_session(session.session_id)
+    assert view.cost == 0.25
+    assert view.usage == {"reply": {"input_audio_tokens": 100, "output_text_tokens": 7}}
 
 
 async def test_words_that_nobody_said_discard_the_turn(it: House) -> None:

@@ -145,10 +145,13 @@ class Provider:
         self.call = call
         self.sent: list[Command] = []
         self.closed = False
+        self.fault: AgentFieldError | None = None
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._items = itertools.count(1)
 
     async def send(self, command: Command) -> None:
+        if self.fault is not None:
+            raise self.fault
         self.sent.append(command)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -159,7 +162,8 @@ class Provider:
         self.closed = True
         self._events.put_nowait(None)
 
-    def tell(self, *events: Event) -> None:
+    def tell(self, *events: Event | None) -> None:
+        """Let events happen; None ends them without a word."""
         for event in events:
             self._events.put_nowait(event)
 

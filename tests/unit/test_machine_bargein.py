@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import pytest
+
 from agentfield.realtime.commands import CancelReply, Reply, Say, Update
 from agentfield.realtime.events import (
     Interrupted,
@@ -258,3 +262,17 @@ def test_turn_after_a_backchannel_makes_stale() -> None:
     third = call.say("zeta")
     assert call.answer(third).spoken.stale is True
     assert len(call.sent(Say)) == 2
+
+
+@pytest.mark.parametrize(
+    ("media", "unsaid"), [("bridged", "wallclock"), ("turns", "wallclock"), ("direct", "provider")]
+)
+@pytest.mark.parametrize("method", ["marks", "wallclock", "provider", None])
+def test_of_what_was_heard_whole_it_is_told_how_that_is_known(
+    media: str, unsaid: str, method: Literal["marks", "wallclock", "provider"] | None
+) -> None:
+    """The method is that of the playout's end; where that says nothing, it is never claimed to be better than it may be."""
+    call, op_id = saying(media=media)
+    call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=2200), PlayoutStopped(reply="r1", method=method))
+    spoken = call.answer(op_id).spoken
+    assert (spoken.heard_ms, spoken.heard_text, spoken.heard_method) == (2200, WORDS, method or unsaid)

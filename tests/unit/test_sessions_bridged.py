@@ -124,6 +124,27 @@ async def test_a_line_that_breaks_is_opened_again(here: Plane, adapter: Adapter)
     await carried
 
 
+@pytest.mark.parametrize("how", ["a command is not taken", "the events end"])
+async def test_a_line_that_breaks_without_a_word_is_opened_again(here: Plane, adapter: Adapter, how: str) -> None:
+    """However it is noticed that the provider is gone, another session takes over and the caller's leg stays."""
+    session_id, leg, carried = await live(here)
+    first = adapter.opened[0][0]
+    match how:
+        case "a command is not taken":
+            first.fault = ProviderUnavailable("the connection is gone")
+            leg.does(CallerText("my order"))
+        case _:
+            first.tell(None)
+    second = await adapter.socket(2)
+    leg.does(CallerAudio(b"\0\0" * 480))
+    await second.asked(AppendAudio)
+    assert not carried.done()
+    warned = await until_async(lambda: here.recorded(session_id, "warning"))
+    assert [warning["code"] for warning in warned] == ["provider_lost"]
+    await here.sessions.end(session_id, "operator")
+    await carried
+
+
 async def test_a_refusal_of_the_provider_reaches_the_caller(here: Plane, adapter: Adapter) -> None:
     """A session that cannot be opened now is the caller's error; another try may do better."""
     session_id = await here.start()

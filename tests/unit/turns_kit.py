@@ -172,6 +172,8 @@ class Scripted:
     """How long everything that is said lasts."""
     refuse: AgentFieldError | None = None
     sessions: list[ScriptedSession] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    """The provider's keys that adapters were entered with, where the plugin asks for one."""
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
