@@ -87,6 +87,8 @@ def the_call_is_whole(printed: str) -> None:
         "reply_heard",
         "executions",
         "timings",
+        "usage",
+        "cost",
         "page_url",
     }
     assert told["session_id"].startswith("ses_")

@@ -18,6 +18,7 @@ from agentfield.plugins.spec import (
     PairSpec,
     Prices,
     ProviderInfo,
+    RouteInfo,
     TransportInfo,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "Prices",
     "ProviderInfo",
     "Registry",
+    "RouteInfo",
     "TransportInfo",
     "hookimpl",
 ]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from agentfield.plugins.spec import Manifest, PairSpec, ProviderInfo, TransportInfo
+from agentfield.plugins.spec import Manifest, PairSpec, ProviderInfo, RouteInfo, TransportInfo
 from agentfield.plugins.words import did_you_mean
 
 __all__ = ["CORE_TRANSPORTS", "manifest_problem", "vocabulary_problem"]
@@ -20,19 +20,32 @@ CORE_TRANSPORTS = (
         summary="a browser or terminal talks to the provider, the control plane carries the offer and the sideband",
     ),
     TransportInfo(
-        name="websocket", client="server", media="bridged", summary="the control plane carries the audio both ways"
+        name="websocket",
+        client="server",
+        media="bridged",
+        summary="the control plane carries the audio both ways",
+        formats=frozenset({*(f"pcm16/{rate}" for rate in (8000, 16000, 24000, 48000)), "pcmu/8000", "pcma/8000"}),
+        text_input=True,
+        commits=True,
+        dtmf=True,
     ),
     TransportInfo(
         name="audio_turns",
         client="browser",
         media="turns",
         summary="the caller posts one recorded turn and the answer streams back",
+        text_input=True,
+        commits=True,
     ),
 )
 """The transports that need no plugin."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z_]+\}))+")
+_FORMAT = re.compile(r"(?:pcm16|pcmu|pcma)/[1-9][0-9]{3,5}")
+_MAX_BODY = 25 * 1024 * 1024
+_MAX_AT_ONCE = 10_000
 
 
 def manifest_problem(manifest: Manifest) -> str | None:
@@ -80,15 +93,53 @@ def _bad_words(manifest: Manifest) -> str | None:
     for info in infos:
         if not _NAME.fullmatch(info.name):
             return f"{info.name!r} is no name: use lower-case letters, digits, _ and -"
-        if isinstance(info, TransportInfo) and core.get(info.name, info) != info:
-            return f"it declares the transport {info.name!r} otherwise than agentfield-core does"
+        if isinstance(info, TransportInfo):
+            if core.get(info.name, info) != info:
+                return f"it declares the transport {info.name!r} otherwise than agentfield-core does"
+            if info.name not in core and (problem := _transport_problem(info)):
+                return f"transport {info.name}: {problem}"
     for pair in manifest.pairs:
+        if pair.bridged_from is not None:
+            return f"{pair.name}: bridged_from is not for manifests; the registry writes it"
         for reference in filter(None, (pair.factory, pair.options)):
             if not _REFERENCE.fullmatch(reference):
                 return f"{pair.name}: {reference!r} is not of the form 'module:attribute'"
     names = [pair.name for pair in manifest.pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     return f"it declares {', '.join(twice)} twice" if twice else None
+
+
+def _transport_problem(info: TransportInfo) -> str | None:
+    """Return what is wrong with a transport that a plugin brings."""
+    if info.factory is None:
+        return "it has no factory; only the transports of agentfield-core have none"
+    if not _REFERENCE.fullmatch(info.factory):
+        return f"{info.factory!r} is not of the form 'module:attribute'"
+    if info.media == "bridged" and not info.formats:
+        return "its media is bridged and it names no formats"
+    for name in info.formats:
+        if not _FORMAT.fullmatch(name):
+            return f"{name!r} is no audio format: write pcm16/16000, pcmu/8000 or pcma/8000"
+    seen = set[tuple[str, str]]()
+    for route in info.routes:
+        if problem := _route_problem(route):
+            return f"route {route.method} {route.path}: {problem}"
+        if (route.method, route.path) in seen:
+            return f"route {route.method} {route.path} is declared twice"
+        seen.add((route.method, route.path))
+    return None
+
+
+def _route_problem(route: RouteInfo) -> str | None:
+    if not _PATH.fullmatch(route.path):
+        return "a path is made of /words and /{placeholders}"
+    if not route.handler.isidentifier() or route.handler.startswith("_"):
+        return f"{route.handler!r} is no name of a public method"
+    if route.access == "session" and "{session_id}" not in route.path:
+        return "a route of access 'session' has {session_id} in its path"
+    if not 0 < route.max_body <= _MAX_BODY or not 0 < route.at_once <= _MAX_AT_ONCE:
+        return f"max_body is 1 to {_MAX_BODY} and at_once 1 to {_MAX_AT_ONCE}"
+    return None
 
 
 def vocabulary_problem(manifest: Manifest, all_manifests: Iterable[Manifest]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentfield.errors import PluginBroken
 from agentfield.plugins import refusals
+from agentfield.plugins.bridging import bridged_pair
 from agentfield.plugins.checks import CORE_TRANSPORTS
 from agentfield.plugins.discovery import (
     PluginRecord,
@@ -39,6 +40,7 @@ class Registry:
     ) -> None:
         self._records = check_vocabulary(records)
         self._prefer = dict(prefer)
+        self._rows = self._matrix()
         for pair, dist in self._prefer.items():
             self._check_preference(pair, dist)
 
@@ -77,15 +79,26 @@ class Registry:
         return self._records
 
     def pairs(self) -> tuple[tuple[PairSpec, PluginRecord], ...]:
-        """Return the rows of the matrix by name; a pair that two plugins claim has two rows unless one is preferred."""
-        rows = [
-            (pair, record)
-            for record in self._records
-            if record.state == "ok" and record.manifest
-            for pair in record.manifest.pairs
-            if self._prefer.get(pair.name, record.distribution) == record.distribution
-        ]
-        return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
+        """Return the rows of the matrix by name; a pair that two plugins claim has two rows unless one is preferred.
+
+        Rows that are declared, and those in which a provider and a transport meet (`agentfield.plugins.bridging`). Each
+        comes with the plugin of its provider; `carrier_of` tells whose the transport is.
+        """
+        return self._rows
+
+    def carrier_of(self, transport: str) -> PluginRecord | None:
+        """Return the plugin that brings a transport, None for those of agentfield-core and for unknown ones."""
+        if transport in {info.name for info in CORE_TRANSPORTS}:
+            return None
+        return next(
+            (
+                record
+                for record in self._records
+                if record.state == "ok" and record.manifest
+                if transport in {info.name for info in record.manifest.transports}
+            ),
+            None,
+        )
 
     def providers(self) -> tuple[ProviderInfo, ...]:
         """Return the providers that are declared, by name."""
@@ -173,6 +186,27 @@ class Registry:
             if pair is spec or pair == spec:
                 return record
         raise refusals.no_such_pair(self, spec.provider, spec.transport)
+
+    def _matrix(self) -> tuple[tuple[PairSpec, PluginRecord], ...]:
+        declared = [
+            (pair, record)
+            for record in self._records
+            if record.state == "ok" and record.manifest
+            for pair in record.manifest.pairs
+        ]
+        written = {pair.name for pair, _ in declared}
+        met = [
+            (made, record)
+            for pair, record in declared
+            for info in self.transports()
+            if (made := bridged_pair(pair, info)) is not None and made.name not in written
+        ]
+        rows = [
+            row
+            for row in (*declared, *met)
+            if self._prefer.get(row[0].name, row[1].distribution) == row[1].distribution
+        ]
+        return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
 
     def _manifests(self) -> list[Manifest]:
         return [record.manifest for record in self._records if record.state == "ok" and record.manifest]

@@ -15,6 +15,7 @@ __all__ = [
     "PairSpec",
     "Prices",
     "ProviderInfo",
+    "RouteInfo",
     "TransportInfo",
 ]
 
@@ -71,13 +72,56 @@ class ProviderInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteInfo:
+    """A route that a transport serves, below ``/api/v1/transports/NAME``; a route without access cannot be written."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    """Begins with a slash; parts may be placeholders such as ``{target}``. A `session` route has ``{session_id}``."""
+    handler: str
+    """Name of the method of the transport that serves it (`agentfield.realtime.transport.Transport`)."""
+    access: Literal["operator", "session", "verified"]
+    """Who may use it: the operator's key; that or the session's browser token; whoever the transport's `verify` accepts."""
+    summary: str
+    socket: bool = False
+    """True for a WebSocket, which outlives the deadline of ordinary requests."""
+    max_body: int = 64 * 1024
+    """Bytes that the body of a request may have."""
+    at_once: int = 100
+    """How many requests or sockets are served at a time; more are refused with 429."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportInfo:
-    """A way for a caller to reach a provider."""
+    """A way for a caller to reach a provider.
+
+    One whose media is `bridged` meets every provider that declares a bridged pair: the registry makes the row from what
+    both declare, see `agentfield.plugins.bridging`.
+    """
 
     name: str
     client: Literal["browser", "server"]
     media: Media
     summary: str
+    factory: str | None = None
+    """``"module:attribute"`` of an async context manager factory that takes a `TransportRuntime` and yields a `Transport`;
+    None for the transports of agentfield-core, which the control plane serves itself."""
+    routes: tuple[RouteInfo, ...] = ()
+    formats: frozenset[str] = frozenset()
+    """Audio that its callers speak and hear, such as ``pcmu/8000``; needed where the media is `bridged`."""
+    text_input: bool = False
+    """Whether its callers can type."""
+    commits: bool = False
+    """Whether its callers can say that their turn is over (push to talk)."""
+    dtmf: bool = False
+    """Whether its callers have the keys of a telephone."""
+    settings: tuple[str, ...] = ()
+    """Environment variables that it reads; all are kept like secrets."""
+    requires: tuple[str, ...] = ()
+    """Modules that must be importable, checked without importing them."""
+    extra: str | None = None
+    """The extra of the distribution that brings `requires`."""
+    notes: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +170,8 @@ class PairSpec:
     extra: str | None = None
     """The extra of the distribution that brings `requires`."""
     notes: str = ""
+    bridged_from: str | None = None
+    """The declared pair that this row was made from, where a provider and a transport of two plugins meet; never declared."""
 
     @property
     def name(self) -> str:

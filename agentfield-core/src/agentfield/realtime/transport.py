@@ -1,0 +1,106 @@
+"""The caller's side as a plugin: what a transport must do, and what it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import SecretStr
+
+from agentfield.realtime.caller import CallerLeg
+from agentfield.realtime.player import LineEnd
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+__all__ = ["Evidence", "Transport", "TransportRuntime"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a request of somebody without a key of ours is to be believed; recorded with the session that it starts."""
+
+    method: str
+    """How it was verified, such as ``twilio-signature``."""
+    facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What is known by it: an account, a number; never a secret."""
+
+
+class Transport(Protocol):
+    """A transport that serves routes of its own.
+
+    For every `RouteInfo` it also has the method that `handler` names, ``async (request, evidence) -> StreamResponse``;
+    `evidence` is what `verify` returned, None on routes of another access.
+    """
+
+    async def verify(self, request: web.Request) -> Evidence:
+        """Find out who asks, on a route whose access is `verified`.
+
+        Raises:
+            Forbidden: It is not shown; any other exception is a refusal as well.
+        """
+
+
+class TransportRuntime(Protocol):
+    """What a transport's factory is given; nothing else of the control plane reaches it."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Where to report."""
+
+    @property
+    def data_dir(self) -> Path:
+        """A folder of the transport's own that survives restarts."""
+
+    def clock(self) -> float:
+        """Return seconds since the epoch."""
+
+    def setting(self, name: str) -> SecretStr | None:
+        """Return a setting that the manifest names, None where it is not set.
+
+        Raises:
+            KeyError: The manifest does not name it.
+        """
+
+    def url(self, path: str) -> str:
+        """Return the address of one of its routes as the world outside sees it, ``https://…`` or ``http://…``."""
+
+    async def start_session(
+        self,
+        target: str,
+        *,
+        evidence: Evidence,
+        caller: str | None = None,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Start a session over this transport and return its id.
+
+        Args:
+            target: ``node.session``; it must be declared with this transport.
+            evidence: Why it may be started; recorded.
+            caller: Who calls, such as a number.
+            metadata: What the handler is told.
+            idempotency_key: A name of the call: a second start with it returns the first session.
+
+        Raises:
+            NotFound: Nobody declares the target.
+            InvalidInput: It is declared with another transport (code `declaration_mismatch`).
+            AgentFieldError: It may not be started now; the class says why.
+        """
+
+    async def carry(self, session_id: str, leg: CallerLeg) -> LineEnd:
+        """Carry a caller's leg until its input is over or the session has ended; return why.
+
+        Raises:
+            NotFound: There is no such session.
+            SessionEnded: It is over.
+            ProviderError: The provider refused the session.
+        """
+
+    async def end_session(self, session_id: str, reason: str = "caller_hangup") -> None:
+        """End a session; ending twice is ending once."""
