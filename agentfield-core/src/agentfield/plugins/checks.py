@@ -112,7 +112,7 @@ def _bad_words(manifest: Manifest) -> str | None:
 def _transport_problem(info: TransportInfo) -> str | None:
     """Return what is wrong with a transport that a plugin brings."""
     if info.factory is None:
-        return "it has no factory; only the transports of agentfield-core have none"
+        return "it declares routes and no factory that serves them" if info.routes else None
     if not _REFERENCE.fullmatch(info.factory):
         return f"{info.factory!r} is not of the form 'module:attribute'"
     if info.media == "bridged" and not info.formats:
