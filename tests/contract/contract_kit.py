@@ -398,6 +398,7 @@ async def installation(
     hears: Iterable[str] = (),
     brain: Brain | None = None,
     prices: Path | None = None,
+    registry: Registry | None = None,
 ) -> AsyncIterator[Installation]:
     """Run an installation whose providers are all one local server; when it is left, no task of it may be.
 
@@ -407,13 +408,14 @@ async def installation(
         hears: What is heard, turn by turn.
         brain: The provider's brain; by default it obeys.
         prices: The operator's prices.
+        registry: The control plane's plugins; by default what is installed.
     """
     before = asyncio.all_tasks()
     voice = Voice()
     engines = SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(hears), tts=voice)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(LocalServer(engines, brain or ObedientBrain()))
-        yield await enter(stack, home, app or desk(), server, voice, prices)
+        yield await enter(stack, home, app or desk(), server, voice, prices, registry)
     await until(lambda: not [task for task in asyncio.all_tasks() - before if _ours(task)])
 
 
@@ -424,11 +426,18 @@ def _ours(task: asyncio.Task[Any]) -> bool:
 
 
 async def enter(
-    stack: AsyncExitStack, home: Path, app: Agent, server: LocalServer, voice: Voice, prices: Path | None = None
+    stack: AsyncExitStack,
+    home: Path,
+    app: Agent,
+    server: LocalServer,
+    voice: Voice,
+    prices: Path | None = None,
+    registry: Registry | None = None,
 ) -> Installation:
     """Run a control plane and its agent beside a provider that runs already."""
     environ: Mapping[str, str] = environment(server)
-    plane = await stack.enter_async_context(control_plane(Settings(home=home, port=0, prices=prices), environ=environ))
+    settings = Settings(home=home, port=0, prices=prices)
+    plane = await stack.enter_async_context(control_plane(settings, registry=registry, environ=environ))
     app._url, app._api_key = plane.url, None
     await stack.enter_async_context(app)
     client = await stack.enter_async_context(ControlPlaneClient(plane.url))

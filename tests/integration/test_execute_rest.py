@@ -42,7 +42,8 @@ async def test_execute_waits_for_the_result(cp: Plane) -> None:
     assert (row.input_digest, row.output_digest) == (digest({"a": 1, "b": None}), digest({"sum": [1, None]}))
     events = await cp.events(body["run_id"])
     assert [event["type"] for event in events] == ["execution.created", "execution.started", "execution.ended"]
-    assert events[1]["body"] == {"attempt": 1, "node_id": "node", "instance_id": node.instance_id}
+    about = {"kind": "call", "target": body["target"], "node_id": "node", "instance_id": node.instance_id}
+    assert events[1]["body"] == {"attempt": 1, **about}
 
 
 async def test_execute_async_answers_before_the_work(cp: Plane) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 
@@ -42,6 +42,7 @@ class Node:
         self.frames: list[Any] = []
         self.functions: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.invoked: list[Invoke] = []
+        self.on_interrupt: Literal["keep", "cancel"] = "keep"
         self.open_sessions: tuple[tuple[str, int], ...] = ()
         self.running: tuple[RunningAttempt, ...] = ()
         self._ops = itertools.count(1)
@@ -113,7 +114,12 @@ class Node:
 
     def _hello(self, nonce: str) -> Hello:
         functions = tuple(
-            FunctionSpec(name=name, description=f"does {name}", input_schema={"type": "object"})
+            FunctionSpec(
+                name=name,
+                description=f"does {name}",
+                input_schema={"type": "object"},
+                on_interrupt=self.on_interrupt,
+            )
             for name in self.functions
         )
         return Hello(

@@ -300,8 +300,8 @@ class Plane:
 
 
 @asynccontextmanager
-async def plane(folder: Path, adapter: Adapter) -> AsyncIterator[Plane]:
-    """Run the rooms of a control plane; the folder outlives it."""
+async def plane(folder: Path, adapter: Adapter, *plugins: object) -> AsyncIterator[Plane]:
+    """Run the rooms of a control plane, with more plugins than Acme's; the folder outlives it."""
     async with AsyncExitStack() as stack:
         bus, clock = Bus(), HandTime()
         store = SqliteStore(folder / "agentfield.db", on_commit=lambda rows: publish(bus, rows), clock=time.time)
@@ -309,7 +309,8 @@ async def plane(folder: Path, adapter: Adapter) -> AsyncIterator[Plane]:
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
         engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
-        sessions = Sessions(store, engine, hub, bus, registry=Registry.of([Acme()]), adapters=adapter, time=clock)
+        registry = Registry.of([Acme(), *plugins])
+        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapter, time=clock)
         stack.push_async_callback(sessions.close)
         made = Plane(store, sessions, hub, bus, clock)
         await sessions.recover()

@@ -105,7 +105,8 @@ async def test_execution_goes_from_queue_to_result(store: SqliteStore) -> None:
     events = await store.read_events(new.run_id)
     assert [event.type for event in events] == ["execution.created", "execution.started", "execution.ended"]
     started = json.loads(events[1].canonical)
-    assert started["body"] == {"attempt": 1, "node_id": "node", "instance_id": "i1"}
+    about = {"kind": "call", "target": "node.fn", "node_id": "node", "instance_id": "i1"}
+    assert started["body"] == {"attempt": 1, **about}
 
 
 async def test_lease_in_the_insert(store: SqliteStore) -> None:

@@ -13,7 +13,7 @@ AgentFieldError
 │   └── ProviderUnavailable      it could not be reached
 ├── SessionEnded                 the call is over
 ├── ExecutionError               a call of a target did not succeed
-│   ├── ExecutionFailed · ExecutionTimeout · ExecutionCancelled · NodeLost
+│   ├── ExecutionFailed · ExecutionTimeout · ExecutionCancelled · NodeLost · MiddlewareFailed
 ├── NodeNotConnected · NodeRefused
 ├── ControlPlaneUnavailable      the control plane could not be reached
 ├── LimitExceeded                too large, too many, too fast
@@ -41,6 +41,7 @@ __all__ = [
     "Forbidden",
     "InvalidInput",
     "LimitExceeded",
+    "MiddlewareFailed",
     "NodeLost",
     "NodeNotConnected",
     "NodeRefused",
@@ -249,6 +250,12 @@ class NodeLost(ExecutionError):
 
     code = "node_lost"
     status = 503
+
+
+class MiddlewareFailed(ExecutionError):
+    """A tool middleware of a plugin failed, so that the call has no result; `plugin` says which."""
+
+    code = "middleware_failed"
 
 
 class NodeNotConnected(AgentFieldError):

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from agentfield.plugins import Registry
+from agentfield.plugins.observers import Observers
 from agentfield_server.access.guards import Door
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.adapters import AdapterPool
@@ -63,13 +64,16 @@ async def control_plane(
         InvalidInput: It was to be reachable by others without a key.
         Conflict: The port is in use.
         Unavailable: Another process holds the store.
+        PluginBroken: A plugin does not say what its tool middleware is.
     """
     settings.require_safe_bind()
     registry = registry or Registry.discover()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         bus = Bus()
-        store = SqliteStore(settings.home / "agentfield.db", on_commit=_publisher(bus), clock=time.time)
+        observers = await stack.enter_async_context(Observers(registry))
+        publish = _publisher(bus, observers)
+        store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
@@ -139,11 +143,12 @@ class _PublicUrl:
         return (self.settings.public_url or self.bound).rstrip("/")
 
 
-def _publisher(bus: Bus) -> Callable[[list[EventRow]], None]:
+def _publisher(bus: Bus, observers: Observers) -> Callable[[list[EventRow]], None]:
     def publish(rows: list[EventRow]) -> None:
         by_run: dict[str, list[EventRow]] = {}
         for row in rows:
             by_run.setdefault(row.run_id, []).append(row)
+            observers.feed(row.type, row.canonical)
         for run_id, events in by_run.items():
             bus.publish(f"run:{run_id}", events)
 

@@ -7,6 +7,7 @@ these are imported on first use.
 
 from __future__ import annotations
 
+from agentfield.plugins.hooks import Proceed, RecordedEvent, SessionRequest, ToolCall, ToolMiddleware
 from agentfield.plugins.hookspecs import hookimpl
 from agentfield.plugins.registry import PluginRecord, PluginState, Registry
 from agentfield.plugins.spec import (
@@ -32,9 +33,14 @@ __all__ = [
     "PluginRecord",
     "PluginState",
     "Prices",
+    "Proceed",
     "ProviderInfo",
+    "RecordedEvent",
     "Registry",
     "RouteInfo",
+    "SessionRequest",
+    "ToolCall",
+    "ToolMiddleware",
     "TransportInfo",
     "hookimpl",
 ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import pluggy
 
 from agentfield.plugins.checks import manifest_problem, vocabulary_problem
+from agentfield.plugins.hookchecks import hook_problem, implementations_of
+from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PROJECT, PluginHooks
 from agentfield.plugins.spec import PLUGIN_API, Manifest
 
@@ -44,6 +46,8 @@ class PluginRecord:
     """Why the state is not ok."""
     manifest: Manifest | None = None
     """What it brings; only what an ok plugin brings counts."""
+    hooks: tuple[Implementation, ...] = field(default=(), repr=False)
+    """What it implements beside its manifest."""
     details: str = ""
     """The traceback of a broken plugin."""
 
@@ -108,7 +112,8 @@ def read_plugin(manager: pluggy.PluginManager, load: Callable[[], object], base:
     try:
         plugin = load()
         manifest = _manifest(manager, plugin, f"{base.distribution}:{base.name}")
-        return dataclasses.replace(base, state="ok", reason="", manifest=manifest)
+        hooks = implementations_of(manager, plugin, name=base.name, distribution=base.distribution)
+        return dataclasses.replace(base, state="ok", reason="", manifest=manifest, hooks=hooks)
     except _Misfit as misfit:
         record = dataclasses.replace(base, state=misfit.state, reason=misfit.reason)
     except pluggy.PluginValidationError as error:
@@ -124,7 +129,8 @@ def read_plugin(manager: pluggy.PluginManager, load: Callable[[], object], base:
 def _manifest(manager: pluggy.PluginManager, plugin: object, name: str) -> Manifest:
     _check_api(getattr(plugin, "AGENTFIELD_API", PLUGIN_API))
     manager.register(plugin, name=name)
-    manager.check_pending()
+    if (problem := hook_problem(manager, plugin)) is not None:
+        raise _Misfit("invalid", problem)
     mine = [impl for impl in manager.hook.agentfield_manifest.get_hookimpls() if impl.plugin is plugin]
     if not mine:
         raise _Misfit("invalid", "it has no function agentfield_manifest marked with @hookimpl")
@@ -132,8 +138,7 @@ def _manifest(manager: pluggy.PluginManager, plugin: object, name: str) -> Manif
     if not isinstance(manifest, Manifest):
         raise _Misfit("invalid", f"agentfield_manifest returned {type(manifest).__name__}, not Manifest")
     _check_api(manifest.api)
-    problem = manifest_problem(manifest)
-    if problem:
+    if (problem := manifest_problem(manifest)) is not None:
         raise _Misfit("invalid", problem)
     return manifest
 

@@ -22,6 +22,7 @@ from agentfield.plugins.discovery import (
     new_manager,
     read_plugin,
 )
+from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.spec import Manifest, Need, PairSpec, ProviderInfo, TransportInfo
 
 __all__ = ["PluginRecord", "PluginState", "Registry", "load_attribute"]
@@ -99,6 +100,17 @@ class Registry:
             ),
             None,
         )
+
+    def implementations(self, *hooks: str) -> tuple[Implementation, ...]:
+        """Return who implements hooks, by name of the plugin; the hooks of one plugin in the order asked for.
+
+        Args:
+            *hooks: Names of hooks; see `agentfield.plugins.hookspecs`.
+        """
+        found = [
+            each for record in self._records if record.state == "ok" for each in record.hooks if each.hook in hooks
+        ]
+        return tuple(sorted(found, key=lambda each: (each.plugin, each.distribution, hooks.index(each.hook))))
 
     def providers(self) -> tuple[ProviderInfo, ...]:
         """Return the providers that are declared, by name."""

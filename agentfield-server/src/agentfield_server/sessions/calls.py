@@ -69,6 +69,8 @@ class ToolDesk:
 
     def finished(self, event: ToolFinished) -> None:
         """A call came to an end."""
+        for note in event.notes:
+            self._board.emit(note)
         if event.call_id in self._own:
             self._own.discard(event.call_id)
             self._fillers.pop(event.call_id, None)

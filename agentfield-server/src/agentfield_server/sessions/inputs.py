@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentfield.realtime.events import Event
+from agentfield_server.sessions.effects import Record
 from agentfield_server.sessions.totals import Totals
 
 __all__ = [
@@ -150,6 +151,8 @@ class ToolFinished:
     value: Any = None
     problem: Mapping[str, Any] | None = None
     execution_id: str | None = None
+    notes: tuple[Record, ...] = ()
+    """What plugins did to it, to be recorded with its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,14 @@ from agentfield.errors import (
 )
 from agentfield.ids import new_id
 from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins.gate import Gate
+from agentfield.plugins.middleware import Chain
 from agentfield.plugins.spec import Media
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.player import LineEnd
+from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import SessionCommand, SessionDone, SessionStop
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
@@ -36,7 +39,7 @@ from agentfield_server.sessions.prices import NO_OVERRIDES, Overrides, pricer
 from agentfield_server.sessions.recovery import bury, read_snapshot
 from agentfield_server.sessions.runtime import SessionActor
 from agentfield_server.sessions.seats import Adapters
-from agentfield_server.sessions.starting import resolve_start, written
+from agentfield_server.sessions.starting import asked_of_plugins, resolve_start, written
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
 from agentfield_server.sessions.ways import FIRST, formats_of, over, wrong_media
@@ -63,6 +66,9 @@ class Sessions:
         adapters: Where adapters come from.
         prices: Prices that go over the published ones.
         time: The clock.
+
+    Raises:
+        PluginBroken: A plugin does not say what its tool middleware is.
     """
 
     def __init__(
@@ -83,6 +89,8 @@ class Sessions:
         self._hub = hub
         self._bus = bus
         self._registry = registry
+        self._gate = Gate(registry)
+        self._chain = Chain(registry)
         self._adapters = adapters
         self._time = time or SystemTime()
         self._owner = new_id("node")
@@ -94,16 +102,23 @@ class Sessions:
     # --- for the REST interface
 
     async def start(
-        self, request: StartRequest, *, principal: str, idempotency: IdempotencyKey | None = None
+        self,
+        request: StartRequest,
+        *,
+        principal: str,
+        idempotency: IdempotencyKey | None = None,
+        evidence: Evidence | None = None,
     ) -> tuple[SessionRow, SessionConfig]:
         """Start a session that waits for its caller.
 
         Raises:
+            Forbidden: A plugin does not let it start (code `session_refused`).
             LimitExceeded: The provider's keys have all sessions that they may have (code `provider_busy`).
             AgentFieldError: It may not be started; the class says why (see `resolve_start`).
         """
         resolved = resolve_start(request, session_id=new_id("ses"), hub=self._hub, registry=self._registry)
         config, pair = resolved.config, resolved.pair
+        await self._gate.admit(asked_of_plugins(request, config, principal, evidence))
         credential = self._adapters.admit(pair, config.session_id)
         new = False
         try:
@@ -268,6 +283,7 @@ class Sessions:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._gate.close()
         self._actors.clear()
 
     # --- for the hub: enqueue and return at once
@@ -328,6 +344,7 @@ class Sessions:
             hub=self._hub,
             bus=self._bus,
             time=self._time,
+            chain=self._chain,
             snapshot=snapshot,
             price=pricer(self._registry.provider(pair.provider), config, self._prices),
             ended=partial(self._adapters.release, row.id),

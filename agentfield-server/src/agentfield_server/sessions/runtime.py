@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from agentfield.errors import AgentFieldError, Conflict, Forbidden
 from agentfield.ids import new_id
+from agentfield.plugins.middleware import Chain
 from agentfield.plugins.spec import PairSpec
 from agentfield.realtime.caller import CallerInput
 from agentfield.realtime.commands import CancelReply
@@ -55,6 +56,7 @@ class SessionActor:
         hub: The linked nodes.
         bus: Takes live events.
         time: The clock.
+        chain: The tool middleware.
         snapshot: What to go on from after a restart, None for a new call.
         price: Tells what usage costs.
         ended: Called once the end is committed, and when the session is let go.
@@ -73,6 +75,7 @@ class SessionActor:
         hub: LinkHub,
         bus: Bus,
         time: Timekeeper,
+        chain: Chain,
         snapshot: i.Snapshot | None = None,
         price: Pricer = as_told,
         ended: Callable[[], None] = lambda: None,
@@ -103,7 +106,7 @@ class SessionActor:
         self._call = CallLine(adapter, pair, config, put=self._inbox.put, tell=self.tell, hear=self._hear)
         self._call.ref = row.call_ref
         self._handler = HandlerLine(hub, row)
-        self._tools = ToolRunner(engine, row, self._inbox.put)
+        self._tools = ToolRunner(engine, row, self._inbox.put, chain)
         self._carriage = Carriage(self._call, pair, tell=self.tell)
         self.callers = Callers(
             self._call,
@@ -324,6 +327,7 @@ class SessionActor:
 
     async def _cancel_undispatched(self) -> None:
         """Tools that nobody has begun are not begun any more."""
+        self._tools.session_over()
         for execution in await self._store.open_executions(session_id=self.row.id):
             if execution.kind == "tool" and execution.status == "queued":
                 try:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
 from agentfield.identity import digest
 from agentfield.ids import new_id
 from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.choices import check_options, choose
+from agentfield.plugins.hooks import SessionRequest
 from agentfield.plugins.matrix import needs_of
 from agentfield.plugins.words import did_you_mean
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
+from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
 from agentfield_server.nodes import LinkHub
 from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession
 
-__all__ = ["Resolved", "resolve_start", "written"]
+__all__ = ["Resolved", "asked_of_plugins", "resolve_start", "written"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,23 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
         safety_id=_safety_id(request.caller),
     )
     return Resolved(config, pair, node_id)
+
+
+def asked_of_plugins(
+    request: StartRequest, config: SessionConfig, principal: str, evidence: Evidence | None
+) -> SessionRequest:
+    """Return what plugins are told that decide whether a session may start."""
+    return SessionRequest(
+        target=request.target,
+        caller=request.caller,
+        metadata=MappingProxyType(dict(request.metadata)),
+        provider=config.declaration.provider,
+        transport=config.declaration.transport,
+        model=config.model,
+        tags=tuple(config.declaration.tags),
+        principal=principal,
+        evidence=evidence,
+    )
 
 
 def written(

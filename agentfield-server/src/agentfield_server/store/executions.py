@@ -34,7 +34,7 @@ WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
 _ACCEPT = (
     f"UPDATE executions SET accepted = 1, started_at = ? {_CURRENT} AND accepted = 0 "  # noqa: S608
-    "RETURNING run_id, node_id, lease_owner"
+    "RETURNING run_id, node_id, lease_owner, kind, target"
 )
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
@@ -71,7 +71,8 @@ def create(
     row = transaction.one(_INSERT, _values(new, status, transaction.now, lease_to, lease_until))
     assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
-    record(transaction, new.run_id, [NewEvent(type="execution.created", body=body, execution_id=new.id)])
+    created = NewEvent(type="execution.created", body=body, execution_id=new.id)
+    record(transaction, new.run_id, [created, *new.events])
     return execution_row(row), True
 
 
@@ -134,8 +135,9 @@ def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: 
     row = transaction.one(_ACCEPT, transaction.now, execution_id, attempt, epoch)
     if row is None:
         return False
-    body = {"attempt": attempt, "node_id": row[1], "instance_id": row[2]}
-    record(transaction, row[0], [NewEvent(type="execution.started", body=body, execution_id=execution_id)])
+    run_id, node_id, instance_id, kind, target = row
+    body = {"kind": kind, "target": target, "attempt": attempt, "node_id": node_id, "instance_id": instance_id}
+    record(transaction, run_id, [NewEvent(type="execution.started", body=body, execution_id=execution_id)])
     return True
 
 

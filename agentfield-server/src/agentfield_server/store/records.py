@@ -80,6 +80,8 @@ class NewExecution:
     idempotency: IdempotencyKey | None = None
     input_digest: str | None = None
     """`agentfield.identity.digest(input)`, where a result is to be compared with it."""
+    events: tuple[NewEvent, ...] = ()
+    """Recorded with it, after `execution.created`; not when it is a repetition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

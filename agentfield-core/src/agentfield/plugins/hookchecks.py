@@ -1,0 +1,69 @@
+"""What implementations of hooks must be like, and which there are; looked at when a plugin is loaded, nothing is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+import pluggy
+
+from agentfield.plugins.hooks import Implementation
+from agentfield.plugins.hookspecs import PluginHooks
+from agentfield.plugins.words import did_you_mean
+
+__all__ = ["hook_problem", "implementations_of"]
+
+_PREFIX = "agentfield_"
+_HOOKS = {name: function for name, function in vars(PluginHooks).items() if name.startswith(_PREFIX)}
+_ASYNC = frozenset(name for name, function in _HOOKS.items() if inspect.iscoroutinefunction(function))
+
+
+def hook_problem(manager: pluggy.PluginManager, plugin: object) -> str | None:
+    """Return what is wrong with the hooks that a registered plugin implements, None when nothing is."""
+    found = sorted(_marked(manager, plugin), key=lambda row: row[0])
+    return next(filter(None, (_problem(name, impl) for name, impl in found)), None)
+
+
+def implementations_of(
+    manager: pluggy.PluginManager, plugin: object, *, name: str, distribution: str
+) -> tuple[Implementation, ...]:
+    """Return the hooks that a registered plugin implements, its manifest left out.
+
+    Args:
+        manager: Where it is registered.
+        plugin: The module or object.
+        name: Its name.
+        distribution: Where it comes from.
+    """
+    return tuple(
+        Implementation(hook, name, distribution, impl.function, takes_value=bool(impl.argnames))
+        for hook, impl in sorted(_marked(manager, plugin), key=lambda row: row[0])
+        if hook in _HOOKS and hook != "agentfield_manifest"
+    )
+
+
+def _marked(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, pluggy.HookImpl]]:
+    for caller in manager.get_hookcallers(plugin) or ():
+        for impl in caller.get_hookimpls():
+            if impl.plugin is plugin:
+                yield caller.name, impl
+
+
+def _problem(name: str, impl: pluggy.HookImpl) -> str | None:
+    if name not in _HOOKS:
+        # what is marked as optional is for another version of us
+        return None if impl.optionalhook else f"there is no hook {name}.{_guess(name)}"
+    if impl.wrapper or impl.hookwrapper:
+        return f"{name} is marked as a wrapper; hooks of agentfield have none"
+    is_async = inspect.iscoroutinefunction(impl.function)
+    if name in _ASYNC and not is_async:
+        return f"{name} must be written with 'async def'"
+    if name not in _ASYNC and (is_async or inspect.isasyncgenfunction(impl.function)):
+        return f"{name} must be written with 'def', not 'async def'"
+    return None
+
+
+def _guess(name: str) -> str:
+    # without what all names have in common, which makes any two look alike
+    guess = did_you_mean(name.removeprefix(_PREFIX), (hook.removeprefix(_PREFIX) for hook in _HOOKS))
+    return guess.replace("'", f"'{_PREFIX}", 1)

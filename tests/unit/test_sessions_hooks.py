@@ -1,0 +1,398 @@
+"""Hooks at work in a session: gates before anything is written, middleware around what is called, in every kind of end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from agentfield.errors import ExecutionCancelled, Forbidden, PluginBroken
+from agentfield.identity import NodeKey, digest
+from agentfield.plugins import Proceed, SessionRequest, ToolCall
+from agentfield.realtime.commands import AddText, SendToolResult
+from agentfield.realtime.events import Interrupted, ReplyEnded, ReplyStarted, ToolRequested
+from agentfield.realtime.transport import Evidence
+from agentfield.wire.frames import RunningAttempt
+from agentfield.wire.rest import StartRequest
+from unit.hooks_kit import plugin
+from unit.sessions_kit import Adapter, Node, Plane, Provider, plane, until, until_async
+
+Middleware = Callable[[ToolCall, Proceed], Awaitable[Any]]
+
+
+def middleware(name: str, function: Middleware) -> object:
+    return plugin(name, tool_middleware=lambda: [function])
+
+
+async def live(here: Plane, adapter: Adapter, node: Node) -> tuple[str, Provider]:
+    """Start a session and connect its caller."""
+    session_id = await here.start()
+    await here.sessions.offer(session_id, "offer")
+    await here.state(session_id, "live")
+    await node.opened(1)
+    return session_id, list(adapter.calls.values())[-1]
+
+
+def model_node(here: Plane, look: Callable[[dict[str, Any]], Any], key: NodeKey | None = None) -> Node:
+    """Return a node whose session the model answers, with one tool."""
+    node = Node(key or NodeKey.generate(), here.url, floor="model", tools=("desk.look",))
+    node.functions["look"] = look
+    return node
+
+
+def ask(provider: Provider, **arguments: Any) -> None:
+    """Let the model call its tool once."""
+    provider.caller_says("look")
+    provider.tell(ReplyStarted(reply="r1"))
+    provider.tell(ToolRequested(call_id="c1", name="desk.look", arguments=json.dumps(arguments), reply="r1"))
+    provider.tell(ReplyEnded(reply="r1", tools=1))
+
+
+async def the_tool(here: Plane, session_id: str) -> Any:
+    """Return the one execution of a tool, None when there is none."""
+    found = [x for x in await here.executions(session_id) if x.kind == "tool"]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+async def test_a_gate_is_asked_before_anything_is_written(tmp_path: Path) -> None:
+    """It sees what is to be started and who starts it; a refused session leaves no trace, and holds no place."""
+    asked: list[SessionRequest] = []
+
+    async def only_ann(request: SessionRequest) -> None:
+        asked.append(request)
+        if request.caller != "ann":
+            raise Forbidden("only ann may call")
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, plugin("door", session_authorize=only_ann)) as here:
+        node = await Node(NodeKey.generate(), here.url, tags=("vip",)).link()
+        evidence = Evidence("signature", {"number": "+49"})
+        request = StartRequest(target="desk.voice", caller="bob", metadata={"line": "1"})
+        with pytest.raises(Forbidden) as caught:
+            await here.sessions.start(request, principal="op", evidence=evidence)
+        assert caught.value.code == "session_refused"
+        assert await here.store.list_sessions() == []
+        await here.start()
+        assert [row.caller for row in await here.store.list_sessions()] == ["ann"]
+        first = asked[0]
+        assert (first.target, first.caller, dict(first.metadata)) == ("desk.voice", "bob", {"line": "1"})
+        assert (first.provider, first.transport, first.model) == ("acme", "webrtc", "m-1")
+        assert (first.tags, first.principal, first.evidence) == (("vip",), "op", evidence)
+        await node.drop()
+
+
+async def test_the_model_sees_what_a_middleware_lets_it_see(tmp_path: Path) -> None:
+    """Input and output are changed for the model; the execution keeps what the node got and gave, signed."""
+
+    async def redacts(call: ToolCall, proceed: Proceed) -> Any:
+        output = await proceed(call.with_input({**call.input, "order": 427}))
+        return {**output, "card": "hidden"}
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("redact", redacts)) as here:
+        node = await model_node(here, lambda given: {"order": given["order"], "card": "4711"}).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider, order=1)
+        result = await provider.asked(SendToolResult)
+        assert json.loads(result.output) == {"order": 427, "card": "hidden"}
+        tool = await the_tool(here, session_id)
+        assert (tool.input, tool.output) == ({"order": 427}, {"order": 427, "card": "4711"})
+        assert (tool.input_digest, tool.output_digest) == (digest(tool.input), digest(tool.output))
+        assert tool.signature
+        about = {"call_id": "c1", "target": "desk.look", "plugin": "redact"}
+        (changed,) = await here.recorded(session_id, "tool.input_changed")
+        assert changed == {**about, "asked": {"order": 1}}
+        (given,) = await here.recorded(session_id, "tool.output_changed")
+        assert given == {**about, "given": {"order": 427, "card": "hidden"}}
+        told = [(event.type, event.execution_id) for event in await here.events(session_id)]
+        created = told.index(("execution.created", tool.id))
+        assert told[created + 1] == ("tool.input_changed", tool.id)
+        assert told.index(("tool.output_changed", tool.id)) == [kind for kind, _ in told].index("tool.answered") - 1
+        await node.drop()
+
+
+async def test_a_veto_is_answered_to_the_model_and_recorded(tmp_path: Path) -> None:
+    """The target is never run; the model reads the plugin's words, and the conversation goes on."""
+
+    async def vetoes(call: ToolCall, proceed: Proceed) -> NoReturn:
+        raise Forbidden("not today")
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("rules", vetoes)) as here:
+        node = await model_node(here, lambda given: given).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        result = await provider.asked(SendToolResult)
+        message = "The plugin 'rules' refused the call of desk.look: not today"
+        assert json.loads(result.output) == {"error": {"code": "tool_vetoed", "message": message}}
+        (vetoed,) = await here.recorded(session_id, "tool.vetoed")
+        assert vetoed == {"call_id": "c1", "target": "desk.look", "plugin": "rules", "message": "not today"}
+        assert (node.invoked, await the_tool(here, session_id)) == ([], None)
+        await provider.speaks()
+        await node.drop()
+
+
+async def test_a_middleware_that_fails_holds_the_result_back(tmp_path: Path) -> None:
+    """The execution succeeded and is recorded so; the model is told that there is no result, and by which plugin."""
+
+    async def fails(call: ToolCall, proceed: Proceed) -> NoReturn:
+        await proceed(call)
+        raise RuntimeError("secret-4711")
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("redact", fails)) as here:
+        node = await model_node(here, lambda given: {"card": "4711"}).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        result = await provider.asked(SendToolResult)
+        assert "4711" not in result.output
+        assert json.loads(result.output)["error"]["code"] == "middleware_failed"
+        tool = await the_tool(here, session_id)
+        assert (tool.status, tool.output) == ("succeeded", {"card": "4711"})
+        (event,) = [event for event in await here.events(session_id) if event.type == "tool.middleware_failed"]
+        assert event.execution_id == tool.id
+        await node.drop()
+
+
+async def test_the_handlers_calls_pass_as_well(tmp_path: Path) -> None:
+    """`session.call` goes through the same middleware; a veto is an error of the call, with its code."""
+
+    async def by_kind(call: ToolCall, proceed: Proceed) -> Any:
+        assert (call.kind, call.session, call.caller) == ("call", "desk.voice", "ann")
+        if call.input.get("order") == 13:
+            raise Forbidden("not that one", hint="ask for another")
+        return {"changed": await proceed(call)}
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("rules", by_kind)) as here:
+        node = Node(NodeKey.generate(), here.url)
+        node.functions["look"] = lambda given: given
+        await node.link()
+        session_id, _ = await live(here, adapter, node)
+        answer = await node.answer(await node.command("call", target="desk.look", input={"order": 1}))
+        assert answer.value == {"changed": {"order": 1}}
+        problem = (await node.answer(await node.command("call", target="desk.look", input={"order": 13}))).problem
+        assert (problem["code"], problem["status"], problem["hint"]) == ("tool_vetoed", 403, "ask for another")
+        assert len(await here.recorded(session_id, "tool.output_changed")) == 1
+        await node.drop()
+
+
+class Held:
+    """A middleware that stops before it goes on, until the test lets it."""
+
+    def __init__(self) -> None:
+        self.here, self.go = asyncio.Event(), asyncio.Event()
+        self.raised: BaseException | None = None
+
+    async def __call__(self, call: ToolCall, proceed: Proceed) -> Any:
+        self.here.set()
+        await self.go.wait()
+        try:
+            return await proceed(call)
+        except BaseException as error:
+            self.raised = error
+            raise
+
+
+async def test_a_call_that_is_given_up_in_the_middleware_is_not_begun(tmp_path: Path) -> None:
+    """The caller interrupts while a middleware still has the call: no execution is created for it."""
+    held, adapter = Held(), Adapter()
+    async with plane(tmp_path, adapter, plugin("holds", tool_middleware=lambda: [held])) as here:
+        node = model_node(here, lambda given: given)
+        node.on_interrupt = "cancel"
+        await node.link()
+        session_id, provider = await live(here, adapter, node)
+        provider.caller_says("look")
+        provider.tell(ReplyStarted(reply="r1"))
+        provider.tell(ToolRequested(call_id="c1", name="desk.look", arguments="{}", reply="r1"))
+        await held.here.wait()
+        provider.tell(Interrupted(reply="r1"))
+        result = await provider.asked(SendToolResult)
+        assert json.loads(result.output)["error"]["code"] == "interrupted"
+        held.go.set()
+        await until(lambda: held.raised)
+        assert isinstance(held.raised, ExecutionCancelled)
+        assert (node.invoked, await the_tool(here, session_id)) == ([], None)
+        await node.drop()
+
+
+async def test_nothing_is_begun_after_the_end(tmp_path: Path) -> None:
+    """A session ends while a middleware has a call of its model: what comes out of it is not run any more."""
+    held, adapter = Held(), Adapter()
+    async with plane(tmp_path, adapter, plugin("holds", tool_middleware=lambda: [held])) as here:
+        node = await model_node(here, lambda given: given).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        await held.here.wait()
+        await here.sessions.end(session_id, "operator")
+        held.go.set()
+        await until(lambda: held.raised)
+        assert isinstance(held.raised, ExecutionCancelled)
+        assert (node.invoked, await the_tool(here, session_id)) == ([], None)
+        await node.drop()
+
+
+async def test_an_execution_that_a_middleware_gives_up_is_cancelled(tmp_path: Path) -> None:
+    """A middleware with a deadline of its own answers in its place: nobody waits for the target any more."""
+
+    async def impatient(call: ToolCall, proceed: Proceed) -> Any:
+        try:
+            async with asyncio.timeout(0.2):
+                return await proceed(call)
+        except TimeoutError:
+            return "it takes too long"
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("timer", impatient)) as here:
+        node = await model_node(here, lambda given: ...).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        assert (await provider.asked(SendToolResult)).output == '"it takes too long"'
+
+        async def closed() -> Any:
+            tool = await the_tool(here, session_id)
+            return tool if tool.status == "cancelled" else None
+
+        tool = await until_async(closed)
+        assert tool.problem["reason"] == "a plugin gave it up"
+        (changed,) = await here.recorded(session_id, "tool.output_changed")
+        assert changed["given"] == "it takes too long"
+        await node.drop()
+
+
+async def test_an_execution_that_is_given_up_while_it_is_created_is_cancelled(tmp_path: Path) -> None:
+    """A middleware that turns away before the commit leaves no work behind that nobody waits for."""
+
+    async def turns_away(call: ToolCall, proceed: Proceed) -> Any:
+        going_on = asyncio.ensure_future(proceed(call))
+        await asyncio.sleep(0)
+        going_on.cancel()
+        await asyncio.gather(going_on, return_exceptions=True)
+        return "never mind"
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("turns", turns_away)) as here:
+        node = await model_node(here, lambda given: ...).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        assert (await provider.asked(SendToolResult)).output == '"never mind"'
+
+        async def closed() -> bool:
+            tool = await the_tool(here, session_id)
+            return tool is not None and tool.status == "cancelled"
+
+        assert await until_async(closed)
+        await node.drop()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["in the middleware", "in the target"])
+async def test_a_call_goes_on_after_a_restart(tmp_path: Path, before: bool) -> None:
+    """Wherever the control plane stops, the call passes the middleware again, runs once, and is changed and told of once."""
+    adapter, key = Adapter(), NodeKey.generate()
+    held, passages = Held(), []
+
+    async def counts(call: ToolCall, proceed: Proceed) -> Any:
+        passages.append(dict(call.input))
+        output = await proceed(call.with_input({**call.input, "seen": len(passages)}))
+        return {**output, "card": "hidden"}
+
+    hooks = [middleware("counts", counts)]
+    if before:
+        hooks.append(plugin("holds", tool_middleware=lambda: [held]))
+    async with plane(tmp_path, adapter, *hooks) as first:
+        node = await model_node(first, lambda given: ..., key).link()
+        session_id, provider = await live(first, adapter, node)
+        ask(provider, order=1)
+        if before:
+            await held.here.wait()
+        else:
+            await until(lambda: node.invoked)
+        invoked = list(node.invoked)
+        await node.drop()
+
+    async with plane(tmp_path, adapter, *hooks[:1]) as second:
+        again = model_node(second, lambda given: ..., key)
+        again.running = tuple(
+            RunningAttempt(execution_id=x.context.execution_id, attempt=x.context.attempt, epoch=x.epoch)
+            for x in invoked
+        )
+        await again.link()
+        await again.opened(2)
+        if before:
+            await until(lambda: again.invoked)
+        (invoke,) = invoked or again.invoked
+        assert invoke.input == {"order": 1, "seen": 2 if before else 1}
+        await again.finish(invoke, {"found": True})
+        result = await adapter.calls["call1"].asked(SendToolResult)
+        assert json.loads(result.output) == {"found": True, "card": "hidden"}
+        assert passages == [{"order": 1}, {"order": 1}]
+        assert (await the_tool(second, session_id)).status == "succeeded"
+        for kind in ("tool.input_changed", "tool.output_changed"):
+            assert len(await second.recorded(session_id, kind)) == 1
+        await again.drop()
+
+
+async def test_a_middleware_that_holds_on_does_not_keep_the_control_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that will not be cancelled is left behind when the control plane stops, and the log says so."""
+    monkeypatch.setattr("agentfield_server.sessions.tools._CLOSE", 0.05)
+    entered, release, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def clings(call: ToolCall, proceed: Proceed) -> None:
+        entered.set()
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        done.set()
+
+    adapter, node = Adapter(), None
+    async with plane(tmp_path, adapter, middleware("clings", clings)) as here:
+        node = await model_node(here, lambda given: given).link()
+        _, provider = await live(here, adapter, node)
+        ask(provider)
+        await entered.wait()
+        await node.drop()
+    assert "1 calls of session" in caplog.text
+    release.set()
+    await done.wait()
+
+
+async def test_a_late_result_passes_the_middleware_too(tmp_path: Path) -> None:
+    """A result that comes after its call was answered as pending enters the conversation as the middleware left it."""
+
+    async def redacts(call: ToolCall, proceed: Proceed) -> Any:
+        return {**await proceed(call), "card": "hidden"}
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("redact", redacts)) as here:
+        node = await model_node(here, lambda given: ...).link()
+        session_id, provider = await live(here, adapter, node)
+        ask(provider)
+        await until(lambda: node.invoked)
+        await until_async(lambda: here.recorded(session_id, "tool.requested"))
+        here.clock.advance(21)
+        assert (await provider.asked(SendToolResult)).output == '{"status":"pending"}'
+        await node.finish(node.invoked[0], {"card": "4711"})
+        text = (await provider.asked(AddText)).text
+        assert '{"card":"hidden"}' in text
+        assert "4711" not in text
+        await node.drop()
+
+
+async def test_a_broken_middleware_keeps_the_control_plane_from_starting(tmp_path: Path) -> None:
+    """Better no calls than calls that pass unchecked."""
+
+    def boom() -> NoReturn:
+        raise RuntimeError
+
+    with pytest.raises(PluginBroken):
+        async with plane(tmp_path, Adapter(), plugin("redact", tool_middleware=boom)):
+            pass
