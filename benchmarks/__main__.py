@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
-NAMES = ("imports", "dispatch", "offer", "reply", "bridge", "media")
+NAMES = ("imports", "plugins", "dispatch", "offer", "reply", "bridge", "media")
 
 
 def main() -> int:

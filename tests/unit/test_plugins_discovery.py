@@ -149,6 +149,17 @@ def test_two_distributions_with_one_plugin_name_are_both_loaded(install):
     assert states(Registry.discover({})) == {"zz-alpha": ("ok", ""), "zz-beta": ("ok", "")}
 
 
+def test_what_is_left_of_a_distribution_takes_nothing_down(install, tmp_path):
+    """A folder with entry points and no metadata names no distribution: its plugin is listed by what it points to."""
+    install("alpha", good("alpha"))
+    install("left", None)
+    (tmp_path / "zz_left-1.2.3.dist-info" / "METADATA").unlink()
+    registry = Registry.discover({})
+    assert states(registry) == {"zz-alpha": ("ok", "")}
+    (left,) = [p for p in registry.plugins if p.name == "left"]
+    assert (left.distribution, left.version, left.state) == ("zz_left_plugin", "", "broken")
+
+
 class Handmade:
     """A plugin made in the program itself."""
 

@@ -182,6 +182,23 @@ async def test_the_handlers_calls_pass_as_well(tmp_path: Path) -> None:
         await node.drop()
 
 
+async def test_what_was_changed_is_recorded_also_without_an_execution(tmp_path: Path) -> None:
+    """A call that is refused after a middleware changed its input has no execution; the change is in the log all the same."""
+
+    async def changes(call: ToolCall, proceed: Proceed) -> Any:
+        return await proceed(call.with_input({"order": 2}))
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, middleware("rules", changes)) as here:
+        node = await Node(NodeKey.generate(), here.url).link()
+        session_id, _ = await live(here, adapter, node)
+        problem = (await node.answer(await node.command("call", target="desk.nothing", input={"order": 1}))).problem
+        assert problem["code"] == "unknown_target"
+        (event,) = [event for event in await here.events(session_id) if event.type == "tool.input_changed"]
+        assert (json.loads(event.canonical)["body"]["asked"], event.execution_id) == ({"order": 1}, None)
+        await node.drop()
+
+
 class Held:
     """A middleware that stops before it goes on, until the test lets it."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from agentfield.plugins.spec import Manifest, PairSpec, ProviderInfo, RouteInfo, TransportInfo
 from agentfield.plugins.words import did_you_mean
@@ -50,37 +51,72 @@ _MAX_AT_ONCE = 10_000
 
 def manifest_problem(manifest: Manifest) -> str | None:
     """Return what is wrong with a manifest taken by itself, None when nothing is."""
-    return _misfit(manifest, Manifest, "manifest") or _bad_words(manifest)
+    misfit = _check_of(Manifest)(manifest)
+    return f"manifest{misfit.where} is {misfit.what}" if misfit else _bad_words(manifest)
 
 
-def _misfit(value: object, hint: Any, where: str) -> str | None:
-    """Return how `value` differs from the type it was declared with, None when it fits."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, hint):
-            return f"{where} is {type(value).__name__}, not {hint.__name__}"
-        hints = get_type_hints(hint)
-        parts = ((getattr(value, f.name), hints[f.name], f"{where}.{f.name}") for f in dataclasses.fields(hint))
-        return next(filter(None, (_misfit(*part) for part in parts)), None)
+class _Misfit(NamedTuple):
+    """How a value differs from the type that it was declared with."""
+
+    where: str
+    """Its place below what was checked, such as ``.pairs[0].media``."""
+    what: str
+
+
+_Check = Callable[[Any], _Misfit | None]
+
+
+@cache
+def _check_of(hint: Any) -> _Check:
+    """Return what compares a value with a type; made once for a type, since every plugin that is loaded is compared."""
     args = get_args(hint)
     match get_origin(hint):
+        case None if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            return _fields_of(hint)
         case None:
-            kinds = (int, float) if hint is float else (hint,)
-            fits = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
-            return None if fits else f"{where} is {value!r}, not {_say(hint)}"
+            return partial(_plain, hint, (int, float) if hint is float else (hint,))
         case origin if origin is Literal:
-            return None if value in args else f"{where} is {value!r}, not one of {', '.join(map(repr, args))}"
+            words = ", ".join(map(repr, args))
+            return lambda value: None if value in args else _Misfit("", f"{value!r}, not one of {words}")
         case origin if origin in (tuple, frozenset):
-            return _misfit_items(value, origin, args, where)
+            return _items_of(origin, _check_of(args[0]))
         case _:  # a union
-            misfits = [_misfit(value, arg, where) for arg in args]
-            return None if None in misfits else f"{where} is {value!r}, not {' or '.join(map(_say, args))}"
+            checks, names = [_check_of(arg) for arg in args], " or ".join(map(_say, args))
+            return lambda value: (
+                None if any(check(value) is None for check in checks) else _Misfit("", f"{value!r}, not {names}")
+            )
 
 
-def _misfit_items(value: object, kind: Any, args: tuple[Any, ...], where: str) -> str | None:
-    if not isinstance(value, kind):
-        return f"{where} is {type(value).__name__}, not {kind.__name__}"
-    items: Iterable[object] = value
-    return next(filter(None, (_misfit(each, args[0], f"{where}[{i}]") for i, each in enumerate(items))), None)
+def _plain(hint: type, kinds: tuple[type, ...], value: object) -> _Misfit | None:
+    fits = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+    return None if fits else _Misfit("", f"{value!r}, not {_say(hint)}")
+
+
+def _fields_of(kind: type) -> _Check:
+    hints = get_type_hints(kind)
+    checks = [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(kind)]
+
+    def check(value: Any) -> _Misfit | None:
+        if not isinstance(value, kind):
+            return _Misfit("", f"{type(value).__name__}, not {kind.__name__}")
+        for name, part in checks:
+            if (misfit := part(getattr(value, name))) is not None:
+                return _Misfit(f".{name}{misfit.where}", misfit.what)
+        return None
+
+    return check
+
+
+def _items_of(kind: type[Any], part: _Check) -> _Check:
+    def check(value: Any) -> _Misfit | None:
+        if not isinstance(value, kind):
+            return _Misfit("", f"{type(value).__name__}, not {kind.__name__}")
+        for number, item in enumerate(value):
+            if (misfit := part(item)) is not None:
+                return _Misfit(f"[{number}]{misfit.where}", misfit.what)
+        return None
+
+    return check
 
 
 def _say(hint: Any) -> str:

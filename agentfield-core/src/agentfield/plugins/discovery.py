@@ -6,7 +6,7 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pluggy
 
@@ -15,6 +15,9 @@ from agentfield.plugins.hookchecks import hook_problem, implementations_of
 from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PROJECT, PluginHooks
 from agentfield.plugins.spec import PLUGIN_API, Manifest
+
+if TYPE_CHECKING:
+    from importlib_metadata import EntryPoint
 
 __all__ = [
     "GROUP",
@@ -76,8 +79,8 @@ def installed_plugins(manager: pluggy.PluginManager, env: Mapping[str, str]) -> 
     disabled = {name.strip() for name in env.get("AGENTFIELD_DISABLE_PLUGINS", "").split(",") if name.strip()}
     autoload = not is_set(env, "AGENTFIELD_NO_PLUGIN_AUTOLOAD")
     records = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.dist.name if e.dist else "", e.name)):
-        dist, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.value, "")
+    found = ((*_whose(entry), entry) for entry in entry_points(group=GROUP))
+    for dist, version, entry in sorted(found, key=lambda row: (row[0], row[2].name)):
         base = PluginRecord(name=entry.name, distribution=dist, version=version, state="disabled")
         if not autoload:
             records.append(dataclasses.replace(base, reason="AGENTFIELD_NO_PLUGIN_AUTOLOAD is set"))
@@ -88,9 +91,26 @@ def installed_plugins(manager: pluggy.PluginManager, env: Mapping[str, str]) -> 
     return records
 
 
+def _whose(entry: EntryPoint) -> tuple[str, str]:
+    """Return the distribution that an entry point is of, and its version; what is left of one may not say."""
+    if entry.dist is None:
+        return entry.value, ""
+    try:
+        about = entry.dist.metadata  # parsed anew each time that it is asked for
+        return about["Name"], about["Version"]
+    except (KeyError, FileNotFoundError):
+        return entry.value, ""
+
+
+class _Manager(pluggy.PluginManager):
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        """Return how a function is marked; what every module has is not even looked at, which halves the cost of one."""
+        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+
+
 def new_manager() -> pluggy.PluginManager:
     """Return a plugin manager that knows our hooks; one per registry, never a global one."""
-    manager = pluggy.PluginManager(PROJECT)
+    manager = _Manager(PROJECT)
     manager.add_hookspecs(PluginHooks)
     return manager
 

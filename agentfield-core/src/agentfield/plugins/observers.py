@@ -207,4 +207,13 @@ def _read(data: bytes, hook: str) -> RecordedEvent | None:
         return None
     if hook == "agentfield_execution_finished" and body.get("kind") not in ("tool", "call"):
         return None
-    return RecordedEvent(**{**content, "body": MappingProxyType(body)})
+    return RecordedEvent(
+        id=content["id"],
+        seq=content["seq"],
+        type=content["type"],
+        at=content["at"],
+        run_id=content["run_id"],
+        session_id=content["session_id"],
+        execution_id=content["execution_id"],
+        body=MappingProxyType(body),
+    )

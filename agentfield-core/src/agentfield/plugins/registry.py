@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from agentfield.errors import PluginBroken
 from agentfield.plugins import refusals
@@ -23,9 +23,11 @@ from agentfield.plugins.discovery import (
     read_plugin,
 )
 from agentfield.plugins.hooks import Implementation
-from agentfield.plugins.spec import Manifest, Need, PairSpec, ProviderInfo, TransportInfo
+from agentfield.plugins.spec import Need, PairSpec, ProviderInfo, TransportInfo
 
 __all__ = ["PluginRecord", "PluginState", "Registry", "load_attribute"]
+
+Info = TypeVar("Info", ProviderInfo, TransportInfo)
 
 
 class Registry:
@@ -41,7 +43,13 @@ class Registry:
     ) -> None:
         self._records = check_vocabulary(records)
         self._prefer = dict(prefer)
+        manifests = [record.manifest for record in self._records if record.state == "ok" and record.manifest]
+        self._providers = _by_name(info for each in manifests for info in each.providers)
+        self._transports = _by_name((*CORE_TRANSPORTS, *(info for each in manifests for info in each.transports)))
         self._rows = self._matrix()
+        self._claims: dict[tuple[str, str], list[tuple[PairSpec, PluginRecord]]] = {}
+        for row in self._rows:
+            self._claims.setdefault((row[0].provider, row[0].transport), []).append(row)
         for pair, dist in self._prefer.items():
             self._check_preference(pair, dist)
 
@@ -114,14 +122,11 @@ class Registry:
 
     def providers(self) -> tuple[ProviderInfo, ...]:
         """Return the providers that are declared, by name."""
-        found = dict.fromkeys(info for manifest in self._manifests() for info in manifest.providers)
-        return tuple(sorted(found, key=lambda info: info.name))
+        return self._providers
 
     def transports(self) -> tuple[TransportInfo, ...]:
         """Return the transports that are declared, those of core among them, by name."""
-        theirs = (info for manifest in self._manifests() for info in manifest.transports)
-        found = dict.fromkeys((*CORE_TRANSPORTS, *theirs))
-        return tuple(sorted(found, key=lambda info: info.name))
+        return self._transports
 
     def provider(self, name: str) -> ProviderInfo:
         """Return a provider.
@@ -171,7 +176,7 @@ class Registry:
             AmbiguousAdapter: More than one plugin claims it.
             CapabilityMissing: It cannot do what the session needs.
         """
-        claims = [row for row in self.pairs() if (row[0].provider, row[0].transport) == (provider, transport)]
+        claims = self._claims.get((provider, transport), [])
         match claims:
             case [(spec, record)]:
                 self.provider(provider)
@@ -210,7 +215,7 @@ class Registry:
         met = [
             (made, record)
             for pair, record in declared
-            for info in self.transports()
+            for info in self._transports
             if (made := bridged_pair(pair, info)) is not None and made.name not in written
         ]
         rows = [
@@ -219,9 +224,6 @@ class Registry:
             if self._prefer.get(row[0].name, row[1].distribution) == row[1].distribution
         ]
         return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
-
-    def _manifests(self) -> list[Manifest]:
-        return [record.manifest for record in self._records if record.state == "ok" and record.manifest]
 
     def _check_preference(self, pair: str, dist: str) -> None:
         mine = [record for record in self._records if record.distribution == dist]
@@ -235,6 +237,10 @@ class Registry:
         bad = [record for record in self._records if record.state not in ("ok", "disabled")]
         if bad:
             raise refusals.strict(bad)
+
+
+def _by_name(infos: Iterable[Info]) -> tuple[Info, ...]:
+    return tuple(sorted(dict.fromkeys(infos), key=lambda info: info.name))
 
 
 def _importable(module: str) -> bool:
