@@ -214,6 +214,7 @@ async def test_five_observers_of_which_one_hangs_and_one_raises(
     )
     async with installation(tmp_path, registry=registry, hears=["one two"]) as here:
         outcome = await here.call(TARGET)
+        counts = here.plane.observers.counts
     assert outcome.said == (("one two", "one two", True, None),)
     assert (outcome.words, outcome.tools, outcome.heard) == (("one two",), ("succeeded",), True)
     assert [event.seq for event in seen["log"]] == list(range(1, len(seen["log"]) + 1))
@@ -224,6 +225,10 @@ async def test_five_observers_of_which_one_hangs_and_one_raises(
     assert [(event.body["target"], event.body["status"]) for event in seen["calls"]] == [("desk.echo", "succeeded")]
     assert caplog.text.count("plugin.hook_failed plugin=c") == len(kinds)
     assert "plugin.events_dropped plugin=d" in caplog.text
+    assert [counts["c", "agentfield_dag_event"].failed, counts["d", "agentfield_dag_event"].delivered] == [
+        len(kinds),
+        0,
+    ]
     assert CANARY not in str(seen)
 
 

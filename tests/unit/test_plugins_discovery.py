@@ -149,6 +149,24 @@ def test_two_distributions_with_one_plugin_name_are_both_loaded(install):
     assert states(Registry.discover({})) == {"zz-alpha": ("ok", ""), "zz-beta": ("ok", "")}
 
 
+HOOK = """
+@hookimpl
+async def agentfield_dag_event(event): ...
+"""
+
+
+def test_hooks_of_installed_plugins_count_while_they_are_ok(install):
+    """Only what an ok plugin implements is called; one that is invalid, or switched off, has no hooks."""
+    install("alpha", good("alpha") + HOOK)
+    install("beta", good("beta") + HOOK)
+    install("typo", good("typo", transport="websockets") + HOOK)
+    install("sync", good("sync") + HOOK.replace("async def", "def"))
+    found = Registry.discover({"AGENTFIELD_DISABLE_PLUGINS": "beta"}).implementations("agentfield_dag_event")
+    assert [(each.plugin, each.distribution) for each in found] == [("alpha", "zz-alpha")]
+    reason = states(Registry.discover({}))["zz-sync"]
+    assert reason == ("invalid", "agentfield_dag_event must be written with 'async def'")
+
+
 def test_what_is_left_of_a_distribution_takes_nothing_down(install, tmp_path):
     """A folder with entry points and no metadata names no distribution: its plugin is listed by what it points to."""
     install("alpha", good("alpha"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from agentfield.errors import ExecutionCancelled, Forbidden, PluginBroken
+from agentfield.errors import ExecutionCancelled, Forbidden, InvalidInput, PluginBroken
 from agentfield.identity import NodeKey, digest
 from agentfield.plugins import Proceed, SessionRequest, ToolCall
 from agentfield.realtime.commands import AddText, SendToolResult
@@ -18,6 +19,7 @@ from agentfield.realtime.events import Interrupted, ReplyEnded, ReplyStarted, To
 from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import RunningAttempt
 from agentfield.wire.rest import StartRequest
+from agentfield_server.store.records import IdempotencyKey
 from unit.hooks_kit import plugin
 from unit.sessions_kit import Adapter, Node, Plane, Provider, plane, until, until_async
 
@@ -83,6 +85,31 @@ async def test_a_gate_is_asked_before_anything_is_written(tmp_path: Path) -> Non
         assert (first.target, first.caller, dict(first.metadata)) == ("desk.voice", "bob", {"line": "1"})
         assert (first.provider, first.transport, first.model) == ("acme", "webrtc", "m-1")
         assert (first.tags, first.principal, first.evidence) == (("vip",), "op", evidence)
+        await node.drop()
+
+
+async def test_a_repeated_start_is_not_asked_for_again(tmp_path: Path) -> None:
+    """A start whose answer was lost is answered with its session, also when a gate would refuse it now."""
+    asked: list[SessionRequest] = []
+
+    async def once(request: SessionRequest) -> None:
+        asked.append(request)
+        if len(asked) > 1:
+            raise Forbidden("one is enough")
+
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, plugin("door", session_authorize=once)) as here:
+        node = await Node(NodeKey.generate(), here.url).link()
+        request = StartRequest(target="desk.voice")
+        key = IdempotencyKey(principal="op", route="start", target="desk.voice", key="k1", body_digest=b"1")
+        first, config = await here.sessions.start(request, principal="op", idempotency=key)
+        assert await here.sessions.start(request, principal="op", idempotency=key) == (first, config)
+        assert len(asked) == 1
+        with pytest.raises(InvalidInput) as caught:
+            await here.sessions.start(request, principal="op", idempotency=replace(key, body_digest=b"2"))
+        assert caught.value.code == "idempotency_mismatch"
+        with pytest.raises(Forbidden, match="one is enough"):
+            await here.sessions.start(request, principal="op", idempotency=replace(key, key="k2"))
         await node.drop()
 
 

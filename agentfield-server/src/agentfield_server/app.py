@@ -47,6 +47,7 @@ class ControlPlane:
     engine: Engine
     hub: LinkHub
     registry: Registry
+    observers: Observers
 
 
 @asynccontextmanager
@@ -105,7 +106,7 @@ async def control_plane(
         public.bound = url
         stack.push_async_callback(hub.close)
         stack.enter_context(announced(settings.home, url))
-        yield ControlPlane(url=url, sessions=sessions, engine=engine, hub=hub, registry=registry)
+        yield ControlPlane(url=url, sessions=sessions, engine=engine, hub=hub, registry=registry, observers=observers)
 
 
 async def run_server(

@@ -116,6 +116,8 @@ class Sessions:
             LimitExceeded: The provider's keys have all sessions that they may have (code `provider_busy`).
             AgentFieldError: It may not be started; the class says why (see `resolve_start`).
         """
+        if idempotency is not None and (known := await self._store.session_of(idempotency)) is not None:
+            return known, SessionConfig.model_validate(known.config)
         resolved = resolve_start(request, session_id=new_id("ses"), hub=self._hub, registry=self._registry)
         config, pair = resolved.config, resolved.pair
         await self._gate.admit(asked_of_plugins(request, config, principal, evidence))

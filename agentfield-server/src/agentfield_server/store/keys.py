@@ -10,7 +10,7 @@ from agentfield_server.store.records import IdempotencyKey, TokenRow
 from agentfield_server.store.rows import dump, load
 from agentfield_server.store.writer import Transaction
 
-__all__ = ["KEY_LIFE", "claim", "drop_tokens", "forget", "purge", "put_token", "remember", "use_token"]
+__all__ = ["KEY_LIFE", "claim", "drop_tokens", "forget", "purge", "put_token", "remember", "session_of", "use_token"]
 
 KEY_LIFE = 24 * 3600.0
 """Seconds that an idempotency key is remembered."""
@@ -69,6 +69,13 @@ def claim(
         transaction.now,
     )
     return None
+
+
+def session_of(transaction: Transaction, key: IdempotencyKey) -> str | None:
+    """Return the session that an earlier call with a key started, see `Store.session_of`."""
+    row = _find(transaction, key)
+    session_id: str | None = None if row is None else row[2]
+    return session_id
 
 
 def remember(

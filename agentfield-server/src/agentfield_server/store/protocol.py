@@ -135,6 +135,13 @@ class Store(Protocol):
     async def get_session(self, session_id: str) -> SessionRow | None:
         """Return a session."""
 
+    async def session_of(self, key: IdempotencyKey) -> SessionRow | None:
+        """Return the session that an earlier `create_session` with a key created.
+
+        Raises:
+            InvalidInput: The key was used with another body (code `idempotency_mismatch`).
+        """
+
     async def list_sessions(
         self, *, state: SessionState | None = None, before: str | None = None, limit: int = 100
     ) -> list[SessionRow]:

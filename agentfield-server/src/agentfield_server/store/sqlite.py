@@ -297,6 +297,11 @@ class SqliteStore:
         rows = await self._read(f"SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?", session_id)  # noqa: S608
         return session_row(rows[0]) if rows else None
 
+    async def session_of(self, key: IdempotencyKey) -> SessionRow | None:
+        """Return the session of a key, see `Store.session_of`."""
+        session_id = await self._write(lambda tx: keys.session_of(tx, key))
+        return None if session_id is None else await self.get_session(session_id)
+
     async def list_sessions(
         self, *, state: SessionState | None = None, before: str | None = None, limit: int = 100
     ) -> list[SessionRow]:
