@@ -167,7 +167,7 @@ async def test_the_end_waits_a_moment_and_no_longer(caplog: pytest.LogCaptureFix
     """What waits is delivered at the end; one that hangs is stopped, what it had not taken is counted."""
     seen, before = Seen(), asyncio.all_tasks()
     told = registry(plugin("a", dag_event=hangs), plugin("b", dag_event=seen.hook()))
-    async with Observers(told, drain=0.05) as observers:
+    async with Observers(told, drain=1.0) as observers:
         for seq in range(1, 501):
             observers.feed(*recorded("anything", seq))
         assert seen == []

@@ -300,7 +300,7 @@ async def test_an_execution_that_a_middleware_gives_up_is_cancelled(tmp_path: Pa
 
         async def closed() -> Any:
             tool = await the_tool(here, session_id)
-            return tool if tool.status == "cancelled" else None
+            return tool if tool is not None and tool.status == "cancelled" else None
 
         tool = await until_async(closed)
         assert tool.problem["reason"] == "a plugin gave it up"
