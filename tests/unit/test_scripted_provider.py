@@ -1,0 +1,282 @@
+"""The scripted provider by itself: the order of what it tells, what it records, and how it says that a script is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfield.errors import ProviderError, ProviderUnavailable
+from agentfield.plugins import Registry
+from agentfield.plugins.registry import load_attribute
+from agentfield.realtime.audio import AudioFormat
+from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Reply, Say, SendToolResult
+from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
+from agentfield.realtime.events import Event, Interrupted, ReplyAudio, ReplyEnded, SessionClosed, SessionReady
+from agentfield.testing.answers import Answer, Asked, Use
+from agentfield.testing.scripted import Scripted
+from agentfield.testing.scripted_call import ScriptedCall
+
+PCM = AudioFormat("pcm16", 24_000)
+FAST = 100.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the control plane gives a factory."""
+
+    base_url: str
+    key: None = None
+    logger: logging.Logger = logging.root
+    data_dir: Path = Path()
+
+    def clock(self) -> float:
+        return 0.0
+
+    def child(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+@asynccontextmanager
+async def adapter_of(registry: Registry, name: str) -> AsyncIterator[Any]:
+    """Enter the adapter of a pair as the control plane does."""
+    spec = registry.resolve(*name.split("/"))
+    runtime = Runtime(registry.provider(spec.provider).default_url)
+    async with load_attribute(spec.factory)(runtime) as adapter:
+        yield adapter
+
+
+def config(name: str = "scripted/websocket", **fields: Any) -> SessionConfig:
+    """Return the configuration of a session; its one tool is `desk.look`."""
+    provider, transport = name.split("/")
+    declared = SessionDeclaration(
+        **{"name": "voice", "provider": provider, "transport": transport, "floor": "handler"} | fields
+    )
+    tool = ToolSpec(target="desk.look", parameters={"type": "object"})
+    return SessionConfig(
+        session_id="ses_000001",
+        target="desk.voice",
+        declaration=declared,
+        model="m-1",
+        voice="v-1",
+        transcription="ears",
+        tools=(tool,),
+        **({"turn_detection": None} if transport == "audio_turns" else {}),
+    )
+
+
+@asynccontextmanager
+async def a_call(script: Scripted, conf: SessionConfig) -> AsyncIterator[ScriptedCall]:
+    """Open a session at the provider, or make a call to it."""
+    declared = conf.declaration
+    async with adapter_of(Registry.of([script]), f"{declared.provider}/{declared.transport}") as adapter:
+        if declared.transport == "webrtc":
+            made = await adapter.attach((await adapter.negotiate("offer", conf)).ref, conf)
+        else:
+            made = await adapter.open(conf, PCM)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+async def told(call: ScriptedCall, until: type[Any]) -> list[Event]:
+    """Return what a call told, up to an event of a type."""
+    seen: list[Event] = []
+    async with asyncio.timeout(5):
+        async for event in call.events():
+            seen.append(event)
+            if isinstance(event, until):
+                return seen
+    raise AssertionError(seen)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    """Return the types of events, runs of one type as one."""
+    types = [event.type for event in events]
+    return [kind for n, kind in enumerate(types) if n == 0 or types[n - 1] != kind]
+
+
+async def test_a_turn_and_a_say_come_in_the_order_of_a_real_call() -> None:
+    """Direct media: ready, the caller's turn, the speech with its playback; each with ids that belong together."""
+    script = Scripted(speed=FAST)
+    async with a_call(script, config("scripted/webrtc")) as call:
+        await call.says("Hello?")
+        await call.send(Say(id="s-1", text="Good morning."))
+        events = await told(call, until=ReplyEnded)
+        rest = [await anext(call.events())]
+    assert kinds(events + rest) == [
+        "session.ready",
+        "turn.started",
+        "turn.stopped",
+        "turn.committed",
+        "turn.transcript",
+        "reply.started",
+        "playout.started",
+        "reply.transcript",
+        "reply.ended",
+        "playout.stopped",
+    ]
+    ended = events[-1]
+    assert isinstance(ended, ReplyEnded)
+    assert (ended.command, ended.text, ended.audio_ms) == ("s-1", "Good morning.", script.length("Good morning."))
+    assert call.commands == [Say(id="s-1", text="Good morning.")]
+    assert call.conversation == [("caller", "Hello?"), ("agent", "Good morning.")]
+
+
+async def test_carried_audio_is_silence_of_the_right_length() -> None:
+    """At the speed of a person 15 letters last a second, in the format that was asked for."""
+    async with a_call(Scripted(), config()) as call:
+        await call.send(Say(id="s-1", text="x" * 15))
+        events = await told(call, until=ReplyEnded)
+    audio = b"".join(event.data for event in events if isinstance(event, ReplyAudio))
+    assert PCM.ms(len(audio)) == 1000
+    assert set(audio) == {0}
+
+
+async def test_a_recorded_turn_has_the_words_that_the_script_says() -> None:
+    """Where the caller commits, the words come from the script; a recording without any is a mistake of the script."""
+    script = Scripted(speed=FAST)
+    async with a_call(script, config("scripted/audio_turns")) as call:
+        call.will_hear("Where is it?")
+        await call.send(AppendAudio(data=b"\0\0"))
+        await call.send(CommitTurn(item="mine"))
+        assert call.conversation == [("caller", "Where is it?")]
+        await call.send(CommitTurn())
+    with pytest.raises(AssertionError, match="does not say what was said in it"):
+        script.verify()
+
+
+async def test_the_model_answers_by_the_script() -> None:
+    """Words, a tool, its result given to a function, in order; each asked for once, on the model's floor by itself."""
+    script = Scripted(speed=FAST)
+    asked: list[Asked] = []
+
+    def look_back(what: Asked) -> str:
+        asked.append(what)
+        return f"It is {what.results['desk.look']['state']}."
+
+    script.answers(Answer("A moment.", uses=(Use("desk.look", number="427"),)), look_back)
+    async with a_call(script, config(floor="model")) as call:
+        await call.says("Where is 427?")
+        first = await told(call, until=ReplyEnded)
+        (requested,) = [event for event in first if event.type == "tool.requested"]
+        assert (requested.name, requested.arguments) == ("desk.look", '{"number": "427"}')
+        await call.send(SendToolResult(call_id=requested.call_id, output='{"state": "lost"}'))
+        await call.send(Reply(id="r-2", instructions="be kind"))
+        second = await told(call, until=ReplyEnded)
+    assert isinstance(first[-1], ReplyEnded)
+    assert (first[-1].text, first[-1].tools, first[-1].command) == ("A moment.", 1, None)
+    assert isinstance(second[-1], ReplyEnded)
+    assert (second[-1].text, second[-1].command) == ("It is lost.", "r-2")
+    assert asked == [Asked("Where is 427?", "be kind", ("desk.look",), {"desk.look": {"state": "lost"}})]
+    script.verify(done=True)
+
+
+async def test_a_script_that_does_not_fit_is_told_in_words() -> None:
+    """No answer left, a tool that nobody offers, answers that nobody wanted: one AssertionError names them all."""
+    script = Scripted(speed=FAST)
+    async with a_call(script, config(floor="model")) as call:
+        await call.says("Hello?")
+        script.answers(Use("desk.lok"), "unwanted")
+        await call.says("Again?")
+    with pytest.raises(AssertionError) as caught:
+        script.verify(done=True)
+    assert str(caught.value) == (
+        "The script and the session disagree:\n"
+        "  - the model was asked for an answer after the caller said 'Hello?', and the script has none: script.answers(...)\n"
+        "  - the script uses the tool desk.lok, the model is offered: desk.look\n"
+        "  - the model was not asked for what the script still has: 'unwanted'"
+    )
+    script.verify(done=True)
+
+
+@pytest.mark.parametrize("name", ["scripted/webrtc", "scripted/websocket"])
+async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) -> None:
+    """The caller speaks exactly after the words that the test names, and that much counts as heard."""
+    script = Scripted(speed=FAST)
+    direct = name.endswith("webrtc")
+    async with a_call(script, config(name)) as call:
+        await call.says("Where is it?", pause="I found it.")
+        await call.send(Say(id="s-1", text="I found it. It is stuck in customs."))
+        await call.says("Stop!")
+        if not direct:
+            await call.send(CancelReply(reply="r1"))
+        events = await told(call, until=Interrupted if direct else ReplyEnded)
+    last = events[-1]
+    if isinstance(last, Interrupted):
+        whole = script.length("I found it. It is stuck in customs.")
+        assert last.heard_ms == -(-whole * 11 // 35)
+    else:
+        assert isinstance(last, ReplyEnded)
+        assert (last.status, last.text) == ("cancelled", "I found it.")
+
+
+async def test_faults_of_a_provider_can_be_had() -> None:
+    """A refusal, a speech that breaks off, an error, a line that breaks and takes no more commands."""
+    script = Scripted(speed=FAST)
+    script.refuse = ProviderError("no credit", code="insufficient_quota")
+    with pytest.raises(ProviderError, match="no credit"):
+        async with a_call(script, config()):
+            pass
+    script.refuse = None
+    script.spoil("I found", "server_error")
+    async with a_call(script, config()) as call:
+        await call.send(Say(id="s-1", text="I found it."))
+        broken = (await told(call, until=ReplyEnded))[-1]
+        call.fails("rate_limited", "slow down")
+        assert (await anext(call.events())).type == "error"
+        call.drops()
+        assert isinstance((await told(call, until=SessionClosed))[-1], SessionClosed)
+        with pytest.raises(ProviderUnavailable):
+            await call.send(AddText(item="i", text="hello"))
+    assert isinstance(broken, ReplyEnded)
+    assert (broken.status, broken.why, broken.text) == ("failed", "server_error", "I found")
+
+
+async def test_the_end_is_told_once_and_then_nobody_speaks() -> None:
+    """`End` closes the session; a caller who would still speak is a mistake of the test."""
+    async with a_call(Scripted(), config()) as call:
+        await call.send(End())
+        call.hangs_up()
+        assert kinds(await told(call, until=SessionClosed)) == ["session.ready", "session.ended"]
+        with pytest.raises(AssertionError, match=r"the call of desk\.voice is over"):
+            await call.says("Anybody?")
+
+
+async def test_it_stands_in_for_what_is_installed() -> None:
+    """Pairs keep what they can do and providers their names and prices; keys and addresses are gone, and it is said."""
+    real, script = Registry.discover(), Scripted()
+    stood = script.stand_in(real)
+    for spec, _ in real.pairs():
+        mine = stood.resolve(spec.provider, spec.transport)
+        assert mine.capabilities == spec.capabilities
+        assert mine.notes == f"scripted for {spec.name}"
+        info, was = stood.provider(spec.provider), real.provider(spec.provider)
+        assert (info.models, info.voices, info.prices) == (was.models, was.voices, was.prices)
+        assert (info.key_setting, info.url_setting) == (None, None)
+    async with adapter_of(stood, "openai/websocket") as adapter:
+        call = await adapter.open(config("openai/websocket"), PCM)
+        assert await anext(call.events()) == SessionReady(model="m-1", voice="v-1")
+        await call.close()
+
+
+def test_it_stands_in_for_pairs_of_ours_that_are_not_installed() -> None:
+    """Without the plugin, the pair is there all the same, and it is said that what it can do is assumed."""
+    stood = Scripted().stand_in(Registry.of([]))
+    assert stood.resolve("openai", "webrtc").notes == (
+        "scripted for openai/webrtc, which is not installed; what it can do is assumed"
+    )
+
+
+async def test_two_scripts_share_nothing() -> None:
+    """Each registry reaches its own script."""
+    one, two = Scripted(), Scripted()
+    async with a_call(one, config()), a_call(two, config()):
+        assert (len(one.calls), len(two.calls)) == (1, 1)
