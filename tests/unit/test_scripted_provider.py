@@ -207,7 +207,7 @@ async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) ->
         await call.send(Say(id="s-1", text="I found it. It is stuck in customs."))
         await call.says("Stop!")
         if not direct:
-            await call.send(CancelReply(reply="r1"))
+            await call.send(CancelReply(reply="reply-2"))
         events = await told(call, until=Interrupted if direct else ReplyEnded)
     last = events[-1]
     if isinstance(last, Interrupted):

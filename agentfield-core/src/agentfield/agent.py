@@ -7,7 +7,8 @@ import enum
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
@@ -340,6 +341,26 @@ class Agent:
     ) -> None:
         """Give running work a few seconds, then unlink."""
         await self._stop(grace=GRACE if error is None else 0)
+
+    @asynccontextmanager
+    async def linked(self, *, url: str, api_key: str | None = None) -> AsyncIterator[Self]:
+        """Link to this control plane, not to the one that the agent was made for, and work in the background.
+
+        Args:
+            url: The control plane's address.
+            api_key: Its key, by default ``AGENTFIELD_API_KEY``.
+
+        Raises:
+            ControlPlaneUnavailable: There is none.
+            NodeRefused: It does not want this node.
+        """
+        before = (self._url, self._api_key)
+        self._url, self._api_key = discover_url(url), api_key
+        try:
+            async with self:
+                yield self
+        finally:
+            self._url, self._api_key = before
 
     # --- inside -------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from agentfield_server.listening import announced, listen
 from agentfield_server.nodes import LinkHub
 from agentfield_server.sessions import Sessions
 from agentfield_server.sessions.prices import load_prices
+from agentfield_server.sessions.times import Timekeeper
 from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
@@ -52,7 +53,11 @@ class ControlPlane:
 
 @asynccontextmanager
 async def control_plane(
-    settings: Settings, *, registry: Registry | None = None, environ: Mapping[str, str] = os.environ
+    settings: Settings,
+    *,
+    registry: Registry | None = None,
+    environ: Mapping[str, str] = os.environ,
+    clock: Timekeeper | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane inside an existing event loop.
 
@@ -60,6 +65,7 @@ async def control_plane(
         settings: How it runs.
         registry: The plugins; those that are installed when None.
         environ: Where keys and addresses of providers are read from.
+        clock: The time of sessions and their limits; this machine's when None.
 
     Raises:
         InvalidInput: It was to be reachable by others without a key.
@@ -82,7 +88,7 @@ async def control_plane(
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
-        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices)
+        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, time=clock)
         stack.push_async_callback(sessions.close)
         turns = TurnDesk(sessions, store, bus, registry)
         stack.push_async_callback(turns.close)

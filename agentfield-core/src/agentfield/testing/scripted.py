@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -84,10 +85,13 @@ class Scripted:
         """All sessions at the provider, the newest last."""
         self.pauses: list[str] = []
         """What the first speech of calls that are not made yet is to stand still after, see `ScriptedCall.pause`."""
+        self.on_disagree: Callable[[], None] = lambda: None
+        """Called when `verify` has something to raise."""
         self._answers: deque[told.Answering] = deque()
         self._spoilt: deque[tuple[str, str]] = deque()
         self._wrong: list[str] = []
         self._made = asyncio.Event()
+        self._numbers = itertools.count(1)
         self._pairs: dict[str, PairSpec] = {}
         self._url = f"scripted:{id(self):x}"
         _SCRIPTS[self._url] = self
@@ -158,6 +162,7 @@ class Scripted:
     def disagree(self, how: str) -> None:
         """Note that script and session do not go together; `verify` raises it."""
         self._wrong.append(how)
+        self.on_disagree()
 
     def verify(self, *, done: bool = False) -> None:
         """Check that script and session went together.
@@ -168,6 +173,7 @@ class Scripted:
         Raises:
             AssertionError: They did not; the message says how.
         """
+        __tracebackhide__ = True
         wrong, self._wrong = self._wrong, []
         if done and self._answers:
             left = ", ".join(repr(answer) for answer in self._answers)
@@ -193,6 +199,10 @@ class Scripted:
             return None
         after, code = self._spoilt.popleft()
         return text.index(after) + len(after), code
+
+    def name(self, what: str) -> str:
+        """Return a name that no other call has."""
+        return f"{what}-{next(self._numbers)}"
 
     def length(self, text: str) -> int:
         """Return how long a text sounds, milliseconds."""

@@ -65,8 +65,11 @@ class _Speech:
     reply: str
     command: str | None
     text: str
+    """The words so far."""
     ms: int
-    """How long all of it sounds, or how far it gets."""
+    """How long they sound."""
+    whole: str
+    answer: Answer | None
     began: float
     generating: bool = False
     stands_still: bool = False
@@ -95,8 +98,6 @@ class ScriptedCall:
         self._audio = audio
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_EVENTS)
         self._hearing: deque[str] = deque()
-        self._items = 0
-        self._replies = 0
         self._last_item: str | None = None
         self._interruptible = True
         self._broken = False
@@ -179,8 +180,7 @@ class ScriptedCall:
     def begins(self) -> str:
         """Let the caller begin to speak, over the agent if it speaks; returns the item of the turn."""
         self._check_open()
-        self._items += 1
-        item = f"{self.config.session_id[-6:]}-{self._items}"
+        item = self._script.name("item")
         if self._listens:
             self.tell(TurnStarted(item=item))
             self._barge_in()
@@ -218,6 +218,31 @@ class ScriptedCall:
         self._standing.clear()
         self._pauses.popleft()
 
+    async def go_on(self) -> None:
+        """Let the speech that stands still go on to its end.
+
+        Raises:
+            AssertionError: There is none.
+        """
+        await self.still()
+        speech = self._speech
+        if speech is None or not speech.stands_still:
+            self._script.disagree("nothing stands still that could go on")
+            self._script.verify()
+            return
+        speech.stands_still = False
+        heard, whole = speech.ms, self._script.length(speech.whole)
+        speech.ms, speech.text = whole, speech.whole
+        if self._audio is None:
+            loop = asyncio.get_running_loop()
+            speech.began = loop.time() - heard / 1000
+            speech.timer = loop.call_later((whole - heard) / 1000, self._heard, speech)
+        else:
+            speech.generating = False
+            self._generate(speech, heard, whole)
+            self._end(speech)
+            self._said(speech)
+
     def will_hear(self, text: str) -> None:
         """Know the words of the next recording: what was said in a turn that the caller commits."""
         self._hearing.append(text)
@@ -249,9 +274,8 @@ class ScriptedCall:
     def _recorded(self, command: CommitTurn) -> None:
         if not self._hearing:
             self._script.disagree("the caller sent a recording and the script does not say what was said in it")
-        self._items += 1
         text = self._hearing.popleft() if self._hearing else ""
-        self._commit(command.item or f"{self.config.session_id[-6:]}-{self._items}", text)
+        self._commit(command.item or self._script.name("item"), text)
 
     def _commit(self, item: str, text: str, *, failed: str | None = None) -> None:
         self.conversation.append(("caller", text))
@@ -290,14 +314,11 @@ class ScriptedCall:
 
     def _speak(self, text: str, command: str | None, answer: Answer | None = None) -> None:
         self._be_quiet()
-        self._replies += 1
-        reply = f"r{self._replies}"
+        self._speech = None
+        reply = self._script.name("reply")
         self.tell(ReplyStarted(reply=reply, command=command))
-        uses = answer.uses if answer is not None else ()
-        usage = answer.usage if answer is not None else None
         if not text:
-            self._use(reply, answer)
-            self.tell(ReplyEnded(reply=reply, command=command, tools=len(uses), usage=usage))
+            self._end(_Speech(reply, command, "", 0, "", answer, 0.0))
             return
         spoilt = self._script.spoiled(text)
         pause = None if spoilt else self._paused(text)
@@ -307,29 +328,37 @@ class ScriptedCall:
         words = text[:got_to] if cut_short else text
         ms = self._script.length(text)
         up_to = ms if got_to is None else -(-ms * got_to // len(text))
-        speech = _Speech(reply, command, words, up_to, asyncio.get_running_loop().time())
+        speech = _Speech(reply, command, words, up_to, text, answer, asyncio.get_running_loop().time())
         speech.stands_still, speech.generating = pause is not None, cut_short
         self._speech = speech
-        self._play(speech, up_to if cut_short else ms)
+        if self._audio is None:
+            self.tell(PlayoutStarted(reply=reply))
+        self._generate(speech, 0, up_to if cut_short else ms)
         if spoilt is not None:
             self._fail(speech, spoilt[1])
             return
-        self._use(reply, answer)
         if not cut_short:
-            ended = ReplyEnded(reply=reply, command=command, text=text, audio=True, audio_ms=ms)
-            self.tell(ended.model_copy(update={"tools": len(uses), "usage": usage}))
+            self._end(speech)
         self._time(speech)
 
-    def _play(self, speech: _Speech, ms: int) -> None:
-        """Let the words and the audio come."""
-        if self._audio is None:
-            self.tell(PlayoutStarted(reply=speech.reply))
+    def _generate(self, speech: _Speech, start: int, end: int) -> None:
+        """Let the words come, and the audio from one millisecond to another."""
         self.tell(ReplyTranscript(reply=speech.reply, text=speech.text, final=not speech.generating))
         if self._audio is None:
             return
         silence = _SILENCE.get(self._audio.codec, b"\x00")
-        for start in range(0, ms, _PIECE_MS):
-            self.tell(ReplyAudio(reply=speech.reply, data=silence * self._audio.size(min(_PIECE_MS, ms - start))))
+        for at in range(start, end, _PIECE_MS):
+            self.tell(ReplyAudio(reply=speech.reply, data=silence * self._audio.size(min(_PIECE_MS, end - at))))
+
+    def _end(self, speech: _Speech) -> None:
+        """Let the generation end, with the tools that the answer uses."""
+        answer, text = speech.answer or Answer(), speech.whole
+        self._use(speech.reply, answer)
+        ended = ReplyEnded(reply=speech.reply, command=speech.command, tools=len(answer.uses), usage=answer.usage)
+        if text:
+            told = {"text": text, "audio": True, "audio_ms": self._script.length(text)}
+            ended = ended.model_copy(update=told)
+        self.tell(ended)
 
     def _paused(self, text: str) -> int | None:
         """Return up to where a text is spoken before it stands still."""
@@ -337,9 +366,9 @@ class ScriptedCall:
             return None
         return text.index(self._pauses[0]) + len(self._pauses[0])
 
-    def _use(self, reply: str, answer: Answer | None) -> None:
-        for number, use in enumerate(answer.uses if answer is not None else ()):
-            call_id = f"{self.config.session_id[-6:]}-{reply}-{number + 1}"
+    def _use(self, reply: str, answer: Answer) -> None:
+        for use in answer.uses:
+            call_id = self._script.name("call")
             self._tools[call_id] = use.target
             self.tell(ToolRequested(call_id=call_id, name=use.target, arguments=use.arguments, reply=reply))
 

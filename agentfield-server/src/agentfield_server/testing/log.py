@@ -1,0 +1,104 @@
+"""What a session's event stream has told, and waiting for more of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import AgentFieldError
+from agentfield.wire.rest import ExecutionView
+
+__all__ = ["Log"]
+
+_LIVE_KEPT = 1000
+_END_WAIT = 10.0
+
+T = TypeVar("T")
+
+
+class Log:
+    """Follows the events of a session; an async context manager.
+
+    Args:
+        client: The control plane.
+        session_id: The session.
+    """
+
+    def __init__(self, client: ControlPlaneClient, session_id: str) -> None:
+        self._client = client
+        self._session_id = session_id
+        self.recorded: list[dict[str, Any]] = []
+        """The recorded events, in order."""
+        self.live: deque[dict[str, Any]] = deque(maxlen=_LIVE_KEPT)
+        """The newest events that are not recorded."""
+        self._changed = asyncio.Condition()
+        self._version = 0
+        self._task: asyncio.Task[None] | None = None
+        self._pokes: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._follow(), name=f"events of {self._session_id}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [task for task in (self._task, *self._pokes) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def of(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the bodies of the recorded events of some kinds, in order."""
+        return [event["body"] for event in self.recorded if event["type"] in kinds]
+
+    @property
+    def end(self) -> str | None:
+        """Why the session has ended, None as long as it has not."""
+        return next((str(body["reason"]) for body in self.of("session.state") if body.get("state") == "ended"), None)
+
+    async def executions(self) -> list[ExecutionView]:
+        """Return the executions of the session as they are now."""
+        return list((await self._client.workflow(self._session_id)).executions)
+
+    async def wait(self, look: Callable[[], Awaitable[T | None]], within: float) -> T | None:
+        """Look each time something happens until something is found; None when that did not happen in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while True:
+                    seen = self._version
+                    if (found := await look()) is not None:
+                        return found
+                    async with self._changed:
+                        await self._changed.wait_for(lambda seen=seen: self._version != seen)  # type: ignore[misc]
+        return None
+
+    async def until_ended(self) -> str | None:
+        """Wait until the session has ended and return why; None when it does not end."""
+
+        async def ended() -> str | None:
+            return self.end
+
+        return await self.wait(ended, _END_WAIT)
+
+    def poke(self) -> None:
+        """Let everybody who waits look again."""
+        task = asyncio.get_running_loop().create_task(self._tell())
+        self._pokes.add(task)
+        task.add_done_callback(self._pokes.discard)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._version += 1
+            self._changed.notify_all()
+
+    async def _follow(self) -> None:
+        with suppress(AgentFieldError):
+            async for event in self._client.session_events(self._session_id):
+                (self.recorded if "seq" in event else self.live).append(event)
+                await self._tell()

@@ -1,0 +1,165 @@
+"""A conversation in words that a person reads: who said what, what was called with which outcome, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from agentfield.wire.rest import ExecutionView
+
+__all__ = ["Node", "Said", "Story", "said_in", "tree_of"]
+
+_CALLED = ("call", "tool")
+
+
+class Node(NamedTuple):
+    """An execution and those below it; equal to a plain tuple of the same, and a drawing as text."""
+
+    kind: str
+    target: str
+    status: str
+    children: Sequence[Any] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(_drawn(self))
+
+
+@dataclass(slots=True)
+class Said:
+    """One speech of the agent, as recorded so far."""
+
+    speech_id: str
+    kind: str
+    asked: str | None
+    turn_id: str | None
+    begun: bool = True
+    """Whether it was sent to the provider; of one that was not, the records do not say whose turn it was for."""
+    outcome: Mapping[str, Any] | None = None
+    """What became of it, None while it is under way."""
+
+    @property
+    def words(self) -> str:
+        """What was generated, or what was asked for where nothing was."""
+        generated = str(self.outcome.get("generated") or "") if self.outcome is not None else ""
+        return generated or self.asked or ""
+
+    @property
+    def manner(self) -> str:
+        """How it went: `whole`, `interrupted`, `stale`, `failed`, or `under way`."""
+        if self.outcome is None:
+            return "under way"
+        if self.outcome.get("stale"):
+            return "stale"
+        if self.outcome.get("failed"):
+            return "failed"
+        return "interrupted" if self.outcome.get("interrupted") else "whole"
+
+    def __str__(self) -> str:
+        told = self.outcome or {}
+        match self.manner:
+            case "under way":
+                return f"agent: {self.words} [under way]"
+            case "stale":
+                return f"agent, unsaid: {self.words} [stale: the caller had gone on]"
+            case "failed":
+                said = told.get("generated") or ""
+                return (
+                    f"agent: {said} [failed: {told['failed']}]"
+                    if said
+                    else f"agent, unsaid: {self.words} [failed: {told['failed']}]"
+                )
+            case "interrupted":
+                return f"agent: {told.get('heard_text') or ''} [cut off; unheard: {told.get('remaining') or ''}]"
+            case _:
+                other = told.get("verbatim") is False
+                return f"agent: {self.words}" + (f" [asked: {self.asked}]" if other else "")
+
+
+def said_in(events: Iterable[Mapping[str, Any]]) -> list[Said]:
+    """Return all speeches that recorded events tell of, in the order in which they began."""
+    found: dict[str, Said] = {}
+    for event in events:
+        body = event["body"]
+        match event["type"]:
+            case "speech.started":
+                name = body["speech_id"]
+                found[name] = Said(name, body["kind"], body.get("asked"), body.get("turn_id"))
+            case "speech.ended":
+                name = body["speech_id"]
+                said = found.setdefault(name, Said(name, "say", body.get("asked"), None, begun=False))
+                said.outcome = body
+    return list(found.values())
+
+
+@dataclass(slots=True)
+class Story:
+    """A session as it is told.
+
+    Args:
+        title: Its first line.
+        events: The recorded events.
+    """
+
+    title: str
+    events: Sequence[Mapping[str, Any]]
+    _ended: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        self._ended = {e["execution_id"]: e["body"] for e in self.events if e["type"] == "execution.ended"}
+        speeches = {said.speech_id: said for said in said_in(self.events)}
+        lines = [self.title]
+        for event in self.events:
+            lines += (f"  {line}" for line in self._lines(event, speeches))
+        return "\n".join(lines)
+
+    def _lines(self, event: Mapping[str, Any], speeches: dict[str, Said]) -> Iterable[str]:
+        body = event["body"]
+        match event["type"]:
+            case "turn.committed":
+                missing = f"(no words: {body.get('text_missing')})"
+                yield f"caller: {body['text'] if body.get('text') is not None else missing}"
+            case "turn.discarded":
+                yield f"caller: (discarded: {body['why']})"
+            case "dtmf":
+                yield f"caller: (key {body['digit']})"
+            case "backchannel":
+                yield "caller: (too short to interrupt)"
+            case "speech.started" | "speech.ended":
+                # told where it began; one that never began where it was given up
+                if (said := speeches.pop(body["speech_id"], None)) is not None:
+                    yield str(said)
+            case "execution.created" if body["kind"] in _CALLED:
+                yield f"  {body['kind']} {body['target']}: {self._status(event)}"
+            case "tool.refused":
+                yield f"  tool {body['name']}: refused ({body['why']})"
+            case "handler.failed":
+                yield f"  handler failed: {body['message']}"
+            case "warning":
+                yield f"  warning {body['code']}: {body['message']}"
+            case "session.state" if body.get("state") == "ended":
+                yield f"ended: {body['reason']}" + (f" ({body['detail']})" if body.get("detail") else "")
+
+    def _status(self, event: Mapping[str, Any]) -> str:
+        ended = self._ended.get(event["execution_id"])
+        if ended is None:
+            return str(event["body"]["status"])
+        problem = ended.get("problem")
+        return str(ended["status"]) + (f" ({problem.get('detail')})" if problem else "")
+
+
+def tree_of(executions: Iterable[ExecutionView], root: str) -> Node:
+    """Return an execution with everything below it."""
+    known = list(executions)
+    top = next(each for each in known if each.id == root)
+    below = [tree_of(known, each.id) for each in known if each.parent_id == root]
+    return Node(top.kind, top.target, top.status, below)
+
+
+def _drawn(node: Node) -> Iterable[str]:
+    yield f"{node.kind} {node.target}: {node.status}"
+    for number, child in enumerate(node.children):
+        last = number == len(node.children) - 1
+        first, *rest = _drawn(child)
+        yield ("└─ " if last else "├─ ") + first
+        yield from (("   " if last else "│  ") + line for line in rest)
