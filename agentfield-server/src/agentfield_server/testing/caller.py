@@ -22,7 +22,7 @@ from agentfield_server.testing.expect import (
 )
 from agentfield_server.testing.lines import CallerLine
 from agentfield_server.testing.log import Log
-from agentfield_server.testing.story import Node, Story, tree_of
+from agentfield_server.testing.story import Node, Story, first_line, tree_of
 
 __all__ = ["Caller", "CallerTurn"]
 
@@ -305,7 +305,9 @@ class Caller:
         self.script.verify(done=True)
         raised = [body["message"] for body in self.log.of("handler.failed") if body["message"] not in self._forgiven]
         if raised:
-            raise self.failure(f"the handler raised, and the test did not expect it (turn.fails()): {raised[0]}")
+            raise self.failure(
+                f"the handler raised, and the test did not expect it (turn.fails()): {first_line(raised[0])}"
+            )
 
     # --- inside
 

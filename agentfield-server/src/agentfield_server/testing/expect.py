@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from agentfield.session import Spoken
 from agentfield.wire.rest import ExecutionView
-from agentfield_server.testing.story import Said, said_in
+from agentfield_server.testing.story import Said, first_line, said_in
 
 if TYPE_CHECKING:
     from agentfield_server.testing.caller import Caller
@@ -167,7 +167,7 @@ class CallExpectation(Expectation[ExecutionView]):
         if self._status is None:
             return None
         if made.status != self._status:
-            detail = f" ({made.problem.get('detail')})" if made.problem else ""
+            detail = f" ({first_line(made.problem.get('detail'))})" if made.problem else ""
             return f"it {'is' if made.ended_at is None else 'has'} {made.status}{detail}"
         if self._output is not ... and not _fits(self._output, made.output):
             return f"it returned {made.output!r}"

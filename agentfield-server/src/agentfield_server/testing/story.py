@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from agentfield.wire.rest import ExecutionView
 
-__all__ = ["Node", "Said", "Story", "said_in", "tree_of"]
+__all__ = ["Node", "Said", "Story", "first_line", "said_in", "tree_of"]
 
 _CALLED = ("call", "tool")
 
@@ -134,9 +134,9 @@ class Story:
             case "tool.refused":
                 yield f"  tool {body['name']}: refused ({body['why']})"
             case "handler.failed":
-                yield f"  handler failed: {body['message']}"
+                yield f"  handler failed: {first_line(body['message'])}"
             case "warning":
-                yield f"  warning {body['code']}: {body['message']}"
+                yield f"  warning {body['code']}: {first_line(body['message'])}"
             case "session.state" if body.get("state") == "ended":
                 yield f"ended: {body['reason']}" + (f" ({body['detail']})" if body.get("detail") else "")
 
@@ -145,7 +145,12 @@ class Story:
         if ended is None:
             return str(event["body"]["status"])
         problem = ended.get("problem")
-        return str(ended["status"]) + (f" ({problem.get('detail')})" if problem else "")
+        return str(ended["status"]) + (f" ({first_line(problem.get('detail'))})" if problem else "")
+
+
+def first_line(text: object) -> str:
+    """Return a message without its hints."""
+    return str(text).partition("\n")[0]
 
 
 def tree_of(executions: Iterable[ExecutionView], root: str) -> Node:

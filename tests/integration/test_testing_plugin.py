@@ -1,0 +1,352 @@
+"""The pytest plugin as a project of a user sees it: tests that pass, and what the ones that fail say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from xml.etree import ElementTree as ET
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "testing.md"
+
+AGENT = """
+from agentfield import Agent
+
+app = Agent(node_id="desk", url="http://127.0.0.1:2")
+
+
+@app.reasoner()
+async def look(number: str) -> dict:
+    if number == "0":
+        raise ValueError("there is no order 0")
+    return {"state": "lost"}
+
+
+@app.session("voice", provider="openai", transport="webrtc", model="gpt-realtime-2", tools=["desk.look"])
+async def voice(session):
+    turn = await session.input()
+    found = await session.call("desk.look", number=turn.text)
+    await session.say(f"Order {turn.text} is {found['state']}. I am sorry.")
+
+
+app.run()
+"""
+
+INI = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+
+TESTS = """
+import asyncio
+
+from agentfield import Agent
+
+app = Agent("desk")
+
+
+@app.session("voice", provider="scripted", transport="websocket")
+async def voice(session): ...
+
+
+async def test_found(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        await turn.calls("desk.look").with_input(number="427").succeeded({"state": "lost"})
+        await turn.speaks("Order 427 is lost.")
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_nothing_left_of_others(call, agentfield_client):
+    assert await agentfield_client.list_sessions() == []
+    async with call("agent.py:app", session="desk.voice") as caller:
+        assert await caller.run("512") == "Order 512 is lost. I am sorry."
+    assert len(await agentfield_client.list_sessions()) == 1
+
+
+async def test_words(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        await turn.speaks("is found")
+
+
+async def test_manner(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427", pause="Order 427")
+        await caller.says("512")
+        await turn.speaks("Order 427")
+
+
+async def test_input(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        await turn.calls("desk.look").with_input(number="428")
+
+
+async def test_other(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        await turn.calls("desk.find")
+
+
+async def test_failed(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("0")
+        await turn.calls("desk.look").succeeded()
+
+
+async def test_never(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        await turn.over()
+        await turn.calls("desk.look").never()
+
+
+async def test_deadline(call):
+    async with call("agent.py") as caller:
+        await caller.speaks("a greeting").within(0.2)
+
+
+async def test_unawaited(call):
+    async with call("agent.py") as caller:
+        turn = await caller.says("427")
+        turn.speaks("is found")
+        turn.calls("desk.look").with_input(number="1").succeeded()
+
+
+async def test_plain(call):
+    async with call("agent.py") as caller:
+        assert await caller.run("427") == "nothing"
+
+
+async def test_unseen(call):
+    async with call("agent.py") as caller:
+        await (await caller.says("0")).over()
+
+
+async def test_too_little(call):
+    async with call(app) as caller:
+        await caller.says("hello")
+        await caller.speaks("anything")
+
+
+async def test_too_much(call):
+    async with call(app) as caller:
+        caller.model_answers("one", "two")
+        assert await caller.run("hello") == "one"
+
+
+async def test_end(call):
+    async with call(app) as caller:
+        await caller.waits(60)
+        await caller.ended("limit_turns")
+"""
+
+STORY = """\
+desk.voice, scripted for openai/webrtc, handler floor
+  caller: 427
+    call desk.look: succeeded
+  agent: Order 427 is lost. I am sorry."""
+
+BURNT = """\
+desk.voice, scripted for openai/webrtc, handler floor
+  caller: 0
+    call desk.look: failed (desk.look raised ValueError: there is no order 0)
+    handler failed: The handler of desk.voice raised ExecutionFailed: desk.look raised ValueError: there is no order 0"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a test of the project: what it says when it failed, and all that is shown; "" where it passed."""
+
+    says: str
+    shown: str
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Ran]:
+    """Run the project once, in a process of its own, where the environment names another control plane and real keys."""
+    folder = tmp_path_factory.mktemp("project")
+    for name, text in (("agent.py", AGENT), ("pytest.ini", INI), ("test_desk.py", TESTS)):
+        (folder / name).write_text(text)
+    elsewhere = {
+        "AGENTFIELD_URL": "http://127.0.0.1:1",
+        "AGENTFIELD_API_KEY": "the-key-of-production",
+        "OPENAI_API_KEY": "sk-production",
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=out.xml"]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **elsewhere}, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert (folder / "out.xml").exists(), done.stdout + done.stderr
+    return {str(case.get("name")): _ran(case) for case in ET.parse(folder / "out.xml").getroot().iter("testcase")}
+
+
+def _ran(case: ET.Element) -> Ran:
+    shown = "".join(part.text or "" for kind in ("failure", "error") for part in case.iter(kind))
+    lines = [line[1:].rstrip() for line in shown.splitlines() if line.startswith("E")]
+    return Ran(dedent("\n".join(lines)), shown)
+
+
+@pytest.mark.parametrize("name", ["test_found", "test_nothing_left_of_others"])
+def test_tests_of_users_pass(ran: Mapping[str, Ran], name: str) -> None:
+    """A file, a caller, expectations; no task is left, nothing of another test, no plane or key of the environment."""
+    assert ran[name].shown == ""
+
+
+def test_what_was_not_said(ran: Mapping[str, Ran]) -> None:
+    """The failure says what was expected and what was said instead, tells the conversation, and shows the test's line."""
+    assert ran["test_words"].says == (
+        f"AssertionError: expected the agent to say 'is found': agent: Order 427 is lost. I am sorry.\n\n{STORY}"
+    )
+    assert [line.split() for line in ran["test_words"].shown.splitlines() if line.startswith(">")][-1] == [
+        ">",
+        "await",
+        'turn.speaks("is',
+        'found")',
+    ]
+    assert "_hold" not in ran["test_words"].shown
+
+
+def test_words_that_were_cut_off_are_not_said(ran: Mapping[str, Ran]) -> None:
+    """An interruption that the test did not expect is shown as what it was."""
+    assert ran["test_manner"].says.startswith(
+        "AssertionError: expected the agent to say 'Order 427': "
+        "agent: Order 427 [cut off; unheard: is lost. I am sorry.]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("test_input", "expected a call of desk.look with number='428': its number was '427'"),
+        ("test_other", "expected a call of desk.find: called were desk.look"),
+        ("test_never", "expected no call of desk.look: it was called"),
+    ],
+)
+def test_what_was_not_called(ran: Mapping[str, Ran], name: str, says: str) -> None:
+    """A call with another input, of something else, or of what nobody was to call: each says what there was."""
+    assert ran[name].says == f"AssertionError: {says}\n\n{STORY}"
+
+
+def test_a_call_that_failed(ran: Mapping[str, Ran]) -> None:
+    """Its error is in the failure and in the story."""
+    first, _, story = ran["test_failed"].says.partition("\n\n")
+    assert first == (
+        "AssertionError: expected a call of desk.look, succeeded: it has failed "
+        "(desk.look raised ValueError: there is no order 0)"
+    )
+    assert BURNT.startswith(story)
+
+
+def test_what_does_not_come_in_time(ran: Mapping[str, Ran]) -> None:
+    """A deadline that passed is named."""
+    assert ran["test_deadline"].says == (
+        "AssertionError: expected the agent to say 'a greeting': nothing was said (waited 0.2 s)\n\n"
+        "desk.voice, scripted for openai/webrtc, handler floor"
+    )
+
+
+def test_what_nobody_awaited(ran: Mapping[str, Ran]) -> None:
+    """An expectation without `await` looked at nothing, so it is no success; it is named with its line."""
+    line = TESTS.splitlines().index('        turn.speaks("is found")') + 1
+    assert ran["test_unawaited"].says == (
+        "AssertionError: These expectations were never awaited, so nobody looked (write `await`):\n"
+        f"  - the agent to say 'is found' (test_desk.py:{line})\n"
+        f"  - a call of desk.look with number='1', succeeded (test_desk.py:{line + 1})"
+    )
+
+
+def test_an_assertion_of_the_test_is_told_the_story_too(ran: Mapping[str, Ran]) -> None:
+    """A plain `assert` inside the call shows the conversation beside its own difference."""
+    assert "  + Order 427 is lost. I am sorry." in ran["test_plain"].says
+    assert STORY in ran["test_plain"].says
+
+
+def test_a_handler_that_raised_unseen(ran: Mapping[str, Ran]) -> None:
+    """The test does not look at the failure, and fails for it."""
+    assert ran["test_unseen"].says == (
+        "AssertionError: the handler raised, and the test did not expect it (turn.fails()): "
+        "The handler of desk.voice raised ExecutionFailed: desk.look raised ValueError: there is no order 0\n\n"
+        f"{BURNT}\n  ended: caller_hangup"
+    )
+
+
+def test_a_script_that_does_not_fit(ran: Mapping[str, Ran]) -> None:
+    """The model is asked for more than the script has, or is not asked for what it has."""
+    wrong = "AssertionError: The script and the session disagree:\n"
+    assert ran["test_too_little"].says.startswith(
+        f"{wrong}  - the model was asked for an answer after the caller said 'hello', and the script has none"
+    )
+    assert ran["test_too_much"].says.startswith(
+        f"{wrong}  - the model was not asked for what the script still has: 'two'"
+    )
+
+
+def test_another_end_than_expected(ran: Mapping[str, Ran]) -> None:
+    """Why the session ended is in the failure and in the story."""
+    assert ran["test_end"].says == (
+        "AssertionError: expected the session to end with limit_turns: it ended with limit_idle\n\n"
+        "desk.voice, scripted, model floor\n"
+        "  ended: limit_idle (nobody spoke for 60 s)"
+    )
+
+
+def test_the_plugin_costs_nothing_until_it_is_used() -> None:
+    """What pytest loads in every run imports neither a control plane nor an agent."""
+    program = (
+        "import sys; import agentfield_server.testing.plugin; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('agentfield', 'aiohttp', 'apsw', 'pydantic')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_documentation_passes(tmp_path: Path) -> None:
+    """Every program in `docs/testing.md` is the file that its first line names; together they are a project that passes."""
+    blocks = re.findall(
+        r"^```(?:python|ini)\n# (\S+)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    for name, text in blocks:
+        (tmp_path / name).write_text(text)
+    count = sum(text.count("async def test_") for _, text in blocks)
+    assert count >= 8
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    assert f"{count} passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_failure_in_the_documentation_is_what_a_test_shows(tmp_path: Path) -> None:
+    """The block under "A failure tells the conversation" is not made up."""
+    page = PAGE.read_text(encoding="utf-8")
+    agent = re.search(r"^```python\n# agent.py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = re.search(r"^```\n(E .*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert agent is not None
+    assert shown is not None
+    (tmp_path / "agent.py").write_text(agent[1])
+    (tmp_path / "pytest.ini").write_text(INI)
+    (tmp_path / "test_it.py").write_text(
+        'async def test_it(call):\n    async with call("agent.py", session="voice") as caller:\n'
+        '        await (await caller.says("Where is order 427?")).speaks("is lost")\n'
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    said = [line[1:].rstrip() for line in done.stdout.splitlines() if line.startswith("E")]
+    assert dedent("\n".join(said)) == dedent("\n".join(line[1:].rstrip() for line in shown[1].splitlines()))
+
+
+def test_the_examples_pass() -> None:
+    """`examples/testing`: what the documentation points at."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/testing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
