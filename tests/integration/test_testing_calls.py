@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from agentfield.realtime.events import SessionReady, Usage
 from agentfield.testing.answers import Answer, Asked, Use
 from agentfield.testing.scripted import Scripted
 from agentfield_server.app import ControlPlane
+from agentfield_server.testing.house import House
 from agentfield_server.testing.plugin import Call
 
 EXAMPLES = "../../examples"
@@ -131,6 +133,36 @@ async def test_a_short_word_does_not_interrupt(call: Call) -> None:
         turn = await caller.says("long", pause="You said long.")
         await caller.says("stop it now", lasting=2.0)
         await turn.speaks("You said").interrupted(heard="You said long.")
+
+
+async def test_speech_that_nothing_may_stop(call: Call) -> None:
+    """The caller speaks over it, it is spoken to its end, and the turn waits until then."""
+    app = Agent("desk", registry=Registry.of([]))
+
+    @app.session("voice", provider="scripted", transport="webrtc")
+    async def voice(session: Any) -> None:
+        turn = await session.input()
+        await session.say(f"This is important: {turn.text}. Thank you.", interruptible=False)
+
+    async with call(app) as caller:
+        first = await caller.says("one", pause="This is important")
+        second = await caller.says("two")
+        await caller.listens()
+        await first.speaks(exactly="This is important: one. Thank you.")
+        await second.speaks("This is important: two.")
+
+
+async def test_who_calls_is_told(call: Call) -> None:
+    """Caller and metadata reach the handler."""
+    app = Agent("desk", registry=Registry.of([]))
+
+    @app.session("voice", provider="scripted", transport="websocket")
+    async def voice(session: Any) -> None:
+        await session.input()
+        await session.say(f"Hello {session.caller} from {session.metadata['city']}.")
+
+    async with call(app, caller="ann", metadata={"city": "Ulm"}) as caller:
+        assert await caller.run("hi") == "Hello ann from Ulm."
 
 
 # --- the model
@@ -317,6 +349,28 @@ async def test_two_calls_at_once(call: Call) -> None:
             await one.run("three")
             assert "two" not in one.story
             assert "three" not in two.story
+
+
+async def test_two_tests_at_once_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two houses in one process: each has its own control plane, provider, clock and sessions."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "keys"))
+    monkeypatch.delenv("AGENTFIELD_URL", raising=False)
+
+    async def one_test(number: int) -> str:
+        house = House(tmp_path / str(number), ())
+        async with house.plane() as plane, house.call(desk(transport="websocket")) as caller:
+            await caller.run(f"number {number}")
+            if number == 1:
+                await caller.waits(60)
+                await caller.ended("limit_idle")
+            assert len(await caller.client.list_sessions()) == 1
+            assert caller.client.url == plane.url
+            return caller.story
+
+    one, two = await asyncio.gather(one_test(1), one_test(2))
+    assert "number 2" not in one
+    assert "number 1" not in two
+    assert "limit_idle" not in two
 
 
 async def test_what_cannot_be_called_says_why(call: Call) -> None:

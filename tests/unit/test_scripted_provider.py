@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+import agentfield_openai.plugin
 from agentfield.errors import ProviderError, ProviderUnavailable
-from agentfield.plugins import Registry
+from agentfield.plugins import Manifest, Registry, TransportInfo, hookimpl
 from agentfield.plugins.registry import load_attribute
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Reply, Say, SendToolResult
@@ -273,6 +274,39 @@ def test_it_stands_in_for_pairs_of_ours_that_are_not_installed() -> None:
     assert stood.resolve("openai", "webrtc").notes == (
         "scripted for openai/webrtc, which is not installed; what it can do is assumed"
     )
+
+
+class Pager:
+    """A plugin with a transport of its own."""
+
+    @hookimpl
+    def agentfield_manifest(self) -> Manifest:
+        pager = TransportInfo(
+            name="pager",
+            client="server",
+            media="bridged",
+            summary="a pager",
+            factory="pager:transport",
+            formats=frozenset({"pcmu/8000"}),
+        )
+        return Manifest(api=(1, 0), transports=(pager,))
+
+
+async def test_it_meets_transports_of_strangers() -> None:
+    """A bridged transport that it does not know carries it, by itself and standing in for somebody else."""
+    script = Scripted()
+    for registry, name in (
+        (Registry.of([script, Pager()]), "scripted/pager"),
+        (script.stand_in(Registry.of([agentfield_openai.plugin, Pager()])), "openai/pager"),
+    ):
+        async with adapter_of(registry, name) as adapter:
+            call = await adapter.open(config(name), AudioFormat("pcmu", 8000))
+            assert call.pair.media == "bridged"
+            await call.send(Say(id="s-1", text="x" * 15))
+            events = await told(call, until=ReplyEnded)
+            audio = b"".join(event.data for event in events if isinstance(event, ReplyAudio))
+            assert (len(audio), set(audio)) == (8000, {0xFF})
+            await call.close()
 
 
 async def test_two_scripts_share_nothing() -> None:

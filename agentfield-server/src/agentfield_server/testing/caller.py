@@ -302,7 +302,11 @@ class Caller:
             listed = "\n".join(f"  - {each!r} ({each.where})" for each in unheard)
             message = f"These expectations were never awaited, so nobody looked (write `await`):\n{listed}"
             raise AssertionError(message)
-        self.script.verify(done=True)
+        try:
+            self.script.verify(done=True)
+        except AssertionError as error:
+            error.add_note(f"\n{self.story}")
+            raise
         raised = [body["message"] for body in self.log.of("handler.failed") if body["message"] not in self._forgiven]
         if raised:
             raise self.failure(
