@@ -181,6 +181,25 @@ async def test_the_model_uses_tools_of_other_nodes(call: Call) -> None:
         await turn.speaks(exactly="Order 427 is stuck in customs.")
 
 
+@pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
+async def test_the_model_is_spoken_over(call: Call, transport: str) -> None:
+    """On the model's floor as well: the answer is cut off where the test says, and the next one is given."""
+    async with call(desk(transport=transport, floor="model")) as caller:
+        caller.model_answers("It is on its way. Shall I tell you more?", "You are welcome.")
+        turn = await caller.says("Where is it?", pause="It is on its way.")
+        thanks = await caller.says("Thank you.")
+        await turn.speaks("It is on its way.").interrupted(heard="It is on its way.")
+        await thanks.speaks(exactly="You are welcome.")
+
+
+async def test_an_answer_that_raises_is_told(call: Call, scripted: Scripted) -> None:
+    """A function of the script with a mistake in it fails the test in words, not the session in silence."""
+    scripted.answers(lambda asked: asked.results["desk.look"])
+    with pytest.raises(AssertionError, match=r"the script's answer raised KeyError: 'desk\.look'"):
+        async with call(desk(transport="websocket", floor="model")) as caller:
+            await caller.run("Where is it?")
+
+
 async def test_a_tool_that_nobody_offered_is_refused(call: Call) -> None:
     """A model that makes up a tool can be played on purpose; the session refuses it and the story shows that."""
     async with call(*TOOLS, session="voice") as caller:

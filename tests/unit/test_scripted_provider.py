@@ -19,7 +19,15 @@ from agentfield.plugins.registry import load_attribute
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Reply, Say, SendToolResult
 from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
-from agentfield.realtime.events import Event, Interrupted, ReplyAudio, ReplyEnded, SessionClosed, SessionReady
+from agentfield.realtime.events import (
+    Event,
+    Interrupted,
+    ReplyAudio,
+    ReplyEnded,
+    SessionClosed,
+    SessionReady,
+    TurnStarted,
+)
 from agentfield.testing.answers import Answer, Asked, Use
 from agentfield.testing.scripted import Scripted
 from agentfield.testing.scripted_call import ScriptedCall
@@ -206,9 +214,13 @@ async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) ->
     async with a_call(script, config(name)) as call:
         await call.says("Where is it?", pause="I found it.")
         await call.send(Say(id="s-1", text="I found it. It is stuck in customs."))
-        await call.says("Stop!")
+        saying = asyncio.create_task(call.says("Stop!"))
         if not direct:
+            # the control plane stops it as soon as it hears the caller
+            await told(call, until=ReplyAudio)
+            await told(call, until=TurnStarted)
             await call.send(CancelReply(reply="reply-2"))
+        await saying
         events = await told(call, until=Interrupted if direct else ReplyEnded)
     last = events[-1]
     if isinstance(last, Interrupted):

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentfield.errors import ProviderUnavailable
@@ -27,15 +26,7 @@ from agentfield.realtime.commands import (
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
     Event,
-    Interrupted,
-    PlayoutCleared,
-    PlayoutStarted,
-    PlayoutStopped,
     ProviderFault,
-    ReplyAudio,
-    ReplyEnded,
-    ReplyStarted,
-    ReplyTranscript,
     SessionClosed,
     ToolRequested,
     TurnCommitted,
@@ -44,6 +35,7 @@ from agentfield.realtime.events import (
     TurnTranscript,
 )
 from agentfield.testing.answers import Answer, Asked, answer_of
+from agentfield.testing.scripted_voice import Voice
 
 if TYPE_CHECKING:
     from agentfield.testing.scripted import Scripted
@@ -51,29 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["ScriptedCall"]
 
 _MAX_EVENTS = 10_000
-_PAUSE_WAIT = 10.0
-_SETTLE = 0.3
-"""Seconds by which a bridge may be behind with audio that it was given."""
-_PIECE_MS = 200
-_SILENCE = {"pcm16": b"\x00", "pcmu": b"\xff", "pcma": b"\xd5"}
-
-
-@dataclass(slots=True)
-class _Speech:
-    """What is being said."""
-
-    reply: str
-    command: str | None
-    text: str
-    """The words so far."""
-    ms: int
-    """How long they sound."""
-    whole: str
-    answer: Answer | None
-    began: float
-    generating: bool = False
-    stands_still: bool = False
-    timer: asyncio.TimerHandle | None = None
 
 
 class ScriptedCall:
@@ -95,15 +64,12 @@ class ScriptedCall:
         """Who said what, as the model knows it: ``caller``, ``agent``, ``tool``."""
         self.ended = False
         self._script = script
-        self._audio = audio
         self._events: asyncio.Queue[Event | None] = asyncio.Queue(_MAX_EVENTS)
         self._hearing: deque[str] = deque()
         self._last_item: str | None = None
         self._interruptible = True
         self._broken = False
-        self._speech: _Speech | None = None
-        self._pauses = deque(script.pauses)
-        self._standing = asyncio.Event()
+        self._voice = Voice(script, audio, tell=self.tell, use=self._use, said=self._said, pauses=script.pauses)
         self._tools: dict[str, str] = {}
         self._results: dict[str, Any] = {}
 
@@ -120,11 +86,11 @@ class ScriptedCall:
         self.commands.append(command)
         match command:
             case Say():
-                self._speak(self._script.reword(command.text), command.id)
+                self._voice.speak(self._script.reword(command.text), command.id, Answer())
             case Reply():
                 self._answer(command)
             case CancelReply():
-                self._stop(command.reply, why="asked")
+                self._voice.stop(command.reply, why="asked")
             case CommitTurn():
                 self._recorded(command)
             case AddText():
@@ -148,7 +114,7 @@ class ScriptedCall:
     async def close(self) -> None:
         """Let go; idempotent."""
         self.ended = True
-        self._be_quiet()
+        self._voice.be_quiet()
         self._events.put_nowait(None)
 
     # --- what the test lets happen
@@ -174,16 +140,19 @@ class ScriptedCall:
         await self.still()
         if pause is not None:
             self.pause(pause)
-        item = self.begins()
+        item = await self.begins()
         return self.finishes(item, text, failed=failed)
 
-    def begins(self) -> str:
-        """Let the caller begin to speak, over the agent if it speaks; returns the item of the turn."""
+    async def begins(self) -> str:
+        """Let the caller begin to speak, over the agent if it speaks; returns the item of the turn.
+
+        Speech that stands still is stopped by then, where it is at all.
+        """
         self._check_open()
         item = self._script.name("item")
         if self._listens:
             self.tell(TurnStarted(item=item))
-            self._barge_in()
+            await self._barge_in()
         return item
 
     def finishes(self, item: str, text: str, *, failed: str | None = None) -> str:
@@ -198,7 +167,7 @@ class ScriptedCall:
 
     def pause(self, after: str) -> None:
         """Let the next speech that holds these words stand still once the caller has heard them, until somebody stops it."""
-        self._pauses.append(after)
+        self._voice.pause(after)
 
     async def still(self) -> None:
         """Wait until the speech stands still that is to; when none is, return at once.
@@ -206,17 +175,7 @@ class ScriptedCall:
         Raises:
             AssertionError: It never came to that.
         """
-        if not self._pauses:
-            return
-        waiting = self._pauses[0]
-        try:
-            async with asyncio.timeout(_PAUSE_WAIT):
-                await self._standing.wait()
-        except TimeoutError:
-            self._script.disagree(f"nothing was said that holds {waiting!r}, after which the caller was to speak")
-            self._script.verify()
-        self._standing.clear()
-        self._pauses.popleft()
+        await self._voice.still()
 
     async def go_on(self) -> None:
         """Let the speech that stands still go on to its end.
@@ -224,24 +183,7 @@ class ScriptedCall:
         Raises:
             AssertionError: There is none.
         """
-        await self.still()
-        speech = self._speech
-        if speech is None or not speech.stands_still:
-            self._script.disagree("nothing stands still that could go on")
-            self._script.verify()
-            return
-        speech.stands_still = False
-        heard, whole = speech.ms, self._script.length(speech.whole)
-        speech.ms, speech.text = whole, speech.whole
-        if self._audio is None:
-            loop = asyncio.get_running_loop()
-            speech.began = loop.time() - heard / 1000
-            speech.timer = loop.call_later((whole - heard) / 1000, self._heard, speech)
-        else:
-            speech.generating = False
-            self._generate(speech, heard, whole)
-            self._end(speech)
-            self._said(speech)
+        await self._voice.go_on()
 
     def will_hear(self, text: str) -> None:
         """Know the words of the next recording: what was said in a turn that the caller commits."""
@@ -284,11 +226,14 @@ class ScriptedCall:
         if self.config.transcription is not None:
             self.tell(TurnTranscript(item=item, text="" if failed else text, failed=failed))
 
-    def _barge_in(self) -> None:
-        if self.pair.capabilities.interruption != "server" or self.config.declaration.interrupt_after_ms > 0:
-            return  # the control plane stops the reply
-        if self._speech is not None and self._interruptible:
-            self._stop(self._speech.reply, why="interrupted")
+    async def _barge_in(self) -> None:
+        """Stop what is being said, or wait until the control plane has, which does so where the provider does not."""
+        if not self._interruptible or self.config.declaration.interrupt_after_ms > 0:
+            return  # it may go on, and if not, the control plane says so
+        if self.pair.capabilities.interruption != "server":
+            await self._voice.stopped()
+        elif (reply := self._voice.reply) is not None:
+            self._voice.stop(reply, why="interrupted")
 
     # --- replies
 
@@ -305,66 +250,16 @@ class ScriptedCall:
             if command is not None:
                 self.tell(ProviderFault(code="script_is_over", message="the script has no answer", command=name))
             return
-        answer = answer_of(given, asked)
+        try:
+            answer = answer_of(given, asked)
+        except Exception as error:  # noqa: BLE001 - a function of the test may raise anything, and the test is told
+            self._script.disagree(f"the script's answer raised {type(error).__name__}: {error}")
+            answer = Answer()
         for use in answer.uses:
             if use.listed and use.target not in offered:
                 has = ", ".join(offered) or "none"
                 self._script.disagree(f"the script uses the tool {use.target}, the model is offered: {has}")
-        self._speak(answer.text, name, answer)
-
-    def _speak(self, text: str, command: str | None, answer: Answer | None = None) -> None:
-        self._be_quiet()
-        self._speech = None
-        reply = self._script.name("reply")
-        self.tell(ReplyStarted(reply=reply, command=command))
-        if not text:
-            self._end(_Speech(reply, command, "", 0, "", answer, 0.0))
-            return
-        spoilt = self._script.spoiled(text)
-        pause = None if spoilt else self._paused(text)
-        got_to = spoilt[0] if spoilt else pause
-        # where the control plane carries the audio, speech stands still because no more of it is generated
-        cut_short = spoilt is not None or (pause is not None and self._audio is not None)
-        words = text[:got_to] if cut_short else text
-        ms = self._script.length(text)
-        up_to = ms if got_to is None else -(-ms * got_to // len(text))
-        speech = _Speech(reply, command, words, up_to, text, answer, asyncio.get_running_loop().time())
-        speech.stands_still, speech.generating = pause is not None, cut_short
-        self._speech = speech
-        if self._audio is None:
-            self.tell(PlayoutStarted(reply=reply))
-        self._generate(speech, 0, up_to if cut_short else ms)
-        if spoilt is not None:
-            self._fail(speech, spoilt[1])
-            return
-        if not cut_short:
-            self._end(speech)
-        self._time(speech)
-
-    def _generate(self, speech: _Speech, start: int, end: int) -> None:
-        """Let the words come, and the audio from one millisecond to another."""
-        self.tell(ReplyTranscript(reply=speech.reply, text=speech.text, final=not speech.generating))
-        if self._audio is None:
-            return
-        silence = _SILENCE.get(self._audio.codec, b"\x00")
-        for at in range(start, end, _PIECE_MS):
-            self.tell(ReplyAudio(reply=speech.reply, data=silence * self._audio.size(min(_PIECE_MS, end - at))))
-
-    def _end(self, speech: _Speech) -> None:
-        """Let the generation end, with the tools that the answer uses."""
-        answer, text = speech.answer or Answer(), speech.whole
-        self._use(speech.reply, answer)
-        ended = ReplyEnded(reply=speech.reply, command=speech.command, tools=len(answer.uses), usage=answer.usage)
-        if text:
-            told = {"text": text, "audio": True, "audio_ms": self._script.length(text)}
-            ended = ended.model_copy(update=told)
-        self.tell(ended)
-
-    def _paused(self, text: str) -> int | None:
-        """Return up to where a text is spoken before it stands still."""
-        if not self._pauses or self._standing.is_set() or self._pauses[0] not in text:
-            return None
-        return text.index(self._pauses[0]) + len(self._pauses[0])
+        self._voice.speak(answer.text, name, answer)
 
     def _use(self, reply: str, answer: Answer) -> None:
         for use in answer.uses:
@@ -377,60 +272,15 @@ class ScriptedCall:
         self._results[target] = json.loads(command.output)
         self.conversation.append(("tool", command.output))
 
-    def _time(self, speech: _Speech) -> None:
-        """Let time pass while it is heard."""
-        loop = asyncio.get_running_loop()
-        if speech.stands_still:
-            later = speech.ms / 1000 + (_SETTLE if self._audio is not None else 0.0)
-            speech.timer = loop.call_later(later, self._standing.set)
-        elif self._audio is None:
-            speech.timer = loop.call_later(speech.ms / 1000, self._heard, speech)
-        else:
-            self._said(speech)  # the bridge plays it, and knows when it was heard
-
-    def _heard(self, speech: _Speech) -> None:
-        self.tell(PlayoutStopped(reply=speech.reply, method="provider"))
-        self._said(speech)
-
-    def _said(self, speech: _Speech) -> None:
-        self.conversation.append(("agent", speech.text))
-        self._speech = None
-
-    def _fail(self, speech: _Speech, code: str) -> None:
-        self._said(speech)
-        ended = ReplyEnded(reply=speech.reply, command=speech.command, status="failed", why=code, text=speech.text)
-        self.tell(ended.model_copy(update={"audio": True}))
-
-    def _stop(self, reply: str, *, why: str) -> None:
-        """Stop what is being said, and tell how much of it was heard."""
-        speech = self._speech
-        if speech is None or speech.reply != reply:
-            return
-        heard = self._heard_ms(speech)
-        self._be_quiet()
-        self._said(speech)
-        if speech.generating:
-            ended = ReplyEnded(reply=reply, command=speech.command, status="cancelled", why=why, text=speech.text)
-            self.tell(ended.model_copy(update={"audio": True, "audio_ms": speech.ms}))
-        if self._audio is None:
-            self.tell(Interrupted(reply=reply, heard_ms=heard, method="provider"), PlayoutCleared(reply=reply))
-
-    def _heard_ms(self, speech: _Speech) -> int:
-        if speech.stands_still:
-            return speech.ms
-        passed = asyncio.get_running_loop().time() - speech.began
-        return min(speech.ms, int(passed * 1000))
-
-    def _be_quiet(self) -> None:
-        if self._speech is not None and self._speech.timer is not None:
-            self._speech.timer.cancel()
+    def _said(self, text: str) -> None:
+        self.conversation.append(("agent", text))
 
     # --- the end
 
     def _close(self, event: SessionClosed) -> None:
         if not self.ended:
             self.ended = True
-            self._be_quiet()
+            self._voice.be_quiet()
             self.tell(event)
 
     def _check_open(self) -> None:

@@ -95,7 +95,7 @@ class _Line:
         await call.still()
         if pause is not None:
             call.pause(pause)
-        item = call.begins()
+        item = await call.begins()
         if lasting is not None:
             await lasting(item)
         return call.finishes(item, text, failed=failed)
