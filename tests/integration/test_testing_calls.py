@@ -11,7 +11,7 @@ import pytest
 
 from agentfield import Agent, Limits
 from agentfield.client import ControlPlaneClient
-from agentfield.errors import CapabilityMissing, InvalidInput, UnsupportedPair
+from agentfield.errors import CapabilityMissing, InvalidInput, ProviderError, UnsupportedPair
 from agentfield.plugins import Registry
 from agentfield.realtime.events import SessionReady, Usage
 from agentfield.testing.answers import Answer, Asked, Use
@@ -300,6 +300,16 @@ async def test_faults_of_the_provider(call: Call, scripted: Scripted) -> None:
     scripted.echo = SessionReady(model="another", voice="scripted-1")
     async with call(desk()) as caller:
         await caller.ended("mismatch")
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
+async def test_a_refused_call_raises_what_the_caller_is_told(call: Call, scripted: Scripted, transport: str) -> None:
+    """The provider's refusal reaches whoever calls, with its code."""
+    scripted.refuse = ProviderError("no credit", code="insufficient_quota")
+    with pytest.raises(ProviderError, match="no credit") as caught:
+        async with call(desk(transport=transport)):
+            pass
+    assert caught.value.code == "insufficient_quota"
 
 
 async def test_a_line_that_breaks_is_opened_again(call: Call, scripted: Scripted) -> None:

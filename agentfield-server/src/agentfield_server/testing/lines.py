@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import json
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
@@ -38,7 +38,6 @@ OFFER: Final = "\r\n".join(
 )
 """An offer that passes the gate and leads nowhere: there is no audio to be heard."""
 
-_READY_WAIT = 10.0
 _RATE = 24_000
 _RECORDING = array.array("h", [600, -600] * (_RATE // 20)).tobytes()
 """A tenth of a second that is no silence; what is said in it, the script says."""
@@ -89,6 +88,21 @@ class _Line:
         """Return the session's call at the provider."""
         return await self._script.call(self._id)
 
+    async def _reached(self, carrier: asyncio.Task[None]) -> Self:
+        """Return once there is a call at the provider, or raise why what should have made it is over."""
+        reached = asyncio.create_task(self._script.call(self._id))
+        try:
+            await asyncio.wait({reached, carrier}, return_when=asyncio.FIRST_COMPLETED)
+            if carrier.done():
+                carrier.result()
+            await reached
+        except BaseException:
+            reached.cancel()
+            await asyncio.gather(reached, return_exceptions=True)
+            await self.__aexit__(None, None, None)
+            raise
+        return self
+
     async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Any) -> str | None:
         """Speak, where the provider hears it."""
         call = await self.call()
@@ -125,22 +139,11 @@ class _MediaLine(_Line):
         self._stack = AsyncExitStack()
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._problem: AgentFieldError | None = None
 
     async def __aenter__(self) -> Self:
         self._socket = await self._stack.enter_async_context(self._client.media(self._id, self._token))
         self._reader = asyncio.create_task(self._read(self._socket), name=f"media of {self._id}")
-        reached = asyncio.create_task(self._script.call(self._id))
-        try:
-            await asyncio.wait({reached, self._reader}, return_when=asyncio.FIRST_COMPLETED, timeout=_READY_WAIT)
-            self._check()
-            await reached
-        except BaseException:
-            reached.cancel()
-            await asyncio.gather(reached, return_exceptions=True)
-            await self.__aexit__(None, None, None)
-            raise
-        return self
+        return await self._reached(self._reader)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -172,10 +175,6 @@ class _MediaLine(_Line):
         """Say that the call is over."""
         await self._send({"type": "hangup"})
 
-    def _check(self) -> None:
-        if self._problem is not None:
-            raise self._problem
-
     async def _send(self, frame: dict[str, str]) -> None:
         if self._socket is not None:
             await self._socket.send_json(frame)
@@ -186,8 +185,7 @@ class _MediaLine(_Line):
                 continue  # the silence that the agent speaks
             frame = json.loads(message.data)
             if frame.get("type") == "error":
-                self._problem = error_from_problem(frame["problem"])
-                return
+                raise error_from_problem(frame["problem"])
 
 
 class _TurnsLine(_Line):
@@ -201,8 +199,7 @@ class _TurnsLine(_Line):
     async def __aenter__(self) -> Self:
         # listening is what makes the call: a greeting is heard before anything was recorded
         self._listener = asyncio.create_task(self._listen(), name=f"audio of {self._id}")
-        await self._script.call(self._id)
-        return self
+        return await self._reached(self._listener)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -235,6 +232,5 @@ class _TurnsLine(_Line):
                 item.set_exception(error)
 
     async def _listen(self) -> None:
-        with suppress(AgentFieldError):
-            async for _ in self._client.session_events(self._id, self._token, audio=True):
-                pass
+        async for _ in self._client.session_events(self._id, self._token, audio=True):
+            pass
