@@ -34,6 +34,7 @@ from agentfield.testing.scripted_call import ScriptedCall
 
 PCM = AudioFormat("pcm16", 24_000)
 FAST = 100.0
+PAIRS = ("openai/webrtc", "openai/websocket")
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,22 @@ async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) ->
         assert (last.status, last.text) == ("cancelled", "I found it.")
 
 
+async def test_what_never_came_about_is_told() -> None:
+    """Speech that was to stand still or to break off, and was never said, is a mistake of the script at its end."""
+    script = Scripted(speed=FAST)
+    script.spoil("Good evening")
+    async with a_call(script, config()) as call:
+        call.pause("Good night")
+        await call.send(Say(id="s-1", text="Good morning."))
+    with pytest.raises(AssertionError) as caught:
+        script.verify(done=True)
+    assert str(caught.value) == (
+        "The script and the session disagree:\n"
+        "  - nothing was said that holds 'Good evening', after which it was to break off\n"
+        "  - nothing was said that holds 'Good night', after which it was to stand still"
+    )
+
+
 async def test_faults_of_a_provider_can_be_had() -> None:
     """A refusal, a speech that breaks off, an error, a line that breaks and takes no more commands."""
     script = Scripted(speed=FAST)
@@ -319,6 +336,20 @@ async def test_it_meets_transports_of_strangers() -> None:
             audio = b"".join(event.data for event in events if isinstance(event, ReplyAudio))
             assert (len(audio), set(audio)) == (8000, {0xFF})
             await call.close()
+
+
+def test_of_two_plugins_it_stands_in_for_the_preferred_one() -> None:
+    """Where two claim a pair and one was chosen, the choice stays."""
+
+    class Other:
+        @hookimpl
+        def agentfield_manifest(self) -> Manifest:
+            return agentfield_openai.plugin.agentfield_manifest()
+
+    both = Registry.of([agentfield_openai.plugin, Other()], prefer=dict.fromkeys(PAIRS, "Other"))
+    stood = Scripted().stand_in(both)
+    assert [record.distribution for spec, record in stood.pairs() if spec.name in PAIRS] == ["Other", "Other"]
+    assert stood.resolve("openai", "webrtc").notes == "scripted for openai/webrtc"
 
 
 async def test_two_scripts_share_nothing() -> None:

@@ -111,8 +111,8 @@ class Scripted:
         of ours that are not installed are there as well, with what a scripted pair can do. What somebody sees of such a
         pair says that it is scripted.
         """
-        records = [self._replaced(record) for record in registry.plugins]
         have = {spec.name for spec, _ in registry.pairs()}
+        records = [self._replaced(registry, record) for record in registry.plugins]
         providers = {info.name for info in registry.providers()}
         absent = [pair for pair in FIRST_PARTY_PAIRS if "/".join(pair) not in have and pair[0] not in providers]
         mine = Manifest(
@@ -168,17 +168,15 @@ class Scripted:
         """Check that script and session went together.
 
         Args:
-            done: The test is over: answers that nobody asked for are a mistake too.
+            done: The test is over: what the script still waits for is a mistake too.
 
         Raises:
             AssertionError: They did not; the message says how.
         """
         __tracebackhide__ = True
         wrong, self._wrong = self._wrong, []
-        if done and self._answers:
-            left = ", ".join(repr(answer) for answer in self._answers)
-            wrong.append(f"the model was not asked for what the script still has: {left}")
-            self._answers.clear()
+        if done:
+            wrong += self._left()
         if wrong:
             message = "The script and the session disagree:\n" + "\n".join(f"  - {each}" for each in wrong)
             raise AssertionError(message)
@@ -224,6 +222,20 @@ class Scripted:
 
     # --- inside
 
+    def _left(self) -> list[str]:
+        """Return, and forget, what the script still waits for."""
+        left = [f"nothing was said that holds {after!r}, after which it was to break off" for after, _ in self._spoilt]
+        for call in self.calls:
+            left += (
+                f"nothing was said that holds {after!r}, after which it was to stand still" for after in call.waiting
+            )
+        if self._answers:
+            answers = ", ".join(repr(answer) for answer in self._answers)
+            left.append(f"the model was not asked for what the script still has: {answers}")
+        self._answers.clear()
+        self._spoilt.clear()
+        return left
+
     def _pair_of(self, config: SessionConfig) -> PairSpec:
         """Return the row that carries a session; over a bridged transport of a plugin it is made from the provider's own."""
         provider, transport = config.declaration.provider, config.declaration.transport
@@ -257,14 +269,16 @@ class Scripted:
         pair = dataclasses.replace(self._row(transport, media), provider=provider, notes=notes)
         return self._pairs.setdefault(pair.name, pair)
 
-    def _replaced(self, record: PluginRecord) -> PluginRecord:
+    def _replaced(self, registry: Registry, record: PluginRecord) -> PluginRecord:
         if record.manifest is None:
             return record
         providers = tuple(
             dataclasses.replace(info, key_setting=None, url_setting=None, default_url=self._url)
             for info in record.manifest.providers
         )
-        pairs = tuple(self._in_place_of(pair) for pair in record.manifest.pairs)
+        # of a pair that two plugins claim, the one that was preferred
+        rows = {spec.name for spec, owner in registry.pairs() if owner is record}
+        pairs = tuple(self._in_place_of(pair) for pair in record.manifest.pairs if pair.name in rows)
         manifest = dataclasses.replace(record.manifest, providers=providers, pairs=pairs)
         return dataclasses.replace(record, manifest=manifest)
 

@@ -185,6 +185,11 @@ class ScriptedCall:
         """
         await self._voice.go_on()
 
+    @property
+    def waiting(self) -> list[str]:
+        """Words after which speech was to stand still, and that were not said so far."""
+        return self._voice.waiting
+
     def will_hear(self, text: str) -> None:
         """Know the words of the next recording: what was said in a turn that the caller commits."""
         self._hearing.append(text)

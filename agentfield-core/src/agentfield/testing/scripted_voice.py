@@ -165,6 +165,11 @@ class Voice:
         """Let the next speech that holds these words stand still once the caller has heard them, until somebody stops it."""
         self._pauses.append(after)
 
+    @property
+    def waiting(self) -> list[str]:
+        """Words after which speech is to stand still, and that were not said so far."""
+        return list(self._pauses)[1:] if self._standing.is_set() else list(self._pauses)
+
     async def still(self) -> None:
         """Wait until the speech stands still that is to; when none is, return at once.
 

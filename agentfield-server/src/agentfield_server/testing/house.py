@@ -43,7 +43,9 @@ class House:
         self._lock = asyncio.Lock()
         self._stack = AsyncExitStack()
         self._plane: ControlPlane | None = None
+        self._logs: set[Log] = set()
         self.script = Scripted(speed=SPEED)
+        self.script.on_disagree = self._tell_all
         self.clock = Clock()
 
     @asynccontextmanager
@@ -83,7 +85,9 @@ class House:
             request = StartRequest(target=target, caller=caller, metadata=dict(metadata))
             started = await client.start_session(request)
             log = await stack.enter_async_context(Log(client, started.session_id))
-            self.script.on_disagree, self.script.pauses = log.poke, [] if pause is None else [pause]
+            self.script.pauses = [] if pause is None else [pause]
+            self._logs.add(log)
+            stack.callback(self._logs.discard, log)
             title = self._title(plane, target, started.provider, started.transport, started.floor)
             line = await stack.enter_async_context(line_for(started, client, self.script))
             one = Caller(started, line=line, log=log, client=client, script=self.script, clock=self.clock, title=title)
@@ -118,6 +122,11 @@ class House:
             yield plane
 
     def _title(self, plane: ControlPlane, target: str, provider: str, transport: str, floor: str) -> str:
+        scripted = "scripted" if provider == "scripted" else f"scripted for {provider}/{transport}"
         notes = plane.registry.resolve(provider, transport).notes
-        scripted = "scripted" if provider == "scripted" else notes or f"scripted for {provider}/{transport}"
-        return f"{target}, {scripted}, {floor} floor"
+        return f"{target}, {notes if notes.startswith(f'{scripted}, ') else scripted}, {floor} floor"
+
+    def _tell_all(self) -> None:
+        """Let everybody who waits look again: what they wait for may never come."""
+        for log in self._logs:
+            log.poke()
