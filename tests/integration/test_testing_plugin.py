@@ -346,8 +346,24 @@ def test_the_failure_in_the_documentation_is_what_a_test_shows(tmp_path: Path) -
     assert dedent("\n".join(said)) == dedent("\n".join(line[1:].rstrip() for line in shown[1].splitlines()))
 
 
-def test_the_examples_pass() -> None:
-    """`examples/testing`: what the documentation points at."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/testing"]
+def test_the_examples_pass(tmp_path: Path) -> None:
+    """`examples/testing`, which the documentation points at, and the test in the README."""
+    readme = re.search(
+        r"^## Test it\n\n```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert readme is not None
+    (tmp_path / "test_readme.py").write_text(readme[1])
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={ROOT}",
+        "-c",
+        "pyproject.toml",
+    ]
+    command += ["examples/testing", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert "5 passed" in done.stdout, done.stdout + done.stderr

@@ -29,6 +29,7 @@ _PAUSE_WAIT = 10.0
 _STOP_WAIT = 1.0
 _SETTLE = 0.3
 """Seconds by which a bridge may be behind with audio that it was given."""
+_STEP = 0.02
 _PIECE_MS = 200
 _SILENCE = {"pcm16": b"\x00", "pcmu": b"\xff", "pcma": b"\xd5"}
 
@@ -256,12 +257,19 @@ class Voice:
         """Let time pass while it is heard."""
         loop = asyncio.get_running_loop()
         if speech.stands_still:
-            later = speech.ms / 1000 + (_SETTLE if self._audio is not None else 0.0)
-            speech.timer = loop.call_later(later, self._standing.set)
+            self._stand(speech, speech.ms / 1000 + (_SETTLE if self._audio is not None else 0.0))
         elif self._audio is None:
             speech.timer = loop.call_later(speech.ms / 1000, self._heard, speech)
         else:
             self._said(speech)  # the bridge plays it, and knows when it was heard
+
+    def _stand(self, speech: _Speech, later: float) -> None:
+        """Stand still after so many seconds, in small steps: a stall of this process is not taken for audio that was heard."""
+        if later <= 0:
+            self._standing.set()
+            return
+        loop = asyncio.get_running_loop()
+        speech.timer = loop.call_later(min(later, _STEP), self._stand, speech, later - _STEP)
 
     def _heard(self, speech: _Speech) -> None:
         self._tell(PlayoutStopped(reply=speech.reply, method="provider"))
