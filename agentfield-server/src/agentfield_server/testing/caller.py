@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from agentfield.client import ControlPlaneClient
@@ -20,7 +19,7 @@ from agentfield_server.testing.expect import (
     SpeechExpectation,
     speeches_of,
 )
-from agentfield_server.testing.lines import CallerLine
+from agentfield_server.testing.lines import CallerLine, Lasting
 from agentfield_server.testing.log import Log
 from agentfield_server.testing.story import Node, Story, first_line, tree_of
 
@@ -108,7 +107,6 @@ class Caller:
 
     Args:
         started: The session.
-        target: What was called.
         line: The way to it.
         log: What it told so far.
         client: The control plane.
@@ -315,7 +313,7 @@ class Caller:
 
     # --- inside
 
-    def _speaking(self, seconds: float) -> Callable[[str], Awaitable[None]]:
+    def _speaking(self, seconds: float) -> Lasting:
         async def speaking(item: str) -> None:
             """Go on speaking, once the session has heard the beginning."""
 

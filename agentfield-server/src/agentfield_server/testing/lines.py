@@ -5,9 +5,10 @@ from __future__ import annotations
 import array
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import aiohttp
 
@@ -17,7 +18,7 @@ from agentfield.testing.scripted import Scripted
 from agentfield.testing.scripted_call import ScriptedCall
 from agentfield.wire.rest import StartResponse
 
-__all__ = ["CallerLine", "line_for"]
+__all__ = ["CallerLine", "Lasting", "line_for"]
 
 OFFER: Final = "\r\n".join(
     (
@@ -43,6 +44,10 @@ _RECORDING = array.array("h", [600, -600] * (_RATE // 20)).tobytes()
 """A tenth of a second that is no silence; what is said in it, the script says."""
 
 
+Lasting = Callable[[str], Awaitable[None]]
+"""Goes on speaking, in the turn of this item, until the caller has spoken for long enough."""
+
+
 class CallerLine(Protocol):
     """A caller's way to its session; an async context manager that lets go of it."""
 
@@ -52,7 +57,7 @@ class CallerLine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Any) -> str | None:
+    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Lasting | None) -> str | None:
         """Say something; returns the item of the turn, None where only its end tells it."""
 
     async def presses(self, digit: str) -> None:
@@ -103,7 +108,7 @@ class _Line:
             raise
         return self
 
-    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Any) -> str | None:
+    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Lasting | None) -> str | None:
         """Speak, where the provider hears it."""
         call = await self.call()
         await call.still()
@@ -153,7 +158,7 @@ class _MediaLine(_Line):
             await asyncio.gather(self._reader, return_exceptions=True)
         await self._stack.aclose()
 
-    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Any) -> str | None:
+    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Lasting | None) -> str | None:
         """Speak; where the caller says when it is done, send what was said and commit it."""
         call = await self.call()
         if call.config.turn_detection is not None:
@@ -209,7 +214,7 @@ class _TurnsLine(_Line):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Any) -> str | None:  # noqa: ARG002
+    async def says(self, text: str, *, failed: str | None, pause: str | None, lasting: Lasting | None) -> str | None:  # noqa: ARG002
         """Send a recording; how long it lasts, and what of it is understood, is not for the script to say."""
         call = await self.call()
         await call.still()

@@ -16,7 +16,6 @@ from agentfield.wire.rest import ExecutionView
 __all__ = ["Log"]
 
 _LIVE_KEPT = 1000
-_END_WAIT = 10.0
 
 T = TypeVar("T")
 
@@ -77,14 +76,6 @@ class Log:
                     async with self._changed:
                         await self._changed.wait_for(lambda seen=seen: self._version != seen)  # type: ignore[misc]
         return None
-
-    async def until_ended(self) -> str | None:
-        """Wait until the session has ended and return why; None when it does not end."""
-
-        async def ended() -> str | None:
-            return self.end
-
-        return await self.wait(ended, _END_WAIT)
 
     def poke(self) -> None:
         """Let everybody who waits look again."""
