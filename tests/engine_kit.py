@@ -103,7 +103,7 @@ class Plane:
 
 @asynccontextmanager
 async def plane(
-    path: Path, *, lease: float = 0.5, ping: float = 2.0, dead: float = 6.0, port: int = 0
+    path: Path, *, lease: float = 0.5, ping: float = 2.0, dead: float = 6.0, port: int = 0, max_queued: int = 10_000
 ) -> AsyncIterator[Plane]:
     """Run a control plane on a database file; `async with` again on the same file is a restart."""
     bus = Bus()
@@ -116,9 +116,9 @@ async def plane(
     await store.open()
     hub = LinkHub(store, clock=time.time, ping=ping, dead=dead)
     try:
-        async with Engine(store, hub, bus, clock=time.time, lease=lease) as engine:
+        async with Engine(store, hub, bus, clock=time.time, lease=lease, max_queued=max_queued) as engine:
             door = Door(Settings(home=path.parent), TokenDesk(store, clock=time.time, code_ttl=60))
-            routes = [*executions.routes(engine, store), *workflows.routes(store), *nodes.routes(hub)]
+            routes = [*executions.routes(engine, store), *workflows.routes(store, engine), *nodes.routes(hub)]
             server = TestServer(build_application(routes, door), port=port or None)
             async with TestClient(server) as client:
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +28,10 @@ EXECUTION = {
 }
 
 
+HELD = object()
+"""An answer that does not come."""
+
+
 def recorded(seq: int, kind: str = "turn.committed", **body: Any) -> str:
     data = {"id": f"evt_{seq}", "seq": seq, "type": kind, "body": body}
     return f"id: {seq}\nevent: {kind}\ndata: {json.dumps(data)}\n\n"
@@ -44,6 +49,8 @@ class Plane:
         self.requests.append((request.method, request.path_qs, (await request.read()).decode()))
         self.headers.append(request.headers)
         answer = self.answers.pop(0)
+        if answer is HELD:
+            await asyncio.Event().wait()
         if isinstance(answer, web.StreamResponse):
             return answer
         if isinstance(answer, list):
@@ -80,10 +87,11 @@ async def test_execute_sends_input_key_and_idempotency() -> None:
 
 
 async def test_waiting_for_an_execution() -> None:
-    """An execution is asked for until it ended, or until the wait is over."""
+    """The control plane holds its answer back until the execution ended; whoever waits long asks again, or gives up."""
     running = {**EXECUTION, "status": "running"}
-    async with served(running, EXECUTION, *[running] * 50) as (_, client):
+    async with served(running, EXECUTION, HELD) as (plane, client):
         assert (await client.wait_execution("exe_1")).status == "succeeded"
+        assert [path for _, path, _ in plane.requests] == ["/api/v1/executions/exe_1?wait=30"] * 2
         with pytest.raises(ExecutionTimeout, match="goes on"):
             await client.wait_execution("exe_1", timeout=0.1)
 

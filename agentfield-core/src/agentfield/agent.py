@@ -19,7 +19,7 @@ from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import Handler, NodeLink, SessionEntry
 from agentfield.realtime.config import Floor, SemanticVad, ServerVad
-from agentfield.reasoner import OnInterrupt, Reasoner
+from agentfield.reasoner import OnInterrupt, Reasoner, RetryOn
 from agentfield.schema import jsonable
 from agentfield.serving import Announcer, cancelled, logged, serve
 from agentfield.session import Limits
@@ -122,6 +122,9 @@ class Agent:
         tags: Iterable[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        retry_on: RetryOn = (),
+        backoff: float = 0.5,
+        concurrency: int | None = None,
         on_interrupt: OnInterrupt = "keep",
     ) -> Callable[[F], F]: ...
 
@@ -133,6 +136,9 @@ class Agent:
         tags: Iterable[str] = (),
         timeout: float | None = None,
         retries: int = 0,
+        retry_on: RetryOn = (),
+        backoff: float = 0.5,
+        concurrency: int | None = None,
         on_interrupt: OnInterrupt = "keep",
     ) -> F | Callable[[F], F]:
         """Expose a function, ``async def`` or ``def``, as ``node_id.name``; the function itself stays as it is.
@@ -142,7 +148,12 @@ class Agent:
             description: What callers and models are told, by default the docstring.
             tags: Tags for access rules.
             timeout: Seconds that a run may take.
-            retries: How often a run that was lost with its node is started again.
+            retries: How often it is started again after a run that was lost with its node, or that failed with one of
+                `retry_on`.
+            retry_on: Classes of exceptions, and codes of `AgentFieldError`, after which it is started again.
+            backoff: Seconds before the second attempt; each further pause is twice as long, up to a minute, less a random
+                part.
+            concurrency: How many runs there may be at a time, on all instances of the node together.
             on_interrupt: Whether a run that a model asked for goes on when the caller speaks over the reply.
 
         Raises:
@@ -160,6 +171,9 @@ class Agent:
                 tags=_tags(tags),
                 timeout=timeout,
                 retries=retries,
+                retry_on=retry_on,
+                backoff=backoff,
+                concurrency=concurrency,
                 on_interrupt=on_interrupt,
                 # A function made inside another one may use the types that are local there.
                 namespace=outer.f_locals if outer is not None else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Literal
@@ -16,10 +16,13 @@ from agentfield.errors import AgentFieldError, ExecutionFailed, InvalidInput
 from agentfield.schema import Inputs, jsonable, output_schema, summary
 from agentfield.wire.frames import FunctionSpec
 
-__all__ = ["OnInterrupt", "Reasoner", "failure"]
+__all__ = ["OnInterrupt", "Reasoner", "RetryOn", "failure"]
 
 OnInterrupt = Literal["keep", "cancel"]
 """What becomes of a run whose reply the caller spoke over."""
+
+RetryOn = type[Exception] | str | Iterable[type[Exception] | str]
+"""Failures after which a run is started again: classes of exceptions, and codes of `AgentFieldError`."""
 
 
 class Reasoner:
@@ -31,7 +34,11 @@ class Reasoner:
         description: What callers and models are told, the docstring by default.
         tags: Tags for access rules.
         timeout: Seconds that one run may take, None for as long as its caller waits.
-        retries: How often a run that was lost with its node is started again; give 0 unless running twice is harmless.
+        retries: How often it is started again after a run that was lost with its node, or that failed with one of
+            `retry_on`; give 0 unless running twice is harmless.
+        retry_on: Classes of exceptions, and codes of `AgentFieldError`, after which it is started again.
+        backoff: Seconds before the second attempt; each further pause is twice as long, up to a minute.
+        concurrency: How many runs there may be at a time, on all instances of the node together.
         on_interrupt: Whether a run that a model asked for is kept or cancelled when the caller speaks over the reply.
         namespace: Names that the type hints may use beyond those of the module.
 
@@ -48,6 +55,9 @@ class Reasoner:
         tags: tuple[str, ...] = (),
         timeout: float | None = None,
         retries: int = 0,
+        retry_on: RetryOn = (),
+        backoff: float = 0.5,
+        concurrency: int | None = None,
         on_interrupt: OnInterrupt = "keep",
         namespace: Mapping[str, Any] | None = None,
     ) -> None:
@@ -70,6 +80,8 @@ class Reasoner:
                 tags=tuple(tags),
                 timeout=timeout,
                 retries=retries,
+                backoff=backoff,
+                concurrency=concurrency,
                 on_interrupt=on_interrupt,
             )
         except ValidationError as error:
@@ -80,6 +92,13 @@ class Reasoner:
                 code="invalid_declaration",
                 field=field,
             ) from None
+        self._retry_classes, self._retry_codes = _retry_on(self.spec.name, retry_on, retries)
+
+    def retries_after(self, error: BaseException) -> bool:
+        """Tell whether the function asked to be run again after it raised this."""
+        if isinstance(error, self._retry_classes):
+            return True
+        return isinstance(error, AgentFieldError) and error.code in self._retry_codes
 
     async def run(self, values: Mapping[str, Any], threads: Executor) -> Any:
         """Call the function with `values` and return what it gave as plain JSON.
@@ -107,6 +126,27 @@ class Reasoner:
                 reason="not_json",
                 field=error.data.get("field"),
             ) from None
+
+
+def _retry_on(name: str, given: RetryOn, retries: int) -> tuple[tuple[type[Exception], ...], frozenset[str]]:
+    listed = (given,) if isinstance(given, type | str) else tuple(given)
+    classes = tuple(each for each in listed if isinstance(each, type) and issubclass(each, Exception))
+    codes = frozenset(each for each in listed if isinstance(each, str))
+    if len(classes) + len(codes) != len(set(listed)):
+        raise InvalidInput(
+            f"The reasoner {name!r} cannot be declared: retry_on holds something that is neither a class of exceptions nor a code.",
+            code="invalid_declaration",
+            hint="write retry_on=(ConnectionError, 'provider_unavailable')",
+            field="retry_on",
+        )
+    if listed and not retries:
+        raise InvalidInput(
+            f"The reasoner {name!r} cannot be declared: retry_on says after what, retries=0 says never.",
+            code="invalid_declaration",
+            hint="write retries=3",
+            field="retries",
+        )
+    return classes, codes
 
 
 def failure(target: str, error: BaseException) -> dict[str, Any]:

@@ -84,7 +84,9 @@ async def control_plane(
         await store.open()
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
-        engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
+        engine = await stack.enter_async_context(
+            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued)
+        )
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
@@ -101,7 +103,7 @@ async def control_plane(
             *TurnRoutes(turns, sessions, store).routes(),
             *MediaRoutes(sessions=sessions, bus=bus).routes(),
             *executions.routes(engine, store),
-            *workflows.routes(store),
+            *workflows.routes(store, engine),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
         ]

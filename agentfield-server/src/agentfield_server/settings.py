@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     code_ttl: float = Field(default=600.0, gt=0)
     """Seconds that the one-time code of a page address may be exchanged."""
 
+    max_queued: PositiveInt = 10_000
+    """How many executions may wait for one node before more are refused with 429; live calls may go beyond."""
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
     """How many sessions one key of a provider may have at once, where that is not what the provider's plugin declares;
     ``openai=50,local=4`` or a JSON object."""

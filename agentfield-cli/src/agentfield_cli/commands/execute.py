@@ -23,6 +23,10 @@ def execute(
     input_: Annotated[str, typer.Option("--input", metavar="JSON", help="The input as one JSON object.")] = "{}",
     wait: Annotated[bool, typer.Option("--wait/--async", help="Wait for the result, or return at once.")] = True,
     timeout: Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds it may take.")] = None,
+    priority: Annotated[
+        int, typer.Option("--priority", min=-10, max=10, help="Higher goes first where work has to wait.")
+    ] = 0,
+    delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds before which it does not start.")] = 0,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,6 +38,7 @@ def execute(
     Examples:
       af execute voice-support.resolve_turn --input '{"turn": {"text": "where is order 427"}}'
       af execute voice-support.resolve_turn --input '{"turn": {}}' --async
+      af execute reports.nightly --async --delay 3600 --priority -5
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     from agentfield_cli.connect import connected, run
     from agentfield_cli.output import Output, plain
@@ -45,13 +50,13 @@ def execute(
 
         out = Output(as_json=as_json)
         async with connected(url) as client:
+            execution = await client.execute_async(target, given, timeout=timeout, priority=priority, delay=delay)
             if not wait:
-                execution = await client.execute_async(target, given, timeout=timeout)
                 out.result(execution)
                 out.line(f"{execution.id} {execution.status}")
                 return
             with out.progress(f"{target} runs"):
-                execution = await client.execute(target, given, timeout=timeout)
+                execution = await client.wait_execution(execution.id)
         if execution.status != "succeeded":
             raise _failure(execution)
         out.result(execution)

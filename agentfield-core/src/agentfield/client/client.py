@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentfield.client.connection import ANSWER, part, read, read_list
@@ -21,10 +21,13 @@ from agentfield.wire.rest import (
     SessionView,
     StartRequest,
     StartResponse,
+    StatusView,
 )
 
 __all__ = ["ControlPlaneClient"]
 
+_WAIT: Final = 30.0
+"""Seconds that the control plane holds an answer back while an execution goes on."""
 _ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 
 
@@ -63,10 +66,21 @@ class ControlPlaneClient(SessionStreams):
         input: Mapping[str, Any] | None = None,  # noqa: A002 -- the word of the wire
         *,
         timeout: float | None = None,  # noqa: ASYNC109 -- the control plane enforces it
+        priority: int = 0,
+        delay: float = 0,
         idempotency_key: str | None = None,
     ) -> ExecutionView:
-        """Begin to run a target; the answer comes once that is committed."""
-        body = _execute_body(input, timeout)
+        """Begin to run a target; the answer comes once that is committed.
+
+        Args:
+            target: ``node.name``.
+            input: Its input.
+            timeout: Seconds it may take.
+            priority: From -10 to 10, higher goes first where work has to wait.
+            delay: Seconds before which it does not start.
+            idempotency_key: A name of the request: a second one with it returns the first execution.
+        """
+        body = _execute_body(input, timeout, priority=priority, delay=delay)
         value = await self._json("POST", f"/execute/async/{part(target)}", body=body, idempotency_key=idempotency_key)
         return read(ExecutionView, value)
 
@@ -80,21 +94,32 @@ class ControlPlaneClient(SessionStreams):
         Raises:
             ExecutionTimeout: It had not ended after `timeout` seconds; it goes on.
         """
-        pause = 0.05
+        path, query = f"/executions/{part(execution_id)}", {"wait": f"{_WAIT:g}"}
         try:
             async with asyncio.timeout(timeout):
-                while (execution := await self.get_execution(execution_id)).status not in _ENDED:
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 1.5, 1.0)
-                return execution
+                while True:
+                    value = await self._json("GET", path, query=query, seconds=_WAIT + ANSWER)
+                    execution = read(ExecutionView, value)
+                    if execution.status in _ENDED:
+                        return execution
         except TimeoutError as error:
             raise ExecutionTimeout(
                 f"{execution_id} had not ended after {timeout:g} seconds; it goes on.", execution_id=execution_id
             ) from error
 
-    async def cancel_execution(self, execution_id: str) -> None:
-        """Cancel an execution."""
-        await self._json("POST", f"/executions/{part(execution_id)}/cancel", body={})
+    async def executions_status(self, execution_ids: Sequence[str]) -> StatusView:
+        """Return where up to 500 executions stand, in one answer."""
+        body = {"ids": list(execution_ids)}
+        return read(StatusView, await self._json("POST", "/executions/status", body=body))
+
+    async def cancel_execution(self, execution_id: str, *, tree: bool = True) -> None:
+        """Cancel an execution and, with `tree`, what it called."""
+        await self._json("POST", f"/executions/{part(execution_id)}/cancel", body={"tree": tree})
+
+    async def cancel_run(self, run_id: str) -> int:
+        """Cancel every open call of a run; returns how many there were."""
+        value = await self._json("POST", f"/workflows/{part(run_id)}/cancel", body={})
+        return int(value["cancelled"])
 
     async def dag(self, run_id: str) -> DagView:
         """Return the whole graph of a run."""
@@ -174,6 +199,7 @@ class ControlPlaneClient(SessionStreams):
         return page.model_copy(update={"executions": tuple(executions), "next": None})
 
 
-def _execute_body(values: Mapping[str, Any] | None, timeout: float | None) -> dict[str, Any]:
-    request = ExecuteRequest(input=jsonable(dict(values or {}), what="input"), timeout=timeout)
-    return request.model_dump(mode="json", exclude_none=True)
+def _execute_body(values: Mapping[str, Any] | None, timeout: float | None, **more: float) -> dict[str, Any]:
+    given = {name: value for name, value in more.items() if value}
+    request = ExecuteRequest(input=jsonable(dict(values or {}), what="input"), timeout=timeout, **given)
+    return request.model_dump(mode="json", exclude_none=True, exclude_unset=True)

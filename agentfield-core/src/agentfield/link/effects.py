@@ -11,6 +11,7 @@ from agentfield.wire.frames import (
     Invoke,
     Ping,
     Pong,
+    Progress,
     Result,
     SessionCommand,
     SessionDone,
@@ -34,7 +35,7 @@ __all__ = [
 Operation = Call | SessionCommand
 """A frame that is sent again until it is answered."""
 
-Outgoing = Accepted | Result | Operation | SessionDone | Ping | Pong
+Outgoing = Accepted | Result | Progress | Operation | SessionDone | Ping | Pong
 """What a linked node sends."""
 
 

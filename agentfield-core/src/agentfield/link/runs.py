@@ -21,10 +21,11 @@ from agentfield.errors import (
 )
 from agentfield.identity import NodeKey, b64url, digest, result_message
 from agentfield.link.book import LinkBook
-from agentfield.link.effects import Effect
+from agentfield.link.effects import Effect, Send
+from agentfield.link.progress import Reporter
 from agentfield.link.room import Room
 from agentfield.reasoner import Reasoner, failure
-from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, Result
+from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, Progress, Result
 
 __all__ = ["Runs"]
 
@@ -94,11 +95,18 @@ class Runs:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, invoke: Invoke) -> None:
-        with context.use(invoke.context):
+        reporter = Reporter(invoke, self._tell)
+        with context.use(invoke.context, reporter):
             async with self.room.place(invoke.context.execution_id):
                 self._apply(self._book.entered(*_key(invoke)))
-                result = await self._attempt(invoke)
+                try:
+                    result = await self._attempt(invoke)
+                finally:
+                    reporter.close()
                 self._apply(self._book.finished(result))
+
+    def _tell(self, frame: Progress) -> None:
+        self._apply([Send(frame)])
 
     async def _attempt(self, invoke: Invoke) -> Result:
         target = f"{self._node_id}.{invoke.function}"
@@ -116,7 +124,8 @@ class Runs:
             if clock is None or not clock.expired():
                 return self._failed(invoke, target, error)
             late = ExecutionTimeout(f"{target} was not done in time.", target=target)
-            return self._signed(invoke, "timeout", problem=late.to_problem())
+            result = self._signed(invoke, "timeout", problem=late.to_problem())
+            return self._or_again(invoke, result, error)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever its code raises is the run's result
             return self._failed(invoke, target, error)
 
@@ -134,7 +143,13 @@ class Runs:
     def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Result:
         if not isinstance(error, AgentFieldError):
             _log.error("%s raised", target, exc_info=error)
-        return self._signed(invoke, "failed", problem=failure(target, error))
+        return self._or_again(invoke, self._signed(invoke, "failed", problem=failure(target, error)), error)
+
+    def _or_again(self, invoke: Invoke, result: Result, error: BaseException) -> Result:
+        """Ask for another attempt where the function is declared so; the control plane knows whether one is left."""
+        reasoner = self._reasoners.get(invoke.function)
+        again = reasoner is not None and reasoner.retries_after(error)
+        return result.model_copy(update={"retry": True}) if again else result
 
     def _signed(
         self, invoke: Invoke, status: _Status, *, output: Any = None, problem: dict[str, Any] | None = None

@@ -30,6 +30,7 @@ __all__ = [
     "NodeFrame",
     "Ping",
     "Pong",
+    "Progress",
     "Refused",
     "Result",
     "ResultAck",
@@ -69,6 +70,10 @@ class FunctionSpec(_Frame):
     tags: tuple[str, ...] = ()
     timeout: float | None = Field(default=None, gt=0)
     retries: int = Field(default=0, ge=0, le=100)
+    backoff: float = Field(default=0.5, ge=0, le=3600)
+    """Seconds before the second attempt; each further pause is twice as long, up to a minute, less a random part."""
+    concurrency: int | None = Field(default=None, ge=1, le=10_000)
+    """How many runs of it there may be at a time, on all instances together."""
     on_interrupt: Literal["keep", "cancel"] = "keep"
 
 
@@ -291,6 +296,18 @@ class Result(_Frame):
     output_digest: str | None = None
     signature: str
     """Base64url Ed25519 signature over `agentfield.identity.result_message(...)`."""
+    retry: bool = False
+    """Whether the function asked to be run again after a failure like this one."""
+
+
+class Progress(_Frame):
+    """How far a run has come; only the newest counts, so it is never sent again."""
+
+    type: Literal["progress"] = "progress"
+    execution_id: str
+    attempt: int
+    epoch: int
+    value: dict[str, Any]
 
 
 class Call(_Frame):
@@ -349,7 +366,8 @@ ServerFrame = Annotated[
 """Any frame from the control plane to a node."""
 
 NodeFrame = Annotated[
-    Hello | Accepted | Result | Call | SessionCommand | SessionDone | Ping | Pong, Field(discriminator="type")
+    Hello | Accepted | Result | Progress | Call | SessionCommand | SessionDone | Ping | Pong,
+    Field(discriminator="type"),
 ]
 """Any frame from a node to the control plane."""
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "AdapterView",
+    "CancelRequest",
     "DagView",
     "EndRequest",
     "ExchangeRequest",
@@ -22,6 +23,8 @@ __all__ = [
     "SessionView",
     "StartRequest",
     "StartResponse",
+    "StatusRequest",
+    "StatusView",
 ]
 
 ExecutionKind = Literal["session", "turn", "tool", "call"]
@@ -42,6 +45,24 @@ class ExecuteRequest(_Request):
 
     input: dict[str, Any] = Field(default_factory=dict)
     timeout: float | None = Field(default=None, gt=0, le=86_400)
+    priority: int = Field(default=0, ge=-10, le=10)
+    """Higher goes first where work has to wait; what a live call waits for goes before all of it."""
+    delay: float = Field(default=0, ge=0, le=30 * 86_400)
+    """Seconds before which it does not start (``/execute/async`` only)."""
+
+
+class CancelRequest(_Request):
+    """``POST /api/v1/executions/{id}/cancel`` and ``POST /api/v1/workflows/{run}/cancel``."""
+
+    reason: str = Field(default="asked for over REST", max_length=500)
+    tree: bool = True
+    """Whether what it called is cancelled too; else that goes on, and nobody waits for it."""
+
+
+class StatusRequest(_Request):
+    """``POST /api/v1/executions/status``."""
+
+    ids: tuple[str, ...] = Field(min_length=1, max_length=500)
 
 
 class ExecutionView(_View):
@@ -55,6 +76,13 @@ class ExecutionView(_View):
     parent_id: str | None = None
     session_id: str | None = None
     attempt: int = 0
+    max_attempts: int = 1
+    priority: int = 0
+    not_before: float | None = None
+    """When it may start, where it waits for its time."""
+    deadline: float | None = None
+    progress: dict[str, Any] | None = None
+    """The newest word of the run, as `agentfield.context.update` was given it."""
     input: Any = None
     output: Any = None
     problem: dict[str, Any] | None = None
@@ -63,6 +91,14 @@ class ExecutionView(_View):
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
+
+
+class StatusView(_View):
+    """Where executions stand, without their inputs."""
+
+    executions: tuple[ExecutionView, ...]
+    unknown: tuple[str, ...] = ()
+    """Ids that are nobody's."""
 
 
 class DagView(_View):

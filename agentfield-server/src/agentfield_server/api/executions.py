@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from agentfield.errors import Conflict, ExecutionTimeout, error_from_problem
+from agentfield.errors import Conflict, ExecutionTimeout, InvalidInput, error_from_problem
 from agentfield.ids import new_id
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
-from agentfield.wire.rest import ExecuteRequest, ExecutionView
+from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
+from agentfield_server.access.guards import PRINCIPAL
 from agentfield_server.api.http import json_reply, problem_reply, read_model
 from agentfield_server.api.idempotency import idempotency_key
 from agentfield_server.api.placement import place
@@ -21,6 +22,7 @@ __all__ = ["routes"]
 
 _DEFAULT_TIMEOUT = 60.0
 _GRACE = 5.0
+_MAX_WAIT = 60.0
 _MAX_BODY = MAX_INPUT + 64 * 1024
 
 
@@ -66,6 +68,17 @@ class _ExecutionRoutes:
                 "operator",
                 "Show an execution",
                 response=ExecutionView,
+                stream=True,
+                description="With `wait=SECONDS` (at most 60) the answer comes once it has ended, or after that time.",
+            ),
+            Route(
+                "POST",
+                base + "/executions/status",
+                self.status,
+                "operator",
+                "Show where many executions stand",
+                request=StatusRequest,
+                response=StatusView,
             ),
             Route(
                 "POST",
@@ -73,6 +86,7 @@ class _ExecutionRoutes:
                 self.cancel,
                 "operator",
                 "Cancel an execution and what it called",
+                request=CancelRequest,
                 response=ExecutionView,
             ),
         ]
@@ -96,12 +110,29 @@ class _ExecutionRoutes:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show an execution."""
-        execution = await self._engine.find(request.match_info["execution_id"])
+        execution_id, seconds = request.match_info["execution_id"], _seconds(request)
+        if seconds:
+            execution = await self._engine.wait(execution_id, seconds)
+        else:
+            execution = await self._engine.find(execution_id)
         return json_reply(execution_view(execution), headers=_headers(execution))
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Show where many executions stand, in the order in which they were asked for."""
+        body = await read_model(request, StatusRequest)
+        known = {row.id: row for row in await self._store.get_executions(body.ids)}
+        ids = dict.fromkeys(body.ids)
+        return json_reply(
+            StatusView(
+                executions=tuple(execution_view(known[one], brief=True) for one in ids if one in known),
+                unknown=tuple(one for one in ids if one not in known),
+            )
+        )
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel an execution; one that ended before stays as it is (409)."""
-        execution = await self._engine.cancel(request.match_info["execution_id"], "asked for over REST")
+        body = await read_model(request, CancelRequest)
+        execution = await self._engine.cancel(request.match_info["execution_id"], body.reason, tree=body.tree)
         if execution.status != "cancelled":
             raise Conflict(
                 f"The execution had ended before: it is {execution.status}.",
@@ -116,6 +147,12 @@ class _ExecutionRoutes:
     ) -> tuple[NewExecution, float | None]:
         target = request.match_info["target"]
         body = await read_model(request, ExecuteRequest, max_bytes=_MAX_BODY)
+        if body.delay and route == "execute":
+            raise InvalidInput(
+                "Who waits for a result cannot ask for a delay.",
+                hint=f"POST /api/v1/execute/async/{target}",
+                field="delay",
+            )
         where = await place(request, self._store)
         spec_timeout = self._engine.timeout_of(target)
         timeout = body.timeout or spec_timeout or default
@@ -128,10 +165,28 @@ class _ExecutionRoutes:
             parent_id=where.parent_id,
             session_id=where.session_id,
             actor_id=where.actor_id,
+            priority=body.priority,
+            share=where.session_id or request[PRINCIPAL],
+            delay=body.delay,
             timeout=timeout,
             idempotency=idempotency_key(request, route=route, target=target, body=body),
         )
         return new, timeout
+
+
+def _seconds(request: web.Request) -> float:
+    """Return how long the answer may wait for the end: ``?wait=``, not at all without it.
+
+    Raises:
+        InvalidInput: It is no number from 0 to 60.
+    """
+    try:
+        seconds = float(request.query.get("wait", "0"))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MAX_WAIT:
+        raise InvalidInput(f"wait is a number of seconds from 0 to {_MAX_WAIT:g}.", hint="wait=30", field="wait")
+    return seconds
 
 
 def _failed(execution: Execution) -> web.Response:

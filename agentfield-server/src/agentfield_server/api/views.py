@@ -12,8 +12,8 @@ from agentfield_server.store.records import EventRow, Execution, SessionRow
 __all__ = ["dag_view", "execution_view", "session_view"]
 
 
-def execution_view(row: Execution, *, node_id: str | None = None) -> ExecutionView:
-    """Return what may be seen of an execution."""
+def execution_view(row: Execution, *, node_id: str | None = None, brief: bool = False) -> ExecutionView:
+    """Return what may be seen of an execution; a `brief` one is without its input."""
     return ExecutionView(
         id=row.id,
         kind=row.kind,
@@ -23,7 +23,12 @@ def execution_view(row: Execution, *, node_id: str | None = None) -> ExecutionVi
         parent_id=row.parent_id,
         session_id=row.session_id,
         attempt=row.attempt,
-        input=row.input,
+        max_attempts=row.max_attempts,
+        priority=row.priority,
+        not_before=row.not_before,
+        deadline=row.deadline,
+        progress=row.progress,
+        input=None if brief else row.input,
         output=row.output,
         problem=dict(row.problem) if row.problem else None,
         node_id=node_id or row.target.partition(".")[0],

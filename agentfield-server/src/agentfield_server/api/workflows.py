@@ -5,29 +5,32 @@ from __future__ import annotations
 from aiohttp import web
 
 from agentfield.errors import NotFound
-from agentfield.wire.rest import DagView
-from agentfield_server.api.http import json_reply, read_limit
+from agentfield.wire.rest import CancelRequest, DagView
+from agentfield_server.api.http import json_reply, read_limit, read_model
 from agentfield_server.api.routes import Route
 from agentfield_server.api.views import dag_view
+from agentfield_server.engine import Engine
 from agentfield_server.store.protocol import Store
 
 __all__ = ["routes"]
 
 
-def routes(store: Store) -> list[Route]:
+def routes(store: Store, engine: Engine) -> list[Route]:
     """Return the routes of the resource."""
+
+    async def cancel(request: web.Request) -> web.Response:
+        """Cancel every open call of a run."""
+        run_id, body = request.match_info["run_id"], await read_model(request, CancelRequest)
+        if not await store.list_executions(run_id, limit=1):
+            raise _unknown(run_id)
+        return json_reply({"run_id": run_id, "cancelled": await engine.cancel_run(run_id, body.reason)})
 
     async def dag(request: web.Request) -> web.Response:
         """Return a page of the graph of a run."""
         run_id, after, limit = request.match_info["run_id"], request.query.get("after"), read_limit(request)
         rows = await store.list_executions(run_id, after=after, limit=limit)
         if not rows and after is None:
-            raise NotFound(
-                f"There is no run {run_id!r}.",
-                code="unknown_run",
-                hint="an id begins with run_; af session show SESSION has it",
-                run_id=run_id,
-            )
+            raise _unknown(run_id)
         return json_reply(dag_view(run_id, rows, limit=limit))
 
     return [
@@ -38,5 +41,22 @@ def routes(store: Store) -> list[Route]:
             "operator",
             "The executions of a run and their parents",
             response=DagView,
-        )
+        ),
+        Route(
+            "POST",
+            "/api/v1/workflows/{run_id}/cancel",
+            cancel,
+            "operator",
+            "Cancel every open call of a run",
+            request=CancelRequest,
+        ),
     ]
+
+
+def _unknown(run_id: str) -> NotFound:
+    return NotFound(
+        f"There is no run {run_id!r}.",
+        code="unknown_run",
+        hint="an id begins with run_; af session show SESSION has it",
+        run_id=run_id,
+    )

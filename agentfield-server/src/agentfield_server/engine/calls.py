@@ -114,6 +114,7 @@ class Calls:
                 session_id=place.session_id,
                 actor_id=place.actor_id,
                 timeout=timeout,
+                share=None if place.parent_id is not None else f"node:{link.node_id}",
                 # of this node: nobody gets at another node's calls by guessing
                 op_id=f"{link.node_id}:{frame.op_id}",
             )

@@ -21,7 +21,8 @@ LEASE = 10.0
 
 _PAGE = 100
 _AFTER_FAILURE = 1.0
-_LOOK_AGAIN = 1.0
+_LONGEST_SLEEP = 1.0
+"""Seconds between two looks at the clock while something waits for its time, so that a jump of it is noticed."""
 
 
 class Dispatcher:
@@ -44,6 +45,8 @@ class Dispatcher:
         self._lease = lease
         self._backlog: set[str] = set()
         self._look: set[str] = set()
+        self._due: dict[str, float] = {}
+        """When the next delayed execution of a node may start."""
         self._wake = asyncio.Event()
         self.settling = asyncio.Lock()
         """Held while leases of an instance are decided about: reclaimed, given up, or given back."""
@@ -71,7 +74,7 @@ class Dispatcher:
     def reserve(self, new: NewExecution) -> NodeLink | None:
         """Take a place for a new execution on a linked instance; None when it has to wait."""
         node_id, _, function = new.target.partition(".")
-        if node_id in self._backlog:
+        if node_id in self._backlog or new.delay:
             return None
         link = self._hub.pick(node_id, function)
         if link is not None:
@@ -80,6 +83,7 @@ class Dispatcher:
                 run_id=new.run_id,
                 session_id=new.session_id,
                 actor_id=new.actor_id,
+                function=function,
                 deadline=None if new.timeout is None else self._clock() + new.timeout,
                 input_digest=new.input_digest,
             )
@@ -88,13 +92,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Hand out waiting work until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(_LOOK_AGAIN if self._backlog else None):
-                    await self._wake.wait()
-            except TimeoutError:
-                # what may not start before a certain time gives no sign of its own
-                self._look |= self._backlog
-            self._wake.clear()
+            await self._sleep()
             while self._look:
                 node_id = self._look.pop()
                 try:
@@ -104,19 +102,41 @@ class Dispatcher:
                     self._backlog.add(node_id)
                     await asyncio.sleep(_AFTER_FAILURE)
 
+    async def _sleep(self) -> None:
+        """Wait until a node may have room, or something that waited for its time may start."""
+        pause = None
+        if self._due:
+            pause = min(max(min(self._due.values()) - self._clock(), 0.0), _LONGEST_SLEEP)
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        now = self._clock()
+        for node_id in [name for name, at in self._due.items() if at <= now]:
+            del self._due[node_id]
+            self._backlog.add(node_id)
+            self._look.add(node_id)
+
     async def _hand_out(self, node_id: str) -> None:
         """Lease waiting executions of a node for as long as it has room."""
+        full, now = set[str](), self._clock()
         while any(link.load < 1 for link in self._hub.links(node_id)):
             # cleared before the store is asked: what is queued from here on sets it again
             self._backlog.discard(node_id)
-            waiting = await self._store.queued_executions(node_id, now=float("inf"), limit=_PAGE)
             now = self._clock()
-            ready = [row for row in waiting if (row.not_before or 0.0) <= now]
-            results = await asyncio.gather(*(self._offer(row) for row in ready))
-            if len(waiting) == _PAGE or len(ready) < len(waiting) or not all(results):
+            waiting = await self._store.queued_executions(node_id, now=now, limit=_PAGE, without=sorted(full))
+            results = await asyncio.gather(*(self._offer(row) for row in waiting))
+            # a target that nobody takes now must not stand in the way of the others
+            full |= {row.target for row, taken in zip(waiting, results, strict=True) if not taken}
+            if len(waiting) == _PAGE or full:
                 self._backlog.add(node_id)
-            if not any(results):
-                return
+            if not waiting:
+                break
+        at = await self._store.next_start(node_id, after=now)
+        if at is not None:
+            self._due[node_id] = at
 
     async def _offer(self, row: Execution) -> bool:
         """Lease one execution to whoever fits; False when nobody does."""

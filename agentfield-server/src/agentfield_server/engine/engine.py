@@ -16,9 +16,10 @@ from agentfield.errors import (
     NodeNotConnected,
     NotFound,
 )
-from agentfield.wire.frames import Accepted, Call, Cancel, Result, ResultAck, Welcome
+from agentfield.wire.frames import Accepted, Call, Cancel, Progress, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.bus import Bus
+from agentfield_server.engine.backoff import pause
 from agentfield_server.engine.calls import Calls
 from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.engine.dispatch import LEASE, Dispatcher
@@ -29,7 +30,7 @@ from agentfield_server.engine.tasks import Tasks
 from agentfield_server.engine.waiters import Waiters
 from agentfield_server.nodes import Held, LinkHub, NodeLink
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import EventRow, Execution, NewExecution
+from agentfield_server.store.records import EventRow, Execution, NewEvent, NewExecution
 
 __all__ = ["FINAL", "Engine"]
 
@@ -39,6 +40,9 @@ _log = logging.getLogger("agentfield.engine")
 
 FINAL: frozenset[ExecutionStatus] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 """States that are never left."""
+
+MAX_QUEUED = 10_000
+"""How many executions may wait for one node."""
 
 
 class Engine:
@@ -50,15 +54,24 @@ class Engine:
         bus: Told of each closed execution, topic ``execution:{id}``.
         clock: Seconds since the epoch.
         lease: Seconds that a node which is away may come back and go on with its work.
+        max_queued: How many executions may wait for one node; twice as many of those that live calls wait for.
     """
 
     def __init__(
-        self, store: Store, hub: LinkHub, bus: Bus, *, clock: Callable[[], float], lease: float = LEASE
+        self,
+        store: Store,
+        hub: LinkHub,
+        bus: Bus,
+        *,
+        clock: Callable[[], float],
+        lease: float = LEASE,
+        max_queued: int = MAX_QUEUED,
     ) -> None:
         self._store = store
         self._hub = hub
         self._bus = bus
         self._clock = clock
+        self._max_queued = max_queued
         self._tasks = Tasks()
         self._waiters = Waiters()
         self._dispatcher = Dispatcher(store, hub, clock=clock, lease=lease)
@@ -96,7 +109,7 @@ class Engine:
             NotFound: Nobody ever declared the target (code `unknown_target`).
             NodeNotConnected: Its node is away for more than 10 s.
             InvalidInput: The input is not JSON, the parent is not of this run, or the key was used with another body.
-            LimitExceeded: The input is larger than 1 MiB.
+            LimitExceeded: The input is larger than 1 MiB, or too many wait for the node already (code `queue_full`).
         """
         new = await prepared(new, declared(self._hub, new.target))
         return await self._whole(self._create(new))
@@ -160,8 +173,13 @@ class Engine:
             )
         return execution
 
-    async def cancel(self, execution_id: str, reason: str = "cancelled") -> Execution:
+    async def cancel(self, execution_id: str, reason: str = "cancelled", *, tree: bool = True) -> Execution:
         """Cancel an execution and what it called; returns it closed, also when it was closed before.
+
+        Args:
+            execution_id: The execution.
+            reason: Why, for whoever looks at it.
+            tree: Whether what it called is cancelled too.
 
         Raises:
             NotFound: There is no such execution.
@@ -175,8 +193,14 @@ class Engine:
                 hint=f"af session end {execution.session_id}",
             )
         problem = ExecutionCancelled(f"The call of {execution.target} was cancelled: {reason}.", reason=reason)
-        done = await self._close(execution_id, status="cancelled", problem=problem)
+        done = await self._close(execution_id, status="cancelled", problem=problem, tree=tree)
         return done or await self.find(execution_id)
+
+    async def cancel_run(self, run_id: str, reason: str) -> int:
+        """Cancel every open call of a run; returns how many. A session and its turns end with the session."""
+        rows = [row for row in await self._store.open_executions(run_id=run_id) if row.kind in ("tool", "call")]
+        done = [await self.cancel(row.id, reason, tree=False) for row in rows]
+        return sum(row.status == "cancelled" for row in done)
 
     def timeout_of(self, target: str) -> float | None:
         """Return the timeout that a target declares, None when there is none."""
@@ -190,7 +214,7 @@ class Engine:
         execution, is_new = None, False
         try:
             if link is None:
-                execution, is_new = await self._store.create_execution(new)
+                execution, is_new = await self._store.create_execution(new, room=self._max_queued)
             else:
                 execution, is_new = await self._store.create_execution(
                     new, lease_to=link.instance_id, lease_until=self._dispatcher.lease_until
@@ -215,14 +239,15 @@ class Engine:
         problem: AgentFieldError,
         attempt: int | None = None,
         epoch: int | None = None,
+        tree: bool = True,
     ) -> Execution | None:
         """Close an execution from this side; who runs it is told to stop, what it called is stopped as well."""
         document = {**problem.to_problem(), "execution_id": execution_id}
         outcome = Outcome(status=status, problem=document)
-        return await self._whole(self._close_now(execution_id, outcome, attempt=attempt, epoch=epoch))
+        return await self._whole(self._close_now(execution_id, outcome, attempt=attempt, epoch=epoch, tree=tree))
 
     async def _close_now(
-        self, execution_id: str, outcome: Outcome, *, attempt: int | None, epoch: int | None
+        self, execution_id: str, outcome: Outcome, *, attempt: int | None, epoch: int | None, tree: bool
     ) -> Execution | None:
         done = await self._store.complete_execution(
             execution_id, attempt=attempt, epoch=epoch, status=outcome.status, problem=outcome.problem
@@ -233,7 +258,8 @@ class Engine:
         if link is not None and execution_id in link.held:
             self._tasks.start(self._tell_to_stop(link, done))
         self._closed(done, link)
-        self._tasks.start(self._close_children(done))
+        if tree:
+            self._tasks.start(self._close_children(done))
         return done
 
     async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
@@ -308,6 +334,8 @@ class Engine:
 
     async def _record(self, link: NodeLink, frame: Result, held: Held) -> bool:
         outcome = await judge(frame, did=link.did, input_digest=held.input_digest)
+        if frame.retry and outcome.status != "succeeded" and await self._again(link, frame, outcome):
+            return True
         done = await self._store.complete_execution(
             frame.execution_id,
             attempt=frame.attempt,
@@ -323,6 +351,31 @@ class Engine:
         if done is not None:
             self._closed(done, link)
         return done is not None
+
+    async def _again(self, link: NodeLink, frame: Result, outcome: Outcome) -> bool:
+        """Queue another attempt, where one is left and the node signed for what it said."""
+        row = await self._store.get_execution(frame.execution_id)
+        if row is None or row.attempt >= row.max_attempts or outcome.signature is None:
+            return False
+        at = self._clock() + pause(row.backoff, row.attempt)
+        if row.deadline is not None and at >= row.deadline:
+            return False
+        body = {"attempt": frame.attempt, "status": outcome.status, "problem": outcome.problem, "not_before": at}
+        event = NewEvent(type="execution.retrying", body=body, execution_id=row.id)
+        queued = await self._store.requeue_execution(
+            row.id, attempt=frame.attempt, epoch=frame.epoch, not_before=at, events=(event,)
+        )
+        if queued:
+            link.release(row.id)
+            self._dispatcher.waits(link.node_id)
+        return queued
+
+    async def progress(self, link: NodeLink, frame: Progress) -> None:
+        """Record how far a run has come."""
+        if frame.execution_id in link.held:
+            await self._store.progress(
+                frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=dict(frame.value)
+            )
 
     async def _was_used(self, frame: Result) -> bool:
         row = await self._store.get_execution(frame.execution_id)

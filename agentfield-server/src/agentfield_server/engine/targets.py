@@ -10,6 +10,7 @@ from typing import Any
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
 from agentfield.identity import canonical, digest
 from agentfield.wire.frames import FunctionSpec
+from agentfield_server.engine.backoff import longest_pause
 from agentfield_server.nodes import LinkHub
 from agentfield_server.store.records import NewExecution
 from agentfield_server.store.rows import dump
@@ -74,12 +75,21 @@ async def prepared(new: NewExecution, spec: FunctionSpec) -> NewExecution:
     # canonicalising is pure Python, `dump` is not: what is large must not hold up the event loop
     large = len(dump(new.input)) > _LARGE
     input_digest = await asyncio.to_thread(_measured, new.input) if large else _measured(new.input)
+    attempts = max(new.max_attempts, spec.retries + 1)
     return replace(
         new,
-        max_attempts=max(new.max_attempts, spec.retries + 1),
-        timeout=spec.timeout if new.timeout is None else new.timeout,
+        max_attempts=attempts,
+        backoff=spec.backoff,
+        timeout=new.timeout if new.timeout is not None else _time_of_all(spec, attempts),
         input_digest=input_digest,
     )
+
+
+def _time_of_all(spec: FunctionSpec, attempts: int) -> float | None:
+    """Return how long all attempts and the pauses between them may take; `timeout` is that of one run."""
+    if spec.timeout is None:
+        return None
+    return spec.timeout * attempts + sum(longest_pause(spec.backoff, attempt) for attempt in range(1, attempts))
 
 
 def _measured(value: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from agentfield.wire.frames import (
     Hello,
     Ping,
     Pong,
+    Progress,
     Result,
     SessionCommand,
     SessionDone,
@@ -129,7 +130,15 @@ class LinkHub:
         return bool(self.links(node_id)) or self._known.left_within(node_id, within)
 
     def pick(self, node_id: str, function: str) -> NodeLink | None:
-        """Return the least loaded instance that exposes a function and has room; equals take turns."""
+        """Return the least loaded instance that exposes a function and has room; equals take turns.
+
+        None as well while as many runs of the function are under way as it allows, on all instances together.
+        """
+        spec = self._known.function(node_id, function)
+        if spec is not None and spec.concurrency is not None:
+            running = sum(held.function == function for link in self.links(node_id) for held in link.held.values())
+            if running >= spec.concurrency:
+                return None
         fit = [link for link in self.links(node_id) if function in link.functions and link.load < 1]
         return self._choose(fit, lambda link: link.load)
 
@@ -311,7 +320,7 @@ class LinkHub:
                 await link.send(Pong())
             case Pong():
                 pass
-            case Accepted() | Result() | Call():
+            case Accepted() | Result() | Progress() | Call():
                 await room.acquire()
                 work.create_task(_settle(engine, link, frame, room))
             case SessionCommand() if self._sessions is not None:
@@ -322,13 +331,17 @@ class LinkHub:
                 _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
 
 
-async def _settle(engine: EnginePort, link: NodeLink, frame: Accepted | Result | Call, room: asyncio.Semaphore) -> None:
+async def _settle(
+    engine: EnginePort, link: NodeLink, frame: Accepted | Result | Progress | Call, room: asyncio.Semaphore
+) -> None:
     try:
         match frame:
             case Accepted():
                 await engine.accepted(link, frame)
             case Result():
                 await engine.result(link, frame)
+            case Progress():
+                await engine.progress(link, frame)
             case Call():
                 await engine.call(link, frame)
     except AgentFieldError as error:

@@ -28,6 +28,7 @@ class Held:
     run_id: str
     session_id: str | None
     actor_id: str | None
+    function: str
     deadline: float | None
     input_digest: str | None
     accepted: bool = False
@@ -40,6 +41,7 @@ class Held:
             run_id=execution.run_id,
             session_id=execution.session_id,
             actor_id=execution.actor_id,
+            function=execution.target.partition(".")[2],
             deadline=execution.deadline,
             input_digest=execution.input_digest,
             accepted=execution.accepted,

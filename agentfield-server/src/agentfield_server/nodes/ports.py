@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agentfield.wire.frames import Accepted, Call, Result, SessionCommand, SessionDone, Welcome
+from agentfield.wire.frames import Accepted, Call, Progress, Result, SessionCommand, SessionDone, Welcome
 from agentfield_server.nodes.link import NodeLink
 
 __all__ = ["EnginePort", "SessionPort"]
@@ -27,6 +27,9 @@ class EnginePort(Protocol):
 
     async def result(self, link: NodeLink, frame: Result) -> None:
         """An attempt came to its end."""
+
+    async def progress(self, link: NodeLink, frame: Progress) -> None:
+        """A run tells how far it has come."""
 
     async def call(self, link: NodeLink, frame: Call) -> None:
         """A node calls a target; returns when the call is committed or refused."""

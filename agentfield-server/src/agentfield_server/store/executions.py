@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentfield.errors import InvalidInput
+from agentfield.errors import InvalidInput, LimitExceeded
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store import keys
 from agentfield_server.store.events import record
-from agentfield_server.store.records import Execution, NewEvent, NewExecution
+from agentfield_server.store.records import LIVE, Execution, NewEvent, NewExecution
 from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
 from agentfield_server.store.writer import Transaction
 
-__all__ = ["accept", "complete", "create", "find", "lease", "renew", "requeue"]
+__all__ = ["accept", "complete", "create", "find", "lease", "progress", "renew", "requeue"]
 
 # All SQL below is put together from constants; values are always bound.
 _SELECT = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"  # noqa: S608
 _BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: S608
 _INSERT = f"""
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
-    max_attempts, priority, lease_owner, lease_epoch, lease_until, deadline, op_id, input_digest, created_at, started_at)
+    max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
+    input_digest, created_at, started_at)
 VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
-    :max_attempts, :priority, :lease_owner, :lease_epoch, :lease_until, :deadline, :op_id, :input_digest, :created_at,
-    :started_at)
+    :max_attempts, :priority, :share, :place, :backoff, :lease_owner, :lease_epoch, :lease_until, :not_before, :deadline,
+    :op_id, :input_digest, :created_at, :started_at)
 RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _LEASE = f"""
@@ -39,8 +40,17 @@ _ACCEPT = (
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
     max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?
-{_CURRENT}
+{_CURRENT} RETURNING run_id
 """  # noqa: S608
+_PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
+_WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE status = 'queued' AND node_id = ? LIMIT ?)"
+_LAST_OF_SHARE = (
+    "SELECT MAX(place) FROM executions WHERE status = 'queued' AND node_id = ? AND priority = ? AND share = ?"
+)
+_FIRST_IN_QUEUE = (
+    "SELECT place FROM executions WHERE status = 'queued' AND node_id = ? AND priority = ? ORDER BY place LIMIT 1"
+)
+_RETRY_AFTER = 2
 _COMPLETE = f"""
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
     input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
@@ -59,16 +69,24 @@ def find(transaction: Transaction, execution_id: str) -> Execution | None:
 
 
 def create(
-    transaction: Transaction, new: NewExecution, *, lease_to: str | None = None, lease_until: float | None = None
+    transaction: Transaction,
+    new: NewExecution,
+    *,
+    lease_to: str | None = None,
+    lease_until: float | None = None,
+    room: int | None = None,
 ) -> tuple[Execution, bool]:
     """Create an execution, see `Store.create_execution`."""
     if (earlier := _earlier(transaction, new)) is not None:
         return earlier, False
-    if new.parent_id is not None:
-        _check_parent(transaction, new)
-    transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
+    share = _share(transaction, new)
     status: ExecutionStatus = "running" if lease_to is not None else new.status
-    row = transaction.one(_INSERT, _values(new, status, transaction.now, lease_to, lease_until))
+    values = _values(new, status, transaction.now, lease_to, lease_until) | {"share": share, "place": 0}
+    if status == "queued":
+        _check_room(transaction, values, room)
+        values["place"] = _place(transaction, values)
+    transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
+    row = transaction.one(_INSERT, values)
     assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     created = NewEvent(type="execution.created", body=body, execution_id=new.id)
@@ -85,12 +103,45 @@ def _earlier(transaction: Transaction, new: NewExecution) -> Execution | None:
     return None
 
 
-def _check_parent(transaction: Transaction, new: NewExecution) -> None:
-    parent = transaction.one("SELECT run_id FROM executions WHERE id = ?", new.parent_id)
+def _share(transaction: Transaction, new: NewExecution) -> str:
+    """Check the parent, and return among whom room is shared: as given, else as the parent, else a run by itself."""
+    if new.parent_id is None:
+        return new.share or new.session_id or new.run_id
+    parent = transaction.one("SELECT run_id, share FROM executions WHERE id = ?", new.parent_id)
     if parent is None:
         raise InvalidInput(f"There is no execution {new.parent_id!r} to be the parent.", code="foreign_parent")
     if parent[0] != new.run_id:
         raise InvalidInput(f"The execution {new.parent_id!r} belongs to another run.", code="foreign_parent")
+    return new.share or new.session_id or parent[1] or new.run_id
+
+
+def _check_room(transaction: Transaction, values: Mapping[str, Any], room: int | None) -> None:
+    """Refuse what finds the queue of its node full; a live call may go beyond, by as much again."""
+    if room is None:
+        return
+    most = room * 2 if values["priority"] >= LIVE else room
+    waiting = transaction.one(_WAITING, values["node_id"], most)
+    if waiting is not None and waiting[0] >= most:
+        raise LimitExceeded(
+            f"{most} executions wait for the node {values['node_id']!r} already.",
+            code="queue_full",
+            hint="try again in a moment, start more instances of the node, or raise AGENTFIELD_MAX_QUEUED",
+            node_id=values["node_id"],
+            retry_after=_RETRY_AFTER,
+        )
+
+
+def _place(transaction: Transaction, values: Mapping[str, Any]) -> int:
+    """Return the place in the queue of a node: a share that waits gets every n-th place, a newcomer the next one.
+
+    This is start-time fair queueing (Goyal, Vin and Cheng, 1996) with executions of equal weight: behind the last one of
+    the same share, and not before whatever is to start next.
+    """
+    node_id, priority = values["node_id"], values["priority"]
+    last = transaction.one(_LAST_OF_SHARE, node_id, priority, values["share"])
+    first = transaction.one(_FIRST_IN_QUEUE, node_id, priority)
+    behind = -1 if last is None or last[0] is None else last[0]
+    return max(behind + 1, 0 if first is None else first[0])
 
 
 def _values(
@@ -112,11 +163,13 @@ def _values(
         "actor_id": new.actor_id,
         "attempt": 1 if begun else 0,
         "max_attempts": new.max_attempts,
-        "priority": new.priority,
+        "priority": new.priority if new.session_id is None else max(new.priority, LIVE),
+        "backoff": new.backoff,
+        "not_before": now + new.delay if new.delay and not begun else None,
         "lease_owner": lease_to,
         "lease_epoch": 1 if leased else 0,
         "lease_until": lease_until,
-        "deadline": None if new.timeout is None else now + new.timeout,
+        "deadline": None if new.timeout is None else now + new.delay + new.timeout,
         "op_id": new.op_id,
         "input_digest": new.input_digest,
         "created_at": now,
@@ -150,9 +203,33 @@ def renew(transaction: Transaction, owner: str, *, until: float) -> int:
     )
 
 
-def requeue(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, not_before: float | None) -> bool:
+def requeue(
+    transaction: Transaction,
+    execution_id: str,
+    *,
+    attempt: int,
+    epoch: int,
+    not_before: float | None,
+    events: Sequence[NewEvent],
+) -> bool:
     """Put a leased execution back; an attempt in which the function was never entered does not count."""
-    return transaction.run(_REQUEUE, not_before, execution_id, attempt, epoch) == 1
+    row = transaction.one(_REQUEUE, not_before, execution_id, attempt, epoch)
+    if row is None:
+        return False
+    if events:
+        record(transaction, row[0], events)
+    return True
+
+
+def progress(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
+    """Record how far a run has come, see `Store.progress`."""
+    row = transaction.one(_PROGRESS, dump(value), execution_id, attempt, epoch)
+    if row is None:
+        return False
+    record(
+        transaction, row[0], [NewEvent(type="execution.progress", body={"progress": value}, execution_id=execution_id)]
+    )
+    return True
 
 
 def complete(

@@ -39,16 +39,23 @@ class Store(Protocol):
     # --- executions
 
     async def create_execution(
-        self, new: NewExecution, *, lease_to: str | None = None, lease_until: float | None = None
+        self,
+        new: NewExecution,
+        *,
+        lease_to: str | None = None,
+        lease_until: float | None = None,
+        room: int | None = None,
     ) -> tuple[Execution, bool]:
         """Create an execution (and its run when it is the first), with the event `execution.created`.
 
         With `lease_to` it is leased in the insert: status `running`, attempt 1, not yet accepted.
         Returns the execution and whether it is new; a known `op_id` or idempotency key returns the first one.
+        With `room`, no more than so many may wait for the node; of what belongs to a session, twice as many.
 
         Raises:
             InvalidInput: The idempotency key was used with another body (code `idempotency_mismatch`), or the parent
                 does not exist or belongs to another run (code `foreign_parent`).
+            LimitExceeded: There is no room in the queue (code `queue_full`).
         """
 
     async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
@@ -61,9 +68,18 @@ class Store(Protocol):
         """Extend all leases of a node instance; returns how many."""
 
     async def requeue_execution(
-        self, execution_id: str, *, attempt: int, epoch: int, not_before: float | None = None
+        self,
+        execution_id: str,
+        *,
+        attempt: int,
+        epoch: int,
+        not_before: float | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> bool:
-        """Put a leased execution back into the queue; False when the attempt is not current."""
+        """Put a leased execution back into the queue, with `events`; False when the attempt is not current."""
+
+    async def progress(self, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
+        """Record how far a run has come, with the event `execution.progress`; False when the attempt is not current."""
 
     async def complete_execution(
         self,
@@ -89,6 +105,9 @@ class Store(Protocol):
     async def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution."""
 
+    async def get_executions(self, execution_ids: Sequence[str]) -> list[Execution]:
+        """Return those of these executions that there are, in no order."""
+
     async def list_executions(self, run_id: str, *, after: str | None = None, limit: int = 200) -> list[Execution]:
         """Return executions of a run in the order they were created; `after` is the id of the last one seen."""
 
@@ -97,8 +116,16 @@ class Store(Protocol):
     ) -> list[Execution]:
         """Return executions that are not in a final state, oldest first; each filter narrows them."""
 
-    async def queued_executions(self, node_id: str, *, now: float, limit: int) -> list[Execution]:
-        """Return executions of a node that wait for a lease and may start now: by priority, then oldest first."""
+    async def queued_executions(
+        self, node_id: str, *, now: float, limit: int, without: Sequence[str] = ()
+    ) -> list[Execution]:
+        """Return executions of a node that wait for a lease and may start now, without those of some targets.
+
+        By priority; of equal priority each share in turn (`NewExecution.share`), within a share the oldest first.
+        """
+
+    async def next_start(self, node_id: str, *, after: float) -> float | None:
+        """Return when the next execution of a node that waits for its time may start, None when none does."""
 
     # --- sessions
 

@@ -9,6 +9,7 @@ from typing import Any
 from agentfield.wire.rest import ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
+    "LIVE",
     "EventRow",
     "Execution",
     "IdempotencyKey",
@@ -18,6 +19,10 @@ __all__ = [
     "SessionRow",
     "TokenRow",
 ]
+
+
+LIVE = 100
+"""Priority of what a live call waits for; calls over REST may ask for less than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +78,15 @@ class NewExecution:
     """`queued` is dispatched by the engine; sessions and turns begin `running` and are closed by the session."""
     max_attempts: int = 1
     priority: int = 0
+    """Higher goes first; what belongs to a session is never below `LIVE`."""
+    share: str | None = None
+    """Among whom a node's room is shared evenly: a session, a principal; by default the parent's."""
+    backoff: float = 0.5
+    """Seconds before the second attempt."""
+    delay: float = 0.0
+    """Seconds from creation before which it does not start."""
     timeout: float | None = None
-    """Seconds from creation to the deadline."""
+    """Seconds from when it may start to the deadline."""
     op_id: str | None = None
     """Minted by the caller, unique in the store: a second one returns the first execution."""
     idempotency: IdempotencyKey | None = None
@@ -102,6 +114,9 @@ class Execution:
     attempt: int
     max_attempts: int
     priority: int
+    backoff: float
+    progress: Any
+    """The newest word of the run that is under way, or was."""
     lease_owner: str | None
     """The node instance that holds it."""
     lease_epoch: int

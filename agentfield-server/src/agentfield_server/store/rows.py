@@ -22,7 +22,7 @@ __all__ = [
 
 EXECUTION_COLUMNS = (
     "id, run_id, kind, target, status, input, output, problem, parent_id, session_id, actor_id, attempt, max_attempts, "
-    "priority, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
+    "priority, backoff, progress, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
     "signature, signer, created_at, started_at, ended_at"
 )
 SESSION_COLUMNS = (
@@ -56,7 +56,7 @@ def load(text: str | None) -> Any:
 def execution_row(row: Sequence[Any]) -> Execution:
     """Return the record of a row of `EXECUTION_COLUMNS`."""
     values = dict(zip(_EXECUTION, row, strict=True))
-    for name in ("input", "output", "problem"):
+    for name in ("input", "output", "problem", "progress"):
         values[name] = load(values[name])
     values["accepted"] = bool(values["accepted"])
     return Execution(**values)

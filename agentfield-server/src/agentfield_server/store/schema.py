@@ -127,7 +127,18 @@ CREATE TABLE nodes (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES)
+_SHARES = """
+ALTER TABLE executions ADD COLUMN share TEXT NOT NULL DEFAULT '';
+ALTER TABLE executions ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE executions ADD COLUMN backoff REAL NOT NULL DEFAULT 0.5;
+ALTER TABLE executions ADD COLUMN progress TEXT;
+DROP INDEX executions_queued;
+CREATE INDEX executions_queued ON executions (node_id, priority DESC, place, pos) WHERE status = 'queued';
+CREATE INDEX executions_shares ON executions (node_id, priority, share, place) WHERE status = 'queued';
+CREATE INDEX executions_delayed ON executions (node_id, not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` counts them."""
 
 

@@ -146,10 +146,17 @@ class SqliteStore:
     # --- executions
 
     async def create_execution(
-        self, new: NewExecution, *, lease_to: str | None = None, lease_until: float | None = None
+        self,
+        new: NewExecution,
+        *,
+        lease_to: str | None = None,
+        lease_until: float | None = None,
+        room: int | None = None,
     ) -> tuple[Execution, bool]:
         """Create an execution, see `Store.create_execution`."""
-        return await self._write(lambda tx: executions.create(tx, new, lease_to=lease_to, lease_until=lease_until))
+        return await self._write(
+            lambda tx: executions.create(tx, new, lease_to=lease_to, lease_until=lease_until, room=room)
+        )
 
     async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
         """Lease a queued execution, see `Store.lease_execution`."""
@@ -164,11 +171,25 @@ class SqliteStore:
         return await self._write(lambda tx: executions.renew(tx, owner, until=until))
 
     async def requeue_execution(
-        self, execution_id: str, *, attempt: int, epoch: int, not_before: float | None = None
+        self,
+        execution_id: str,
+        *,
+        attempt: int,
+        epoch: int,
+        not_before: float | None = None,
+        events: Sequence[NewEvent] = (),
     ) -> bool:
         """Put a leased execution back into the queue, see `Store.requeue_execution`."""
         return await self._write(
-            lambda tx: executions.requeue(tx, execution_id, attempt=attempt, epoch=epoch, not_before=not_before)
+            lambda tx: executions.requeue(
+                tx, execution_id, attempt=attempt, epoch=epoch, not_before=not_before, events=events
+            )
+        )
+
+    async def progress(self, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
+        """Record how far a run has come, see `Store.progress`."""
+        return await self._write(
+            lambda tx: executions.progress(tx, execution_id, attempt=attempt, epoch=epoch, value=value)
         )
 
     async def complete_execution(
@@ -209,6 +230,14 @@ class SqliteStore:
         rows = await self._read(f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?", execution_id)  # noqa: S608
         return execution_row(rows[0]) if rows else None
 
+    async def get_executions(self, execution_ids: Sequence[str]) -> list[Execution]:
+        """Return those of these executions that there are."""
+        rows = await self._read(
+            f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
+            dump(list(execution_ids)),
+        )
+        return [execution_row(row) for row in rows]
+
     async def list_executions(self, run_id: str, *, after: str | None = None, limit: int = 200) -> list[Execution]:
         """Return executions of a run, see `Store.list_executions`."""
         position = 0
@@ -238,16 +267,30 @@ class SqliteStore:
         )
         return [execution_row(row) for row in rows]
 
-    async def queued_executions(self, node_id: str, *, now: float, limit: int) -> list[Execution]:
+    async def queued_executions(
+        self, node_id: str, *, now: float, limit: int, without: Sequence[str] = ()
+    ) -> list[Execution]:
         """Return executions of a node that wait for a lease, see `Store.queued_executions`."""
         rows = await self._read(
             f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE status = 'queued' AND node_id = ? "  # noqa: S608
-            "AND COALESCE(not_before, 0) <= ? ORDER BY priority DESC, pos LIMIT ?",
+            "AND COALESCE(not_before, 0) <= ? AND target NOT IN (SELECT value FROM json_each(?)) "
+            "ORDER BY priority DESC, place, pos LIMIT ?",
             node_id,
             now,
+            dump(list(without)),
             limit,
         )
         return [execution_row(row) for row in rows]
+
+    async def next_start(self, node_id: str, *, after: float) -> float | None:
+        """Return when the next delayed execution of a node may start, see `Store.next_start`."""
+        rows = await self._read(
+            "SELECT MIN(not_before) FROM executions WHERE status = 'queued' AND node_id = ? AND not_before > ?",
+            node_id,
+            after,
+        )
+        found: float | None = rows[0][0]
+        return found
 
     # --- sessions
 

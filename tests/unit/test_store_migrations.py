@@ -1,0 +1,86 @@
+"""Databases of every earlier version of the program open, keep what they hold, and end up alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+import pytest
+
+from agentfield.errors import Unavailable
+from agentfield_server.store.schema import MIGRATIONS, migrate
+from agentfield_server.store.sqlite import SqliteStore
+
+WAITING = """
+INSERT INTO runs (id, seq, created_at) VALUES ('run_1', 0, 1.0);
+INSERT INTO executions (id, run_id, kind, target, node_id, status, input, attempt, max_attempts, priority, lease_epoch,
+    created_at) VALUES ('exe_1', 'run_1', 'call', 'node.fn', 'node', 'queued', '{"n":1}', 0, 1, 0, 0, 1.0);
+"""
+
+
+def database(path: Path, version: int) -> None:
+    """Write a database as an earlier version left it, with an execution that waits."""
+    connection = apsw.Connection(str(path))
+    for script in MIGRATIONS[:version]:
+        connection.execute(script)
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute(WAITING)
+    connection.close()
+
+
+def tables(path: Path) -> list[tuple[str, str]]:
+    """Return what the database is made of: columns of each table, and each index and trigger as it was written."""
+    connection = apsw.Connection(str(path))
+    try:
+        found = [
+            (name, str(connection.execute(f"PRAGMA table_info({name})").fetchall()) if kind == "table" else sql)
+            for name, kind, sql in connection.execute("SELECT name, type, sql FROM sqlite_master ORDER BY name")
+        ]
+    finally:
+        connection.close()
+    return found
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+async def test_a_database_of_each_version_opens(tmp_path: Path, version: int) -> None:
+    """What waited before the update is handed out after it, and can be closed."""
+    path = tmp_path / "a.db"
+    database(path, version)
+    store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 100.0)
+    await store.open()
+    try:
+        (row,) = await store.queued_executions("node", now=100.0, limit=10)
+        assert (row.id, row.input, row.priority, row.progress) == ("exe_1", {"n": 1}, 0, None)
+        leased = await store.lease_execution(row.id, owner="node_1", until=110.0)
+        assert leased is not None
+        assert await store.complete_execution(row.id, attempt=1, status="succeeded", output=2) is not None
+    finally:
+        await store.close()
+
+
+def test_every_way_ends_at_the_same_tables(tmp_path: Path) -> None:
+    """A database that was updated step by step is made like one that is new."""
+    made = []
+    for version in range(len(MIGRATIONS) + 1):
+        path = tmp_path / f"{version}.db"
+        if version:
+            database(path, version)
+        connection = apsw.Connection(str(path))
+        migrate(connection)
+        connection.close()
+        made.append(tables(path))
+    assert all(each == made[0] for each in made)
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    """A program that does not know the tables says so, and changes nothing."""
+    path = tmp_path / "a.db"
+    database(path, len(MIGRATIONS))
+    connection = apsw.Connection(str(path))
+    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    connection.close()
+    before = tables(path)
+    with pytest.raises(Unavailable) as caught:
+        await SqliteStore(path, on_commit=lambda _: None, clock=lambda: 1.0).open()
+    assert caught.value.code == "store_newer"
+    assert tables(path) == before
