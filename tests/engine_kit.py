@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
+from pydantic import SecretStr
 
 from agentfield.identity import NodeKey, b64url, challenge_message, digest, leaf_hash, result_message
 from agentfield.ids import new_id
@@ -34,12 +35,15 @@ from agentfield_server.access.guards import Door
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
+from agentfield_server.api.approvals import ApprovalRoutes
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite import SqliteStore
+
+WEBHOOK_SECRET = "a secret of the test, long enough"
 
 SOON = 10.0
 """Seconds after which something that must happen has not happened."""
@@ -118,7 +122,13 @@ async def plane(
     try:
         async with Engine(store, hub, bus, clock=time.time, lease=lease, max_queued=max_queued) as engine:
             door = Door(Settings(home=path.parent), TokenDesk(store, clock=time.time, code_ttl=60))
-            routes = [*executions.routes(engine, store), *workflows.routes(store, engine), *nodes.routes(hub)]
+            approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=time.time)
+            routes = [
+                *approvals.routes(),
+                *executions.routes(engine, store),
+                *workflows.routes(store, engine),
+                *nodes.routes(hub),
+            ]
             server = TestServer(build_application(routes, door), port=port or None)
             async with TestClient(server) as client:
                 try:

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "Run an agent file.",
     "session": "Start, call, watch and end sessions.",
     "execute": "Call a target through the control plane.",
+    "approvals": "See what waits for a human, and decide.",
     "nodes": "List the agent nodes that are connected.",
     "adapters": "List the pairs of provider and transport, and what each can do.",
     "plugins": "List the installed plugins and their state.",

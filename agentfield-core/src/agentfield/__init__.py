@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentfield.agent import Agent
     from agentfield.errors import AgentFieldError, ExecutionError, SessionEnded
+    from agentfield.pausing import Decision
     from agentfield.realtime.config import Limits, SemanticVad, ServerVad
     from agentfield.session import Reply, Session, Speech, Spoken, Turn
 
 __all__ = [
     "Agent",
     "AgentFieldError",
+    "Decision",
     "ExecutionError",
     "Limits",
     "Reply",
@@ -34,6 +36,7 @@ __all__ = [
 _HOMES = {
     "Agent": "agentfield.agent",
     "AgentFieldError": "agentfield.errors",
+    "Decision": "agentfield.pausing",
     "ExecutionError": "agentfield.errors",
     "Limits": "agentfield.realtime.config",
     "Reply": "agentfield.session",

@@ -12,19 +12,22 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
 
+from pydantic import ValidationError
+
 from agentfield import context
 from agentfield.declaration import check_handler, check_pair, declare
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import Handler, NodeLink, SessionEntry
+from agentfield.pausing import Decision, Parked
 from agentfield.realtime.config import Floor, SemanticVad, ServerVad
 from agentfield.reasoner import OnInterrupt, Reasoner, RetryOn
 from agentfield.schema import jsonable
 from agentfield.serving import Announcer, cancelled, logged, serve
 from agentfield.session import Limits
 from agentfield.settings import discover_api_key, discover_url, home
-from agentfield.wire.frames import Call
+from agentfield.wire.frames import Call, PauseRequest
 
 if TYPE_CHECKING:
     from agentfield.plugins.registry import Registry
@@ -291,11 +294,12 @@ class Agent:
                 f"{self.node_id} is not running, so it cannot call {target}.",
                 hint="Call from a reasoner or a handler, or inside `async with app:`.",
             )
-        here = context.current()
+        here, run = context.current(), context.run()
+        values = jsonable(input, what="input")
         frame = Call(
-            op_id=new_id("op"),
+            op_id=new_id("op") if run is None else run.op_id(target, values),
             target=target,
-            input=jsonable(input, what="input"),
+            input=values,
             parent_id=here.execution_id if here else None,
             session_id=here.session_id if here else None,
             timeout=timeout,
@@ -304,6 +308,47 @@ class Agent:
             return await link.call(frame, seconds=None if timeout is None else timeout + CALL_SLACK)
         except TimeoutError as error:
             raise ExecutionTimeout(f"{target} did not answer in {timeout:g} seconds.", target=target) from error
+
+    async def pause(
+        self, title: str, *, details: Any = None, key: str | None = None, expires: float = 7 * 86_400
+    ) -> Decision:
+        """Ask a human, and go on with the decision; to be awaited inside a reasoner.
+
+        The run ends here: nothing is held while nobody decides, for days and across restarts. With the decision (``af
+        approvals``, or ``POST /api/v1/approvals/{id}/decision``) the reasoner is run again from the top with the same
+        input, on whichever instance has room, and this call returns at once. Calls that it made before the pause return
+        what they returned then; anything else that it does before the pause is done twice.
+
+        Args:
+            title: What is to be decided, in one line.
+            details: What whoever decides should know; any JSON, at most 64 KiB.
+            key: A name of this pause, unique within the execution; by default counted in the order in which pauses come.
+            expires: Seconds after which the decision is ``expired``, at most 366 days.
+
+        Returns:
+            The decision: approved, rejected, changes requested, or expired.
+
+        Raises:
+            Unavailable: No reasoner is running here (code `no_run`).
+            InvalidInput: An argument does not fit.
+        """
+        run = context.run()
+        if run is None:
+            raise Unavailable(
+                "Only a reasoner can pause.",
+                code="no_run",
+                hint="from a session's handler, call a reasoner that pauses: session.call(...)",
+            )
+        key = key or run.pause_key()
+        if (decision := run.decision(key)) is not None:
+            return decision
+        try:
+            request = PauseRequest(key=key, title=title, details=jsonable(details, what="details"), expires=expires)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            field = ".".join(map(str, fault["loc"]))
+            raise InvalidInput(f"The pause cannot be asked for: {field}: {fault['msg']}.", field=field) from None
+        raise Parked(request)
 
     def run(self, *, url: str | None = None, api_key: str | None = None) -> None:
         """Link to the control plane and work until interrupted (SIGINT or SIGTERM); blocks.

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentfield.errors import LimitExceeded, Unavailable
 from agentfield.identity import canonical
 from agentfield.schema import jsonable
 from agentfield.wire.frames import ExecutionContext
 
-__all__ = ["MAX_PROGRESS", "current", "session_id", "update", "use"]
+if TYPE_CHECKING:
+    from agentfield.pausing import RunState
+
+__all__ = ["MAX_PROGRESS", "current", "run", "session_id", "update", "use"]
 
 MAX_PROGRESS: Final = 4096
 """Bytes of what `update` is given, as JSON."""
 
-Report = Callable[[dict[str, Any]], None]
-
 _current: ContextVar[ExecutionContext | None] = ContextVar("agentfield_context", default=None)
-_report: ContextVar[Report | None] = ContextVar("agentfield_report", default=None)
+_run: ContextVar[RunState | None] = ContextVar("agentfield_run", default=None)
 
 
 def current() -> ExecutionContext | None:
@@ -37,6 +38,11 @@ def session_id() -> str | None:
     return context.session_id if context else None
 
 
+def run() -> RunState | None:
+    """Return the run of the reasoner that is running, None outside of one."""
+    return _run.get()
+
+
 def update(**values: Any) -> None:
     """Tell how far the running reasoner has come, such as ``update(done=3, of=10)``.
 
@@ -51,28 +57,28 @@ def update(**values: Any) -> None:
         InvalidInput: It is not JSON.
         LimitExceeded: It is larger than that.
     """
-    report = _report.get()
-    if report is None:
+    state = _run.get()
+    if state is None:
         raise Unavailable(
             "There is no run to tell of here.", code="no_run", hint="call context.update from inside a reasoner"
         )
     value = jsonable(values, what="progress")
     if (size := len(canonical(value))) > MAX_PROGRESS:
         raise LimitExceeded(f"Progress may be {MAX_PROGRESS} bytes of JSON; this is {size}.", hint="say less of it")
-    report(value)
+    state.report(value)
 
 
 @contextmanager
-def use(context: ExecutionContext, report: Report | None = None) -> Iterator[None]:
+def use(context: ExecutionContext, run: RunState | None = None) -> Iterator[None]:
     """Make `context` the current one inside a ``with`` block, also for tasks and threads started there.
 
     Args:
         context: Where the code belongs.
-        report: Takes what `update` is given; None where there is nothing to tell of.
+        run: The run of a reasoner; None in the handler of a session.
     """
-    token, reporting = _current.set(context), _report.set(report)
+    token, before = _current.set(context), _run.set(run)
     try:
         yield
     finally:
-        _report.reset(reporting)
+        _run.reset(before)
         _current.reset(token)

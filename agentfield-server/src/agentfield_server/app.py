@@ -17,6 +17,7 @@ from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.adapters import AdapterPool
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
+from agentfield_server.api.approvals import ApprovalRoutes
 from agentfield_server.api.catalogue import CatalogueRoutes
 from agentfield_server.api.media import MediaRoutes
 from agentfield_server.api.openapi import openapi_route
@@ -103,6 +104,7 @@ async def control_plane(
             *TurnRoutes(turns, sessions, store).routes(),
             *MediaRoutes(sessions=sessions, bus=bus).routes(),
             *executions.routes(engine, store),
+            *ApprovalRoutes(engine.approvals, store, secret=settings.webhook_secret, clock=time.time).routes(),
             *workflows.routes(store, engine),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),

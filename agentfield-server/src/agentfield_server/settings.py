@@ -38,6 +38,8 @@ class Settings(BaseSettings):
     code_ttl: float = Field(default=600.0, gt=0)
     """Seconds that the one-time code of a page address may be exchanged."""
 
+    webhook_secret: SecretStr | None = None
+    """Signs what other systems send us and we send them; at least 16 characters."""
     max_queued: PositiveInt = 10_000
     """How many executions may wait for one node before more are refused with 429; live calls may go beyond."""
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
@@ -61,7 +63,7 @@ class Settings(BaseSettings):
             raise ValueError(_CONCURRENCY)
         return {name.strip(): int(limit) for name, _, limit in pairs}
 
-    @field_validator("api_key")
+    @field_validator("api_key", "webhook_secret")
     @classmethod
     def _key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:

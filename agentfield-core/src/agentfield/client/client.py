@@ -13,7 +13,9 @@ from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
 from agentfield.wire.rest import (
     AdapterView,
+    ApprovalView,
     DagView,
+    DecisionRequest,
     ExchangeResponse,
     ExecuteRequest,
     ExecutionView,
@@ -120,6 +122,24 @@ class ControlPlaneClient(SessionStreams):
         """Cancel every open call of a run; returns how many there were."""
         value = await self._json("POST", f"/workflows/{part(run_id)}/cancel", body={})
         return int(value["cancelled"])
+
+    # --- approvals ----------------------------------------------------------------------------------------------
+
+    async def list_approvals(self, status: str | None = None) -> list[ApprovalView]:
+        """Return what waits for a human, or did, newest first."""
+        query = {"status": status} if status else None
+        return read_list(ApprovalView, await self._json("GET", "/approvals", query=query), "approvals")
+
+    async def get_approval(self, approval_id: str) -> ApprovalView:
+        """Return an approval as it is now."""
+        return read(ApprovalView, await self._json("GET", f"/approvals/{part(approval_id)}"))
+
+    async def decide(self, approval_id: str, request: DecisionRequest) -> ApprovalView:
+        """Approve, reject, or ask for changes; the execution goes on."""
+        body = request.model_dump(mode="json", exclude_none=True)
+        return read(ApprovalView, await self._json("POST", f"/approvals/{part(approval_id)}/decision", body=body))
+
+    # --- runs ---------------------------------------------------------------------------------------------------
 
     async def dag(self, run_id: str) -> DagView:
         """Return the whole graph of a run."""

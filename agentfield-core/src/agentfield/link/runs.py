@@ -24,13 +24,15 @@ from agentfield.link.book import LinkBook
 from agentfield.link.effects import Effect, Send
 from agentfield.link.progress import Reporter
 from agentfield.link.room import Room
+from agentfield.pausing import Parked, RunState
 from agentfield.reasoner import Reasoner, failure
-from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, Progress, Result
+from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["Runs"]
 
 _log = logging.getLogger("agentfield.node")
-_Status = Literal["succeeded", "failed", "cancelled", "timeout"]
+_Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
+_LARGEST_PAUSE = 64 * 1024
 _INLINE_BYTES = 64 * 1024
 """Values up to this size are hashed on the event loop, larger ones in a thread."""
 
@@ -96,7 +98,7 @@ class Runs:
 
     async def _run(self, invoke: Invoke) -> None:
         reporter = Reporter(invoke, self._tell)
-        with context.use(invoke.context, reporter):
+        with context.use(invoke.context, RunState(invoke, reporter)):
             async with self.room.place(invoke.context.execution_id):
                 self._apply(self._book.entered(*_key(invoke)))
                 try:
@@ -120,6 +122,11 @@ class Runs:
             if task is None or task.cancelling():
                 raise
             return self._failed(invoke, target, error)  # nobody cancelled the run: its code raised this
+        except Parked as parked:
+            return self._parked(invoke, parked)
+        except BaseExceptionGroup as group:
+            waiting = _parked_in(group)
+            return self._failed(invoke, target, group) if waiting is None else self._parked(invoke, waiting)
         except TimeoutError as error:
             if clock is None or not clock.expired():
                 return self._failed(invoke, target, error)
@@ -140,6 +147,17 @@ class Runs:
             return await asyncio.to_thread(self._signed, invoke, "succeeded", output=output)
         return self._signed(invoke, "succeeded", output=output)
 
+    def _parked(self, invoke: Invoke, parked: Parked) -> Result:
+        request = parked.request
+        size = len(request.model_dump_json())
+        if size > _LARGEST_PAUSE:
+            error = LimitExceeded(
+                f"What a decision is asked about may be {_LARGEST_PAUSE} bytes of JSON; this is {size}.",
+                hint="ask with a reference to large data instead of the data",
+            )
+            return self._failed(invoke, f"{self._node_id}.{invoke.function}", error)
+        return self._signed(invoke, "parked", pause=request)
+
     def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Result:
         if not isinstance(error, AgentFieldError):
             _log.error("%s raised", target, exc_info=error)
@@ -152,7 +170,13 @@ class Runs:
         return result.model_copy(update={"retry": True}) if again else result
 
     def _signed(
-        self, invoke: Invoke, status: _Status, *, output: Any = None, problem: dict[str, Any] | None = None
+        self,
+        invoke: Invoke,
+        status: _Status,
+        *,
+        output: Any = None,
+        problem: dict[str, Any] | None = None,
+        pause: PauseRequest | None = None,
     ) -> Result:
         execution_id, attempt = _key(invoke)
         try:
@@ -160,6 +184,8 @@ class Runs:
         except InvalidInput as error:
             taken, status, output, problem = digest(None), "failed", None, error.to_problem()
         given = digest(output) if status == "succeeded" else None
+        if pause is not None:
+            given = digest(pause.model_dump(mode="json"))
         message = result_message(execution_id, attempt, status, taken, given)
         return Result(
             execution_id=execution_id,
@@ -171,6 +197,7 @@ class Runs:
             input_digest=taken,
             output_digest=given,
             signature=b64url(self._key.sign(message)),
+            pause=pause,
         )
 
     def _ended(self, invoke: Invoke, task: asyncio.Task[None]) -> None:
@@ -202,6 +229,15 @@ class Runs:
         if invoke.context.deadline is not None:
             limits.append(max(0.0, invoke.context.deadline - time.time()))
         return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _parked_in(group: BaseExceptionGroup[BaseException]) -> Parked | None:
+    """Return the pause among what the tasks of a run ended with."""
+    for each in group.exceptions:
+        found = _parked_in(each) if isinstance(each, BaseExceptionGroup) else each
+        if isinstance(found, Parked):
+            return found
+    return None
 
 
 def _key(invoke: Invoke) -> tuple[str, int]:

@@ -28,6 +28,7 @@ __all__ = [
     "Hello",
     "Invoke",
     "NodeFrame",
+    "PauseRequest",
     "Ping",
     "Pong",
     "Progress",
@@ -139,6 +140,20 @@ class Invoke(_Frame):
     function: str
     input: dict[str, Any]
     context: ExecutionContext
+    lineage: int = 0
+    """Attempts of one lineage go on where the one before stopped; one after a failure begins another."""
+    decisions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What was decided about the pauses of earlier attempts, by key; each has the fields of `agentfield.Decision`."""
+
+
+class PauseRequest(_Frame):
+    """What a run waits for."""
+
+    key: str = Field(min_length=1, max_length=100)
+    title: str = Field(min_length=1, max_length=500)
+    details: Any = None
+    expires: float = Field(gt=0, le=366 * 86_400)
+    """Seconds until it is taken as expired."""
 
 
 class ResultAck(_Frame):
@@ -289,7 +304,8 @@ class Result(_Frame):
     execution_id: str
     attempt: int
     epoch: int
-    status: Literal["succeeded", "failed", "cancelled", "timeout"]
+    status: Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
+    """`parked`: the run stopped for a human; `output_digest` is that of `pause` then."""
     output: Any = None
     problem: dict[str, Any] | None = None
     input_digest: str
@@ -298,6 +314,7 @@ class Result(_Frame):
     """Base64url Ed25519 signature over `agentfield.identity.result_message(...)`."""
     retry: bool = False
     """Whether the function asked to be run again after a failure like this one."""
+    pause: PauseRequest | None = None
 
 
 class Progress(_Frame):

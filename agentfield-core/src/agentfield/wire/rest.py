@@ -8,8 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "AdapterView",
+    "ApprovalStatus",
+    "ApprovalView",
     "CancelRequest",
     "DagView",
+    "DecisionRequest",
     "EndRequest",
     "ExchangeRequest",
     "ExchangeResponse",
@@ -21,6 +24,7 @@ __all__ = [
     "NodeView",
     "SessionState",
     "SessionView",
+    "SignedDecision",
     "StartRequest",
     "StartResponse",
     "StatusRequest",
@@ -29,6 +33,7 @@ __all__ = [
 
 ExecutionKind = Literal["session", "turn", "tool", "call"]
 ExecutionStatus = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled", "timeout"]
+ApprovalStatus = Literal["pending", "approved", "rejected", "changes_requested", "expired", "cancelled"]
 SessionState = Literal["created", "connecting", "live", "ending", "ended"]
 
 
@@ -91,6 +96,46 @@ class ExecutionView(_View):
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
+
+
+class ApprovalView(_View):
+    """A decision that an execution waits for, or went on with."""
+
+    id: str
+    execution_id: str
+    run_id: str
+    session_id: str | None = None
+    target: str
+    key: str
+    """Its name within the execution."""
+    title: str
+    details: Any = None
+    status: ApprovalStatus
+    by: str | None = None
+    via: str | None = None
+    """How the decision came: `rest`, `webhook`, or `time` when nobody decided."""
+    note: str | None = None
+    data: Any = None
+    created_at: float
+    expires_at: float
+    decided_at: float | None = None
+
+
+class DecisionRequest(_Request):
+    """``POST /api/v1/approvals/{id}/decision``."""
+
+    decision: Literal["approved", "rejected", "changes_requested"]
+    by: str | None = Field(default=None, min_length=1, max_length=256)
+    """Who decides, for the record."""
+    note: str | None = Field(default=None, max_length=4000)
+    data: Any = None
+    """What the reasoner is told with it; any JSON."""
+
+
+class SignedDecision(DecisionRequest):
+    """``POST /api/v1/webhooks/approvals``: a decision of another system, signed with the secret of the control plane."""
+
+    approval_id: str = Field(max_length=100)
 
 
 class StatusView(_View):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.wire.frames import ExecutionContext, Invoke
@@ -35,13 +36,23 @@ class Dispatcher:
         store: Where executions wait.
         hub: Who may take them.
         clock: Seconds since the epoch.
+        decisions: Returns what was decided about the pauses of an execution.
         lease: Seconds of a lease.
     """
 
-    def __init__(self, store: Store, hub: LinkHub, *, clock: Callable[[], float], lease: float = LEASE) -> None:
+    def __init__(
+        self,
+        store: Store,
+        hub: LinkHub,
+        *,
+        clock: Callable[[], float],
+        decisions: Callable[[Execution], Awaitable[dict[str, dict[str, Any]]]],
+        lease: float = LEASE,
+    ) -> None:
         self._store = store
         self._hub = hub
         self._clock = clock
+        self._decisions = decisions
         self._lease = lease
         self._backlog: set[str] = set()
         self._look: set[str] = set()
@@ -162,7 +173,7 @@ class Dispatcher:
         if execution.id not in link.held and self._hub.instance(link.instance_id) is link:
             return  # closed meanwhile
         try:
-            await link.send(invoke_frame(execution))
+            await link.send(invoke_frame(execution, await self._decisions(execution)))
         except NodeNotConnected:
             await self._give_back(execution, link)
 
@@ -179,12 +190,14 @@ class Dispatcher:
                 self.waits(link.node_id)
 
 
-def invoke_frame(execution: Execution) -> Invoke:
+def invoke_frame(execution: Execution, decisions: dict[str, dict[str, Any]]) -> Invoke:
     """Return the frame that asks for an attempt."""
     return Invoke(
         epoch=execution.lease_epoch,
         function=execution.target.partition(".")[2],
         input=execution.input,
+        lineage=execution.lineage,
+        decisions=decisions,
         context=ExecutionContext(
             execution_id=execution.id,
             run_id=execution.run_id,

@@ -16,9 +16,10 @@ from agentfield.errors import (
     NodeNotConnected,
     NotFound,
 )
-from agentfield.wire.frames import Accepted, Call, Cancel, Progress, Result, ResultAck, Welcome
+from agentfield.wire.frames import Accepted, Call, Cancel, PauseRequest, Progress, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.bus import Bus
+from agentfield_server.engine.approvals import Approvals
 from agentfield_server.engine.backoff import pause
 from agentfield_server.engine.calls import Calls
 from agentfield_server.engine.deadlines import Deadlines
@@ -74,7 +75,9 @@ class Engine:
         self._max_queued = max_queued
         self._tasks = Tasks()
         self._waiters = Waiters()
-        self._dispatcher = Dispatcher(store, hub, clock=clock, lease=lease)
+        self.approvals = Approvals(store, self._go_on, clock=clock)
+        """Decisions of humans."""
+        self._dispatcher = Dispatcher(store, hub, clock=clock, decisions=self.approvals.decisions, lease=lease)
         self._deadlines = Deadlines(clock=clock, due=self._time_out)
         self._leases = Leases(store, hub, self._dispatcher, close=self._close, lease=lease)
         self._calls = Calls(store, hub, self, room=self._dispatcher.room)
@@ -88,7 +91,8 @@ class Engine:
             if row.status == "queued":
                 self._dispatcher.waits(row.target.partition(".")[0])
         self._leases.adopt(rows)
-        for loop in (self._dispatcher.run(), self._deadlines.run(), self._leases.run()):
+        await self.approvals.adopt()
+        for loop in (self._dispatcher.run(), self._deadlines.run(), self._leases.run(), self.approvals.run()):
             self._tasks.start(loop)
         return self
 
@@ -111,7 +115,15 @@ class Engine:
             InvalidInput: The input is not JSON, the parent is not of this run, or the key was used with another body.
             LimitExceeded: The input is larger than 1 MiB, or too many wait for the node already (code `queue_full`).
         """
-        new = await prepared(new, declared(self._hub, new.target))
+        try:
+            spec = declared(self._hub, new.target)
+        except (NotFound, NodeNotConnected):
+            # a repeated call has its answer, whoever is away by now
+            earlier = None if new.op_id is None else await self._store.execution_of(new.op_id)
+            if earlier is None:
+                raise
+            return earlier
+        new = await prepared(new, spec)
         return await self._whole(self._create(new))
 
     async def run(self, new: NewExecution, timeout: float | None) -> Execution:  # noqa: ASYNC109
@@ -290,6 +302,9 @@ class Engine:
         row = await self._store.get_execution(execution_id)
         if row is None or row.status in FINAL or row.deadline is None:
             return
+        if row.deadline > self._clock():
+            self._deadlines.add(row.id, row.deadline)  # it was parked meanwhile: the time stood still
+            return
         seconds = row.deadline - row.created_at
         problem = ExecutionTimeout(
             f"{row.target} did not answer within {seconds:g} s.",
@@ -334,6 +349,8 @@ class Engine:
 
     async def _record(self, link: NodeLink, frame: Result, held: Held) -> bool:
         outcome = await judge(frame, did=link.did, input_digest=held.input_digest)
+        if outcome.status == "waiting" and frame.pause is not None:
+            return await self._park(link, frame, frame.pause)
         if frame.retry and outcome.status != "succeeded" and await self._again(link, frame, outcome):
             return True
         done = await self._store.complete_execution(
@@ -363,12 +380,27 @@ class Engine:
         body = {"attempt": frame.attempt, "status": outcome.status, "problem": outcome.problem, "not_before": at}
         event = NewEvent(type="execution.retrying", body=body, execution_id=row.id)
         queued = await self._store.requeue_execution(
-            row.id, attempt=frame.attempt, epoch=frame.epoch, not_before=at, events=(event,)
+            row.id, attempt=frame.attempt, epoch=frame.epoch, not_before=at, anew=True, events=(event,)
         )
         if queued:
             link.release(row.id)
             self._dispatcher.waits(link.node_id)
         return queued
+
+    async def _park(self, link: NodeLink, frame: Result, request: PauseRequest) -> bool:
+        """Let an execution wait for a decision: its place on the node is free from here on."""
+        parked = await self.approvals.park(frame.execution_id, request, attempt=frame.attempt, epoch=frame.epoch)
+        if parked is not None:
+            link.release(frame.execution_id)
+            self._dispatcher.room(link.node_id)
+        return parked is not None
+
+    async def _go_on(self, execution_id: str) -> None:
+        """A parked execution is queued again, with the time that it had left."""
+        row = await self._store.get_execution(execution_id)
+        if row is not None and row.status not in FINAL:
+            self._deadlines.add(row.id, row.deadline)
+            self._dispatcher.waits(row.target.partition(".")[0])
 
     async def progress(self, link: NodeLink, frame: Progress) -> None:
         """Record how far a run has come."""

@@ -64,6 +64,10 @@ def _judge(frame: Result, did: str, input_digest: str | None) -> Outcome:
         return _refused(frame, "The node signed for another input than it was given.", "digest_mismatch")
     output: Any = None
     problem: dict[str, Any] | None = None
+    if frame.status == "parked":
+        if frame.pause is None or frame.output_digest != digest(frame.pause.model_dump(mode="json")):
+            return _refused(frame, "The node signed for another pause than it asked for.", "digest_mismatch")
+        return Outcome(status="waiting", input_digest=frame.input_digest)
     if frame.status == "succeeded":
         if (refusal := _check_output(frame)) is not None:
             return refusal

@@ -326,10 +326,10 @@ class SessionActor:
             self._went_live.set()
 
     async def _cancel_undispatched(self) -> None:
-        """Tools that nobody has begun are not begun any more."""
+        """Tools that nobody has begun are not begun any more; those that waited for a human go on."""
         self._tools.session_over()
         for execution in await self._store.open_executions(session_id=self.row.id):
-            if execution.kind == "tool" and execution.status == "queued":
+            if execution.kind == "tool" and execution.status == "queued" and not execution.pauses:
                 try:
                     await self._engine.cancel(execution.id, "the session ended")
                 except AgentFieldError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentfield.errors import InvalidInput, LimitExceeded
 from agentfield.wire.rest import ExecutionStatus
-from agentfield_server.store import keys
+from agentfield_server.store import approvals, keys
 from agentfield_server.store.events import record
 from agentfield_server.store.records import LIVE, Execution, NewEvent, NewExecution
 from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
@@ -39,7 +39,7 @@ _ACCEPT = (
 )
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
-    max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?
+    max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?, lineage = lineage + ?
 {_CURRENT} RETURNING run_id
 """  # noqa: S608
 _PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
@@ -210,10 +210,11 @@ def requeue(
     attempt: int,
     epoch: int,
     not_before: float | None,
+    anew: bool,
     events: Sequence[NewEvent],
 ) -> bool:
     """Put a leased execution back; an attempt in which the function was never entered does not count."""
-    row = transaction.one(_REQUEUE, not_before, execution_id, attempt, epoch)
+    row = transaction.one(_REQUEUE, not_before, anew, execution_id, attempt, epoch)
     if row is None:
         return False
     if events:
@@ -265,6 +266,8 @@ def complete(
     if row is None:
         return None
     done = execution_row(row)
+    if done.pauses:
+        approvals.drop(transaction, execution_id)
     body: dict[str, Any] = {"kind": done.kind, "target": done.target, "status": status}
     if problem is not None:
         body["problem"] = dict(problem)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from agentfield.wire.rest import ExecutionStatus, SessionState
+from agentfield.wire.rest import ApprovalStatus, ExecutionStatus, SessionState
 from agentfield_server.store.records import (
+    Approval,
     EventRow,
     Execution,
     IdempotencyKey,
@@ -74,9 +75,13 @@ class Store(Protocol):
         attempt: int,
         epoch: int,
         not_before: float | None = None,
+        anew: bool = False,
         events: Sequence[NewEvent] = (),
     ) -> bool:
-        """Put a leased execution back into the queue, with `events`; False when the attempt is not current."""
+        """Put a leased execution back into the queue, with `events`; False when the attempt is not current.
+
+        With `anew` the next attempt begins another lineage: it does not go on where this one stopped.
+        """
 
     async def progress(self, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
         """Record how far a run has come, with the event `execution.progress`; False when the attempt is not current."""
@@ -105,6 +110,9 @@ class Store(Protocol):
     async def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution."""
 
+    async def execution_of(self, op_id: str) -> Execution | None:
+        """Return the execution that an operation made."""
+
     async def get_executions(self, execution_ids: Sequence[str]) -> list[Execution]:
         """Return those of these executions that there are, in no order."""
 
@@ -126,6 +134,44 @@ class Store(Protocol):
 
     async def next_start(self, node_id: str, *, after: float) -> float | None:
         """Return when the next execution of a node that waits for its time may start, None when none does."""
+
+    # --- approvals
+
+    async def park_execution(
+        self, execution_id: str, *, attempt: int, epoch: int, key: str, title: str, details: Any, expires: float
+    ) -> Approval | None:
+        """Let a leased execution wait for a decision: status `waiting`, no lease, its deadline stands still.
+
+        With the event `approval.requested`. None when the attempt is not current.
+        """
+
+    async def decide(
+        self,
+        approval_id: str,
+        *,
+        status: ApprovalStatus,
+        by: str | None,
+        via: str,
+        note: str | None = None,
+        data: Any = None,
+    ) -> Approval | None:
+        """Decide about a pending approval and queue its execution again, with the event `approval.decided`.
+
+        None when there is nothing to decide: it is decided, or there is none.
+        """
+
+    async def get_approval(self, approval_id: str) -> Approval | None:
+        """Return an approval."""
+
+    async def list_approvals(
+        self,
+        *,
+        status: ApprovalStatus | None = None,
+        execution_id: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[Approval]:
+        """Return approvals, newest first; each filter narrows them, `before` is the id of the last one seen."""
 
     # --- sessions
 

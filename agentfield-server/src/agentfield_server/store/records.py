@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield.wire.rest import ExecutionKind, ExecutionStatus, SessionState
+from agentfield.wire.rest import ApprovalStatus, ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
     "LIVE",
+    "Approval",
     "EventRow",
     "Execution",
     "IdempotencyKey",
@@ -115,6 +116,10 @@ class Execution:
     max_attempts: int
     priority: int
     backoff: float
+    lineage: int
+    """Attempts of one lineage go on where the one before stopped; one after a failure begins another."""
+    pauses: int
+    """How often it was parked for a decision."""
     progress: Any
     """The newest word of the run that is under way, or was."""
     lease_owner: str | None
@@ -132,6 +137,30 @@ class Execution:
     created_at: float
     started_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A decision that an execution waits for, or went on with."""
+
+    id: str
+    execution_id: str
+    key: str
+    """Its name within the execution."""
+    run_id: str
+    session_id: str | None
+    target: str
+    title: str
+    details: Any
+    status: ApprovalStatus
+    decided_by: str | None
+    via: str | None
+    """How the decision came: `rest`, `webhook`, or `time` when nobody decided."""
+    note: str | None
+    data: Any
+    created_at: float
+    expires_at: float
+    decided_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

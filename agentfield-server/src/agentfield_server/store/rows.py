@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentfield.errors import InvalidInput
-from agentfield_server.store.records import EventRow, Execution, SessionRow
+from agentfield_server.store.records import Approval, EventRow, Execution, SessionRow
 
 __all__ = [
+    "APPROVAL_COLUMNS",
     "EVENT_COLUMNS",
     "EXECUTION_COLUMNS",
     "SESSION_COLUMNS",
+    "approval_row",
     "dump",
     "event_row",
     "execution_row",
@@ -22,18 +24,23 @@ __all__ = [
 
 EXECUTION_COLUMNS = (
     "id, run_id, kind, target, status, input, output, problem, parent_id, session_id, actor_id, attempt, max_attempts, "
-    "priority, backoff, progress, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
+    "priority, backoff, progress, lineage, pauses, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
     "signature, signer, created_at, started_at, ended_at"
 )
 SESSION_COLUMNS = (
     "id, run_id, root_id, target, node_id, caller, metadata, config, declaration_hash, principal, state, end_reason, "
     "end_detail, call_ref, handler_state, owner, epoch, handler_epoch, turns, created_at, live_at, ended_at"
 )
+APPROVAL_COLUMNS = (
+    "id, execution_id, key, run_id, session_id, target, title, details, status, decided_by, via, note, data, created_at, "
+    "expires_at, decided_at"
+)
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
 
 _EXECUTION = EXECUTION_COLUMNS.split(", ")
 _SESSION = SESSION_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
+_APPROVAL = APPROVAL_COLUMNS.split(", ")
 
 
 def dump(value: Any) -> str:
@@ -73,3 +80,11 @@ def session_row(row: Sequence[Any]) -> SessionRow:
 def event_row(row: Sequence[Any]) -> EventRow:
     """Return the record of a row of `EVENT_COLUMNS`."""
     return EventRow(**dict(zip(_EVENT, row, strict=True)))
+
+
+def approval_row(row: Sequence[Any]) -> Approval:
+    """Return the record of a row of `APPROVAL_COLUMNS`."""
+    values = dict(zip(_APPROVAL, row, strict=True))
+    for name in ("details", "data"):
+        values[name] = load(values[name])
+    return Approval(**values)

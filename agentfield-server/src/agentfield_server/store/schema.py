@@ -132,6 +132,30 @@ ALTER TABLE executions ADD COLUMN share TEXT NOT NULL DEFAULT '';
 ALTER TABLE executions ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE executions ADD COLUMN backoff REAL NOT NULL DEFAULT 0.5;
 ALTER TABLE executions ADD COLUMN progress TEXT;
+ALTER TABLE executions ADD COLUMN lineage INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE executions ADD COLUMN pauses INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE approvals (
+    pos INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    execution_id TEXT NOT NULL REFERENCES executions (id),
+    key TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    session_id TEXT,
+    target TEXT NOT NULL,
+    title TEXT NOT NULL,
+    details TEXT NOT NULL,
+    status TEXT NOT NULL,
+    decided_by TEXT,
+    via TEXT,
+    note TEXT,
+    data TEXT,
+    time_left REAL,
+    created_at REAL NOT NULL,
+    expires_at REAL NOT NULL,
+    decided_at REAL,
+    UNIQUE (execution_id, key)
+);
+CREATE INDEX approvals_pending ON approvals (pos) WHERE status = 'pending';
 DROP INDEX executions_queued;
 CREATE INDEX executions_queued ON executions (node_id, priority DESC, place, pos) WHERE status = 'queued';
 CREATE INDEX executions_shares ON executions (node_id, priority, share, place) WHERE status = 'queued';

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 import apsw
 
 from agentfield.errors import InvalidInput, Unavailable
-from agentfield.wire.rest import ExecutionStatus, SessionState
-from agentfield_server.store import executions, keys, sessions
+from agentfield.wire.rest import ApprovalStatus, ExecutionStatus, SessionState
+from agentfield_server.store import approvals, executions, keys, sessions
 from agentfield_server.store.lock import StoreLock
 from agentfield_server.store.records import (
+    Approval,
     EventRow,
     Execution,
     IdempotencyKey,
@@ -28,9 +29,11 @@ from agentfield_server.store.records import (
     TokenRow,
 )
 from agentfield_server.store.rows import (
+    APPROVAL_COLUMNS,
     EVENT_COLUMNS,
     EXECUTION_COLUMNS,
     SESSION_COLUMNS,
+    approval_row,
     dump,
     event_row,
     execution_row,
@@ -177,12 +180,13 @@ class SqliteStore:
         attempt: int,
         epoch: int,
         not_before: float | None = None,
+        anew: bool = False,
         events: Sequence[NewEvent] = (),
     ) -> bool:
         """Put a leased execution back into the queue, see `Store.requeue_execution`."""
         return await self._write(
             lambda tx: executions.requeue(
-                tx, execution_id, attempt=attempt, epoch=epoch, not_before=not_before, events=events
+                tx, execution_id, attempt=attempt, epoch=epoch, not_before=not_before, anew=anew, events=events
             )
         )
 
@@ -228,6 +232,11 @@ class SqliteStore:
     async def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution."""
         rows = await self._read(f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?", execution_id)  # noqa: S608
+        return execution_row(rows[0]) if rows else None
+
+    async def execution_of(self, op_id: str) -> Execution | None:
+        """Return the execution that an operation made."""
+        rows = await self._read(f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?", op_id)  # noqa: S608
         return execution_row(rows[0]) if rows else None
 
     async def get_executions(self, execution_ids: Sequence[str]) -> list[Execution]:
@@ -291,6 +300,65 @@ class SqliteStore:
         )
         found: float | None = rows[0][0]
         return found
+
+    # --- approvals
+
+    async def park_execution(
+        self, execution_id: str, *, attempt: int, epoch: int, key: str, title: str, details: Any, expires: float
+    ) -> Approval | None:
+        """Let an execution wait for a decision, see `Store.park_execution`."""
+        return await self._write(
+            lambda tx: approvals.park(
+                tx,
+                execution_id,
+                attempt=attempt,
+                epoch=epoch,
+                key=key,
+                title=title,
+                details=details,
+                expires=expires,
+            )
+        )
+
+    async def decide(
+        self,
+        approval_id: str,
+        *,
+        status: ApprovalStatus,
+        by: str | None,
+        via: str,
+        note: str | None = None,
+        data: Any = None,
+    ) -> Approval | None:
+        """Decide, and queue the execution again, see `Store.decide`."""
+        return await self._write(
+            lambda tx: approvals.decide(tx, approval_id, status=status, by=by, via=via, note=note, data=data)
+        )
+
+    async def get_approval(self, approval_id: str) -> Approval | None:
+        """Return an approval."""
+        rows = await self._read(f"SELECT {APPROVAL_COLUMNS} FROM approvals WHERE id = ?", approval_id)  # noqa: S608
+        return approval_row(rows[0]) if rows else None
+
+    async def list_approvals(
+        self,
+        *,
+        status: ApprovalStatus | None = None,
+        execution_id: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[Approval]:
+        """Return approvals, newest first, see `Store.list_approvals`."""
+        rows = await self._read(
+            f"SELECT {APPROVAL_COLUMNS} FROM approvals WHERE (?1 IS NULL OR status = ?1) "  # noqa: S608
+            "AND (?2 IS NULL OR execution_id = ?2) "
+            "AND (?3 IS NULL OR pos < (SELECT pos FROM approvals WHERE id = ?3)) ORDER BY pos DESC LIMIT ?4",
+            status,
+            execution_id,
+            before,
+            limit,
+        )
+        return [approval_row(row) for row in rows]
 
     # --- sessions
 

@@ -1,0 +1,126 @@
+"""Decisions of humans: an execution is parked for one, and goes on with it; nothing is held meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from agentfield.errors import Conflict, NotFound
+from agentfield.wire.frames import PauseRequest
+from agentfield.wire.rest import ApprovalStatus
+from agentfield_server.engine.deadlines import Deadlines
+from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import Approval, Execution
+
+__all__ = ["Approvals"]
+
+_log = logging.getLogger("agentfield.engine")
+_PAGE = 500
+
+
+class Approvals:
+    """Parks executions and lets them go on.
+
+    Args:
+        store: What is kept.
+        go_on: Told of each execution that is queued again.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, store: Store, go_on: Callable[[str], Awaitable[None]], *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._go_on = go_on
+        self._expiry = Deadlines(clock=clock, due=self._expire)
+
+    async def adopt(self) -> None:
+        """Watch what an earlier control plane left undecided."""
+        before: str | None = None
+        while page := await self._store.list_approvals(status="pending", before=before, limit=_PAGE):
+            for approval in page:
+                self._expiry.add(approval.id, approval.expires_at)
+            before = page[-1].id
+
+    async def run(self) -> None:
+        """Take as expired what nobody decides in time; until cancelled."""
+        await self._expiry.run()
+
+    async def park(self, execution_id: str, request: PauseRequest, *, attempt: int, epoch: int) -> Approval | None:
+        """Let an execution wait for a decision; None when the attempt is not current."""
+        approval = await self._store.park_execution(
+            execution_id,
+            attempt=attempt,
+            epoch=epoch,
+            key=request.key,
+            title=request.title,
+            details=request.details,
+            expires=request.expires,
+        )
+        if approval is not None:
+            self._expiry.add(approval.id, approval.expires_at)
+        return approval
+
+    async def decide(
+        self,
+        approval_id: str,
+        status: ApprovalStatus,
+        *,
+        by: str | None,
+        via: Literal["rest", "webhook"],
+        note: str | None = None,
+        data: Any = None,
+    ) -> Approval:
+        """Decide; the same decision a second time changes nothing.
+
+        Raises:
+            NotFound: There is no such approval (code `unknown_approval`).
+            Conflict: It was decided otherwise, or has expired, or its execution is over (code `already_decided`).
+        """
+        approval = await self._store.decide(approval_id, status=status, by=by, via=via, note=note, data=data)
+        if approval is not None:
+            await self._go_on(approval.execution_id)
+            return approval
+        approval = await self.find(approval_id)
+        if (approval.status, approval.decided_by) == (status, by):
+            return approval
+        raise Conflict(
+            f"{approval_id} is {approval.status.replace('_', ' ')} already"
+            f"{f', by {approval.decided_by}' if approval.decided_by else ''}.",
+            code="already_decided",
+            hint=f"af approvals show {approval_id}",
+            approval_status=approval.status,
+        )
+
+    async def find(self, approval_id: str) -> Approval:
+        """Return an approval.
+
+        Raises:
+            NotFound: There is none (code `unknown_approval`).
+        """
+        approval = await self._store.get_approval(approval_id)
+        if approval is None:
+            raise NotFound(f"There is no approval {approval_id!r}.", code="unknown_approval", hint="af approvals list")
+        return approval
+
+    async def decisions(self, execution: Execution) -> dict[str, dict[str, Any]]:
+        """Return what was decided about the pauses of an execution, as a node is told it."""
+        if not execution.pauses:
+            return {}
+        rows = await self._store.list_approvals(execution_id=execution.id, limit=_PAGE)
+        return {
+            row.key: {
+                "status": row.status,
+                "by": row.decided_by,
+                "note": row.note,
+                "data": row.data,
+                "at": row.decided_at or 0.0,
+            }
+            for row in rows
+            if row.status not in ("pending", "cancelled")
+        }
+
+    async def _expire(self, approval_id: str) -> None:
+        approval = await self._store.decide(approval_id, status="expired", by=None, via="time")
+        if approval is not None:
+            _log.info("nobody decided about %s in time", approval_id)
+            await self._go_on(approval.execution_id)

@@ -1,0 +1,116 @@
+"""Executions that wait for a human, as operations of the writer: parked, decided about, and queued again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentfield.ids import new_id
+from agentfield.wire.rest import ApprovalStatus
+from agentfield_server.store.events import record
+from agentfield_server.store.records import Approval, NewEvent
+from agentfield_server.store.rows import APPROVAL_COLUMNS, approval_row, dump
+from agentfield_server.store.writer import Transaction
+
+__all__ = ["decide", "drop", "park"]
+
+# All SQL below is put together from constants; values are always bound.
+_PARK = """
+UPDATE executions SET status = 'waiting', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
+    accepted = 0, pauses = pauses + 1, deadline = NULL
+WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')
+RETURNING run_id, session_id, target
+"""
+_INSERT = f"""
+INSERT INTO approvals (id, execution_id, key, run_id, session_id, target, title, details, status, time_left, created_at,
+    expires_at)
+VALUES (:id, :execution_id, :key, :run_id, :session_id, :target, :title, :details, 'pending', :time_left, :now, :expires_at)
+RETURNING {APPROVAL_COLUMNS}
+"""  # noqa: S608
+_DECIDE = f"""
+UPDATE approvals SET status = :status, decided_by = :by, via = :via, note = :note, data = :data, decided_at = :now
+WHERE id = :id AND status = 'pending' RETURNING {APPROVAL_COLUMNS}, time_left
+"""  # noqa: S608
+_GO_ON = """
+UPDATE executions SET status = 'queued', max_attempts = max_attempts + 1, not_before = NULL,
+    deadline = CASE WHEN ?1 IS NULL THEN NULL ELSE ?2 + ?1 END
+WHERE id = ?3 AND status = 'waiting'
+"""
+
+
+def park(
+    transaction: Transaction,
+    execution_id: str,
+    *,
+    attempt: int,
+    epoch: int,
+    key: str,
+    title: str,
+    details: Any,
+    expires: float,
+) -> Approval | None:
+    """Let an execution wait for a decision, see `Store.park_execution`."""
+    before = transaction.one("SELECT deadline FROM executions WHERE id = ?", execution_id)
+    row = transaction.one(_PARK, execution_id, attempt, epoch)
+    if row is None or before is None:
+        return None
+    left = None if before[0] is None else max(before[0] - transaction.now, 0.001)
+    values = {
+        "id": new_id("apr"),
+        "execution_id": execution_id,
+        "key": key,
+        "run_id": row[0],
+        "session_id": row[1],
+        "target": row[2],
+        "title": title,
+        "details": dump(details),
+        "time_left": left,
+        "now": transaction.now,
+        "expires_at": transaction.now + expires,
+    }
+    made = transaction.one(_INSERT, values)
+    assert made is not None  # noqa: S101 - an INSERT that did not raise returns its row
+    approval = approval_row(made)
+    body = {"approval_id": approval.id, "key": key, "title": title, "expires_at": approval.expires_at}
+    record(transaction, row[0], [NewEvent(type="approval.requested", body=body, execution_id=execution_id)])
+    return approval
+
+
+def decide(
+    transaction: Transaction,
+    approval_id: str,
+    *,
+    status: ApprovalStatus,
+    by: str | None,
+    via: str,
+    note: str | None,
+    data: Any,
+) -> Approval | None:
+    """Decide, and queue the execution again, see `Store.decide`."""
+    values = {
+        "id": approval_id,
+        "status": status,
+        "by": by,
+        "via": via,
+        "note": note,
+        "data": None if data is None else dump(data),
+        "now": transaction.now,
+    }
+    row = transaction.one(_DECIDE, values)
+    if row is None:
+        return None
+    approval, left = approval_row(row[:-1]), row[-1]
+    transaction.run(_GO_ON, left, transaction.now, approval.execution_id)
+    body = {"approval_id": approval.id, "key": approval.key, "status": status, "by": by, "via": via, "note": note}
+    record(
+        transaction, approval.run_id, [NewEvent(type="approval.decided", body=body, execution_id=approval.execution_id)]
+    )
+    return approval
+
+
+def drop(transaction: Transaction, execution_id: str) -> None:
+    """Nobody has to decide any more: the execution is over."""
+    transaction.run(
+        "UPDATE approvals SET status = 'cancelled', decided_at = ? WHERE execution_id = ? AND status = 'pending'",
+        transaction.now,
+        execution_id,
+    )
