@@ -6,11 +6,11 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
@@ -36,14 +36,19 @@ from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
 from agentfield_server.api.approvals import ApprovalRoutes
-from agentfield_server.bus import Bus
+from agentfield_server.api.webhooks import WebhookRoutes
+from agentfield_server.bus import RECORDED, Bus
 from agentfield_server.engine import Engine
+from agentfield_server.engine.outbound import Allowed
+from agentfield_server.engine.webhooks import Webhooks
 from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite import SqliteStore
 
 WEBHOOK_SECRET = "a secret of the test, long enough"
+
+T = TypeVar("T")
 
 SOON = 10.0
 """Seconds after which something that must happen has not happened."""
@@ -55,6 +60,14 @@ async def until(condition: Callable[[], Any], what: str = "condition") -> None:
         while not condition():  # noqa: ASYNC110 - what is waited for happens in other rooms, which have no event for it
             await asyncio.sleep(0.005)
     assert condition(), what
+
+
+async def until_async(look: Callable[[], Awaitable[T]]) -> T:
+    """Return what a question is answered with once that is something."""
+    async with asyncio.timeout(SOON):
+        while not (found := await look()):  # noqa: ASYNC110 - what is asked has no event for it
+            await asyncio.sleep(0.01)
+    return found
 
 
 @dataclass
@@ -107,7 +120,14 @@ class Plane:
 
 @asynccontextmanager
 async def plane(
-    path: Path, *, lease: float = 0.5, ping: float = 2.0, dead: float = 6.0, port: int = 0, max_queued: int = 10_000
+    path: Path,
+    *,
+    lease: float = 0.5,
+    ping: float = 2.0,
+    dead: float = 6.0,
+    port: int = 0,
+    max_queued: int = 10_000,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Plane]:
     """Run a control plane on a database file; `async with` again on the same file is a restart."""
     bus = Bus()
@@ -115,6 +135,7 @@ async def plane(
     def publish(rows: list[EventRow]) -> None:
         for row in rows:
             bus.publish(f"run:{row.run_id}", [row])
+        bus.publish(RECORDED, None)
 
     store = SqliteStore(path, on_commit=publish, clock=time.time)
     await store.open()
@@ -123,14 +144,16 @@ async def plane(
         async with Engine(store, hub, bus, clock=time.time, lease=lease, max_queued=max_queued) as engine:
             door = Door(Settings(home=path.parent), TokenDesk(store, clock=time.time, code_ttl=60))
             approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=time.time)
+            webhooks = Webhooks(store, bus, Allowed(("127.0.0.0/8",)), clock=clock, tick=0.02)
             routes = [
+                *WebhookRoutes(webhooks, store).routes(),
                 *approvals.routes(),
                 *executions.routes(engine, store),
                 *workflows.routes(store, engine),
                 *nodes.routes(hub),
             ]
             server = TestServer(build_application(routes, door), port=port or None)
-            async with TestClient(server) as client:
+            async with TestClient(server) as client, webhooks:
                 try:
                     yield Plane(client, store, hub, engine, bus, str(server.make_url("")).rstrip("/"))
                 finally:

@@ -23,6 +23,7 @@ COMMANDS = {
     "nodes": "List the agent nodes that are connected.",
     "adapters": "List the pairs of provider and transport, and what each can do.",
     "plugins": "List the installed plugins and their state.",
+    "webhooks": "Tell other systems of events.",
     "local": "Run the offline speech server.",
 }
 """Every command with its line in the overview."""

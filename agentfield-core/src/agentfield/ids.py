@@ -9,7 +9,7 @@ import uuid_utils
 
 __all__ = ["Prefix", "new_id", "new_token"]
 
-Prefix = Literal["ses", "run", "exe", "evt", "node", "op", "spk", "apr"]
+Prefix = Literal["ses", "run", "exe", "evt", "node", "op", "spk", "apr", "whk", "dlv"]
 
 
 def new_id(prefix: Prefix) -> str:

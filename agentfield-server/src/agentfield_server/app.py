@@ -24,8 +24,11 @@ from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.sessions import SessionRoutes
 from agentfield_server.api.turns import TurnRoutes
-from agentfield_server.bus import Bus
+from agentfield_server.api.webhooks import WebhookRoutes
+from agentfield_server.bus import RECORDED, Bus
 from agentfield_server.engine import Engine
+from agentfield_server.engine.outbound import Allowed
+from agentfield_server.engine.webhooks import Webhooks
 from agentfield_server.listening import announced, listen
 from agentfield_server.nodes import LinkHub
 from agentfield_server.sessions import Sessions
@@ -88,6 +91,9 @@ async def control_plane(
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued)
         )
+        webhooks = await stack.enter_async_context(
+            Webhooks(store, bus, Allowed(settings.webhook_allow), clock=time.time)
+        )
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
@@ -105,6 +111,7 @@ async def control_plane(
             *MediaRoutes(sessions=sessions, bus=bus).routes(),
             *executions.routes(engine, store),
             *ApprovalRoutes(engine.approvals, store, secret=settings.webhook_secret, clock=time.time).routes(),
+            *WebhookRoutes(webhooks, store).routes(),
             *workflows.routes(store, engine),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
@@ -162,5 +169,7 @@ def _publisher(bus: Bus, observers: Observers) -> Callable[[list[EventRow]], Non
             observers.feed(row.type, row.canonical)
         for run_id, events in by_run.items():
             bus.publish(f"run:{run_id}", events)
+        if rows:
+            bus.publish(RECORDED, None)
 
     return publish

@@ -7,14 +7,17 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Bus", "Subscription"]
+__all__ = ["RECORDED", "Bus", "Subscription"]
+
+RECORDED = "recorded"
+"""Topic of the hint that some event of some run was recorded."""
 
 
 class Bus:
     """Publishes to whoever listens now; nothing is kept. The store is the truth, the bus says where to look.
 
     Topics: ``run:{run_id}`` (a list of new event rows), ``live:{session_id}`` (a live event as a dict),
-    ``execution:{id}`` (the execution, when it is closed).
+    ``execution:{id}`` (the execution, when it is closed), ``recorded`` (nothing: some event of some run was).
     """
 
     def __init__(self) -> None:

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
 
     webhook_secret: SecretStr | None = None
     """Signs what other systems send us and we send them; at least 16 characters."""
+    webhook_allow: tuple[str, ...] = ()
+    """Hosts, addresses and networks beyond the public internet that webhooks may be sent to."""
     max_queued: PositiveInt = 10_000
     """How many executions may wait for one node before more are refused with 429; live calls may go beyond."""
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)

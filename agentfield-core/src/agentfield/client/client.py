@@ -16,6 +16,8 @@ from agentfield.wire.rest import (
     ApprovalView,
     DagView,
     DecisionRequest,
+    DeliveryStatus,
+    DeliveryView,
     ExchangeResponse,
     ExecuteRequest,
     ExecutionView,
@@ -24,6 +26,8 @@ from agentfield.wire.rest import (
     StartRequest,
     StartResponse,
     StatusView,
+    WebhookRequest,
+    WebhookView,
 )
 
 __all__ = ["ControlPlaneClient"]
@@ -138,6 +142,31 @@ class ControlPlaneClient(SessionStreams):
         """Approve, reject, or ask for changes; the execution goes on."""
         body = request.model_dump(mode="json", exclude_none=True)
         return read(ApprovalView, await self._json("POST", f"/approvals/{part(approval_id)}/decision", body=body))
+
+    # --- webhooks -----------------------------------------------------------------------------------------------
+
+    async def add_webhook(self, request: WebhookRequest) -> WebhookView:
+        """Tell an address of events; the answer has the secret, this once."""
+        return read(WebhookView, await self._json("POST", "/webhooks", body=request.model_dump(mode="json")))
+
+    async def list_webhooks(self) -> list[WebhookView]:
+        """Return the webhooks, without their secrets."""
+        return read_list(WebhookView, await self._json("GET", "/webhooks"), "webhooks")
+
+    async def remove_webhook(self, webhook_id: str) -> None:
+        """Forget a webhook and what is on its way to it."""
+        await self._json("DELETE", f"/webhooks/{part(webhook_id)}")
+
+    async def deliveries(self, webhook_id: str, status: DeliveryStatus | None = None) -> list[DeliveryView]:
+        """Return what was sent to a webhook, or is to be, newest first."""
+        query = {"status": status} if status else None
+        value = await self._json("GET", f"/webhooks/{part(webhook_id)}/deliveries", query=query)
+        return read_list(DeliveryView, value, "deliveries")
+
+    async def redrive(self, webhook_id: str) -> int:
+        """Try what was given up again; returns how much there was."""
+        value = await self._json("POST", f"/webhooks/{part(webhook_id)}/redrive", body={})
+        return int(value["redriven"])
 
     # --- runs ---------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,8 @@ __all__ = [
     "CancelRequest",
     "DagView",
     "DecisionRequest",
+    "DeliveryStatus",
+    "DeliveryView",
     "EndRequest",
     "ExchangeRequest",
     "ExchangeResponse",
@@ -29,10 +31,13 @@ __all__ = [
     "StartResponse",
     "StatusRequest",
     "StatusView",
+    "WebhookRequest",
+    "WebhookView",
 ]
 
 ExecutionKind = Literal["session", "turn", "tool", "call"]
 ExecutionStatus = Literal["queued", "running", "waiting", "succeeded", "failed", "cancelled", "timeout"]
+DeliveryStatus = Literal["pending", "delivered", "dead"]
 ApprovalStatus = Literal["pending", "approved", "rejected", "changes_requested", "expired", "cancelled"]
 SessionState = Literal["created", "connecting", "live", "ending", "ended"]
 
@@ -136,6 +141,43 @@ class SignedDecision(DecisionRequest):
     """``POST /api/v1/webhooks/approvals``: a decision of another system, signed with the secret of the control plane."""
 
     approval_id: str = Field(max_length=100)
+
+
+class WebhookRequest(_Request):
+    """``POST /api/v1/webhooks``: who wants to be told of events."""
+
+    url: str = Field(max_length=2000)
+    events: tuple[Annotated[str, Field(pattern=r"^[a-z*]+(\.[a-z_*]+)*$", max_length=100)], ...] = Field(
+        min_length=1, max_length=50
+    )
+    """Types of events, with ``*`` for any part of one: ``approval.*``, ``execution.ended``, ``*``."""
+
+
+class WebhookView(_View):
+    """Somebody who is told of events."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    created_at: float
+    secret: str | None = None
+    """Signs what is sent; in the answer that makes the webhook, and never again."""
+
+
+class DeliveryView(_View):
+    """An event on its way to a webhook."""
+
+    id: str
+    webhook_id: str
+    run_id: str
+    seq: int
+    type: str
+    status: DeliveryStatus
+    attempts: int
+    not_before: float
+    answer: str | None = None
+    created_at: float
+    ended_at: float | None = None
 
 
 class StatusView(_View):

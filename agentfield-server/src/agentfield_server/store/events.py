@@ -8,6 +8,7 @@ from typing import Any
 from agentfield.errors import NotFound
 from agentfield.identity import canonical, leaf_hash
 from agentfield.ids import new_id
+from agentfield_server.store import webhooks
 from agentfield_server.store.records import EventRow, NewEvent
 from agentfield_server.store.rows import EVENT_COLUMNS
 from agentfield_server.store.writer import Transaction
@@ -49,6 +50,7 @@ def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) ->
             row.leaf,
         )
     transaction.events.extend(rows)
+    webhooks.enqueue(transaction, rows)
     return rows
 
 

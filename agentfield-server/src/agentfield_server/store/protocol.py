@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from agentfield.wire.rest import ApprovalStatus, ExecutionStatus, SessionState
+from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionStatus, SessionState
 from agentfield_server.store.records import (
     Approval,
+    Delivery,
     EventRow,
     Execution,
     IdempotencyKey,
@@ -16,6 +17,7 @@ from agentfield_server.store.records import (
     NewSession,
     SessionRow,
     TokenRow,
+    Webhook,
 )
 
 __all__ = ["Store"]
@@ -172,6 +174,37 @@ class Store(Protocol):
         limit: int = 100,
     ) -> list[Approval]:
         """Return approvals, newest first; each filter narrows them, `before` is the id of the last one seen."""
+
+    # --- webhooks: each recorded event is on its way to whoever wants to be told, from its own transaction on
+
+    async def add_webhook(self, webhook: Webhook) -> None:
+        """Keep a webhook; it is told of what is recorded from then on."""
+
+    async def remove_webhook(self, webhook_id: str) -> bool:
+        """Forget a webhook and everything on its way to it; False when there is none."""
+
+    async def list_webhooks(self) -> list[Webhook]:
+        """Return the webhooks, oldest first."""
+
+    async def due_deliveries(self, *, now: float, limit: int) -> list[tuple[Delivery, Webhook, EventRow]]:
+        """Return what is to be sent now, longest due first."""
+
+    async def next_delivery(self) -> float | None:
+        """Return when the next delivery is due, None when nothing is on its way."""
+
+    async def delivered(self, delivery_id: str, answer: str) -> None:
+        """A delivery arrived."""
+
+    async def not_delivered(self, delivery_id: str, answer: str, *, not_before: float | None) -> None:
+        """An attempt failed; the next one is not before then, and with None there is none: the delivery is dead."""
+
+    async def redrive(self, webhook_id: str) -> int:
+        """Try the dead deliveries of a webhook again, from the beginning; returns how many there were."""
+
+    async def list_deliveries(
+        self, webhook_id: str, *, status: DeliveryStatus | None = None, before: str | None = None, limit: int = 100
+    ) -> list[Delivery]:
+        """Return deliveries of a webhook, newest first; `before` is the id of the last one seen."""
 
     # --- sessions
 

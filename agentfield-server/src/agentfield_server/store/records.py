@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield.wire.rest import ApprovalStatus, ExecutionKind, ExecutionStatus, SessionState
+from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
     "LIVE",
     "Approval",
+    "Delivery",
     "EventRow",
     "Execution",
     "IdempotencyKey",
@@ -19,6 +20,7 @@ __all__ = [
     "NewSession",
     "SessionRow",
     "TokenRow",
+    "Webhook",
 ]
 
 
@@ -161,6 +163,38 @@ class Approval:
     created_at: float
     expires_at: float
     decided_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Somebody who is told of events."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    """Types of events, with ``*`` for any part of one."""
+    secret: str
+    """Signs what is sent; shown once, when the webhook is made."""
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """An event on its way to a webhook."""
+
+    id: str
+    """Stable over all attempts: the receiver knows a repetition by it."""
+    webhook_id: str
+    run_id: str
+    seq: int
+    type: str
+    status: DeliveryStatus
+    attempts: int
+    not_before: float
+    answer: str | None
+    """What came of the last attempt."""
+    created_at: float
+    ended_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentfield.errors import InvalidInput
-from agentfield_server.store.records import Approval, EventRow, Execution, SessionRow
+from agentfield_server.store.records import Approval, Delivery, EventRow, Execution, SessionRow, Webhook
 
 __all__ = [
     "APPROVAL_COLUMNS",
+    "DELIVERY_COLUMNS",
     "EVENT_COLUMNS",
     "EXECUTION_COLUMNS",
     "SESSION_COLUMNS",
+    "WEBHOOK_COLUMNS",
     "approval_row",
+    "delivery_row",
     "dump",
     "event_row",
     "execution_row",
     "load",
     "session_row",
+    "webhook_row",
 ]
 
 EXECUTION_COLUMNS = (
@@ -35,11 +39,15 @@ APPROVAL_COLUMNS = (
     "id, execution_id, key, run_id, session_id, target, title, details, status, decided_by, via, note, data, created_at, "
     "expires_at, decided_at"
 )
+WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
+DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
 
 _EXECUTION = EXECUTION_COLUMNS.split(", ")
 _SESSION = SESSION_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
+_WEBHOOK = WEBHOOK_COLUMNS.split(", ")
+_DELIVERY = DELIVERY_COLUMNS.split(", ")
 _APPROVAL = APPROVAL_COLUMNS.split(", ")
 
 
@@ -88,3 +96,15 @@ def approval_row(row: Sequence[Any]) -> Approval:
     for name in ("details", "data"):
         values[name] = load(values[name])
     return Approval(**values)
+
+
+def webhook_row(row: Sequence[Any]) -> Webhook:
+    """Return the record of a row of `WEBHOOK_COLUMNS`."""
+    values = dict(zip(_WEBHOOK, row, strict=True))
+    values["events"] = tuple(load(values["events"]))
+    return Webhook(**values)
+
+
+def delivery_row(row: Sequence[Any]) -> Delivery:
+    """Return the record of a row of `DELIVERY_COLUMNS`."""
+    return Delivery(**dict(zip(_DELIVERY, row, strict=True)))

@@ -162,7 +162,35 @@ CREATE INDEX executions_shares ON executions (node_id, priority, share, place) W
 CREATE INDEX executions_delayed ON executions (node_id, not_before) WHERE status = 'queued' AND not_before IS NOT NULL;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES)
+_WEBHOOKS = """
+CREATE TABLE webhooks (
+    pos INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    url TEXT NOT NULL,
+    events TEXT NOT NULL,
+    secret TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE deliveries (
+    pos INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    webhook_id TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    run_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL,
+    answer TEXT,
+    created_at REAL NOT NULL,
+    ended_at REAL
+);
+CREATE INDEX deliveries_due ON deliveries (not_before) WHERE status = 'pending';
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, status, pos);
+CREATE INDEX deliveries_old ON deliveries (ended_at) WHERE status = 'delivered';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` counts them."""
 
 

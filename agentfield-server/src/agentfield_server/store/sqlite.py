@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import apsw
 
 from agentfield.errors import InvalidInput, Unavailable
-from agentfield.wire.rest import ApprovalStatus, ExecutionStatus, SessionState
-from agentfield_server.store import approvals, executions, keys, sessions
+from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionStatus, SessionState
+from agentfield_server.store import approvals, executions, keys, sessions, webhooks
 from agentfield_server.store.lock import StoreLock
 from agentfield_server.store.records import (
     Approval,
+    Delivery,
     EventRow,
     Execution,
     IdempotencyKey,
@@ -27,18 +28,23 @@ from agentfield_server.store.records import (
     NewSession,
     SessionRow,
     TokenRow,
+    Webhook,
 )
 from agentfield_server.store.rows import (
     APPROVAL_COLUMNS,
+    DELIVERY_COLUMNS,
     EVENT_COLUMNS,
     EXECUTION_COLUMNS,
     SESSION_COLUMNS,
+    WEBHOOK_COLUMNS,
     approval_row,
+    delivery_row,
     dump,
     event_row,
     execution_row,
     load,
     session_row,
+    webhook_row,
 )
 from agentfield_server.store.schema import migrate
 from agentfield_server.store.writer import Transaction, Writer
@@ -359,6 +365,70 @@ class SqliteStore:
             limit,
         )
         return [approval_row(row) for row in rows]
+
+    # --- webhooks
+
+    async def add_webhook(self, webhook: Webhook) -> None:
+        """Keep a webhook."""
+        await self._write(lambda tx: webhooks.add(tx, webhook))
+
+    async def remove_webhook(self, webhook_id: str) -> bool:
+        """Forget a webhook, see `Store.remove_webhook`."""
+        return await self._write(lambda tx: webhooks.remove(tx, webhook_id))
+
+    async def list_webhooks(self) -> list[Webhook]:
+        """Return the webhooks, oldest first."""
+        return [webhook_row(row) for row in await self._read(f"SELECT {WEBHOOK_COLUMNS} FROM webhooks ORDER BY pos")]  # noqa: S608
+
+    async def due_deliveries(self, *, now: float, limit: int) -> list[tuple[Delivery, Webhook, EventRow]]:
+        """Return what is to be sent now, see `Store.due_deliveries`."""
+        columns = ", ".join(f"d.{name}" for name in DELIVERY_COLUMNS.split(", "))
+        columns += "".join(f", w.{name}" for name in WEBHOOK_COLUMNS.split(", "))
+        columns += "".join(f", e.{name}" for name in EVENT_COLUMNS.split(", "))
+        rows = await self._read(
+            f"SELECT {columns} FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id "  # noqa: S608
+            "JOIN events e ON e.run_id = d.run_id AND e.seq = d.seq "
+            "WHERE d.status = 'pending' AND d.not_before <= ? ORDER BY d.not_before, d.pos LIMIT ?",
+            now,
+            limit,
+        )
+        first, second = len(DELIVERY_COLUMNS.split(", ")), len(WEBHOOK_COLUMNS.split(", "))
+        return [
+            (delivery_row(row[:first]), webhook_row(row[first : first + second]), event_row(row[first + second :]))
+            for row in rows
+        ]
+
+    async def next_delivery(self) -> float | None:
+        """Return when the next delivery is due, see `Store.next_delivery`."""
+        rows = await self._read("SELECT MIN(not_before) FROM deliveries WHERE status = 'pending'")
+        found: float | None = rows[0][0]
+        return found
+
+    async def delivered(self, delivery_id: str, answer: str) -> None:
+        """A delivery arrived."""
+        await self._write(lambda tx: webhooks.succeeded(tx, delivery_id, answer))
+
+    async def not_delivered(self, delivery_id: str, answer: str, *, not_before: float | None) -> None:
+        """An attempt to deliver failed, see `Store.not_delivered`."""
+        await self._write(lambda tx: webhooks.failed(tx, delivery_id, answer, not_before=not_before))
+
+    async def redrive(self, webhook_id: str) -> int:
+        """Try what was given up again, see `Store.redrive`."""
+        return await self._write(lambda tx: webhooks.redrive(tx, webhook_id))
+
+    async def list_deliveries(
+        self, webhook_id: str, *, status: DeliveryStatus | None = None, before: str | None = None, limit: int = 100
+    ) -> list[Delivery]:
+        """Return deliveries of a webhook, newest first."""
+        rows = await self._read(
+            f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE webhook_id = ?1 AND (?2 IS NULL OR status = ?2) "  # noqa: S608
+            "AND (?3 IS NULL OR pos < (SELECT pos FROM deliveries WHERE id = ?3)) ORDER BY pos DESC LIMIT ?4",
+            webhook_id,
+            status,
+            before,
+            limit,
+        )
+        return [delivery_row(row) for row in rows]
 
     # --- sessions
 
