@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from agentfield_server.api.catalogue import CatalogueRoutes
 from agentfield_server.api.media import MediaRoutes
 from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
+from agentfield_server.api.routes import Route
 from agentfield_server.api.sessions import SessionRoutes
 from agentfield_server.api.turns import TurnRoutes
 from agentfield_server.api.webhooks import WebhookRoutes
@@ -30,7 +32,8 @@ from agentfield_server.engine import Engine
 from agentfield_server.engine.outbound import Allowed
 from agentfield_server.engine.webhooks import Webhooks
 from agentfield_server.listening import announced, listen
-from agentfield_server.nodes import LinkHub
+from agentfield_server.metrics import Gauges, Metrics
+from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import Sessions
 from agentfield_server.sessions.prices import load_prices
 from agentfield_server.sessions.times import Timekeeper
@@ -81,15 +84,15 @@ async def control_plane(
     registry = registry or Registry.discover()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
-        bus = Bus()
+        bus, metrics = Bus(), Metrics()
         observers = await stack.enter_async_context(Observers(registry))
-        publish = _publisher(bus, observers)
+        publish = _publisher(bus, observers, metrics)
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
         engine = await stack.enter_async_context(
-            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued)
+            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.execution_ended)
         )
         webhooks = await stack.enter_async_context(
             Webhooks(store, bus, Allowed(settings.webhook_allow), clock=time.time)
@@ -99,6 +102,7 @@ async def control_plane(
         prices = load_prices(settings.prices)
         sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, time=clock)
         stack.push_async_callback(sessions.close)
+        metrics.watch(_gauges(hub, sessions))
         turns = TurnDesk(sessions, store, bus, registry)
         stack.push_async_callback(turns.close)
         tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
@@ -115,11 +119,13 @@ async def control_plane(
             *workflows.routes(store, engine),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
+            Route("GET", "/metrics", metrics.serve, "operator", "Metrics for Prometheus", media_type="text/plain"),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
+        application = build_application(routes, Door(settings, tokens), middlewares=[metrics.middleware])
         await hub.recall()
         await sessions.recover()
-        url = await stack.enter_async_context(listen(build_application(routes, Door(settings, tokens)), settings))
+        url = await stack.enter_async_context(listen(application, settings))
         public.bound = url
         stack.push_async_callback(hub.close)
         stack.enter_context(announced(settings.home, url))
@@ -161,8 +167,26 @@ class _PublicUrl:
         return (self.settings.public_url or self.bound).rstrip("/")
 
 
-def _publisher(bus: Bus, observers: Observers) -> Callable[[list[EventRow]], None]:
+def _gauges(hub: LinkHub, sessions: Sessions) -> Gauges:
+    def by_node(count: Callable[[NodeLink], float]) -> Callable[[], Mapping[str, float]]:
+        def values() -> Mapping[str, float]:
+            total = Counter[str]()
+            for link in hub.links():
+                total[link.node_id] += int(count(link))
+            return total
+
+        return values
+
+    return {
+        "agentfield_sessions": ("Sessions that have not ended.", "state", sessions.states),
+        "agentfield_nodes": ("Instances that are linked.", "node", by_node(lambda _: 1)),
+        "agentfield_executions_held": ("Executions that instances hold.", "node", by_node(lambda link: link.running)),
+    }
+
+
+def _publisher(bus: Bus, observers: Observers, metrics: Metrics) -> Callable[[list[EventRow]], None]:
     def publish(rows: list[EventRow]) -> None:
+        metrics.recorded(rows)
         by_run: dict[str, list[EventRow]] = {}
         for row in rows:
             by_run.setdefault(row.run_id, []).append(row)

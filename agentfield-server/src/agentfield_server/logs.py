@@ -13,7 +13,7 @@ import structlog
 __all__ = ["configure_logs", "redact"]
 
 _SECRET = re.compile(
-    r"(?P<kind>\b(?:sk|ek|rk|code_af)[-_][A-Za-z0-9_-]{8,}|a=ice-pwd:\S+|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)"
+    r"(?P<kind>\b(?:sk|ek|rk|code_af|whsec)[-_][A-Za-z0-9_-]{8,}|a=ice-pwd:\S+|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)"
     r"|(?P<bearer>(?i:bearer)\s+\S+)"
 )
 

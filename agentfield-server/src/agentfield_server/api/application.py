@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -22,14 +22,17 @@ _log = logging.getLogger("agentfield.server")
 _ALLOWED_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-openai-agents-sdk"
 
 
-def build_application(routes: Iterable[Route], door: Door) -> web.Application:
+def build_application(
+    routes: Iterable[Route], door: Door, *, middlewares: Sequence[Middleware] = ()
+) -> web.Application:
     """Return the application of a route table.
 
     Args:
         routes: All routes; each says who may use it.
         door: Decides who may.
+        middlewares: What every request passes through first.
     """
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_problems, _guards(door)])
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[*middlewares, _problems, _guards(door)])
     # streams are prepared inside their handler: a middleware would come too late for their headers
     app.on_response_prepare.append(_sharing(door))
     streams = set[asyncio.Task[Any]]()

@@ -56,6 +56,7 @@ class Engine:
         clock: Seconds since the epoch.
         lease: Seconds that a node which is away may come back and go on with its work.
         max_queued: How many executions may wait for one node; twice as many of those that live calls wait for.
+        ended: Told of each execution that is closed here.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Engine:
         clock: Callable[[], float],
         lease: float = LEASE,
         max_queued: int = MAX_QUEUED,
+        ended: Callable[[Execution], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._hub = hub
         self._bus = bus
         self._clock = clock
         self._max_queued = max_queued
+        self._ended = ended
         self._tasks = Tasks()
         self._waiters = Waiters()
         self.approvals = Approvals(store, self._go_on, clock=clock)
@@ -295,6 +298,7 @@ class Engine:
         if link is not None:
             link.release(done.id)
             self._dispatcher.room(link.node_id)
+        self._ended(done)
         self._waiters.push(done)
         self._bus.publish(f"execution:{done.id}", done)
 

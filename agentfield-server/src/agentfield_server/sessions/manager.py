@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -268,6 +269,10 @@ class Sessions:
             yield
         finally:
             actor.callers.page_closed()
+
+    def states(self) -> Counter[str]:
+        """Return how many sessions of this process are in which state."""
+        return Counter(actor.machine.board.state for actor in self._actors.values())
 
     # --- the life of the process
 

@@ -1,0 +1,71 @@
+"""What Prometheus is told of a control plane that works."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from agentfield import Agent
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import ExecutionFailed
+from agentfield.plugins import Registry
+from agentfield_server.app import control_plane
+from agentfield_server.settings import Settings
+
+KEY = "an operator's key, long enough"
+
+
+async def scraped(url: str, key: str | None = KEY) -> tuple[int, str]:
+    """Return what somebody is answered who asks for the metrics."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(f"{url}/metrics") as response:
+        return response.status, await response.text()
+
+
+async def test_work_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executions by target and outcome, events by type, requests by route, and who is linked; ids are in no label."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    settings = Settings(home=tmp_path, port=0, api_key=SecretStr(KEY))
+    async with control_plane(settings, registry=Registry.of([]), environ={}) as plane:
+        desk = Agent("desk", url=plane.url, api_key=KEY)
+
+        @desk.reasoner()
+        async def half(n: int) -> int:
+            if n % 2:
+                raise ValueError("odd")
+            return n // 2
+
+        async with desk, ControlPlaneClient(plane.url, KEY) as client:
+            for n in (2, 4, 6):
+                assert (await client.execute("desk.half", {"n": n})).status == "succeeded"
+            with pytest.raises(ExecutionFailed):
+                await client.execute("desk.half", {"n": 3})
+            status, text = await scraped(plane.url)
+        refused, _ = await scraped(plane.url, None)
+    assert (status, refused) == (200, 401)
+    samples = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+    def value(name: str, **labels: str) -> float:
+        return samples[name, tuple(sorted(labels.items()))]
+
+    assert value("agentfield_executions_total", kind="call", target="desk.half", status="succeeded") == 3
+    assert value("agentfield_executions_total", kind="call", target="desk.half", status="failed") == 1
+    assert value("agentfield_execution_seconds_count", target="desk.half") == 4
+    assert value("agentfield_execution_wait_seconds_count", target="desk.half") == 4
+    assert value("agentfield_events_total", type="execution.ended") == 4
+    assert value("agentfield_nodes", node="desk") == 1
+    assert value("agentfield_executions_held", node="desk") == 0
+    route = {"method": "POST", "route": "/api/v1/execute/{target}"}
+    assert value("agentfield_http_request_seconds_count", status="200", **route) == 3
+    assert value("agentfield_http_request_seconds_count", status="502", **route) == 1
+    assert not re.search(r"(exe|run|ses|evt)_0", text)
+    assert KEY not in text
