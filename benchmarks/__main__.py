@@ -10,7 +10,11 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
+<<<<<<< HEAD
 NAMES = ("imports", "plugins", "dispatch", "offer", "reply", "bridge", "media")
+=======
+NAMES = ("imports", "dispatch", "offer", "reply", "bridge", "media", "engine")
+>>>>>>> 2c66d7b (Benchmark of the engine (wip))
 
 
 def main() -> int:

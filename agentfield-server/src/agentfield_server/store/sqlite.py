@@ -47,7 +47,7 @@ from agentfield_server.store.rows import (
     webhook_row,
 )
 from agentfield_server.store.schema import migrate
-from agentfield_server.store.writer import Transaction, Writer
+from agentfield_server.store.writer import BATCH, Transaction, Writer
 
 __all__ = ["SqliteStore"]
 
@@ -66,11 +66,18 @@ class SqliteStore:
         on_commit: Called on the event loop after each commit with the events that it recorded, before the calls that
             made them return.
         clock: Seconds since the epoch.
+        batch: Operations that go into one commit at most; 1 is for measuring what grouping brings.
     """
 
     def __init__(
-        self, path: Path | str, *, on_commit: Callable[[list[EventRow]], None], clock: Callable[[], float]
+        self,
+        path: Path | str,
+        *,
+        on_commit: Callable[[list[EventRow]], None],
+        clock: Callable[[], float],
+        batch: int = BATCH,
     ) -> None:
+        self._batch = batch
         self._path = Path(path)
         self._on_commit = on_commit
         self._clock = clock
@@ -88,7 +95,7 @@ class SqliteStore:
             self._release()
             raise
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="agentfield-read")
-        self._writer = Writer(connection, clock=self._clock, on_commit=self._on_commit)
+        self._writer = Writer(connection, clock=self._clock, on_commit=self._on_commit, batch=self._batch)
         self._writer.start()
         await self._write(partial(keys.purge, abandoned=True))
 

@@ -14,11 +14,12 @@ import apsw
 from agentfield.errors import AgentFieldError, LimitExceeded, Unavailable
 from agentfield_server.store.records import EventRow
 
-__all__ = ["Transaction", "Writer"]
+__all__ = ["BATCH", "Transaction", "Writer"]
 
 T = TypeVar("T")
 
-_BATCH = 256
+BATCH = 256
+"""Operations that go into one commit at most."""
 _CAPACITY = 4096
 _ROOM_DEADLINE = 10.0
 
@@ -64,6 +65,7 @@ class Writer:
         connection: Used by the writer thread only, from `start` on.
         clock: Seconds since the epoch.
         on_commit: Called on the event loop after each commit with the events that it recorded.
+        batch: Operations that go into one commit at most.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Writer:
         *,
         clock: Callable[[], float],
         on_commit: Callable[[list[EventRow]], None],
+        batch: int = BATCH,
     ) -> None:
         self._connection = connection
+        self._batch = batch
         self._clock = clock
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -138,7 +142,7 @@ class Writer:
 
     def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
         jobs = [first]
-        while len(jobs) < _BATCH:
+        while len(jobs) < self._batch:
             try:
                 job = self._jobs.get_nowait()
             except queue.Empty:
