@@ -10,11 +10,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
-<<<<<<< HEAD
-NAMES = ("imports", "plugins", "dispatch", "offer", "reply", "bridge", "media")
-=======
-NAMES = ("imports", "dispatch", "offer", "reply", "bridge", "media", "engine")
->>>>>>> 2c66d7b (Benchmark of the engine (wip))
+NAMES = ("imports", "plugins", "dispatch", "offer", "reply", "bridge", "media", "engine")
 
 
 def main() -> int:
