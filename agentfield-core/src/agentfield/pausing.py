@@ -64,7 +64,7 @@ class RunState:
 
     def op_id(self, target: str, values: Mapping[str, Any]) -> str:
         """Name a call: the same for the same call of every run of this execution that follows a pause or a lost node."""
-        what = digest({"target": target, "input": dict(values)}).rpartition(":")[2][:24]
+        what = digest({"target": target, "input": dict(values)})[-24:]
         self._calls[what] += 1
         return f"{self._id}.{what}.{self._calls[what]}"
 

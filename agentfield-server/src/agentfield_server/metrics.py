@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter as Tally
@@ -58,6 +59,13 @@ class Metrics:
             registry=self._registry,
         )
 
+        # finding a metric by its labels takes longer than counting
+        self._event = functools.cache(self._events.labels)
+        self._execution = functools.cache(self._executions.labels)
+        self._execution_took = functools.cache(self._took.labels)
+        self._execution_waited = functools.cache(self._waited.labels)
+        self._request = functools.cache(self._requests.labels)
+
     def watch(self, gauges: Gauges) -> None:
         """Read these whenever somebody asks."""
         self._registry.register(_Reader(gauges))
@@ -65,7 +73,7 @@ class Metrics:
     def recorded(self, rows: Iterable[EventRow]) -> None:
         """Count what was recorded."""
         for kind, count in Tally(row.type for row in rows).items():
-            self._events.labels(kind).inc(count)
+            self._event(kind).inc(count)
         for row in rows:
             if row.type == "session.state":
                 body = json.loads(row.canonical)["body"]
@@ -74,11 +82,11 @@ class Metrics:
 
     def execution_ended(self, done: Execution) -> None:
         """Count an execution that ended."""
-        self._executions.labels(done.kind, done.target, done.status).inc()
+        self._execution(done.kind, done.target, done.status).inc()
         if done.ended_at is not None:
-            self._took.labels(done.target).observe(max(done.ended_at - done.created_at, 0.0))
+            self._execution_took(done.target).observe(max(done.ended_at - done.created_at, 0.0))
         if done.started_at is not None:
-            self._waited.labels(done.target).observe(max(done.started_at - done.created_at, 0.0))
+            self._execution_waited(done.target).observe(max(done.started_at - done.created_at, 0.0))
 
     @web.middleware
     async def middleware(
@@ -93,7 +101,7 @@ class Metrics:
         finally:
             resource = request.match_info.route.resource
             route = "unknown" if resource is None else resource.canonical
-            self._requests.labels(request.method, route, str(status)).observe(time.perf_counter() - begun)
+            self._request(request.method, route, str(status)).observe(time.perf_counter() - begun)
 
     async def serve(self, _: web.Request) -> web.Response:
         """Answer Prometheus."""

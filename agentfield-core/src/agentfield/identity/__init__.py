@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfield.identity.canonical import b64url, canonical, digest, leaf_hash, unb64url
+from agentfield.identity.canonical import b64url, canonical, digest, digest_of, leaf_hash, unb64url
 from agentfield.identity.keys import NodeKey, verify_signature
 from agentfield.identity.messages import challenge_message, result_message
 
@@ -12,6 +12,7 @@ __all__ = [
     "canonical",
     "challenge_message",
     "digest",
+    "digest_of",
     "leaf_hash",
     "result_message",
     "unb64url",

@@ -12,7 +12,7 @@ import rfc8785
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["b64url", "canonical", "digest", "leaf_hash", "unb64url"]
+__all__ = ["b64url", "canonical", "digest", "digest_of", "leaf_hash", "unb64url"]
 
 _MULTIHASH_SHA256 = b"\x12\x20"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
@@ -33,7 +33,12 @@ def canonical(value: Any) -> bytes:
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a value's canonical form as a multihash in multibase base64url (``uEiA…``)."""
-    return "u" + b64url(_MULTIHASH_SHA256 + hashlib.sha256(canonical(value)).digest())
+    return digest_of(canonical(value))
+
+
+def digest_of(data: bytes) -> str:
+    """Return what `digest` returns, for a value whose canonical form is at hand."""
+    return "u" + b64url(_MULTIHASH_SHA256 + hashlib.sha256(data).digest())
 
 
 def leaf_hash(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from pathlib import Path
@@ -66,17 +67,27 @@ class NodeKey:
 
 def verify_signature(did: str, message: bytes, signature: bytes | str) -> bool:
     """Tell whether a signature (raw, or base64url as on the wire) over a message was made by the key that `did` names."""
-    if not did.startswith(_DID_KEY):
-        return False
     try:
-        raw = base58.b58decode(did.removeprefix(_DID_KEY))
         proof = unb64url(signature) if isinstance(signature, str) else signature
-        if not raw.startswith(_ED25519):
-            return False
-        Ed25519PublicKey.from_public_bytes(raw[len(_ED25519) :]).verify(proof, message)
+        _public_key(did).verify(proof, message)
     except (ValueError, AgentFieldError, InvalidSignature):
         return False
     return True
+
+
+@functools.lru_cache(1024)
+def _public_key(did: str) -> Ed25519PublicKey:
+    """Return the key that a DID names; a node signs again and again with the same one.
+
+    Raises:
+        ValueError: It names no Ed25519 key.
+    """
+    if not did.startswith(_DID_KEY):
+        raise ValueError("this is no did:key")
+    raw = base58.b58decode(did.removeprefix(_DID_KEY))
+    if not raw.startswith(_ED25519):
+        raise ValueError("this key is not Ed25519")
+    return Ed25519PublicKey.from_public_bytes(raw[len(_ED25519) :])
 
 
 def _parse(path: Path) -> Ed25519PrivateKey:

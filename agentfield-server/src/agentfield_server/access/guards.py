@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import ipaddress
 from urllib.parse import urlsplit
@@ -137,6 +138,7 @@ def _offered_token(request: web.Request) -> str | None:
     return next((name for name in offered if name.startswith("ek_af_")), None)
 
 
+@functools.lru_cache(256)
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -15,7 +15,7 @@ from agentfield.errors import (
     ExecutionTimeout,
     InvalidInput,
 )
-from agentfield.identity import canonical, digest, result_message, verify_signature
+from agentfield.identity import canonical, digest, digest_of, result_message, verify_signature
 from agentfield.wire.frames import Result
 from agentfield.wire.rest import ExecutionStatus
 
@@ -87,9 +87,10 @@ def _judge(frame: Result, did: str, input_digest: str | None) -> Outcome:
 
 def _check_output(frame: Result) -> Outcome | None:
     try:
-        size = len(canonical(frame.output))
+        data = canonical(frame.output)
     except InvalidInput as error:
         return _refused(frame, f"The output is not JSON: {error.message}", "output_not_json")
+    size = len(data)
     if size > MAX_OUTPUT:
         return _refused(
             frame,
@@ -97,7 +98,7 @@ def _check_output(frame: Result) -> Outcome | None:
             "output_too_large",
             hint="return a reference to large data (a path, an address) instead of the data",
         )
-    if frame.output_digest != digest(frame.output):
+    if frame.output_digest != digest_of(data):
         return _refused(frame, "The node signed for another output than it sent.", "digest_mismatch")
     return None
 

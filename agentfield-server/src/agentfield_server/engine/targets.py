@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
-from agentfield.identity import canonical, digest
+from agentfield.identity import canonical, digest_of
 from agentfield.wire.frames import FunctionSpec
 from agentfield_server.engine.backoff import longest_pause
 from agentfield_server.nodes import LinkHub
@@ -94,7 +94,8 @@ def _time_of_all(spec: FunctionSpec, attempts: int) -> float | None:
 
 def _measured(value: dict[str, Any]) -> str:
     """Return the digest of an input that is not too large."""
-    size = len(canonical(value))
+    data = canonical(value)
+    size = len(data)
     if size > MAX_INPUT:
         error = LimitExceeded(
             f"The input has {size} bytes, more than the {MAX_INPUT} that may be passed.",
@@ -103,4 +104,4 @@ def _measured(value: dict[str, Any]) -> str:
         )
         error.status = 413
         raise error
-    return digest(value)
+    return digest_of(data)
