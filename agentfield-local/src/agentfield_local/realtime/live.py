@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVarTuple
 
 from av import AudioFrame
 
@@ -47,6 +47,8 @@ _log = logging.getLogger(__name__)
 _DELTA_MS = 200
 _MAX_LEAD_MS = 60_000
 _MAX_RECORDED = 200
+
+Arguments = TypeVarTuple("Arguments")
 
 
 class LiveSession:
@@ -173,9 +175,9 @@ class LiveSession:
                 case Transcribe(item_id, pcm, paused_ms):
                     self._tasks.start(self._transcribe(item_id, pcm, paused_ms), f"transcribe {item_id}")
                 case Think(response_id, request):
-                    self._start_work(response_id, self._think(response_id, request))
+                    self._start_work(response_id, self._think, request)
                 case Voice(response_id, item_id, text):
-                    self._start_work(response_id, self._voice(response_id, item_id, text))
+                    self._start_work(response_id, self._voice, item_id, text)
                 case Abandon(response_id):
                     self._abandon(response_id)
                 case Later(seconds, what):
@@ -225,8 +227,13 @@ class LiveSession:
 
     # a response's work: thinking, then speaking, one thing at a time -----------------------------------------------
 
-    def _start_work(self, response_id: str, work: Any) -> None:
-        task = self._tasks.start(self._guard(response_id, work), f"response {response_id}")
+    def _start_work(
+        self,
+        response_id: str,
+        work: Callable[[str, *Arguments], Coroutine[Any, Any, None]],
+        *arguments: *Arguments,
+    ) -> None:
+        task = self._tasks.start(self._guard(response_id, work, *arguments), f"response {response_id}")
         self._work[response_id] = task
         task.add_done_callback(lambda done: self._work_done(response_id, done))
 
@@ -239,9 +246,15 @@ class LiveSession:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
-    async def _guard(self, response_id: str, work: Any) -> None:
+    async def _guard(
+        self,
+        response_id: str,
+        work: Callable[[str, *Arguments], Coroutine[Any, Any, None]],
+        *arguments: *Arguments,
+    ) -> None:
         try:
-            await work
+            # made here: what is abandoned before its first step would leave behind a coroutine that nobody awaits
+            await work(response_id, *arguments)
         except Busy as error:
             self._perform(self.conversation.failed(response_id, f"The server is overloaded: {error}."))
         except Exception as error:  # noqa: BLE001 - an engine may raise anything; the response fails, the session goes on
