@@ -14,17 +14,19 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
 
 from agentfield.client import ControlPlaneClient
-from agentfield.errors import SessionEnded
 from agentfield.wire.rest import DagView, ExecutionView, SessionView, StartRequest, StartResponse
 from agentfield_cli.audio import RATE, Samples, read_recording
-from agentfield_cli.caller import Call, place_call
 from agentfield_cli.demo.speech import SpeechServer
+from agentfield_cli.dialling import dial
+from agentfield_cli.hearing import Call
+from agentfield_cli.live import Follower
+from agentfield_cli.output import Output
 
 __all__ = [
     "CANARY",
@@ -60,7 +62,6 @@ CANARY = "sk-canary-Vt93kQe7LmXw20"
 
 T = TypeVar("T")
 _QUIET = 0.6
-_OVER = {"succeeded", "failed", "cancelled", "timeout"}
 _SETTINGS = ("AGENTFIELD_", "OPENAI_", "OPENROUTER_")
 
 
@@ -159,8 +160,12 @@ def speech_server(folder: Path, *flags: str) -> Iterator[SpeechServer]:
 
 
 def provider(url: str) -> dict[str, str]:
-    """Return the settings of a control plane whose provider `openai` is the server at `url`, known by a canary key."""
-    return {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": CANARY}
+    """Return the settings of a control plane whose providers with a key are all the server at `url`, by a canary key."""
+    return {f"{name}_{what}": value for name in ("OPENAI", "OPENROUTER") for what, value in _server(url)}
+
+
+def _server(url: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return ("BASE_URL", f"{url}/v1"), ("API_KEY", CANARY)
 
 
 @dataclass(slots=True)
@@ -205,16 +210,11 @@ def house(folder: Path, *agents: Path, env: Mapping[str, str]) -> Iterator[House
         plane = stack.enter_context(program([af, "server", "--port", "0", "--json"], log=log, env={**where, **env}))
         current = home / "current.json"
         url = _eventually(lambda: str(json.loads(current.read_text())["url"]), {log: plane}, "the control plane")
-        nodes = {
-            folder / f"{file.stem}.log": program(
-                [sys.executable, str(file)],
-                log=folder / f"{file.stem}.log",
-                env={**where, "AGENTFIELD_URL": url},
-                cwd=folder,
-            )
-            for file in agents
-        }
-        running = {log: stack.enter_context(node) for log, node in nodes.items()}
+        running = {}
+        for number, file in enumerate(agents):
+            said = folder / f"{number} {file.parent.name} {file.stem}.log"
+            node = program([sys.executable, str(file)], log=said, env={**where, "AGENTFIELD_URL": url}, cwd=folder)
+            running[said] = stack.enter_context(node)
         it = House(url, home, [log, *running])
         _eventually(lambda: len(it.nodes()) >= len(agents), running, "the agents")
         yield it
@@ -247,6 +247,20 @@ class Answer:
         return " ".join(turn["text"] or "" for turn in self.turns)
 
 
+class _Record(Follower):
+    """Follows a session and keeps all events."""
+
+    def __init__(self) -> None:
+        super().__init__(Output(as_json=True))
+        self.events: list[dict[str, Any]] = []
+        self.news = asyncio.Event()
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        self.events.append(dict(event))
+        super().take(event)
+        self.news.set()
+
+
 class LiveCall:
     """A call that is up, with the session's events as its caller's page sees them."""
 
@@ -254,9 +268,13 @@ class LiveCall:
         self.client = client
         self.started = started
         self.id = started.session_id
-        self.events: list[dict[str, Any]] = []
+        self._record = _Record()
         self._call: Call | None = None
-        self._news = asyncio.Event()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far, recorded and live."""
+        return self._record.events
 
     @property
     def call(self) -> Call:
@@ -273,8 +291,8 @@ class LiveCall:
         try:
             async with asyncio.timeout(SECONDS):
                 while not (found := look()):
-                    self._news.clear()
-                    await self._news.wait()
+                    self._record.news.clear()
+                    await self._record.news.wait()
         except TimeoutError:
             shown = "\n".join(json.dumps(event) for event in self.events if "seq" in event)
             raise AssertionError(f"not within {SECONDS:g} s; recorded so far:\n{shown}") from None
@@ -326,63 +344,37 @@ class LiveCall:
     @property
     def busy(self) -> bool:
         """Whether the caller is still being understood, or the agent works or speaks."""
-        if self._state == "ended":
-            return False
-        begun = {event["item"] for event in self.events if event["type"] == "turn.started"}
-        done = {event["body"]["item"] for event in self._over_turns()}
-        running: set[str] = set()
-        for event in self.events:
-            match event["type"], event.get("body") or {}:
-                case "execution.created", {"kind": "turn" | "tool" | "call", "status": status} if status not in _OVER:
-                    running.add(event["execution_id"])
-                case "execution.ended", _:
-                    running.discard(event["execution_id"])
-                case "speech.started", {"speech_id": speech}:
-                    running.add(speech)
-                case "speech.ended", {"speech_id": speech}:
-                    running.discard(speech)
-        return bool(running) or not begun <= done
+        return self._state != "ended" and self._record.busy
 
     @property
     def _state(self) -> str:
-        states = self.recorded("session.state")
-        return str(states[-1]["body"]["state"]) if states else "created"
-
-    def _over_turns(self) -> list[dict[str, Any]]:
-        return self.recorded("turn.committed") + self.recorded("turn.discarded")
+        return self._record.state
 
     def _turns(self) -> int:
-        return len(self._over_turns()) + (self._state == "ended")
-
-    async def _follow(self) -> None:
-        async for event in self.client.session_events(self.id, token=self.started.token):
-            self.events.append(event)
-            self._news.set()
-
-    async def _over(self) -> Never:
-        await self.until(lambda: self._state == "ended")
-        raise SessionEnded(f"ended before it was connected: {self.recorded('session.state')[-1]['body']}")
-
-    async def _attach(self, call: Call) -> None:
-        self._call = call
-        await self.until(lambda: self._state in ("live", "ended"))
+        return len(self._record.turns) + self._record.discarded + (self._state == "ended")
 
 
 @asynccontextmanager
-async def calling(client: ControlPlaneClient, target: str, **start: Any) -> AsyncIterator[LiveCall]:
-    """Start a session, call it over WebRTC, and yield once it is live; hangs up at the end unless it is over."""
+async def calling(
+    client: ControlPlaneClient, target: str, *, rate: int = 24_000, **start: Any
+) -> AsyncIterator[LiveCall]:
+    """Start a session, call it over its transport, and yield once it is live; hangs up at the end unless it is over.
+
+    Args:
+        client: Of the control plane.
+        target: The session.
+        rate: Samples per second that the caller sends, where the control plane carries the audio.
+        start: What else is asked for.
+    """
     live = LiveCall(client, await client.start_session(StartRequest(target=target, **start)))
-    following = asyncio.create_task(live._follow())
-    try:
-        offer = lambda sdp: client.offer(live.id, sdp, live.started.token)  # noqa: E731 - a partial of three
-        async with place_call(offer, loopback=True, over=live._over) as call:
-            await live._attach(call)
-            yield live
-            if live._state != "ended":
-                await live.hang_up()
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+    record = live._record
+    async with dial(client, live.started, record, record.out, loopback=True, rate=rate) as (call, _):
+        live._call = call
+        if live.started.turns_url is None:  # recorded turns begin with the first one
+            await live.until(lambda: live._state in ("live", "ended"))
+        yield live
+        if live._state != "ended":
+            await live.hang_up()
 
 
 # ── what came of it ───────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentfield_cli.audio import FRAME, is_loud, read_recording, write_recording
-from call_kit import CANARY, House, house, provider, speech_server, tone
+from call_kit import House, house, provider, speech_server, tone
 
 AF = str(Path(sys.executable).with_name("af"))
 
@@ -47,11 +47,6 @@ app.run()
 """
 
 
-def settings(url: str) -> dict[str, str]:
-    """Return the settings of a control plane whose providers are all the server at `url`."""
-    return provider(url) | {"OPENROUTER_BASE_URL": f"{url}/v1", "OPENROUTER_API_KEY": CANARY}
-
-
 @pytest.fixture(scope="module")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     """A control plane with a desk that can be called over each transport; its provider has synthetic speech."""
@@ -59,7 +54,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     (folder / "desk.py").write_text(AGENT)
     with (
         speech_server(folder / "speech", "--engines", "synthetic") as speech,
-        house(folder / "it", folder / "desk.py", env=settings(speech.url)) as it,
+        house(folder / "it", folder / "desk.py", env=provider(speech.url)) as it,
     ):
         yield it
 
