@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
@@ -24,7 +25,10 @@ from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
 from agentfield.wire.rest import NodeView, SessionView, StartRequest
 from agentfield_cli.audio import RATE, Samples
-from agentfield_cli.caller import Call, place_call
+from agentfield_cli.dialling import dial
+from agentfield_cli.hearing import Call
+from agentfield_cli.live import Follower
+from agentfield_cli.output import Output
 from agentfield_local.brain import load_brain
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.energy import EnergyVad, FixedStt, ToneTts
@@ -101,7 +105,11 @@ class Program:
 
     def __init__(self, arguments: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
         self._arguments = arguments
-        ours = {k: v for k, v in os.environ.items() if not k.startswith(("AGENTFIELD_", "OPENAI_", "DICTATION_"))}
+        ours = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("AGENTFIELD_", "OPENAI_", "OPENROUTER_", "DICTATION_"))
+        }
         self._env = {**ours, "PYTHONUNBUFFERED": "1", **env}
         self.log = log
         self.process: asyncio.subprocess.Process | None = None
@@ -177,7 +185,7 @@ class House:
     Args:
         folder: Where everything is kept.
         local_url: Address of the local provider; None lets the control plane start one of its own.
-        openai_url: Base URL of what is to be OpenAI.
+        openai_url: Base URL of what is to be OpenAI, and OpenRouter.
     """
 
     def __init__(self, folder: Path, *, local_url: str | None = None, openai_url: str | None = None) -> None:
@@ -188,7 +196,9 @@ class House:
         self.env = {"AGENTFIELD_HOME": str(self.home), "AGENTFIELD_PORT": str(self.port)}
         provider_env = {"AGENTFIELD_LOCAL_URL": local_url} if local_url else {}
         if openai_url:
-            provider_env = {"OPENAI_BASE_URL": openai_url, "OPENAI_API_KEY": "sk-none-needed"}
+            names = ("OPENAI", "OPENROUTER")
+            provider_env = {f"{name}_BASE_URL": openai_url for name in names}
+            provider_env |= {f"{name}_API_KEY": "sk-none-needed" for name in names}
         self._programs: list[Program] = []
         self.plane = self.program("plane", "-m", "agentfield_server", env={**self.env, **provider_env})
         self.client = ControlPlaneClient(self.url)
@@ -204,6 +214,22 @@ class House:
         """Return an agent of this house, not yet started."""
         ours = {"AGENTFIELD_HOME": str(self.home), "AGENTFIELD_URL": self.url, "STEPS_FOLDER": str(self.folder)}
         return self.program("agent", str(file), env={**ours, **env})
+
+    def provider(self, port: int) -> Program:
+        """Return a local provider on a port, with tones for speech, as a program of this house."""
+        serve = ("-m", "agentfield_local", "--engines", "synthetic", "--port", str(port), "--linger", "0")
+        return self.program("provider", *serve, env={})
+
+    async def start_provider(self, server: Program) -> None:
+        """Start a provider and wait for the line that says it is ready."""
+        before = server.said.count('"url"')
+        await server.start()
+
+        async def ready() -> bool:
+            server.check()
+            return server.said.count('"url"') > before
+
+        await eventually(ready)
 
     async def start_plane(self) -> None:
         """Start the control plane and wait until it serves."""
@@ -288,12 +314,11 @@ class Story:
     events: list[dict[str, Any]] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def follow(self, events: AsyncIterator[dict[str, Any]]) -> None:
-        """Take events until there are no more."""
-        async for event in events:
-            if "seq" in event:
-                self.events.append(event)
-                self._news.set()
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Take an event, if it is a recorded one."""
+        if "seq" in event:
+            self.events.append(dict(event))
+            self._news.set()
 
     def all(self, name: str, /, **body: Any) -> list[dict[str, Any]]:
         """Return the events of a type whose body has these values."""
@@ -313,6 +338,18 @@ class Story:
         return found[count - 1]
 
 
+class _Reader(Follower):
+    """What a call follows its session with; all that is recorded goes into the story."""
+
+    def __init__(self, story: Story) -> None:
+        super().__init__(Output(as_json=True))
+        self._story = story
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        super().take(event)
+        self._story.take(event)
+
+
 @dataclass(slots=True)
 class Phone:
     """A call that is up, and the session behind it."""
@@ -322,11 +359,20 @@ class Phone:
     story: Story
     call: Call
     house: House
+    recorded: bool = False
+    """Whether its turns are recordings, each of which waits for its answer."""
+    answers: list[asyncio.Task[float]] = field(default_factory=list)
+    """Recordings that were posted, each done when its answer was taken to the end."""
 
     async def turn(self, text: str) -> float:
         """Say something that the provider understands as `text`; returns when the last sound was made."""
-        end = await self.call.speak(tone())
-        await self.story.until("turn.committed", text=text)
+        count = len(self.story.all("turn.committed", text=text)) + 1
+        if self.recorded:
+            end = time.monotonic()
+            self.answers.append(asyncio.create_task(self.call.speak(tone())))
+        else:
+            end = await self.call.speak(tone())
+        await self.story.until("turn.committed", text=text, count=count)
         return end
 
     async def answered(self, said: str) -> dict[str, Any]:
@@ -353,19 +399,31 @@ class Phone:
 
 
 @asynccontextmanager
-async def phone(house: House, target: str = "steps.talk") -> AsyncIterator[Phone]:
-    """Start a session and call it; the caller's page follows it for as long as the block runs."""
-    client = house.client
+async def phone(
+    house: House, target: str = "steps.talk", *, client: ControlPlaneClient | None = None
+) -> AsyncIterator[Phone]:
+    """Start a session and call it over its transport; the caller follows it for as long as the block runs.
+
+    Args:
+        house: Where it is.
+        target: The session.
+        client: How the caller reaches the control plane, if not as everybody does.
+    """
+    client = client or house.client
     started = await client.start_session(StartRequest(target=target))
     story = Story()
-    following = asyncio.create_task(story.follow(client.session_events(started.session_id, token=started.token)))
-    try:
-        async with place_call(lambda sdp: client.offer(started.session_id, sdp, started.token), loopback=True) as call:
+    reader = _Reader(story)
+    async with dial(client, started, reader, reader.out, loopback=True, rate=24_000) as (call, _):
+        recorded = started.turns_url is not None
+        if not recorded:  # recorded turns begin with the first one
             await story.until("session.state", state="live")
-            yield Phone(started.session_id, started.run_id, story, call, house)
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        calling = Phone(started.session_id, started.run_id, story, call, house, recorded)
+        try:
+            yield calling
+        finally:
+            for answer in calling.answers:
+                answer.cancel()
+            await asyncio.gather(*calling.answers, return_exceptions=True)
 
 
 # ── the store's books ─────────────────────────────────────────────────────────

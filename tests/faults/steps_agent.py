@@ -29,13 +29,17 @@ async def double(number: int) -> int:
     return 2 * number
 
 
-@app.session("talk", provider=PROVIDER, transport="webrtc", tools=["steps.step"])
 async def talk(session: Session) -> None:
     """Take a turn and say what is known about it; a story is told once, and told short when it is told again."""
     turn = await session.input()
     done = await session.call("steps.step", text=turn.text)
     said = f"{done['text']}, attempt {turn.attempt}, resumed {session.resumed}"
     await session.say(f"{said}: {STORY}" if turn.text == "story" and turn.attempt == 1 else said)
+
+
+app.session("talk", provider=PROVIDER, transport="webrtc", tools=["steps.step"])(talk)
+app.session("line", provider=PROVIDER, transport="websocket")(talk)
+app.session("notes", provider="openrouter" if PROVIDER == "openai" else PROVIDER, transport="audio_turns")(talk)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from agentfield_cli.audio import read_recording
-from faults_kit import AF, DICTATION, ROOT, House, Program, eventually, free_port, opened, phone, provider
+from faults_kit import AF, DICTATION, ROOT, House, eventually, free_port, opened, phone, provider
 
 SPOKEN = ROOT / "tests" / "speech_fixtures" / "synthetic" / "01.wav"
 
@@ -92,9 +92,8 @@ async def test_provider_killed_in_a_call(tmp_path):
     """A call whose provider dies ends with the reason provider_error; the next call works once the provider is back."""
     port = free_port()
     async with opened(House(tmp_path, openai_url=f"http://127.0.0.1:{port}/v1")) as house:
-        serve = ("-m", "agentfield_local", "--engines", "synthetic", "--port", str(port), "--linger", "0")
-        server = house.program("provider", *serve, env={})
-        await _serving(server)
+        server = house.provider(port)
+        await house.start_provider(server)
         await house.start_plane()
         await house.start_agent(house.agent(env={"STEPS_PROVIDER": "openai"}))
         async with phone(house) as call:
@@ -107,7 +106,7 @@ async def test_provider_killed_in_a_call(tmp_path):
             assert (ended["body"]["reason"], bool(ended["body"]["detail"])) == ("provider_error", True)
         house.books().check_over(call.run_id)
 
-        await _serving(server)
+        await house.start_provider(server)
         async with phone(house) as second:
             await second.turn("hello")
             await second.answered("hello, attempt 1")
@@ -141,18 +140,6 @@ async def test_caller_killed_in_a_call(tmp_path):
         assert at_provider.hangups == 1
         assert (at_provider.state, at_provider.end_reason) == ("ended", "hangup")
         house.books().check_over(view.run_id)
-
-
-async def _serving(server: Program) -> None:
-    """Start a provider and wait for the line that says it is ready."""
-    before = server.said.count('"url"')
-    await server.start()
-
-    async def ready() -> bool:
-        server.check()
-        return server.said.count('"url"') > before
-
-    await eventually(ready)
 
 
 def _server(house: House) -> int:

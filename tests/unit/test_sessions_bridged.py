@@ -219,3 +219,26 @@ async def test_after_a_restart_a_caller_that_stays_away_ends_the_session(tmp_pat
         second.clock.advance(31)
         assert (await second.state(session_id, "ended")).end_reason == "control_plane_restart"
     assert Say not in [type(c) for c in adapter.opened[0][0].sent]
+
+
+async def test_after_a_restart_the_run_of_a_handler_from_before_is_over(tmp_path: Path, adapter: Adapter) -> None:
+    """What that run still asks for, while the caller is waited for, is refused: the handler runs from the top instead."""
+    async with plane(tmp_path, adapter) as first:
+        node = await linked(first, tmp_path)
+        session_id, _, carried = await live(first)
+        await node.opened(1)
+        await first.sessions.close()
+        await carried
+        await node.drop()
+    async with plane(tmp_path, adapter) as second:
+        node = await linked(second, tmp_path)
+        await second.state(session_id, "connecting")
+        node.session_id, node.epoch = session_id, 1
+        refused = await node.answer(await node.command("say", text="as I was about to say"))
+        assert refused.problem["code"] == "stale_handler"
+        back = asyncio.create_task(second.sessions.connect(session_id, Leg()))
+        assert (await node.opened(2)).resumed
+        await second.sessions.end(session_id, "operator")
+        await back
+        assert Say not in [type(command) for provider, _ in adapter.opened for command in provider.sent]
+        await node.drop()

@@ -98,7 +98,7 @@ class TurnRoutes:
         claimed = await self._store.remember(key, response={"item": item})
         earlier = str(claimed["item"]) if claimed is not None else item
         if earlier != item:
-            messages = await self._desk.recorded(row, earlier)
+            messages = await self._desk.recorded(row, earlier, key)
             if messages is not None:
                 return messages
         # a turn that was lost before anything came of it is taken again, under the same name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield.plugins.spec import PairSpec
@@ -18,9 +19,12 @@ from agentfield_server.sessions.carriage import Carriage
 from agentfield_server.sessions.inbox import Inbox
 from agentfield_server.sessions.ways import may_be_cured
 
-__all__ = ["Callers"]
+__all__ = ["COME_BACK", "Callers"]
 
 _log = logging.getLogger("agentfield.sessions")
+
+COME_BACK = 10.0
+"""Seconds that callers of recorded turns have after a restart to come back, before anything is said to nobody."""
 
 
 class Callers:
@@ -58,6 +62,8 @@ class Callers:
         self._credential = credential
         self._feed = feed
         self._offering = asyncio.Lock()
+        self._came = asyncio.Event()
+        """Set when a caller's leg was there."""
         self._pages = 0
 
     async def offer(self, sdp: str) -> str:
@@ -97,6 +103,7 @@ class Callers:
             if not self._call.bridged:
                 await self._open(leg)
             self._carriage.arrived()
+            self._came.set()
         try:
             return await self._call.carry(leg)
         finally:
@@ -113,8 +120,9 @@ class Callers:
                     # the caller's connection went with the earlier control plane: whoever comes back opens the call
                     return
                 case "turns", "replay" | "stateless" if ref is not None:
+                    await self._until_back()
                     async with self._offering:
-                        if not self._call.bridged:
+                        if not (self._call.bridged or self._board.over):
                             await self._call.open(ref)
                 case _:
                     raise ProviderUnavailable("the call cannot be attached to again")
@@ -136,6 +144,12 @@ class Callers:
             self._inbox.tell(i.CallerGone())
 
     # --- inside
+
+    async def _until_back(self) -> None:
+        """Wait a moment for a caller: what a turn is answered before anybody has come back would be heard by nobody."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COME_BACK):
+                await self._came.wait()
 
     async def _new_call(self, ref: CallRef) -> None:
         """Commit how to find a new call; the one before it is ended."""

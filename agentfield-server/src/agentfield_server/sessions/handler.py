@@ -29,6 +29,8 @@ class HandlerLoop:
         self._speech = speech
         self._inputs: deque[str] = deque()
         self.epoch = 0
+        self._runs = 0
+        """How many runs this control plane began."""
         self.running = False
         self.failures = 0
         self.fatal: str | None = None
@@ -40,11 +42,16 @@ class HandlerLoop:
     def open(self, *, resumed: bool = False) -> None:
         """Run the handler (again)."""
         self.epoch += 1
+        self._runs += 1
         self.running = True
         self._took = False
         self._resumed, self._announced = resumed, False
         self._board.timers.set("node", self._board.now + NODE_WAIT)
         self._board.emit(OpenHandler(epoch=self.epoch, resumed=resumed))
+
+    def current(self, epoch: int) -> bool:
+        """Tell whether a run still counts: one that an earlier control plane began does not, it is begun again."""
+        return epoch == self.epoch and self._runs > 0
 
     def opened(self, epoch: int) -> None:
         """A linked node has it."""

@@ -160,7 +160,7 @@ class SessionActor:
         """A handler's command."""
         if link.node_id != self.row.node_id:
             await answer_on(link, frame, Forbidden("this session belongs to another node", code="foreign_session"))
-        elif frame.epoch != self.machine.handler.epoch:
+        elif not self.machine.handler.current(frame.epoch):
             error = Conflict("this run of the handler is over; another one has the session", code="stale_handler")
             await answer_on(link, frame, error)
         elif frame.command == "set_state":
@@ -178,7 +178,7 @@ class SessionActor:
 
     async def done(self, link: NodeLink, frame: SessionDone) -> None:
         """A run of the handler is over; the node may forget it once that is committed."""
-        if link.node_id == self.row.node_id and frame.epoch == self.machine.handler.epoch:
+        if link.node_id == self.row.node_id and self.machine.handler.current(frame.epoch):
             self._handler.finished()
             await self.feed(i.HandlerDone(frame.epoch, frame.problem))
         await answer_on(link, frame)

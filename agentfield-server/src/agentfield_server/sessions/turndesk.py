@@ -179,19 +179,33 @@ class TurnDesk:
         """
         tape = leg.post(item, samples, key)
         if key is not None:
-            self._tapes.setdefault(key.target, OrderedDict())[key] = tape
-            self._shorten(key.target)
-            self._own(self._forget(key, tape))
+            self._keep(key, tape)
         return tape
 
-    async def recorded(self, row: SessionRow, item: str) -> AsyncGenerator[Message, None] | None:
-        """Return what was recorded of a turn whose answer is not kept any more; None when nothing was."""
+    async def recorded(self, row: SessionRow, item: str, key: IdempotencyKey) -> AsyncGenerator[Message, None] | None:
+        """Return what was recorded of a turn whose answer is not kept any more; None when nothing was.
+
+        A turn that is still under way, since before a restart, goes on with all that is told of it, audio included.
+        """
+        end, first, over = TurnEnd(item), None, False
         async for event in self._events(row):
-            if _names(event, item):
-                return self._replayed(row, item, event.seq)
-        return None
+            if first is None and _names(event, item):
+                first = event.seq
+            over = end.over(event) or over
+        if first is None:
+            return None
+        if over:
+            return self._replayed(row, item, first)
+        tape = await (await self.leg(row)).rejoin(item, first, key)
+        self._keep(key, tape)
+        return tape.read()
 
     # --- inside
+
+    def _keep(self, key: IdempotencyKey, tape: TurnTape) -> None:
+        self._tapes.setdefault(key.target, OrderedDict())[key] = tape
+        self._shorten(key.target)
+        self._own(self._forget(key, tape))
 
     def _new_leg(self, row: SessionRow, audio: AudioFormat) -> TurnLeg:
         leg = TurnLeg(row, audio, store=self._store, bus=self._bus, audience=lambda: self._audience[row.id])
@@ -251,19 +265,15 @@ class TurnDesk:
             after = events[-1].seq
 
     async def _replayed(self, row: SessionRow, item: str, first: int) -> AsyncGenerator[Message, None]:
-        """Yield a turn's recorded events, and follow it where it still is under way."""
-        end, after = TurnEnd(item), 0
+        """Yield what was recorded of a turn that is over."""
+        end = TurnEnd(item)
         yield Message("turn", json.dumps({"item": item}))
-        # subscribed before the first read: nothing can fall between the two
-        with self._bus.subscribe(f"run:{row.run_id}") as hints:
-            while True:
-                async for event in self._events(row, after):
-                    after, over = event.seq, end.over(event)
-                    if after >= first:
-                        yield Message(event.type, event.canonical.decode(), str(after))
-                    if over:
-                        return
-                await anext(hints, None)
+        async for event in self._events(row):
+            over = end.over(event)
+            if event.seq >= first:
+                yield Message(event.type, event.canonical.decode(), str(event.seq))
+            if over:
+                return
 
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

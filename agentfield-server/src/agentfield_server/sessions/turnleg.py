@@ -170,6 +170,27 @@ class TurnLeg:
         self._turns.put_nowait((item, samples))
         return tape
 
+    async def rejoin(self, item: str, since: int, key: IdempotencyKey | None = None) -> TurnTape:
+        """Return what the sender of a turn is told that was taken before this leg was there.
+
+        Args:
+            item: What the turn is called.
+            since: Number of the event that it was taken with.
+            key: The Idempotency-Key that it came with.
+        """
+        tape = TurnTape(item, key, since=since)
+        seq, over = since - 1, False
+        while (rows := await self._store.read_events(self._run_id, after=seq, limit=_PAGE)) or self._seq > seq:
+            for row in rows:
+                seq, over = row.seq, tape.record(row) or over
+        if over or self._over:
+            tape.close()
+            return tape
+        # audio goes to the newest turn, which is the last one
+        place = next((at for at, known in enumerate(self._tapes) if known.since > since), len(self._tapes))
+        self._tapes.insert(place, tape)
+        return tape
+
     # --- for who owns it
 
     async def follow(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -80,17 +81,22 @@ class TurnTape:
     Args:
         item: What the turn is called.
         key: The Idempotency-Key it came with, None for one that nobody can ask for again.
+        since: Number of the event that the turn was taken with, where that was before; by it turns are told apart in age.
         limit: Bytes that are kept.
     """
 
-    def __init__(self, item: str, key: IdempotencyKey | None = None, *, limit: int = MAX_TAPE) -> None:
+    def __init__(
+        self, item: str, key: IdempotencyKey | None = None, *, since: float = math.inf, limit: int = MAX_TAPE
+    ) -> None:
         self.item = item
         self.key = key
+        self.since = since
         self.closed = False
         self._limit = limit
         self._messages: list[Message | None] = []
         self._passing: deque[int] = deque()
         self._size = 0
+        self._seq = 0
         self._readers = 0
         self._begun = False
         self._end = TurnEnd(item)
@@ -120,7 +126,10 @@ class TurnTape:
         self._wake()
 
     def record(self, row: EventRow) -> bool:
-        """Append a recorded event; returns whether the turn is over with it."""
+        """Append a recorded event, once; returns whether the turn is over with it."""
+        if row.seq <= self._seq:
+            return False
+        self._seq = row.seq
         self.add(Message(row.type, row.canonical.decode(), str(row.seq)))
         return self._end.over(row)
 
