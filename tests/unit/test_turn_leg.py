@@ -368,3 +368,41 @@ async def test_each_reader_gets_the_whole_tape() -> None:
     tape.close()
     tape.add(live_message({"type": "c"}))
     assert told(await early) == told(await late) == told(await read(tape)) == ["turn", "a", "b"]
+
+
+async def test_a_turn_from_before_a_restart_goes_on(it: Room) -> None:
+    """Asked for again, a turn that is under way is told from where it was taken, each event once, and then with its audio."""
+    await it.record("execution.created", "exe_a", kind="turn", target="desk.voice", status="running")
+    await it.record("turn.committed", turn_id="exe_a", item="a", text="hi", text_missing=None)
+    leg = await it.desk.leg(it.row)  # what is recorded before and after the tape is there must not fall between the two
+    await it.record("handler.started", epoch=2, resumed=True)
+    messages = await it.desk.recorded(it.row, "a", KEY)
+    assert messages is not None
+    await leg.play("r1", b"\0\0")
+    await it.record("execution.ended", "exe_a", kind="turn", target="desk.voice", status="succeeded")
+    found = [message async for message in messages]
+    assert told(found) == ["turn", "turn.committed", "handler.started", "reply.audio", "execution.ended"]
+    kept = it.desk.kept(KEY)
+    assert kept is not None
+    assert await read(kept) == found
+
+
+async def test_a_turn_from_before_a_restart_is_older_than_a_new_one(it: Room) -> None:
+    """What is said belongs to the newest turn, in whatever order turns are asked for."""
+    for item in ("a", "b"):
+        name = f"exe_{item}"
+        await it.record("turn.committed", name, turn_id=name, item=item, text="hi", text_missing=None)
+    new = await it.post("c")
+    leg = await it.desk.leg(it.row)
+    taken = {
+        event.execution_id or "": event.seq for event in await it.store.read_events(it.row.run_id, after=0, limit=9)
+    }
+    later, earlier = await leg.rejoin("b", taken["exe_b"]), await leg.rejoin("a", taken["exe_a"])
+    await leg.play("r1", b"\0\0")
+    await it.answered("c")
+    await new.ended()
+    await leg.play("r2", b"\0\0")
+    for name in ("exe_a", "exe_b"):
+        await it.record("execution.ended", name, kind="turn", target="desk.voice", status="succeeded")
+    sounds = [told(await read(tape)).count("reply.audio") for tape in (new, later, earlier)]
+    assert sounds == [1, 1, 0]
