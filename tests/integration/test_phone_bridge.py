@@ -10,7 +10,7 @@ import pytest
 
 from agentfield_cli.audio import read_recording
 from agentfield_cli.demo.speech import SpeechServer
-from call_kit import CANARY, EXAMPLES, SECONDS, SPEECH, House, house, provider, tree
+from call_kit import CANARY, EXAMPLES, SECONDS, SPEECH, House, house, of_kind, provider, tree
 from wer import word_error_rate
 
 BRIDGE = EXAMPLES / "phone_bridge"
@@ -53,6 +53,7 @@ async def test_a_recording_is_answered_over_the_bridge(tmp_path: Path, speech: S
         async with it.client() as client:
             (session,) = await client.list_sessions()
             dag = await client.workflow(session.id)
+            events = [event async for event in client.session_events(session.id)]
         written = it.everything()
     assert err == ""
     assert word_error_rate([(ASKED, told(out, "caller"))]) <= 0.15, out
@@ -60,6 +61,7 @@ async def test_a_recording_is_answered_over_the_bridge(tmp_path: Path, speech: S
     assert word_error_rate([(f"You said: {ASKED}.", answer)]) <= 0.15, out
     heard = await speech.words(read_recording(tmp_path / "answer.wav"))
     assert word_error_rate([(answer, heard)]) <= 0.15, heard
+    assert [event["body"]["digit"] for event in of_kind(events, "dtmf")] == ["1", "#"]
     assert "the call is over: caller_hangup" in out
     assert f"af session workflows {session.id}" in out
     assert (session.state, session.end_reason, session.turns) == ("ended", "caller_hangup", 1)
