@@ -49,7 +49,7 @@ async def test_a_recording_is_answered_over_the_bridge(tmp_path: Path, speech: S
     assert "python examples/phone_bridge/bridge.py caller.wav --save answer.wav" in (BRIDGE / "README.md").read_text()
     with house(tmp_path / "house", agent, env=provider(speech.url)) as it:
         recording = SPEECH / "synthetic" / "01.wav"
-        out, err = await call(it, recording, tmp_path / "answer.wav", "--keys", "1#")
+        out, err = await call(it, recording, tmp_path / "answer.wav", "--keys", "1#", "--hold", "12")
         async with it.client() as client:
             (session,) = await client.list_sessions()
             dag = await client.workflow(session.id)
