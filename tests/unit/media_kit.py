@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -158,20 +159,39 @@ class House:
 
 
 @asynccontextmanager
-async def house(home: Path, **settings: Any) -> AsyncIterator[House]:
-    """Run the installation; when it is left, every task that began meanwhile must be over."""
+async def house(
+    home: Path,
+    *,
+    plugins: Sequence[object] = (),
+    agent: Callable[[], Agent] = desk,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    **settings: Any,
+) -> AsyncIterator[House]:
+    """Run the installation; when it is left, every task that began meanwhile must be over.
+
+    Args:
+        home: What survives a restart.
+        plugins: What is installed besides the provider.
+        agent: Makes the agent.
+        environ: The settings of plugins.
+        settings: Those of the control plane.
+    """
     before = asyncio.all_tasks()
     adapter = Adapter()
     _SCRIPTS.append(adapter)
     try:
         async with AsyncExitStack() as stack:
             plane = await stack.enter_async_context(
-                control_plane(Settings(home=home, port=0, **settings), registry=Registry.of([Carrier()]), environ={})
+                control_plane(
+                    Settings(home=home, port=0, **settings),
+                    registry=Registry.of([Carrier(), *plugins]),
+                    environ=environ,
+                )
             )
-            agent = desk()
-            agent._url, agent._api_key = plane.url, None
-            await stack.enter_async_context(agent)
-            client = await stack.enter_async_context(ControlPlaneClient(plane.url))
+            node = agent()
+            node._url, node._api_key = plane.url, settings.get("api_key")
+            await stack.enter_async_context(node)
+            client = await stack.enter_async_context(ControlPlaneClient(plane.url, api_key=settings.get("api_key")))
             http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
             yield House(plane, client, http, adapter, stack)
     finally:

@@ -19,6 +19,7 @@ from agentfield.realtime.events import Interrupted, ReplyEnded, ReplyStarted, To
 from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import RunningAttempt
 from agentfield.wire.rest import StartRequest
+from agentfield_server.sessions.starting import Arrival
 from agentfield_server.store.records import IdempotencyKey
 from unit.hooks_kit import plugin
 from unit.sessions_kit import Adapter, Node, Plane, Provider, plane, until, until_async
@@ -76,7 +77,7 @@ async def test_a_gate_is_asked_before_anything_is_written(tmp_path: Path) -> Non
         evidence = Evidence("signature", {"number": "+49"})
         request = StartRequest(target="desk.voice", caller="bob", metadata={"line": "1"})
         with pytest.raises(Forbidden) as caught:
-            await here.sessions.start(request, principal="op", evidence=evidence)
+            await here.sessions.start(request, principal="op", arrival=Arrival("webrtc", evidence))
         assert caught.value.code == "session_refused"
         assert await here.store.list_sessions() == []
         await here.start()

@@ -25,6 +25,7 @@ from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.routes import Route
 from agentfield_server.api.sessions import SessionRoutes
+from agentfield_server.api.transports import TransportRoutes
 from agentfield_server.api.turns import TurnRoutes
 from agentfield_server.api.webhooks import WebhookRoutes
 from agentfield_server.bus import RECORDED, Bus
@@ -41,6 +42,7 @@ from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite import SqliteStore
+from agentfield_server.transports import TransportHost, TransportRoom
 
 __all__ = ["ControlPlane", "control_plane", "run_server"]
 
@@ -56,6 +58,8 @@ class ControlPlane:
     hub: LinkHub
     registry: Registry
     observers: Observers
+    transports: Mapping[str, TransportHost]
+    """The transports that plugins bring, by name."""
 
 
 @asynccontextmanager
@@ -71,7 +75,7 @@ async def control_plane(
     Args:
         settings: How it runs.
         registry: The plugins; those that are installed when None.
-        environ: Where keys and addresses of providers are read from.
+        environ: Where keys and addresses of providers, and settings of transports, are read from.
         clock: The time of sessions and their limits; this machine's when None.
 
     Raises:
@@ -107,6 +111,10 @@ async def control_plane(
         stack.push_async_callback(turns.close)
         tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
         public = _PublicUrl(settings)
+        transports = TransportRoom(
+            registry, sessions=sessions, store=store, home=settings.home, environ=environ, public_url=public.get
+        )
+        stack.push_async_callback(transports.close)
         routes = [
             *SessionRoutes(
                 sessions=sessions, store=store, tokens=tokens, bus=bus, turns=turns, public_url=public.get
@@ -120,6 +128,7 @@ async def control_plane(
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
             Route("GET", "/metrics", metrics.serve, "operator", "Metrics for Prometheus", media_type="text/plain"),
+            *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
         application = build_application(routes, Door(settings, tokens), middlewares=[metrics.middleware])
@@ -129,7 +138,15 @@ async def control_plane(
         public.bound = url
         stack.push_async_callback(hub.close)
         stack.enter_context(announced(settings.home, url))
-        yield ControlPlane(url=url, sessions=sessions, engine=engine, hub=hub, registry=registry, observers=observers)
+        yield ControlPlane(
+            url=url,
+            sessions=sessions,
+            engine=engine,
+            hub=hub,
+            registry=registry,
+            observers=observers,
+            transports=transports.hosts,
+        )
 
 
 async def run_server(

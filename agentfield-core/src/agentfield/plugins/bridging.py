@@ -24,7 +24,9 @@ def convertible(ours: Iterable[str], theirs: Iterable[str]) -> bool:
 def bridged_pair(declared: PairSpec, transport: TransportInfo) -> PairSpec | None:
     """Return the row of a provider over another bridged transport than the one it names, None where they do not meet.
 
-    What the provider can do stays; what callers can do is as the transport declares it.
+    What the provider can do stays, its formats too; what callers can do is as the transport declares it: keys of a
+    telephone go to the handler past the provider. What the transport requires is looked for wherever a row names it
+    (`Registry.resolve`), made or declared, and is no part of the row.
 
     Args:
         declared: A bridged pair as the provider's plugin declares it.
@@ -38,7 +40,6 @@ def bridged_pair(declared: PairSpec, transport: TransportInfo) -> PairSpec | Non
         declared,
         transport=transport.name,
         capabilities=_over(declared.capabilities, transport),
-        requires=tuple(dict.fromkeys((*declared.requires, *transport.requires))),
         notes=" ".join(filter(None, (transport.notes, declared.notes))),
         bridged_from=declared.name,
     )

@@ -43,7 +43,8 @@ CORE_TRANSPORTS = (
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z_]+\}))+")
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\{[a-z_]+\}))+")
+_PLACEHOLDER = re.compile(r"\{[a-z_]+\}")
 _FORMAT = re.compile(r"(?:pcm16|pcmu|pcma)/[1-9][0-9]{3,5}")
 _MAX_BODY = 25 * 1024 * 1024
 _MAX_AT_ONCE = 10_000
@@ -160,15 +161,21 @@ def _transport_problem(info: TransportInfo) -> str | None:
     for route in info.routes:
         if problem := _route_problem(route):
             return f"route {route.method} {route.path}: {problem}"
-        if (route.method, route.path) in seen:
+        answers = (route.method, _PLACEHOLDER.sub("{}", route.path))
+        if answers in seen:
             return f"route {route.method} {route.path} is declared twice"
-        seen.add((route.method, route.path))
+        seen.add(answers)
     return None
 
 
 def _route_problem(route: RouteInfo) -> str | None:
     if not _PATH.fullmatch(route.path):
         return "a path is made of /words and /{placeholders}"
+    placeholders = _PLACEHOLDER.findall(route.path)
+    if twice := next((name for name in placeholders if placeholders.count(name) > 1), None):
+        return f"{twice} is in its path twice"
+    if route.socket and route.method != "GET":
+        return "a WebSocket is opened with GET"
     if not route.handler.isidentifier() or route.handler.startswith("_"):
         return f"{route.handler!r} is no name of a public method"
     if route.access == "session" and "{session_id}" not in route.path:

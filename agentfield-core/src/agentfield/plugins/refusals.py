@@ -150,16 +150,22 @@ def _reinstall(record: PluginRecord) -> str:
     return install_hint(record.distribution) or f"repair or uninstall {record.distribution}"
 
 
-def extra_missing(registry: Installed, spec: PairSpec, record: PluginRecord, missing: Sequence[str]) -> PluginError:
-    """Return that modules which the pair needs are not there."""
+def extra_missing(
+    registry: Installed, spec: PairSpec, record: PluginRecord, extra: str | None, missing: Sequence[str]
+) -> PluginError:
+    """Return that modules which a plugin needs for the pair are not there."""
     return AdapterNotInstalled(
         f"{spec.name} ({record.label}) needs modules that are not installed: {listed(missing)}."
         f" Installed pairs: {listed(_names(registry))}.",
         code="adapter_extra_missing",
-        hint=install_hint(record.distribution, spec.extra) or f"install what {record.distribution} needs",
+        hint=install_hint(record.distribution, extra) or _with_extra(record.distribution, extra),
         modules=list(missing),
         **_facts(registry, spec.provider, spec.transport),
     )
+
+
+def _with_extra(dist: str, extra: str | None) -> str:
+    return f"install {dist} with its extra {extra!r}" if extra else f"install what {dist} needs"
 
 
 def capability_missing(

@@ -180,10 +180,7 @@ class Registry:
         match claims:
             case [(spec, record)]:
                 self.provider(provider)
-                self.transport(transport)
-                missing = tuple(name for name in spec.requires if not _importable(name))
-                if missing:
-                    raise refusals.extra_missing(self, spec, record, missing)
+                self._check_requires(spec, record)
                 unmet = tuple(need for need in needs if not need.met_by(spec.capabilities))
                 if unmet:
                     raise refusals.capability_missing(self, spec, record, unmet, tuple(needs))
@@ -191,6 +188,7 @@ class Registry:
             case []:
                 raise refusals.no_such_pair(self, provider, transport)
             case _:
+                self.transport(transport)  # one that is declared twice makes each of its rows twice
                 raise refusals.ambiguous_pair(self, claims)
 
     def record_of(self, spec: PairSpec) -> PluginRecord:
@@ -218,18 +216,27 @@ class Registry:
             for info in self._transports
             if (made := bridged_pair(pair, info)) is not None and made.name not in written
         ]
-        rows = [
-            row
-            for row in (*declared, *met)
-            if self._prefer.get(row[0].name, row[1].distribution) == row[1].distribution
-        ]
+        rows = [row for row in (*declared, *met) if self._preferred(row[0]) in (None, row[1].distribution)]
         return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
+
+    def _preferred(self, spec: PairSpec) -> str | None:
+        """Return the distribution that was chosen for a row, or for the pair that it was made from."""
+        return self._prefer.get(spec.name) or self._prefer.get(spec.bridged_from or "")
+
+    def _check_requires(self, spec: PairSpec, record: PluginRecord) -> None:
+        """Refuse a pair whose modules, or those of its transport, are not there; each names the plugin that needs it."""
+        if missing := _absent(spec.requires):
+            raise refusals.extra_missing(self, spec, record, spec.extra, missing)
+        info, carrier = self.transport(spec.transport), self.carrier_of(spec.transport)
+        if carrier is not None and (missing := _absent(info.requires)):
+            raise refusals.extra_missing(self, spec, carrier, info.extra, missing)
 
     def _check_preference(self, pair: str, dist: str) -> None:
         mine = [record for record in self._records if record.distribution == dist]
         if not mine:
             raise refusals.preferred_is_absent(self, pair, dist)
         brings = {spec.name for record in mine if record.manifest for spec in record.manifest.pairs}
+        brings |= {spec.name for spec, record in self._rows if record.distribution == dist}
         if all(record.state == "ok" for record in mine) and pair not in brings:
             raise refusals.preferred_has_not(pair, dist, brings)
 
@@ -241,6 +248,10 @@ class Registry:
 
 def _by_name(infos: Iterable[Info]) -> tuple[Info, ...]:
     return tuple(sorted(dict.fromkeys(infos), key=lambda info: info.name))
+
+
+def _absent(modules: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in modules if not _importable(name))
 
 
 def _importable(module: str) -> bool:

@@ -275,6 +275,8 @@ class SessionView(_View):
     """What the session used in all, by kind (`reply`, `transcription`, `speech`); None until it ended, and in lists."""
     cost: float | None = None
     """US dollars; None until it ended, where nothing has a known price, and in lists."""
+    evidence: dict[str, Any] | None = None
+    """How the caller of a transport was verified (`method`, `facts`); None where an operator started it, and in lists."""
     config: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ from agentfield.errors import AgentFieldError, NotFound
 from agentfield.ids import new_id
 from agentfield_server.access.guards import Door
 from agentfield_server.api.http import MAX_BODY, problem_reply
-from agentfield_server.api.routes import Handler, Route
+from agentfield_server.api.routes import BEGUN, Handler, Route
 
 __all__ = ["build_application"]
 
@@ -35,6 +35,7 @@ def build_application(
     app = web.Application(client_max_size=MAX_BODY, middlewares=[*middlewares, _problems, _guards(door)])
     # streams are prepared inside their handler: a middleware would come too late for their headers
     app.on_response_prepare.append(_sharing(door))
+    app.on_response_prepare.append(_begin)
     streams = set[asyncio.Task[Any]]()
     # a stream has no end of its own: the shutdown would wait for it in vain
     app.on_shutdown.append(_ending(streams))
@@ -94,6 +95,10 @@ def _sharing(door: Door) -> Callable[[web.Request, web.StreamResponse], Awaitabl
             response.headers["Vary"] = "Origin"
 
     return share
+
+
+async def _begin(request: web.Request, _: web.StreamResponse) -> None:
+    request[BEGUN] = True
 
 
 @web.middleware

@@ -81,8 +81,9 @@ class MediaRoutes:
         session_id = request.match_info["session_id"]
         audio = asked_format(request.query)
         pair = await self._sessions.pair(session_id)
-        if pair.media != "bridged":
-            raise wrong_media(pair)
+        carrier = self._sessions.carrier(pair)
+        if pair.media != "bridged" or carrier is not None:
+            raise wrong_media(pair, carrier)
         if audio not in self._sessions.formats(session_id):
             require_media()
         socket = _socket(request)

@@ -20,6 +20,7 @@ _REF = "#/components/schemas/{model}"
 _PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?::[^}]*)?\}")
 _SECURITY: dict[Access, list[dict[str, list[str]]]] = {
     "public": [],
+    "verified": [],  # the description says who
     "operator": [{"operatorKey": []}, {"operatorHeader": []}],
     "node": [{"operatorKey": []}, {"operatorHeader": []}],
     "session": [{"browserToken": []}, {"operatorKey": []}, {"operatorHeader": []}],

@@ -9,12 +9,16 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel
 
-__all__ = ["Access", "Handler", "Route"]
+__all__ = ["BEGUN", "Access", "Handler", "Route"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-Access = Literal["public", "operator", "session", "node"]
-"""Who may use a route: anybody; the operator's key; the operator or the session's browser token; a node."""
+Access = Literal["public", "operator", "session", "node", "verified"]
+"""Who may use a route: anybody; the operator's key; the operator or the session's browser token; a node; whoever the
+transport of the route accepts by its own check."""
+
+BEGUN = web.RequestKey("agentfield_begun", bool)
+"""Set once the answer to a request has begun."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from agentfield.realtime.config import SessionConfig
 from agentfield.wire.rest import DagView, ExecutionView, SessionView
@@ -49,14 +50,15 @@ def dag_view(run_id: str, rows: Sequence[Execution], *, session_id: str | None =
     )
 
 
-def session_view(row: SessionRow, used: EventRow | None = None) -> SessionView:
+def session_view(row: SessionRow, used: EventRow | None = None, created: EventRow | None = None) -> SessionView:
     """Return what may be seen of a session: everything but how its call is found at the provider.
 
     Args:
         row: The session.
         used: Its `session.usage`, where that is to be shown and was recorded.
+        created: Its `session.created`, where that is to be shown.
     """
-    told = json.loads(used.canonical)["body"] if used is not None else {}
+    told, begun = _body(used), _body(created)
     config = SessionConfig.model_validate(dict(row.config))
     return SessionView(
         id=row.id,
@@ -78,5 +80,11 @@ def session_view(row: SessionRow, used: EventRow | None = None) -> SessionView:
         turns=row.turns,
         usage=told.get("usage"),
         cost=told.get("cost"),
+        evidence=begun.get("evidence"),
         config=dict(row.config),
     )
+
+
+def _body(event: EventRow | None) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(event.canonical)["body"] if event is not None else {}
+    return body

@@ -21,7 +21,7 @@ from agentfield.errors import (
     Unavailable,
 )
 from agentfield.ids import new_id
-from agentfield.plugins import PairSpec, Registry
+from agentfield.plugins import PairSpec, Registry, TransportInfo
 from agentfield.plugins.gate import Gate
 from agentfield.plugins.middleware import Chain
 from agentfield.plugins.spec import Media
@@ -29,7 +29,6 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.player import LineEnd
-from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import SessionCommand, SessionDone, SessionStop
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
@@ -40,7 +39,7 @@ from agentfield_server.sessions.prices import NO_OVERRIDES, Overrides, pricer
 from agentfield_server.sessions.recovery import bury, read_snapshot
 from agentfield_server.sessions.runtime import SessionActor
 from agentfield_server.sessions.seats import Adapters
-from agentfield_server.sessions.starting import asked_of_plugins, resolve_start, written
+from agentfield_server.sessions.starting import Arrival, asked_of_plugins, resolve_start, written
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
 from agentfield_server.sessions.ways import FIRST, formats_of, over, wrong_media
@@ -108,9 +107,15 @@ class Sessions:
         *,
         principal: str,
         idempotency: IdempotencyKey | None = None,
-        evidence: Evidence | None = None,
+        arrival: Arrival | None = None,
     ) -> tuple[SessionRow, SessionConfig]:
         """Start a session that waits for its caller.
+
+        Args:
+            request: What was asked.
+            principal: Who asks.
+            idempotency: The same start twice is one session.
+            arrival: The caller of a transport, where that starts the session.
 
         Raises:
             Forbidden: A plugin does not let it start (code `session_refused`).
@@ -119,14 +124,16 @@ class Sessions:
         """
         if idempotency is not None and (known := await self._store.session_of(idempotency)) is not None:
             return known, SessionConfig.model_validate(known.config)
-        resolved = resolve_start(request, session_id=new_id("ses"), hub=self._hub, registry=self._registry)
+        resolved = resolve_start(
+            request, session_id=new_id("ses"), hub=self._hub, registry=self._registry, arrival=arrival
+        )
         config, pair = resolved.config, resolved.pair
-        await self._gate.admit(asked_of_plugins(request, config, principal, evidence))
+        await self._gate.admit(asked_of_plugins(request, config, principal, arrival))
         credential = self._adapters.admit(pair, config.session_id)
         new = False
         try:
             await self._adapters.get(pair, credential)
-            session, root, created = written(request, resolved, principal, idempotency)
+            session, root, created = written(request, resolved, principal, idempotency, arrival)
             row, new = await self._store.create_session(session, root, owner=self._owner, events=(created,))
         finally:
             if not new:
@@ -190,6 +197,11 @@ class Sessions:
         if actor.machine.board.over:
             raise over(actor.row, actor.machine.board.reason)
         return actor.pair
+
+    def carrier(self, pair: PairSpec) -> TransportInfo | None:
+        """Return the transport of a pair where a plugin brings it, and with it the callers; None for those of core."""
+        info = self._registry.transport(pair.transport)
+        return info if info.factory is not None else None
 
     def media(self, config: SessionConfig) -> Media:
         """Return who carries the audio of a session.

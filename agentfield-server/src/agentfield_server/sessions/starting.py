@@ -20,9 +20,18 @@ from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
 from agentfield_server.nodes import LinkHub
+from agentfield_server.sessions.ways import starts_elsewhere
 from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession
 
-__all__ = ["Resolved", "asked_of_plugins", "resolve_start", "written"]
+__all__ = ["Arrival", "Resolved", "asked_of_plugins", "resolve_start", "written"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A caller who came over a transport of a plugin, which starts the session by that."""
+
+    transport: str
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +43,20 @@ class Resolved:
     node_id: str
 
 
-def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, registry: Registry) -> Resolved:
+def resolve_start(
+    request: StartRequest, *, session_id: str, hub: LinkHub, registry: Registry, arrival: Arrival | None = None
+) -> Resolved:
     """Check a request to start a session and freeze its configuration.
 
+    Args:
+        request: What was asked.
+        session_id: Name of the session.
+        hub: Knows what the nodes declare.
+        registry: The pairs that are installed.
+        arrival: The caller of a transport, where that starts the session; None where an operator does.
+
     Raises:
+        Conflict: Only its transport can start it (code `starts_elsewhere`).
         NotFound: No node declares the target (code `unknown_session`).
         NodeNotConnected: Its node is away.
         InvalidInput: The request, or a name in the declaration, does not fit; the message says what is available.
@@ -48,7 +67,12 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
     _check_linked(request.target, node_id, hub)
     for name in ("provider", "transport", "model", "voice"):
         _check_same(name, getattr(request, name), getattr(declaration, name), request.target)
+    if arrival is not None and arrival.transport != declaration.transport:
+        raise _came_otherwise(request.target, arrival.transport, declaration.transport)
     pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
+    transport = registry.transport(pair.transport)
+    if arrival is None and transport.factory is not None:
+        raise starts_elsewhere(request.target, pair, transport)
     check_options(pair, declaration.options)
     provider = registry.provider(declaration.provider)
     config = SessionConfig(
@@ -66,7 +90,7 @@ def resolve_start(request: StartRequest, *, session_id: str, hub: LinkHub, regis
 
 
 def asked_of_plugins(
-    request: StartRequest, config: SessionConfig, principal: str, evidence: Evidence | None
+    request: StartRequest, config: SessionConfig, principal: str, arrival: Arrival | None
 ) -> SessionRequest:
     """Return what plugins are told that decide whether a session may start."""
     return SessionRequest(
@@ -78,12 +102,16 @@ def asked_of_plugins(
         model=config.model,
         tags=tuple(config.declaration.tags),
         principal=principal,
-        evidence=evidence,
+        evidence=arrival.evidence if arrival is not None else None,
     )
 
 
 def written(
-    request: StartRequest, resolved: Resolved, principal: str, idempotency: IdempotencyKey | None
+    request: StartRequest,
+    resolved: Resolved,
+    principal: str,
+    idempotency: IdempotencyKey | None,
+    arrival: Arrival | None = None,
 ) -> tuple[NewSession, NewExecution, NewEvent]:
     """Return what is written of a session first: itself, its root execution, and the event that tells of both."""
     config, run_id = resolved.config, new_id("run")
@@ -110,7 +138,7 @@ def written(
         actor_id=request.caller,
         status="running",
     )
-    created = {
+    created: dict[str, object] = {
         "target": request.target,
         "provider": declared.provider,
         "transport": declared.transport,
@@ -119,6 +147,8 @@ def written(
         "floor": declared.floor,
         "caller": request.caller,
     }
+    if arrival is not None:
+        created["evidence"] = {"method": arrival.evidence.method, "facts": dict(arrival.evidence.facts)}
     return session, root, NewEvent(type="session.created", body=created)
 
 
@@ -175,6 +205,16 @@ def _check_same(name: str, asked: str | None, declared: str | None, target: str)
         code="declaration_mismatch",
         hint=f"leave --{name} away, or change {name}={declared!r} in @app.session(...)",
         field=name,
+    )
+
+
+def _came_otherwise(target: str, transport: str, declared: str) -> InvalidInput:
+    return InvalidInput(
+        f"A call for {target} came over {transport}, but it is registered with transport {declared!r};"
+        " nothing is switched silently.",
+        code="declaration_mismatch",
+        hint=f"declare transport={transport!r} in @app.session(...), or send the call to another session",
+        field="transport",
     )
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from agentfield.errors import AgentFieldError, Conflict, LimitExceeded, ProviderUnavailable, SessionEnded, Unavailable
-from agentfield.plugins.spec import Media, PairSpec
+from agentfield.plugins.spec import Media, PairSpec, TransportInfo
 from agentfield.realtime.audio import AudioFormat
 from agentfield_server.store.records import SessionRow
 
-__all__ = ["FIRST", "formats_of", "may_be_cured", "over", "wrong_media"]
+__all__ = ["FIRST", "formats_of", "may_be_cured", "over", "starts_elsewhere", "wrong_media"]
 
 FIRST: Mapping[Media, str] = MappingProxyType(
     {
@@ -31,11 +31,37 @@ _WAYS: Mapping[Media, str] = MappingProxyType(
 _PLAIN = AudioFormat("pcm16", 24000)
 
 
-def wrong_media(pair: PairSpec) -> Conflict:
-    """Return the error for a caller who comes the wrong way."""
+def wrong_media(pair: PairSpec, transport: TransportInfo | None = None) -> Conflict:
+    """Return the error for a caller who comes the wrong way.
+
+    Args:
+        pair: What the session runs over.
+        transport: The transport of the pair, where a plugin brings it.
+    """
     return Conflict(
-        f"The session runs over {pair.name}, where audio goes another way.", code="wrong_media", hint=_WAYS[pair.media]
+        f"The session runs over {pair.name}, where audio goes another way.",
+        code="wrong_media",
+        hint=_WAYS[pair.media] if transport is None else _way_in(transport),
     )
+
+
+def starts_elsewhere(target: str, pair: PairSpec, transport: TransportInfo) -> Conflict:
+    """Return the error for an operator who starts what only a caller of its transport can."""
+    return Conflict(
+        f"{target} runs over {pair.name}: its sessions begin when a caller comes over {transport.name},"
+        " and cannot be started from here.",
+        code="starts_elsewhere",
+        hint=_way_in(transport),
+        transport=transport.name,
+    )
+
+
+def _way_in(transport: TransportInfo) -> str:
+    # a caller is sent to the first door; a socket is what that tells it to open
+    doors = [route for route in transport.routes if route.access == "verified"]
+    first = [route for route in doors if not route.socket] or doors
+    where = " or ".join(f"{route.method} /api/v1/transports/{transport.name}{route.path}" for route in first)
+    return f"callers come in at {where}" if where else f"the plugin of {transport.name} begins its calls itself"
 
 
 def over(row: SessionRow, reason: str | None) -> SessionEnded:
