@@ -37,6 +37,11 @@ def uv(session: nox.Session, *args: str, groups: tuple[str, ...] = (), **env: st
     session.run(program, "run", *flags, *args, external=True, env={**os.environ, **env})
 
 
+def _examples(folder: str) -> list[str]:
+    """Return a folder of each plugin that is written as a stranger would."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples" / "plugins").glob(f"*/{folder}"))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, import contracts, and that each distribution declares exactly what it imports."""
@@ -53,14 +58,20 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict, over every distribution and the public API as users write it."""
-    sources = [f"{dist}/src" for dist in DISTS]
+    sources = [*(f"{dist}/src" for dist in DISTS), *_examples("src")]
     uv(session, "mypy", *sources, "tests/typing", "noxfile.py", groups=("types", "test", "browser", "nox"))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything that needs no browser: units, contracts, real processes on loopback."""
-    paths = session.posargs or ["tests/unit", "tests/contract", "tests/integration", "tests/faults"]
+    paths = session.posargs or [
+        "tests/unit",
+        "tests/contract",
+        "tests/integration",
+        "tests/faults",
+        *_examples("tests"),
+    ]
     present = [path for path in paths if (ROOT / path.split("::")[0]).exists()]
     # calls mostly wait for speech: three files at a time on two cores, one after the other where somebody names tests
     spread = () if session.posargs else ("-n", "3", "--dist", "loadfile")

@@ -76,7 +76,10 @@ class BridgedAdapter(Protocol):
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
-        """The formats that a session can be opened with, the best one first."""
+        """The formats that a session can be opened with, the best one first.
+
+        A session that declares ``say="exact"`` is opened with the first: what speaks its texts may have no other.
+        """
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> ProviderSession:
         """Open a new, empty session; `audio` is the format of both directions, one of `formats`.

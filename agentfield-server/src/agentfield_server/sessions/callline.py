@@ -141,14 +141,16 @@ class CallLine:
 
         Args:
             ref: What is stored of the call.
-            wanted: The caller's format, taken where the provider has it; else the provider's first.
+            wanted: The caller's format, taken where the provider has it and need not speak texts exactly; else the
+                provider's first.
 
         Raises:
             ProviderError: The provider refused.
             ProviderUnavailable: It did not answer in time.
         """
         adapter = await self._open_adapter()
-        audio = wanted if wanted is not None and wanted in adapter.formats else adapter.formats[0]
+        exact = self._config.declaration.say == "exact"
+        audio = wanted if wanted in adapter.formats and wanted is not None and not exact else adapter.formats[0]
         provider = await self._opened(adapter, audio)
         await self.let_go()
         self._audio = audio

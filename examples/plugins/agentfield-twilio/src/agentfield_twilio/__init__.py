@@ -1,0 +1,1 @@
+"""AgentField sessions by telephone: Twilio Media Streams as a transport."""

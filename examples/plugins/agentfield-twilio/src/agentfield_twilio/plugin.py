@@ -1,0 +1,50 @@
+"""The manifest: the routes that Twilio calls and what a telephone can do. Light on purpose."""
+
+from __future__ import annotations
+
+from agentfield.plugins import Manifest, RouteInfo, TransportInfo, hookimpl
+
+__all__ = ["agentfield_manifest"]
+
+API = (1, 0)
+"""The plugin contract that this was written for."""
+
+
+@hookimpl
+def agentfield_manifest() -> Manifest:
+    """Return what this plugin brings."""
+    return Manifest(
+        api=API,
+        transports=(
+            TransportInfo(
+                name="twilio",
+                client="server",
+                media="bridged",
+                summary="telephone calls over Twilio Media Streams",
+                factory="agentfield_twilio.routes:twilio",
+                routes=(
+                    RouteInfo(
+                        method="POST",
+                        path="/voice/{target}",
+                        handler="voice",
+                        access="verified",
+                        summary="Twilio asks what to do with a call (voice webhook)",
+                        max_body=16 * 1024,
+                    ),
+                    RouteInfo(
+                        method="GET",
+                        path="/media",
+                        handler="media",
+                        access="verified",
+                        summary="The audio of a call (Twilio Media Streams)",
+                        socket=True,
+                        at_once=1000,
+                    ),
+                ),
+                formats=frozenset({"pcmu/8000"}),
+                dtmf=True,
+                settings=("TWILIO_AUTH_TOKEN",),
+                notes="Twilio needs to reach AGENTFIELD_PUBLIC_URL over https, and signs with TWILIO_AUTH_TOKEN.",
+            ),
+        ),
+    )
