@@ -247,6 +247,18 @@ async def test_a_start_without_sound_evidence_is_refused(it: House, played: Boot
     )
 
 
+async def test_words_before_the_call_are_refused_with_the_way_in(tmp_path: Path, played: Booth) -> None:
+    """Where the callers of a transport can type, words that come before they do are told how they come."""
+    async with installed(tmp_path, played, text_input=True) as it:
+        session_id = await ring(it)
+        with pytest.raises(AgentFieldError) as caught:
+            await it.client.send_input(session_id, "hello")
+        assert (caught.value.code, caught.value.hint) == (
+            "not_live",
+            "callers come in at POST /api/v1/transports/booth/ring/{target}",
+        )
+
+
 # --- who may
 
 

@@ -46,6 +46,7 @@ class Registry:
         manifests = [record.manifest for record in self._records if record.state == "ok" and record.manifest]
         self._providers = _by_name(info for each in manifests for info in each.providers)
         self._transports = _by_name((*CORE_TRANSPORTS, *(info for each in manifests for info in each.transports)))
+        self._found: set[str] = set()
         self._rows = self._matrix()
         self._claims: dict[tuple[str, str], list[tuple[PairSpec, PluginRecord]]] = {}
         for row in self._rows:
@@ -225,11 +226,16 @@ class Registry:
 
     def _check_requires(self, spec: PairSpec, record: PluginRecord) -> None:
         """Refuse a pair whose modules, or those of its transport, are not there; each names the plugin that needs it."""
-        if missing := _absent(spec.requires):
+        if missing := self._absent(spec.requires):
             raise refusals.extra_missing(self, spec, record, spec.extra, missing)
         info, carrier = self.transport(spec.transport), self.carrier_of(spec.transport)
-        if carrier is not None and (missing := _absent(info.requires)):
+        if carrier is not None and (missing := self._absent(info.requires)):
             raise refusals.extra_missing(self, spec, carrier, info.extra, missing)
+
+    def _absent(self, modules: Iterable[str]) -> tuple[str, ...]:
+        # one that was found stays; one that was not may be installed meanwhile
+        self._found.update(name for name in modules if name not in self._found and _importable(name))
+        return tuple(name for name in modules if name not in self._found)
 
     def _check_preference(self, pair: str, dist: str) -> None:
         mine = [record for record in self._records if record.distribution == dist]
@@ -248,10 +254,6 @@ class Registry:
 
 def _by_name(infos: Iterable[Info]) -> tuple[Info, ...]:
     return tuple(sorted(dict.fromkeys(infos), key=lambda info: info.name))
-
-
-def _absent(modules: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in modules if not _importable(name))
 
 
 def _importable(module: str) -> bool:

@@ -42,7 +42,7 @@ from agentfield_server.sessions.seats import Adapters
 from agentfield_server.sessions.starting import Arrival, asked_of_plugins, resolve_start, written
 from agentfield_server.sessions.times import SystemTime, Timekeeper
 from agentfield_server.sessions.tools import Executions
-from agentfield_server.sessions.ways import FIRST, formats_of, over, wrong_media
+from agentfield_server.sessions.ways import FIRST, formats_of, over, way_in, wrong_media
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import IdempotencyKey, SessionRow
 
@@ -248,7 +248,7 @@ class Sessions:
             raise Conflict(
                 f"session {session_id} is {board.state}; words can be typed once the call is live.",
                 code="not_live",
-                hint=FIRST[actor.pair.media],
+                hint=FIRST[actor.pair.media] if (carrier := self.carrier(actor.pair)) is None else way_in(carrier),
             )
         await actor.ask(lambda: actor.feed(i.TextInput(text)))
 

@@ -10,7 +10,7 @@ from agentfield.plugins.spec import Media, PairSpec, TransportInfo
 from agentfield.realtime.audio import AudioFormat
 from agentfield_server.store.records import SessionRow
 
-__all__ = ["FIRST", "formats_of", "may_be_cured", "over", "starts_elsewhere", "wrong_media"]
+__all__ = ["FIRST", "formats_of", "may_be_cured", "over", "starts_elsewhere", "way_in", "wrong_media"]
 
 FIRST: Mapping[Media, str] = MappingProxyType(
     {
@@ -41,7 +41,7 @@ def wrong_media(pair: PairSpec, transport: TransportInfo | None = None) -> Confl
     return Conflict(
         f"The session runs over {pair.name}, where audio goes another way.",
         code="wrong_media",
-        hint=_WAYS[pair.media] if transport is None else _way_in(transport),
+        hint=_WAYS[pair.media] if transport is None else way_in(transport),
     )
 
 
@@ -51,12 +51,13 @@ def starts_elsewhere(target: str, pair: PairSpec, transport: TransportInfo) -> C
         f"{target} runs over {pair.name}: its sessions begin when a caller comes over {transport.name},"
         " and cannot be started from here.",
         code="starts_elsewhere",
-        hint=_way_in(transport),
+        hint=way_in(transport),
         transport=transport.name,
     )
 
 
-def _way_in(transport: TransportInfo) -> str:
+def way_in(transport: TransportInfo) -> str:
+    """Return how callers come in over a transport that a plugin brings."""
     # a caller is sent to the first door; a socket is what that tells it to open
     doors = [route for route in transport.routes if route.access == "verified"]
     first = [route for route in doors if not route.socket] or doors

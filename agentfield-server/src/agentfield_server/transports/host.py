@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -48,6 +48,7 @@ class TransportHost:
         self._ready: asyncio.Future[Transport] | None = None
         self._life: asyncio.Task[None] | None = None
         self._calls: set[asyncio.Task[Any]] = set()
+        self._closed = False
         self._stop = asyncio.Event()
         self._not_before = 0.0
 
@@ -57,7 +58,7 @@ class TransportHost:
         Raises:
             Unavailable: Its factory failed or is not done in time (code `transport_not_ready`), or this process stops.
         """
-        if self._stop.is_set():
+        if self._closed:
             raise _stopping()
         if self._ready is None:
             if self._clock() < self._not_before:
@@ -106,15 +107,20 @@ class TransportHost:
 
     async def close(self) -> None:
         """Stop what it does and leave the transport; idempotent."""
-        self._stop.set()
+        self._closed = True
         for task in self._calls:
             task.cancel()
-        if self._ready is not None and not self._ready.done() and self._life is not None:
-            self._life.cancel()
-        if not await self._over(_LEAVE_WAIT) and self._life is not None:
-            self._life.cancel()
-            if not await self._over(_CANCEL_WAIT):
-                _log.error("the transport %s does not stop; it is left behind", self.info.name)
+        # what still uses the transport goes before it
+        stopped = await _over(self._calls, _CANCEL_WAIT)
+        self._stop.set()
+        if self._life is not None:
+            if self._ready is None or not self._ready.done():
+                self._life.cancel()
+            if not await _over({self._life}, _LEAVE_WAIT):
+                self._life.cancel()
+                stopped = await _over({self._life}, _CANCEL_WAIT) and stopped
+        if not stopped:
+            _log.error("the transport %s does not stop; it is left behind", self.info.name)
 
     # --- inside
 
@@ -158,9 +164,11 @@ class TransportHost:
         if not task.cancelled() and task.exception() is not None:
             _log.debug("the transport %s failed at a request", self.info.name)
 
-    async def _over(self, seconds: float) -> bool:
-        tasks = {task for task in (*self._calls, self._life) if task is not None}
-        return not tasks or not (await asyncio.wait(tasks, timeout=seconds))[1]
+
+async def _over(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> bool:
+    """Wait for tasks so long at most; tell whether all of them are over."""
+    left = set(tasks)
+    return not left or not (await asyncio.wait(left, timeout=seconds))[1]
 
 
 def _refuse(ready: asyncio.Future[Transport], error: Unavailable) -> None:
