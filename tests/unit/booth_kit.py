@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -15,10 +16,26 @@ from agentfield.plugins import Manifest, Registry, RouteInfo, TransportInfo, hoo
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerDtmf, CallerGone, CallerInput
 from agentfield.realtime.transport import Evidence, TransportRuntime
+from unit.media_kit import Caller, House, house
 
-__all__ = ["BASE", "SECRET", "Booth", "BoothPlugin", "booth", "booth_desk"]
+__all__ = [
+    "BASE",
+    "INFO",
+    "NUMBER",
+    "SECRET",
+    "Booth",
+    "BoothLeg",
+    "BoothPlugin",
+    "ask",
+    "booth",
+    "booth_desk",
+    "installed",
+    "line",
+    "ring",
+]
 
 BASE = "/api/v1/transports/booth"
+NUMBER = {"X-Booth": "7"}
 SECRET = "booth-secret-QX71mmLp"
 _PCMU = AudioFormat("pcmu", 8000)
 _OPEN: list[Booth] = []
@@ -212,3 +229,30 @@ def booth_desk() -> Agent:
         await session.input()
 
     return app
+
+
+def installed(home: Path, played: Booth, **changes: Any) -> AbstractAsyncContextManager[House]:
+    """Run an installation with the booth."""
+    plugin = BoothPlugin(played, **changes)
+    return house(home, plugins=[plugin], agent=booth_desk, environ={"BOOTH_SECRET": SECRET})
+
+
+async def ask(it: House, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any]]:
+    """Ask a route of the booth; return the status and the JSON."""
+    async with it.http.request(method, f"{it.plane.url}{BASE}{path}", **options) as response:
+        text = await response.text()
+        return response.status, json.loads(text) if text else {}
+
+
+async def ring(it: House, target: str = "desk.booth") -> str:
+    """Ring at a session; return its id."""
+    status, answer = await ask(it, "POST", f"/ring/{target}", headers=NUMBER)
+    assert status == 200, answer
+    return str(answer["session_id"])
+
+
+async def line(it: House, session_id: str) -> Caller:
+    """Open the line of a caller."""
+    caller = Caller(await it.http.ws_connect(f"{it.plane.url}{BASE}/line/{session_id}", headers=NUMBER))
+    it.stack.push_async_callback(caller.leave)
+    return caller
