@@ -13,6 +13,7 @@ from agentfield.errors import (
     AgentFieldError,
     CapabilityMissing,
     InvalidInput,
+    LimitExceeded,
     NodeNotConnected,
     NotFound,
     SessionEnded,
@@ -115,6 +116,21 @@ async def test_start_freezes_the_configuration(here: Plane, node: Node) -> None:
         "floor": "handler",
         "caller": None,
     }
+
+
+async def test_a_repeated_start_is_answered_whatever_could_be_started_now(
+    here: Plane, node: Node, adapter: Adapter
+) -> None:
+    """With the provider busy and the node away, a start with a known key is still the session that it made."""
+    key = IdempotencyKey(principal="op", route="sessions", target="desk.voice", key="k", body_digest=b"d")
+    request = StartRequest(target="desk.voice")
+    row, _ = await here.sessions.start(request, principal="op", idempotency=key)
+    adapter.limit = 1
+    with pytest.raises(LimitExceeded):
+        await here.start()
+    await node.drop()
+    again, _ = await here.sessions.start(request, principal="op", idempotency=key)
+    assert again.id == row.id
 
 
 async def test_the_provider_knows_a_caller_by_a_hash(here: Plane, node: Node) -> None:
