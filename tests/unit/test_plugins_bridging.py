@@ -264,7 +264,7 @@ ROUTES = "route POST /voice/{target}"
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"factory": None}, "it has no factory; only the transports of agentfield-core have none"),
+        ({"factory": None}, "it declares routes and no factory that serves them"),
         ({"factory": "no colon"}, "'no colon' is not of the form 'module:attribute'"),
         ({"formats": frozenset()}, "its media is bridged and it names no formats"),
         (
