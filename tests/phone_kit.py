@@ -8,7 +8,7 @@ import copy
 import json
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,9 +213,9 @@ class Phone:
                 await self.send("mark", mark={"name": name})
 
 
-def registry() -> Registry:
-    """Return what is installed: two providers, and the telephone that neither of them knows."""
-    return Registry.of([agentfield_local.plugin, agentfield_openai.plugin, agentfield_twilio.plugin])
+def registry(plugins: Sequence[object] = ()) -> Registry:
+    """Return what is installed: two providers, the telephone that neither of them knows, and others."""
+    return Registry.of([agentfield_local.plugin, agentfield_openai.plugin, agentfield_twilio.plugin, *plugins])
 
 
 @dataclass
@@ -282,7 +282,12 @@ class Exchange:
 
 @asynccontextmanager
 async def exchange(
-    home: Path, app: Agent, *, hears: tuple[str, ...] = ("hello",), environ: Mapping[str, str] | None = None
+    home: Path,
+    app: Agent,
+    *,
+    hears: tuple[str, ...] = ("hello",),
+    environ: Mapping[str, str] | None = None,
+    plugins: Sequence[object] = (),
 ) -> AsyncIterator[Exchange]:
     """Run an installation with the telephone; when it is left, nothing of it may be.
 
@@ -291,6 +296,7 @@ async def exchange(
         app: The agent.
         hears: What the provider hears, turn by turn.
         environ: Settings in the place of Twilio's token.
+        plugins: What else is installed.
     """
     before = asyncio.all_tasks()
     voice = Voice()
@@ -304,7 +310,7 @@ async def exchange(
             **({"TWILIO_AUTH_TOKEN": TOKEN} if environ is None else environ),
         }
         plane = await stack.enter_async_context(
-            control_plane(Settings(home=home, port=0), registry=registry(), environ=settings)
+            control_plane(Settings(home=home, port=0), registry=registry(plugins), environ=settings)
         )
         app._url, app._api_key = plane.url, None
         await stack.enter_async_context(app)

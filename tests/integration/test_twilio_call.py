@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from agentfield import Agent
-from agentfield.errors import AgentFieldError
-from agentfield.plugins import Registry
+from agentfield.errors import AgentFieldError, Forbidden
+from agentfield.plugins import Registry, SessionRequest
 from agentfield.wire.rest import StartRequest
 from contract.contract_kit import CANARY
 from phone_kit import BASE, CALL, STREAM, TOKEN, Exchange, exchange, registry, twiml, utterances
+from unit.hooks_kit import plugin
 from unit.waiting import until
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
@@ -273,6 +274,28 @@ async def test_messages_that_do_not_fit_are_left_out_and_then_end_the_line(
         await phone.closed()
         assert caplog.text.count("a message of a media stream is left out: no JSON") == 1
         await it.client.end_session(session_id)
+
+
+async def test_a_plugin_may_refuse_a_caller_by_what_twilio_signed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gate of a third plugin sees who calls and how that is known, and what it refuses closes the stream with its words."""
+    asked: list[SessionRequest] = []
+
+    async def blocked(request: SessionRequest) -> None:
+        asked.append(request)
+        raise Forbidden("this number is blocked")
+
+    gate = plugin("blocklist", session_authorize=blocked)
+    async with exchange(tmp_path, desk(), plugins=[gate]) as it:
+        phone = await it.open(await it.ring("desk.phone"))
+        assert await phone.closed() == 1008
+        assert "a media stream is not carried: The plugin 'blocklist' refused the session" in caplog.text
+        assert not await it.client.list_sessions()
+    (one,) = asked
+    assert (one.caller, one.principal, one.transport) == (FROM, "transport:twilio", "twilio")
+    assert one.evidence is not None
+    assert one.evidence.facts["CallSid"] == CALL
 
 
 async def test_a_stream_that_does_not_begin_as_twilios_do_is_closed(tmp_path: Path) -> None:
