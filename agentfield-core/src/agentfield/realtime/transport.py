@@ -27,21 +27,23 @@ class Evidence:
     method: str
     """How it was verified, such as ``twilio-signature``."""
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """What is known by it: an account, a number; never a secret."""
+    """What is known by it: an account, a number; at most 20 short texts, from which the transport's settings are taken out."""
 
 
 class Transport(Protocol):
     """A transport that serves routes of its own.
 
     For every `RouteInfo` it also has the method that `handler` names, ``async (request, evidence) -> StreamResponse``;
-    `evidence` is what `verify` returned, None on routes of another access.
+    `evidence` is what `verify` returned, None on routes of another access. The body of a request was read before either is
+    called. A handler has 30 s, one of a WebSocket as long as the call lasts; it is cancelled when its client goes away.
+    What it raises that is not an `AgentFieldError` or of its HTTP library is told to nobody but the log.
     """
 
     async def verify(self, request: web.Request) -> Evidence:
-        """Find out who asks, on a route whose access is `verified`.
+        """Find out who asks, on a route whose access is `verified`; within 5 s.
 
         Raises:
-            Forbidden: It is not shown; any other exception is a refusal as well.
+            Forbidden: It is not shown, with what is told of it; any other exception is a refusal as well.
         """
 
 
@@ -67,7 +69,11 @@ class TransportRuntime(Protocol):
         """
 
     def url(self, path: str) -> str:
-        """Return the address of one of its routes as the world outside sees it, ``https://…`` or ``http://…``."""
+        """Return the address of one of its routes as the world outside sees it, ``https://…`` or ``http://…``.
+
+        Args:
+            path: What follows the name of the transport, such as ``/voice/desk.phone``; "" for where all of them are.
+        """
 
     async def start_session(
         self,
@@ -85,22 +91,34 @@ class TransportRuntime(Protocol):
             evidence: Why it may be started; recorded.
             caller: Who calls, such as a number.
             metadata: What the handler is told.
-            idempotency_key: A name of the call: a second start with it returns the first session.
+            idempotency_key: A name of the call: within a day a second start of the target with it returns the first
+                session, over or not, whatever else it says.
 
         Raises:
             NotFound: Nobody declares the target.
-            InvalidInput: It is declared with another transport (code `declaration_mismatch`).
+            InvalidInput: It is declared with another transport (code `declaration_mismatch`), or the evidence is none
+                (code `bad_evidence`).
+            Forbidden: A plugin does not let it start (code `session_refused`).
             AgentFieldError: It may not be started now; the class says why.
         """
 
     async def carry(self, session_id: str, leg: CallerLeg) -> LineEnd:
         """Carry a caller's leg until its input is over or the session has ended; return why.
 
+        A leg that comes while another one is carried takes over; one that comes within ten seconds after a leg was lost
+        goes on with the session.
+
         Raises:
-            NotFound: There is no such session.
+            NotFound: There is no such session of this transport.
+            InvalidInput: The leg speaks a format that the manifest does not name (code `unsupported_format`).
+            Unavailable: The audio would have to be converted and nothing here can (code `media_extra_missing`).
             SessionEnded: It is over.
             ProviderError: The provider refused the session.
         """
 
     async def end_session(self, session_id: str, reason: str = "caller_hangup") -> None:
-        """End a session; ending twice is ending once."""
+        """End a session; ending twice is ending once.
+
+        Raises:
+            NotFound: There is no such session of this transport.
+        """
