@@ -259,10 +259,12 @@ async def test_another_session_at_the_provider_takes_over() -> None:
         await r.bridge.swap(new)
         assert old.closed
         assert ("clear", None) in leg.heard
-        await until(lambda: new.of(AppendAudio))
         old.tell(TurnStarted(item="old"))
         new.tell(TurnStarted(item="new"))
         await r.event(TurnStarted)
+        assert not new.of(AppendAudio)
+        r.bridge.release()
+        await until(lambda: new.of(AppendAudio))
         assert [e.item for e in r.of(TurnStarted)] == ["new"]
         assert not r.of(SessionClosed)
         assert not old.of(AppendAudio)

@@ -147,7 +147,7 @@ async def test_the_callers_audio_goes_to_the_provider_within_the_call_and_in_ord
 
 
 async def test_audio_waits_for_the_next_session_while_one_is_replaced() -> None:
-    """Between `hold` and `swap` nothing goes to the old session, and all of it to the new one."""
+    """Between `hold` and `release` nothing goes to the old session, and all of it to the new one."""
     async with rig() as r:
         source, leg = await prompt(r)
         r.bridge.hold()
@@ -155,6 +155,8 @@ async def test_audio_waits_for_the_next_session_while_one_is_replaced() -> None:
         await until(lambda: len(r.bridge._uplink._waiting) == 1)
         following = PromptSource()
         await r.bridge.swap(following)
+        assert not appended(following)
+        r.bridge.release()
         await until(lambda: appended(following) == b"\1" * 960)
         assert not source.sent
 

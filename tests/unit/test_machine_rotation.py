@@ -18,7 +18,7 @@ from agentfield.realtime.events import (
     TurnTranscript,
 )
 from agentfield_server.sessions import inputs as i
-from agentfield_server.sessions.effects import CloseTurn, Ended, OpenHandler, Rotate
+from agentfield_server.sessions.effects import CloseTurn, Effect, Ended, OpenHandler, Rotate, SendCommand, TakeAudio
 from agentfield_server.sessions.replay import MAX_CHARS, MAX_ENTRIES, newest
 from unit.machine_kit import Call
 
@@ -38,6 +38,11 @@ def codes(call: Call) -> list[str]:
 
 def replayed(call: Call) -> list[tuple[str, str]]:
     return [(command.role, command.text) for command in call.sent(AddText)]
+
+
+def before(effects: list[Effect], kind: type[Effect]) -> list[Effect]:
+    """Return the effects before the first of a kind."""
+    return effects[: [isinstance(effect, kind) for effect in effects].index(True)]
 
 
 # --- before the expiry
@@ -60,8 +65,13 @@ def test_quiet_session_rotates_a_minute_before_it_expires() -> None:
     assert codes(call) == ["provider_expires", "provider_rotated"]
     call.say("Anything else?")
     assert len(call.sent(Say)) == 1
-    call.ready(expires_at=call.now + 5000 + 200)
+    assert call.all(TakeAudio) == []
+    brought = call.ready(expires_at=call.now + 5000 + 200)
     assert replayed(call) == [("user", "where is it"), ("assistant", "It is on its way.")]
+    assert [e.command.text for e in before(brought, TakeAudio) if isinstance(e, SendCommand)] == [
+        "where is it",
+        "It is on its way.",
+    ]
     assert call.sent(Say)[-1].text == "Anything else?"
     assert call.states() == ["connecting", "live"]
     assert len(call.all(OpenHandler)) == 1

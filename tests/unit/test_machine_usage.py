@@ -121,6 +121,17 @@ def test_limit_of_cost_without_a_price_is_told() -> None:
     assert [body["code"] for body in call.recorded("warning")] == ["cost_unknown"]
 
 
+def test_limit_of_cost_says_that_it_cannot_hold_where_nothing_is_counted() -> None:
+    """A finished reply whose use the provider does not tell is warned of once; without a limit nobody needs to know."""
+    limited = Call(floor="model", price=a_cent_each, limits=Limits(cost=1.0)).live()
+    free = Call(floor="model", price=a_cent_each).live()
+    for call in (limited, free):
+        for reply in ("r1", "r2"):
+            call.feed(ReplyStarted(reply=reply), ReplyEnded(reply=reply, text="words"))
+    assert [body["code"] for body in limited.recorded("warning")] == ["cost_unknown"]
+    assert free.recorded("warning") == []
+
+
 def test_cost_goes_on_after_a_restart() -> None:
     """What was used before a restart counts."""
     used = Totals()

@@ -124,6 +124,7 @@ async def test_a_refusal_has_the_providers_code_and_a_hint_and_no_secret(
     error = caught.value
     assert not isinstance(error, ProviderUnavailable)
     assert (error.data["provider_code"], error.data["provider_status"]) == (code, status)
+    assert error.data.get("provider_final", False) == (code in ("invalid_api_key", "insufficient_quota"))
     assert (hint or "") in (error.hint or "")
     assert CANARY not in repr(error) + str(error) + repr(error.to_problem())
     assert "<html>" not in str(error)

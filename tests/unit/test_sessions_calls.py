@@ -206,13 +206,35 @@ async def test_offer_commits_how_to_find_the_call_before_it_attaches(here: Plane
     await here.state(session_id, "live")
 
 
-async def test_provider_refuses_the_offer(here: Plane, node: Node, adapter: Adapter) -> None:
-    """A provider's refusal reaches the caller and leaves the session waiting."""
+@pytest.mark.parametrize(
+    ("status", "code", "final"),
+    [(400, "invalid_value", False), (429, "rate_limit_exceeded", False), (401, "invalid_api_key", True)],
+)
+async def test_provider_refuses_the_offer(
+    here: Plane, node: Node, adapter: Adapter, status: int, code: str, final: bool
+) -> None:
+    """A refusal reaches the caller and is recorded; the session waits for another offer, or ends if none would do better."""
     session_id = await here.start()
-    adapter.refuse = ProviderError("bad key", provider_code="invalid_api_key")
-    with pytest.raises(ProviderError, match="bad key"):
+    adapter.refuse = ProviderError("no", provider_code=code, provider_status=status)
+    with pytest.raises(ProviderError, match="no"):
         await here.sessions.offer(session_id, "offer")
-    assert (await here.row(session_id)).state == "created"
+    refused = await until_async(lambda: here.recorded(session_id, "provider.refused"))
+    assert refused == [{"code": code, "message": "no", "final": final}]
+    if final:
+        await here.state(session_id, "ended")
+    row = await here.row(session_id)
+    told = ("ended", "provider_error", f"{code}: no") if final else ("created", None, None)
+    assert (row.state, row.end_reason, row.end_detail) == told
+
+
+async def test_an_account_without_credit_is_final(here: Plane, node: Node, adapter: Adapter) -> None:
+    """A refusal whose status says "later" ends the session all the same when its code says that later is no better."""
+    session_id = await here.start()
+    adapter.refuse = ProviderError("no", provider_code="broke", provider_status=429, provider_final=True)
+    with pytest.raises(ProviderError, match="no"):
+        await here.sessions.offer(session_id, "offer")
+    await here.state(session_id, "ended")
+    assert (await here.row(session_id)).end_detail == "broke: no"
 
 
 async def test_second_offer_ends_the_first_call(here: Plane, node: Node, adapter: Adapter) -> None:

@@ -34,6 +34,7 @@ def refused(
         reason=provider.clean(fault.message) if error else None,
         hint=_hint(provider, status, code),
         retry_after=kit.retry_seconds(retry_after),
+        final=fault.meaning == "fatal",
     )
 
 

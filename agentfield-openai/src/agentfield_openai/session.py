@@ -185,6 +185,8 @@ class RealtimeSession:
         if not self._outlives:
             await self._socket.close()  # so that nothing waits for it to come back
             return self._codec.close(_broken(dropped))
+        if dropped.is_fault:
+            return self._codec.close(_broken(dropped))
         if not dropped.comes_back:
             # a server that knows says so when the caller's media never found its way
             no_media = dropped.reason == "ice_failed"

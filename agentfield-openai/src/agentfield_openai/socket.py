@@ -35,6 +35,8 @@ _PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6)
 _REOPEN_PATIENCE = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 _COMES_BACK = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
 """Close codes after which the same call can be attached to again."""
+_FAULTS = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
+"""Close codes that say that somebody did something wrong (RFC 6455, section 7.4.1); no call is over by them."""
 
 
 class Dropped(Exception):
@@ -54,6 +56,11 @@ class Dropped(Exception):
     def comes_back(self) -> bool:
         """Whether it may be opened again."""
         return self.code in _COMES_BACK
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether it was closed because of a mistake, and not because the call is over."""
+        return self.code in _FAULTS
 
 
 class _Connection(ClientConnection):

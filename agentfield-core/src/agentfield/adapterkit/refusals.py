@@ -25,6 +25,7 @@ def refused(
     reason: str | None = None,
     hint: str | None = None,
     retry_after: float | None = None,
+    final: bool = False,
 ) -> ProviderError:
     """Return the error for a refusal, `ProviderUnavailable` where the provider is in trouble (`TRY_LATER`).
 
@@ -36,8 +37,11 @@ def refused(
         reason: What the provider said about it, safe to show.
         hint: What to do about it.
         retry_after: Seconds to wait, where the provider says so (`retry_seconds`).
+        final: Whether the status says "later" and the code says that later is no better, as of an account without credit.
     """
     data: dict[str, Any] = {"provider_code": code, "provider_status": status}
+    if final:
+        data["provider_final"] = True
     if retry_after is not None:
         data["retry_after"] = retry_after
     because = f": {reason}" if reason else ""

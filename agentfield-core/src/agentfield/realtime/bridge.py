@@ -175,8 +175,13 @@ class Bridge:
         self._rotating = True
         self._uplink.hold()
 
+    def release(self) -> None:
+        """The session that has taken over knows what was said before: audio of the caller goes to it."""
+        if not self._rotating:
+            self._uplink.release()
+
     async def swap(self, provider: ProviderSession) -> None:
-        """Go on with another session at the provider.
+        """Go on with another session at the provider; after `hold` audio of the caller still waits for `release`.
 
         Nothing that the old one still tells is passed on, and what was not heard of its replies is thrown away.
         """
@@ -194,7 +199,6 @@ class Bridge:
             return
         if self._reader is reader:
             self._reader = asyncio.create_task(self._read(provider), name="provider's events")
-        self._uplink.release()
         await _quietly_close(old)
 
     # --- inside: from the provider

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from agentfield.errors import AgentFieldError, ProviderUnavailable
+from agentfield.errors import AgentFieldError, NotFound, ProviderError, ProviderUnavailable
 from agentfield.plugins.spec import PairSpec
 from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.player import LineEnd
@@ -77,10 +77,14 @@ class Callers:
         async with self._offering:
             if self._board.over:
                 raise self._board.ended_error()
-            answer, found = await self._call.negotiate(sdp)
-            ref = {**found, "credential": self._credential}
-            await self._inbox.ask(lambda: self._new_call(ref))
-            await self._call.attach(ref)
+            try:
+                answer, found = await self._call.negotiate(sdp)
+                ref = {**found, "credential": self._credential}
+                await self._inbox.ask(lambda: self._new_call(ref))
+                await self._call.attach(ref)
+            except (ProviderError, NotFound) as error:
+                self._refused(error)
+                raise
             if self._board.over or self._inbox.closed:
                 await self._call.hang_up()
                 raise self._board.ended_error()
@@ -169,9 +173,14 @@ class Callers:
         try:
             await self._call.open(ref, leg.format)
         except AgentFieldError as error:
-            if not may_be_cured(error):
-                self._inbox.tell(i.EndSession(reason="provider_error", detail=error.message))
+            self._refused(error)
             raise
         if self._board.over or self._inbox.closed:
             await self._call.hang_up()
             raise self._board.ended_error()
+
+    def _refused(self, error: AgentFieldError) -> None:
+        """Tell the machine; of an offer that was no good, the caller may send a better one."""
+        better = self._pair.media == "direct" and error.data.get("provider_status") in (None, 400)
+        code = str(error.data.get("provider_code") or error.code)
+        self._inbox.tell(i.CallRefused(code=code, message=error.message, final=not better and not may_be_cured(error)))

@@ -195,6 +195,11 @@ class CallLine:
         rotated()
         await bridge.swap(provider)
 
+    def take_audio(self) -> None:
+        """Send on what the caller said since the rotation began, and all that follows."""
+        if self._bridge is not None:
+            self._bridge.release()
+
     # --- either way
 
     async def send(self, command: Command) -> None:

@@ -56,6 +56,12 @@ class Till:
         self._record(used, counts, cost)
         self._judge(cost)
 
+    def miss(self) -> None:
+        """A reply is over and the provider did not tell what it used: a limit of cost does not hold any more."""
+        if self._board.config.declaration.limits.cost is not None:
+            message = "the provider did not tell what a reply used; it does not count for limits.cost"
+            self._warn_once("cost_unknown", message)
+
     def restore(self, used: Totals) -> None:
         """Go on from what was used before."""
         self.totals = used

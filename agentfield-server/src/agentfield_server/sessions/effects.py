@@ -33,6 +33,7 @@ __all__ = [
     "SetState",
     "Spoken",
     "StopHandler",
+    "TakeAudio",
     "TurnValue",
 ]
 
@@ -214,6 +215,11 @@ class HangUp:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeAudio:
+    """The session that has taken over was told all that was said: what the caller says from `Rotate` on may follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class Rotate:
     """Open another session at the provider and let it take over from the one there is, if there still is one.
 
@@ -259,6 +265,7 @@ Effect = (
     | CancelTool
     | HangUp
     | Rotate
+    | TakeAudio
     | SetState
     | Ended
     | Finished

@@ -11,6 +11,7 @@ from agentfield_server.sessions.effects import Record
 from agentfield_server.sessions.totals import Totals
 
 __all__ = [
+    "CallRefused",
     "CallerGone",
     "CallerPresent",
     "CancelSpeech",
@@ -160,6 +161,17 @@ class OfferAccepted:
     """The call exists at the provider (again, when it is a second offer)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRefused:
+    """The provider refused to make a call, or could not be reached for it."""
+
+    code: str
+    """The provider's own name for it, else ours."""
+    message: str
+    final: bool = False
+    """Whether no other attempt would be any better."""
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderFailed:
     """The provider's end of the session broke without a word, or another one could not be opened."""
@@ -210,6 +222,7 @@ Input = (
     | ToolStarted
     | ToolFinished
     | OfferAccepted
+    | CallRefused
     | ProviderFailed
     | Rotated
     | TextInput

@@ -7,9 +7,9 @@ from agentfield.realtime.events import SessionClosed, SessionReady, SessionUpdat
 from agentfield_server.sessions.board import Board
 from agentfield_server.sessions.calls import ToolDesk
 from agentfield_server.sessions.costs import Till
-from agentfield_server.sessions.effects import Ended, Finished, HangUp, SetState, StopHandler
+from agentfield_server.sessions.effects import Ended, Finished, HangUp, SetState, StopHandler, TakeAudio
 from agentfield_server.sessions.handler import HandlerLoop
-from agentfield_server.sessions.inputs import EndSession, ProviderFailed
+from agentfield_server.sessions.inputs import CallRefused, EndSession, ProviderFailed
 from agentfield_server.sessions.rotation import Rotation
 from agentfield_server.sessions.speech import Sequencer
 from agentfield_server.sessions.turns import TurnBook
@@ -115,6 +115,8 @@ class Life:
             self._board.emit(SetState(state="live"))
         self._expiry(event)
         self._rotation.replay()
+        if rotated:
+            self._board.emit(TakeAudio())
         self.active()
         if not self._was_live:
             self._was_live = True
@@ -195,6 +197,14 @@ class Life:
             self._board.timers.set("gone", self._board.now + GONE_WAIT)
 
     # --- end
+
+    def refused(self, event: CallRefused) -> None:
+        """The provider refused to make the call: that is recorded, and the end where no other attempt would cure it."""
+        if self._board.over:
+            return
+        self._board.record("provider.refused", code=event.code, message=event.message, final=event.final)
+        if event.final:
+            self.end("provider_error", f"{event.code}: {event.message}")
 
     def closed(self, event: SessionClosed) -> None:
         """The provider's end is gone; where only the line broke, another session may take over."""

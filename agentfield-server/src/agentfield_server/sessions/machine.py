@@ -190,6 +190,8 @@ class SessionMachine:
                 self.calls.finished(event)
             case i.OfferAccepted():
                 self.life.offered()
+            case i.CallRefused():
+                self.life.refused(event)
             case i.ProviderFailed():
                 self.life.failed(event)
             case i.Rotated():
@@ -307,8 +309,12 @@ class SessionMachine:
         self.life.active()
 
     def _reply_usage(self, event: Event) -> None:
-        if isinstance(event, ReplyEnded) and event.usage is not None:
+        if not isinstance(event, ReplyEnded):
+            return
+        if event.usage is not None:
             self._count(event.reply, event.usage, told="ended")
+        elif event.status == "completed":
+            self.till.miss()
 
     def _usage(self, event: UsageReported) -> None:
         self.board.tell(event)

@@ -279,6 +279,8 @@ class SessionActor:
             case e.Rotate():
                 await self._ledger.flush()
                 await self._carriage.rotate()
+            case e.TakeAudio():
+                self._call.take_audio()
             case _:
                 await self._ledger.flush()
                 await self._handler.answer(effect)

@@ -76,6 +76,8 @@ def over(row: SessionRow, reason: str | None) -> SessionEnded:
 
 def may_be_cured(error: AgentFieldError) -> bool:
     """Tell whether a call that could not be made may be made a little later, by trying again."""
+    if error.data.get("provider_final"):
+        return False
     later = isinstance(error, ProviderUnavailable | LimitExceeded | Unavailable | Conflict)
     return later or error.data.get("provider_status") == 429
 
