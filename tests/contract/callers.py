@@ -56,6 +56,9 @@ class Medium(Protocol):
     async def close(self) -> None:
         """Let go."""
 
+    def told(self) -> str:
+        """Return everything that the caller was told beside the session's events."""
+
 
 class Direct:
     """Over WebRTC.
@@ -89,6 +92,10 @@ class Direct:
         except AgentFieldError as error:
             self.refused = error.code
 
+    async def offer_only(self) -> None:
+        """Offer, and never send a packet to what is answered."""
+        await self._offer(await self.peer.offer())
+
     async def speak(self, seconds: float) -> None:
         # silence is sent by itself whenever there is nothing to say
         self.peer.speak(silence(200, 48_000) + tone(round(seconds * 1000), 48_000))
@@ -103,6 +110,9 @@ class Direct:
             refused = len([event for event in self.peer.events if event["type"] == "error"])
             self.peer.send({"type": "input_audio_buffer.commit"})
             await until(lambda: told() or len([e for e in self.peer.events if e["type"] == "error"]) > refused)  # noqa: B023
+
+    def told(self) -> str:
+        return json.dumps(self.peer.events)
 
     async def close(self) -> None:
         # one end of a line whose other end is gone may not hear that it is over
@@ -174,6 +184,9 @@ class Carried:
     async def commit(self) -> None:
         await self.socket.says(type="commit")
 
+    def told(self) -> str:
+        return "" if self.caller is None else json.dumps(self.caller.frames) + self.caller.audio.decode("latin-1")
+
     async def close(self) -> None:
         if self.caller is not None:
             await self.caller.leave()
@@ -225,6 +238,9 @@ class Recorded:
 
     async def commit(self) -> None:
         return
+
+    def told(self) -> str:
+        return json.dumps(self.answers)
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -3,54 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import aiohttp
+import pytest
 
 from agentfield import Agent
-from agentfield.client import ControlPlaneClient
+from agentfield.errors import AgentFieldError
 from agentfield.plugins import Registry
 from agentfield.wire.rest import StartRequest, StartResponse
 from agentfield_local.brain.obedient import ObedientBrain
-from agentfield_local.brain.protocol import Brain, BrainRequest, Call, Message, Say, Step, ToolResult
-from agentfield_local.brain.scripted import paraphrase
-from agentfield_local.brain.verbatim import verbatim_text
+from agentfield_local.brain.protocol import Brain
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt, ToneTts
+from agentfield_local.speech.energy import EnergyVad, FixedStt
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.webrtc.options import MediaOptions
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
+from contract.brains import Voice
 from contract.callers import Carried, Direct, Medium, Recorded
-from unit.waiting import until
+from contract.leftovers import CANARY, Watched, no_key_in, nothing_open
+from contract.talk import SECONDS, Outcome, Talk
 
 __all__ = [
-    "CANARY",
     "PAIRS",
     "Installation",
-    "Mind",
-    "Outcome",
     "Pair",
-    "Talk",
-    "Voice",
     "declared",
     "desk",
     "enter",
     "installation",
     "name_of",
+    "provider",
     "target",
 ]
 
 Pair = tuple[str, str]
-CANARY = "sk-canary-c0ntract-7Jq2Lw9x"
-"""A provider key that must be nowhere."""
 PAIRS: tuple[Pair, ...] = (
     ("openai", "webrtc"),
     ("openai", "websocket"),
@@ -59,206 +53,6 @@ PAIRS: tuple[Pair, ...] = (
     ("local", "websocket"),
     ("local", "audio_turns"),
 )
-SECONDS = 20.0
-"""How long anything may take before a test gives up."""
-
-
-# --- the provider's end
-
-
-class Voice(ToneTts):
-    """The voice of the provider, as tones; it remembers what it was asked to speak."""
-
-    def __init__(self) -> None:
-        self.spoken: list[str] = []
-
-    @property
-    def voices(self) -> tuple[str, ...]:
-        """The voice of the offline provider."""
-        return ("joe",)
-
-    def say(self, text: str) -> Iterator[bytes]:
-        """Speak."""
-        self.spoken.append(text)
-        return super().say(text)
-
-
-class Mind:
-    """A brain that obeys, but makes these calls for the first thing that it hears and no others; it remembers what it was asked.
-
-    Args:
-        calls: The calls of one response: a target's last name and its arguments.
-        rewords: Whether it says in other words what it is told to say.
-        while_saying: What it says before these calls, in the same response.
-    """
-
-    def __init__(
-        self, calls: Iterable[tuple[str, str]] = (), *, rewords: bool = False, while_saying: str | None = None
-    ) -> None:
-        self.asked: list[BrainRequest] = []
-        self._calls = list(calls)
-        self._rewords = rewords
-        self._first = [] if while_saying is None else [Say(while_saying)]
-        self._obedient = ObedientBrain()
-        self._lock = Lock()
-
-    def respond(self, request: BrainRequest) -> Sequence[Step]:
-        """Return what is said or called next."""
-        with self._lock:
-            self.asked.append(request)
-            verbatim = verbatim_text(request.instructions)
-            if verbatim is not None:
-                return (Say(paraphrase(verbatim) if self._rewords else verbatim),)
-            if self._calls and request.tools:
-                calls, self._calls = self._calls, []
-                return [*self._first, *(Call(self._named(request, name), arguments) for name, arguments in calls)]
-            if request.history and isinstance(request.history[-1], ToolResult):
-                return (Say("Done."),)
-        return self._obedient.respond(replace(request, tools=()))
-
-    def results(self) -> list[str]:
-        """Return the results of calls that it was told last."""
-        return [entry.output for entry in self.asked[-1].history if isinstance(entry, ToolResult)]
-
-    def history(self) -> list[tuple[str, str]]:
-        """Return who said what before it was asked last."""
-        return [(entry.role, entry.text) for entry in self.asked[-1].history if isinstance(entry, Message)]
-
-    @staticmethod
-    def _named(request: BrainRequest, name: str) -> str:
-        return next((tool.name for tool in request.tools if tool.name.endswith(name)), name)
-
-
-# --- the caller's end
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a call came to."""
-
-    words: tuple[str | None, ...] = ()
-    tools: tuple[str, ...] = ()
-    said: tuple[tuple[str | None, str, bool | None, str | None], ...] = ()
-    """Of each speech what was asked and generated, whether that is the same, and why it failed."""
-    reason: str | None = None
-    refused: str | None = None
-    """Code of the error with which the call was refused."""
-    heard: bool = False
-    """Whether the caller heard anything."""
-    warned: frozenset[str] = field(default=frozenset(), compare=False)
-
-
-class Talk:
-    """A session with its caller, and everything that was told of it so far."""
-
-    def __init__(self, here: Installation, started: StartResponse, medium: Medium) -> None:
-        self.here = here
-        self.id = started.session_id
-        self.started = started
-        self.medium = medium
-        self.events: list[dict[str, Any]] = []
-        self.left: list[str] = []
-        """What was still open when somebody looked last."""
-        self._audio = 0
-        self._follower = asyncio.create_task(self._follow())
-
-    async def _follow(self) -> None:
-        turns = self.started.turns_url is not None
-        async for event in self.here.client.session_events(self.id, self.started.token, audio=turns):
-            if event.get("type") == "reply.audio":
-                self._audio += len(base64.b64decode(event["data"]))
-            else:
-                self.events.append(event)
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """Return the bodies of the recorded events of a kind."""
-        return [event["body"] for event in self.events if event["type"] == kind and "seq" in event]
-
-    def live(self, kind: str) -> list[dict[str, Any]]:
-        """Return the events of a kind that are not recorded."""
-        return [event for event in self.events if event["type"] == kind and "seq" not in event]
-
-    async def until(self, what: Callable[[], Any]) -> Any:
-        """Wait for something; say what was recorded when it does not come."""
-        try:
-            return await until(what, SECONDS)
-        except TimeoutError:
-            shown = "\n".join(json.dumps(event) for event in self.events if "seq" in event)
-            raise AssertionError(f"not within {SECONDS:g} s; recorded so far:\n{shown}") from None
-
-    async def recorded(self, kind: str, count: int = 1) -> dict[str, Any]:
-        """Wait for the nth recorded event of a kind and return its body."""
-        await self.until(lambda: len(self.of(kind)) >= count or (kind != "session.state" and self.over))
-        found = self.of(kind)
-        assert len(found) >= count, f"no {kind} in a session that is over: {self.of('session.state')[-1]}"
-        return found[count - 1]
-
-    async def ended(self) -> dict[str, Any]:
-        """Wait for the session's end and return its record."""
-        await self.until(lambda: self.over)
-        return self.of("session.state")[-1]
-
-    @property
-    def state(self) -> str:
-        """The session's state."""
-        return str(self.of("session.state")[-1]["state"]) if self.of("session.state") else "created"
-
-    @property
-    def over(self) -> bool:
-        """Whether the session has ended."""
-        return self.state == "ended"
-
-    @property
-    def heard(self) -> bool:
-        """Whether the caller heard the agent, in answer to a turn or outside of one."""
-        return self.medium.heard or self._audio > 0
-
-    async def connect(self) -> bool:
-        """Connect the caller; return whether the call is up."""
-        await self.medium.connect()
-        if isinstance(self.medium, Recorded):  # gets live with the first turn
-            return True
-        await self.until(lambda: self.state in ("live", "ended") or self.medium.refused)
-        return self.state == "live"
-
-    async def speak(self, seconds: float = 0.5) -> None:
-        """Speak, and be silent for long enough."""
-        await self.medium.speak(seconds)
-
-    async def type(self, text: str) -> None:
-        """Say something in writing."""
-        await self.here.client.send_input(self.id, text, self.started.token)
-
-    async def hang_up(self) -> None:
-        """Hang up unless it is over, and wait for the end."""
-        if not self.over:
-            await self.here.client.end_session(self.id, "caller_hangup", self.started.token)
-        await self.ended()
-
-    async def close(self) -> None:
-        """Let go of the call."""
-        await self.medium.close()
-        await self.leave()
-
-    async def leave(self) -> None:
-        """Follow no longer; the caller stays where it is."""
-        self._follower.cancel()
-        await asyncio.gather(self._follower, return_exceptions=True)
-
-    def outcome(self) -> Outcome:
-        """Return what the call came to."""
-        speeches = self.of("speech.ended")
-        return Outcome(
-            words=tuple(turn["text"] for turn in self.of("turn.committed")),
-            tools=tuple(done["status"] for done in self.of("execution.ended") if done["kind"] in ("call", "tool")),
-            said=tuple((each["asked"], each["generated"], each["verbatim"], each["failed"]) for each in speeches),
-            reason=self.of("session.state")[-1].get("reason"),
-            heard=self.heard,
-            warned=frozenset(each["code"] for each in self.of("warning")),
-        )
-
-
-# --- the installation
 
 
 def name_of(value: object) -> str:
@@ -327,7 +121,7 @@ class Installation:
 
     server: LocalServer
     plane: ControlPlane
-    client: ControlPlaneClient
+    client: Watched
     http: aiohttp.ClientSession
     voice: Voice
 
@@ -355,7 +149,17 @@ class Installation:
                 talk.left = left
                 await asyncio.sleep(0.02)
         await talk.until(lambda: not self.server.sessions and all(call.legs == 0 for call in self.server.calls))
+        assert (await self.client.get_session(talk.id)).state == "ended"
         assert CANARY not in json.dumps(talk.events)
+        assert CANARY not in talk.medium.told()
+
+    async def refused(self, name: str) -> AgentFieldError:
+        """Start a session that must be refused; return how."""
+        with pytest.raises(AgentFieldError) as refused:
+            await self.client.start_session(StartRequest(target=name))
+        assert await self.client.list_sessions() == []
+        assert self.server.requests == []
+        return refused.value
 
     async def call(self, name: str, *, silent: bool = False) -> Outcome:
         """Make a call of one turn and return what it came to; a silent caller waits for the end."""
@@ -387,7 +191,25 @@ def environment(server: LocalServer) -> dict[str, str]:
         "OPENROUTER_API_KEY": CANARY,
         "OPENROUTER_BASE_URL": server.base_url,
         "AGENTFIELD_LOCAL_URL": server.base_url,
+        "AGENTFIELD_LOCAL_KEY": CANARY,
     }
+
+
+@asynccontextmanager
+async def provider(
+    hears: Iterable[str] = (), brain: Brain | None = None, media: MediaOptions | None = None
+) -> AsyncIterator[tuple[LocalServer, Voice]]:
+    """Run the server that stands in the place of every provider.
+
+    Args:
+        hears: What is heard, turn by turn.
+        brain: Its brain; by default it obeys.
+        media: How it receives the media of calls.
+    """
+    voice = Voice()
+    engines = SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(hears), tts=voice)
+    async with LocalServer(engines, brain or ObedientBrain(), media=media, key=CANARY) as server:
+        yield server, voice
 
 
 @asynccontextmanager
@@ -399,8 +221,10 @@ async def installation(
     brain: Brain | None = None,
     prices: Path | None = None,
     registry: Registry | None = None,
+    media: MediaOptions | None = None,
+    prepare: Callable[[LocalServer], None] | None = None,
 ) -> AsyncIterator[Installation]:
-    """Run an installation whose providers are all one local server; when it is left, no task of it may be.
+    """Run an installation whose providers are all one local server; when it is left, nothing of it may be open.
 
     Args:
         home: The control plane's folder.
@@ -409,20 +233,18 @@ async def installation(
         brain: The provider's brain; by default it obeys.
         prices: The operator's prices.
         registry: The control plane's plugins; by default what is installed.
+        media: How the provider receives the media of calls.
+        prepare: Puts the provider into a position.
     """
-    before = asyncio.all_tasks()
-    voice = Voice()
-    engines = SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(hears), tts=voice)
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(LocalServer(engines, brain or ObedientBrain()))
-        yield await enter(stack, home, app or desk(), server, voice, prices, registry)
-    await until(lambda: not [task for task in asyncio.all_tasks() - before if _ours(task)])
-
-
-def _ours(task: asyncio.Task[Any]) -> bool:
-    """Tell whether a task runs code of ours; a library's own may outlive a line that broke while it was being made."""
-    code = getattr(task.get_coro(), "cr_code", None)
-    return code is not None and "/agentfield" in code.co_filename
+    async with provider(hears, brain, media) as (server, voice):
+        if prepare is not None:
+            prepare(server)
+        async with AsyncExitStack() as stack:
+            here = await enter(stack, home, app or desk(), server, voice, prices, registry)
+            yield here
+    nothing_open(home)
+    no_key_in(home)
+    assert CANARY.encode() not in here.client.told
 
 
 async def enter(
@@ -440,6 +262,6 @@ async def enter(
     plane = await stack.enter_async_context(control_plane(settings, registry=registry, environ=environ))
     app._url, app._api_key = plane.url, None
     await stack.enter_async_context(app)
-    client = await stack.enter_async_context(ControlPlaneClient(plane.url))
+    client = await stack.enter_async_context(Watched(plane.url))
     http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
     return Installation(server, plane, client, http, voice)

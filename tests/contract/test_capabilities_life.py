@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,32 @@ import pytest
 
 from agentfield.realtime.config import Limits
 from agentfield.wire.rest import StartRequest
-from agentfield_local.behaviour import Behaviour
-from agentfield_local.chat.behaviour import ChatBehaviour
-from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt
-from agentfield_local.speech.protocols import SpeechEngines
+from contract import positions as p
+from contract.brains import Mind
 from contract.callers import Carried, Direct, Recorded
-from contract.contract_kit import (
-    PAIRS,
-    Installation,
-    Mind,
-    Pair,
-    Talk,
-    Voice,
-    declared,
-    enter,
-    installation,
-    name_of,
-    target,
-)
+from contract.cells import Cell, proof
+from contract.contract_kit import PAIRS, Installation, declared, enter, provider, target
+from contract.leftovers import no_key_in, nothing_open
+from contract.talk import Talk
 from contract.test_capabilities_speech import LONG, hand_over, model, repeat, settings_at_the_provider
 from local_server_kit import tone
 
 CARRIED = tuple(pair for pair in PAIRS if pair[1] == "websocket")
 PRICED = tuple(pair for pair in PAIRS if pair[0] != "local")
+PRICED_BY_US = tuple(pair for pair in PAIRS if pair[0] == "openai")
+TURNED = tuple(pair for pair in PAIRS if pair[1] == "audio_turns")
+DIRECT = tuple(pair for pair in PAIRS if pair[1] == "webrtc")
+ROUTED = (("openrouter", "audio_turns"),)
+UNROUTED = tuple(pair for pair in PAIRS if pair[0] != "openrouter")
+UNENDING = tuple(pair for pair in PAIRS if pair[1] != "webrtc")
+WITHOUT_FRAMES = tuple(pair for pair in PAIRS if pair[1] != "websocket")
 TOOLS = ["desk.echo", "desk.broken", "desk.slow", "desk.held"]
-
-everywhere = pytest.mark.parametrize("pair", PAIRS, ids=name_of)
 
 
 @asynccontextmanager
-async def calling(folder: Path, pair: Pair, app: Any, **how: Any) -> AsyncIterator[tuple[Installation, Talk]]:
-    """Make a call over a pair."""
-    async with installation(folder, app, **how) as here, here.talk(target(pair)) as talk:
+async def calling(cell: Cell, app: Any, **how: Any) -> AsyncIterator[tuple[Installation, Talk]]:
+    """Make a call over the pair of a cell."""
+    async with cell.installation(app, **how) as here, here.talk(target(cell.pair)) as talk:
         assert await talk.connect()
         yield here, talk
 
@@ -52,13 +46,13 @@ async def calling(folder: Path, pair: Pair, app: Any, **how: Any) -> AsyncIterat
 # --- tools
 
 
-@everywhere
-async def test_tools_work_fail_and_are_refused(tmp_path: Path, pair: Pair) -> None:
+@proof(PAIRS, p.TOOLS, p.ORDERS, p.PHASES, p.STREAM, p.STRANGE)
+async def test_tools_work_fail_and_are_refused(cell: Cell) -> None:
     """Calls of one answer run side by side; a failure, arguments that do not fit and a tool of nobody's are told to the model."""
     echoes = [("echo", '{"word": "a"}'), ("echo", '{"word": "b"}'), ("echo", '{"word": '), ("echo", '{"text": "c"}')]
     mind = Mind([*echoes, ("broken", "{}"), ("nobody", "{}")])
-    app = declared(pair, model, tools=TOOLS)
-    async with calling(tmp_path, pair, app, brain=mind) as (here, talk):
+    app = declared(cell.pair, model, tools=TOOLS)
+    async with calling(cell, app, brain=mind) as (here, talk):
         await talk.speak()
         await talk.until(lambda: [said for said in talk.of("speech.ended") if said["generated"]])
         ran = {each.id: each.status for each in (await here.client.workflow(talk.id)).executions if each.kind == "tool"}
@@ -71,12 +65,12 @@ async def test_tools_work_fail_and_are_refused(tmp_path: Path, pair: Pair) -> No
     assert sum("out of paper" in result for result in results) == 1
 
 
-@everywhere
-async def test_a_slow_tool_is_not_waited_for_in_silence(tmp_path: Path, pair: Pair) -> None:
+@proof(PAIRS, p.TOOLS)
+async def test_a_slow_tool_is_not_waited_for_in_silence(cell: Cell) -> None:
     """The model is told that a tool takes longer and goes on; what comes later is told when it comes."""
     mind = Mind([("echo", '{"word": "a"}'), ("slow", "{}")])
-    app = declared(pair, model, tools=TOOLS)
-    async with calling(tmp_path, pair, app, brain=mind) as (_, talk):
+    app = declared(cell.pair, model, tools=TOOLS)
+    async with calling(cell, app, brain=mind) as (_, talk):
         await talk.speak()
         await talk.until(lambda: any(told["pending"] for told in talk.of("tool.answered")))
         await talk.until(lambda: [said for said in talk.of("speech.ended") if said["generated"]])
@@ -84,14 +78,15 @@ async def test_a_slow_tool_is_not_waited_for_in_silence(tmp_path: Path, pair: Pa
         known = len(mind.asked)
         app.release.set()
         await talk.until(lambda: len(mind.asked) > known)
-        assert "done at last" in str(mind.asked[-1].history)
+        # a provider that keeps no conversation is told in words beside it
+        assert "done at last" in f"{mind.asked[-1].history} {mind.asked[-1].instructions}"
 
 
-@everywhere
-async def test_a_tool_is_cancelled_by_an_interruption(tmp_path: Path, pair: Pair) -> None:
+@proof(PAIRS, p.TOOLS, p.CUTTING)
+async def test_a_tool_is_cancelled_by_an_interruption(cell: Cell) -> None:
     """A tool that is declared so is cancelled when the caller speaks over the answer that asked for it."""
-    app = declared(pair, model, tools=TOOLS)
-    async with calling(tmp_path, pair, app, brain=Mind([("held", "{}")], while_saying=LONG)) as (here, talk):
+    app = declared(cell.pair, model, tools=TOOLS)
+    async with calling(cell, app, brain=Mind([("held", "{}")], while_saying=LONG)) as (here, talk):
         await talk.speak()
         await talk.recorded("tool.requested")
         await talk.until(lambda: talk.medium.heard_ms() > 500)
@@ -105,15 +100,14 @@ async def test_a_tool_is_cancelled_by_an_interruption(tmp_path: Path, pair: Pair
 # --- limits
 
 
-@pytest.mark.parametrize("limit", ["duration", "idle", "turns", "tool_calls"])
-@everywhere
-async def test_a_limit_ends_the_session_with_a_goodbye(tmp_path: Path, pair: Pair, limit: str) -> None:
+@proof(PAIRS, limit=["duration", "idle", "turns", "tool_calls"])
+async def test_a_limit_ends_the_session_with_a_goodbye(cell: Cell, limit: str) -> None:
     """The session says goodbye and ends with the limit as its reason."""
     values: dict[str, Any] = {"duration": 4.0, "idle": 1.5, "turns": 1, "tool_calls": 1}
     limits = Limits(**{limit: values[limit]}, warn=1.0)
-    app = declared(pair, model, tools=TOOLS, limits=limits, goodbye="Goodbye.")
+    app = declared(cell.pair, model, tools=TOOLS, limits=limits, goodbye="Goodbye.")
     calls = [("echo", '{"word": "a"}')] * 2 if limit == "tool_calls" else []
-    async with calling(tmp_path, pair, app, brain=Mind(calls)) as (_, talk):
+    async with calling(cell, app, brain=Mind(calls)) as (_, talk):
         await talk.speak()
         if limit == "turns":  # the one after the last that it may have
             await talk.recorded("speech.ended")
@@ -130,22 +124,23 @@ async def expect_goodbye(talk: Talk, limit: str) -> None:
     assert (last["asked"], last["generated"], last["failed"]) == ("Goodbye.", "Goodbye.", None)
 
 
-@pytest.mark.parametrize("pair", PRICED, ids=name_of)
-async def test_a_limit_of_cost_ends_the_session_with_a_goodbye(tmp_path: Path, pair: Pair) -> None:
+@proof(PRICED, p.COUNTING)
+async def test_a_limit_of_cost_ends_the_session_with_a_goodbye(cell: Cell) -> None:
     """What a session may cost is counted while it runs."""
-    app = declared(pair, model, limits=Limits(cost=0.000_001), goodbye="Goodbye.")
-    async with calling(tmp_path, pair, app, prices=price_list(tmp_path)) as (here, talk):
-        here.server.chat.behaviour = ChatBehaviour(usage_cost=False)  # what it tells is that it costs nothing
+    app = declared(cell.pair, model, limits=Limits(cost=0.000_001), goodbye="Goodbye.")
+    async with calling(cell, app, prices=price_list(cell.folder)) as (here, talk):
+        # what it tells is that it costs nothing
+        here.server.chat.behaviour = replace(here.server.chat.behaviour, usage_cost=False)
         await talk.speak()
         await expect_goodbye(talk, "cost")
         assert talk.of("session.usage")[0]["cost"] >= 0.000_001
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PRICED if pair[0] == "openai"], ids=name_of)
-async def test_what_has_no_price_is_told_and_not_taken_for_free(tmp_path: Path, pair: Pair) -> None:
+@proof(PRICED_BY_US)
+async def test_what_has_no_price_is_told_and_not_taken_for_free(cell: Cell) -> None:
     """A limit of cost that cannot be counted, since the published prices do not cover all that was used, is warned of."""
-    app = declared(pair, model, limits=Limits(cost=0.000_001))
-    async with calling(tmp_path, pair, app) as (_, talk):
+    app = declared(cell.pair, model, limits=Limits(cost=0.000_001))
+    async with calling(cell, app) as (_, talk):
         await talk.speak()
         await talk.recorded("speech.ended")
         await talk.until(lambda: "cost_unknown" in {each["code"] for each in talk.of("warning")})
@@ -153,40 +148,56 @@ async def test_what_has_no_price_is_told_and_not_taken_for_free(tmp_path: Path, 
 
 def price_list(folder: Path) -> Path:
     """Write prices for everything that the models of a call use."""
+    folder.mkdir(exist_ok=True)
     file = folder / "prices.toml"
     file.write_text('[openai."gpt-realtime-2"]\ninput_text = 4.0\noutput_text = 24.0\n')
     return file
 
 
-@everywhere
-async def test_what_was_used_is_told(tmp_path: Path, pair: Pair) -> None:
+@proof(PAIRS, p.COUNTING, p.COSTS, p.STRANGE)
+async def test_what_was_used_is_told(cell: Cell) -> None:
     """Each answer is counted, and transcription where the provider counts it; with its cost where it tells one."""
-    app = declared(pair, model)
-    async with calling(tmp_path, pair, app, prices=price_list(tmp_path)) as (here, talk):
+    app = declared(cell.pair, model)
+    async with calling(cell, app, prices=price_list(cell.folder)) as (here, talk):
         await talk.speak()
         await talk.recorded("speech.ended")
         await talk.until(lambda: any(used["kind"] == "reply" for used in talk.of("usage")))
         (used,) = [used for used in talk.of("usage") if used["kind"] == "reply"]
-        (spec,) = [spec for spec, _ in here.plane.registry.pairs() if (spec.provider, spec.transport) == pair]
+        (spec,) = [spec for spec, _ in here.plane.registry.pairs() if (spec.provider, spec.transport) == cell.pair]
         assert used["usage"]["output_audio_tokens"] > 0
-        if spec.capabilities.usage == "cost" or pair in PRICED:
+        told = spec.capabilities.usage == "cost" and here.server.chat.behaviour.usage_cost
+        if told or cell.pair in PRICED:
             assert used["cost"] is not None
         await talk.hang_up()
         assert talk.of("session.usage")[0]["usage"]["reply"]["output_audio_tokens"] > 0
 
 
+@proof(TURNED, p.UNCOUNTED)
+async def test_an_answer_without_counts_is_not_taken_for_free(cell: Cell) -> None:
+    """An answer whose usage the provider does not tell is counted as unknown, and a limit of cost says that it cannot hold."""
+    limits = Limits(cost=0.000_001) if cell.pair in PRICED else Limits()
+    app = declared(cell.pair, model, limits=limits)
+    async with calling(cell, app, prices=price_list(cell.folder)) as (here, talk):
+        here.server.chat.behaviour = replace(here.server.chat.behaviour, usage="absent")
+        await talk.speak()
+        assert (await talk.recorded("speech.ended"))["generated"] == "You said: hello."
+        if cell.pair in PRICED:
+            await talk.until(lambda: "cost_unknown" in {each["code"] for each in talk.of("warning")})
+        assert [used for used in talk.of("usage") if used["kind"] == "reply" and used["cost"] is not None] == []
+
+
 # --- what survives
 
 
-@everywhere
-async def test_a_restart_of_the_control_plane(tmp_path: Path, pair: Pair) -> None:
+@proof(PAIRS, p.ATTACHING)
+async def test_a_restart_of_the_control_plane(cell: Cell) -> None:
     """After a restart the caller speaks on in the same session, and the model still knows what was said before."""
-    mind, voice = Mind(), Voice()
-    engines = SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(["tea", "coffee"]), tts=voice)
-    async with LocalServer(engines, mind) as server:
+    mind = Mind()
+    async with provider(["tea", "coffee"], mind) as (server, voice):
+        cell.prepare(server)
         async with AsyncExitStack() as first:
-            here = await enter(first, tmp_path, declared(pair, hand_over, floor="handler"), server, voice)
-            started = await here.client.start_session(StartRequest(target=target(pair)))
+            here = await enter(first, cell.folder, declared(cell.pair, hand_over, floor="handler"), server, voice)
+            started = await here.client.start_session(StartRequest(target=target(cell.pair)))
             talk = Talk(here, started, here.medium(started))
             assert await talk.connect()
             await talk.speak()
@@ -195,9 +206,11 @@ async def test_a_restart_of_the_control_plane(tmp_path: Path, pair: Pair) -> Non
             if not isinstance(talk.medium, Direct):
                 await talk.medium.close()
         async with AsyncExitStack() as second:
-            here = await enter(second, tmp_path, declared(pair, hand_over, floor="handler"), server, voice)
+            here = await enter(second, cell.folder, declared(cell.pair, hand_over, floor="handler"), server, voice)
             await speak_on(here, talk, mind)
     assert [turn["text"] for turn in talk.of("turn.committed")] == ["tea", "coffee"]
+    nothing_open(cell.folder)
+    no_key_in(cell.folder)
 
 
 async def speak_on(here: Installation, before: Talk, mind: Mind) -> None:
@@ -224,17 +237,18 @@ async def speak_on(here: Installation, before: Talk, mind: Mind) -> None:
     before.events[:] = talk.events
 
 
-@pytest.mark.parametrize("pair", CARRIED, ids=name_of)
-async def test_another_session_takes_over_from_one_that_expires(tmp_path: Path, pair: Pair) -> None:
+@proof(CARRIED, p.HEARING)
+async def test_another_session_takes_over_from_one_that_expires(cell: Cell) -> None:
     """Before the provider ends its session a new one takes over between two turns, and knows what was said."""
     mind = Mind()
-    app = declared(pair, hand_over, floor="handler", limits=Limits(duration=7200.0))
-    async with installation(tmp_path, app, brain=mind, hears=["tea", "coffee"]) as here:
-        here.server.behaviour = Behaviour(session_seconds=4)
-        async with here.talk(target(pair)) as talk:
+    app = declared(cell.pair, hand_over, floor="handler", limits=Limits(duration=7200.0))
+    async with cell.installation(app, brain=mind, hears=["tea", "coffee"]) as here:
+        usual = here.server.behaviour
+        here.server.behaviour = replace(usual, session_seconds=4)
+        async with here.talk(target(cell.pair)) as talk:
             assert await talk.connect()
             first = here.server.sessions[0]
-            here.server.behaviour = Behaviour()
+            here.server.behaviour = usual
             await talk.speak()
             await talk.recorded("speech.ended")
             await talk.until(lambda: here.server.sessions and first not in here.server.sessions)
@@ -245,24 +259,58 @@ async def test_another_session_takes_over_from_one_that_expires(tmp_path: Path, 
             assert "provider_rotated" in talk.outcome().warned
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1] != "webrtc"], ids=name_of)
-async def test_a_session_may_be_longer_than_the_providers(tmp_path: Path, pair: Pair) -> None:
+@proof(DIRECT)
+async def test_a_session_that_expires_at_the_provider_is_over(cell: Cell) -> None:
+    """Where the provider's end is ours, it is the reason."""
+    async with cell.installation(declared(cell.pair, repeat)) as here:
+        # we end it fifteen seconds before the provider does
+        here.server.behaviour = replace(here.server.behaviour, session_seconds=17)
+        assert (await here.call(target(cell.pair), silent=True)).reason == "provider_expired"
+
+
+@proof(UNENDING)
+async def test_a_session_may_be_longer_than_the_providers(cell: Cell) -> None:
     """Where no session at the provider ends ours, hours may be asked for."""
-    app = declared(pair, repeat, limits=Limits(duration=7200.0))
-    async with installation(tmp_path, app) as here:
-        assert (await here.call(target(pair))).said == (("hello", "hello", True, None),)
+    app = declared(cell.pair, repeat, limits=Limits(duration=7200.0))
+    async with cell.installation(app) as here:
+        assert (await here.call(target(cell.pair))).said == (("hello", "hello", True, None),)
+
+
+# --- who answers
+
+
+@proof(UNROUTED, p.STRANGE)
+async def test_a_pair_without_routes_does_not_ask_for_any(cell: Cell) -> None:
+    """A provider that is one server is taken as it is; the model that it names must still be the one that was asked for."""
+    async with calling(cell, declared(cell.pair, repeat)) as (here, talk):
+        await talk.speak()
+        await talk.recorded("speech.ended")
+        view = await here.client.get_session(talk.id)
+        assert view.config["model"] == view.model
+        assert "mismatch" not in talk.outcome().warned
+
+
+@proof(ROUTED, p.STRANGE, what=["provider", "model"], at=["next_answer", "mid_answer"])
+async def test_a_pinned_route_that_changes_ends_the_session(cell: Cell, what: Any, at: Any) -> None:
+    """An answer by another upstream or model than the one before is not passed off as the same."""
+    async with calling(cell, declared(cell.pair, model)) as (here, talk):
+        await talk.speak()
+        assert (await talk.recorded("speech.ended"))["failed"] is None
+        here.server.chat.behaviour = replace(here.server.chat.behaviour, switches=what, switches_at=at)
+        await talk.speak()
+        assert (await talk.ended())["reason"] == "provider_error"
+        assert talk.of("speech.ended")[-1]["failed"] == "rerouted"
 
 
 # --- what the line carries
 
 
-@pytest.mark.parametrize("form", ["pcm16/24000", "pcmu/8000", "pcma/8000"])
-@pytest.mark.parametrize("pair", CARRIED, ids=name_of)
-async def test_a_format_is_taken_as_it_is(tmp_path: Path, pair: Pair, form: str) -> None:
+@proof(CARRIED, p.SOUND, form=["pcm16/24000", "pcmu/8000", "pcma/8000"])
+async def test_a_format_is_taken_as_it_is(cell: Cell, form: str) -> None:
     """A caller in a declared format is understood and hears an answer, and the provider was asked for that very format."""
     codec, rate = form.split("/")
-    app, query = declared(pair, repeat), f"?format={codec}&rate={rate}"
-    async with installation(tmp_path, app) as here, here.talk(target(pair), query) as talk:
+    app, query = declared(cell.pair, repeat), f"?format={codec}&rate={rate}"
+    async with cell.installation(app) as here, here.talk(target(cell.pair), query) as talk:
         assert await talk.connect()
         await talk.speak()
         assert (await talk.recorded("speech.ended"))["generated"] == "hello"
@@ -272,17 +320,17 @@ async def test_a_format_is_taken_as_it_is(tmp_path: Path, pair: Pair, form: str)
         assert settings_at_the_provider(here)["format"]["type"] == kind
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1] == "audio_turns"], ids=name_of)
-async def test_samples_are_taken_and_given_as_they_are(tmp_path: Path, pair: Pair) -> None:
+@proof(TURNED, p.SOUND)
+async def test_samples_are_taken_and_given_as_they_are(cell: Cell) -> None:
     """A recorded turn may be bare samples, and the answer is samples at the same rate."""
-    async with installation(tmp_path, declared(pair, repeat)) as here, here.talk(target(pair)) as talk:
+    async with cell.installation(declared(cell.pair, repeat)) as here, here.talk(target(cell.pair)) as talk:
         answer = here.client.turn(talk.id, tone(500, 24_000), "audio/pcm;rate=24000")
         rates = {event["rate"] async for event in answer if event.get("type") == "reply.audio"}
         assert rates == {24_000}
 
 
-@pytest.mark.parametrize("pair", CARRIED, ids=name_of)
-async def test_keys_of_a_telephone_reach_the_handler(tmp_path: Path, pair: Pair) -> None:
+@proof(CARRIED)
+async def test_keys_of_a_telephone_reach_the_handler(cell: Cell) -> None:
     """A key is an event of the session, and recorded."""
     listening = asyncio.Event()
 
@@ -295,7 +343,7 @@ async def test_keys_of_a_telephone_reach_the_handler(tmp_path: Path, pair: Pair)
         await session.say(f"You pressed {await pressed}.")
         await session.input()
 
-    async with calling(tmp_path, pair, declared(pair, keypad)) as (_, talk):
+    async with calling(cell, declared(cell.pair, keypad)) as (_, talk):
         await asyncio.wait_for(listening.wait(), 10)
         assert isinstance(talk.medium, Carried)
         await talk.medium.socket.says(type="dtmf", digit="7")
@@ -303,16 +351,16 @@ async def test_keys_of_a_telephone_reach_the_handler(tmp_path: Path, pair: Pair)
         assert talk.of("dtmf") == [{"digit": "7"}]
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1] != "websocket"], ids=name_of)
-async def test_frames_have_no_way_where_audio_goes_another_one(tmp_path: Path, pair: Pair) -> None:
+@proof(WITHOUT_FRAMES)
+async def test_frames_have_no_way_where_audio_goes_another_one(cell: Cell) -> None:
     """Formats and keys travel on the audio WebSocket; a pair without one refuses it by name, and a turn on direct media too."""
-    async with installation(tmp_path, declared(pair, repeat)) as here, here.talk(target(pair)) as talk:
+    async with cell.installation(declared(cell.pair, repeat)) as here, here.talk(target(cell.pair)) as talk:
         socket = Carried(
             here.http, f"{here.plane.url.replace('http', 'ws')}/api/v1/sessions/{talk.id}/media", talk.started.token
         )
         await socket.connect()
         assert socket.refused == "wrong_media"
-        if pair[1] == "webrtc":
+        if cell.pair[1] == "webrtc":
             turns = Recorded(lambda data, kind: here.client.turn(talk.id, data, kind))
             await turns.speak(0.1)
             await talk.until(lambda: turns.refused)
