@@ -21,7 +21,8 @@ from agentfield.plugins import Proceed, RecordedEvent, Registry, SessionRequest,
 from agentfield.wire.rest import StartRequest
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
-from contract.contract_kit import CANARY, Installation, Mind, declared, installation
+from contract.brains import Mind
+from contract.contract_kit import CANARY, Installation, declared, installation
 from unit.hooks_kit import plugin
 
 PAIR = ("local", "websocket")

@@ -222,7 +222,7 @@ async def test_a_provider_that_refuses_for_good_ends_the_session(it: House) -> N
             if event.get("type") == "session.state" and event["body"]["state"] == "ended":
                 break
     row = await it.client.get_session(session.session_id)
-    assert (row.end_reason, row.end_detail) == ("provider_error", "the model is not there")
+    assert (row.end_reason, row.end_detail) == ("provider_error", "model_not_found: the model is not there")
 
 
 async def test_a_control_plane_that_stops_lets_go_without_ending(

@@ -237,8 +237,11 @@ async def test_who_types_first_is_told_that_the_provider_refuses(it: House) -> N
         await it.client.send_input(session.session_id, "hi there")
     with pytest.raises(SessionEnded):
         await it.client.send_input(session.session_id, "hi there")
+    async with asyncio.timeout(5):
+        async for _ in it.client.session_events(session.session_id):
+            pass  # the stream is over when the session is
     view = await it.client.get_session(session.session_id)
-    assert (view.end_reason, view.end_detail) == ("provider_error", "no credits are left")
+    assert (view.end_reason, view.end_detail) == ("provider_error", "no_credits: no credits are left")
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,10 @@ class Bridge:
         self._rotating = True
         self._uplink.hold()
 
+    def keep(self) -> None:
+        """The provider's session is new: audio of the caller waits for `release`."""
+        self._uplink.hold()
+
     def release(self) -> None:
         """The session that has taken over knows what was said before: audio of the caller goes to it."""
         if not self._rotating:

@@ -162,6 +162,7 @@ class CallLine:
             hear=self._hear,
             patient=self._pair.media == "bridged",
         )
+        self._bridge.keep()
         self._begin(ref, self._bridge)
 
     async def carry(self, leg: CallerLeg) -> LineEnd:
@@ -196,7 +197,7 @@ class CallLine:
         await bridge.swap(provider)
 
     def take_audio(self) -> None:
-        """Send on what the caller said since the rotation began, and all that follows."""
+        """Send on what the caller said since another session was asked for, and all that follows."""
         if self._bridge is not None:
             self._bridge.release()
 

@@ -216,7 +216,7 @@ class HangUp:
 
 @dataclass(frozen=True, slots=True)
 class TakeAudio:
-    """The session that has taken over was told all that was said: what the caller says from `Rotate` on may follow."""
+    """The provider's session was told all that was said before: what the caller has said since it was asked for may follow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class Life:
             self._board.emit(SetState(state="live"))
         self._expiry(event)
         self._rotation.replay()
-        if rotated:
+        if self._board.carried:
             self._board.emit(TakeAudio())
         self.active()
         if not self._was_live:
