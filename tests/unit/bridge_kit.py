@@ -13,6 +13,7 @@ from agentfield.realtime.bridge import Bridge
 from agentfield.realtime.caller import CallerGone, CallerInput
 from agentfield.realtime.commands import Command
 from agentfield.realtime.events import Event, ReplyAudio
+from agentfield.realtime.stalls import Stalls
 from agentfield_server.media.convert import converter
 from unit.waiting import until
 
@@ -119,8 +120,15 @@ class Rig:
         self.source = Source()
         self.told: list[Event] = []
         self.heard: list[CallerInput] = []
+        self.stalls = Stalls(clock)
         self.bridge = Bridge(
-            self.source, audio=PCM24, convert=converter, clock=clock, hear=self.heard.append, **options
+            self.source,
+            audio=PCM24,
+            convert=converter,
+            clock=clock,
+            hear=self.heard.append,
+            stalls=self.stalls,
+            **options,
         )
         self._tasks: list[asyncio.Task[Any]] = []
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
-from agentfield.errors import ProviderUnavailable
+from agentfield.errors import AgentFieldError, ProviderError, ProviderUnavailable
 from agentfield.realtime import player
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerCommit, CallerDtmf, CallerGone, CallerMark, CallerText
 from agentfield.realtime.commands import AppendAudio, CancelReply, CommitTurn, Reply, Say
 from agentfield.realtime.events import (
     Dtmf,
+    Event,
     Interrupted,
     PlayoutStarted,
     PlayoutStopped,
@@ -330,7 +332,7 @@ async def test_after_a_stall_what_came_meanwhile_is_sent_at_once() -> None:
         r.source.tell(audio("r1", 20))
         await until(lambda: leg.ms() == 20)
         now[0] += 0.5
-        await until(lambda: r.bridge._line is not None and r.bridge._line.stalled > 0.3)
+        assert r.stalls.seconds(now[0]) > 0.3
         for _ in range(25):
             r.source.tell(audio("r1", 20))
         await until(lambda: leg.ms() == 520)
@@ -345,8 +347,24 @@ async def test_plenty_of_audio_is_paced_after_a_stall_as_before() -> None:
         r.source.tell(audio("r1", 20))
         await until(lambda: leg.ms() == 20)
         now[0] += 0.5
-        await until(lambda: r.bridge._line is not None and r.bridge._line.stalled > 0.3)
+        assert r.stalls.seconds(now[0]) > 0.3
         r.source.tell(audio("r1", 5000), TurnStarted(item="i1"))
         await r.event(TurnStarted)
         await until(lambda: leg.ms() >= 220)
         assert leg.ms() <= 20 + player.LEAD_MS
+
+
+@pytest.mark.parametrize(("error", "again"), [(ProviderUnavailable("gone"), True), (ProviderError("no"), False)])
+async def test_only_a_provider_that_could_not_be_reached_is_worth_another_session(
+    error: AgentFieldError, again: bool
+) -> None:
+    """An adapter whose events fail ends the session; whether it may be opened again follows from the error."""
+
+    class Failing(Source):
+        async def events(self) -> AsyncIterator[Event]:
+            raise error
+            yield
+
+    async with rig() as r:
+        await r.bridge.swap(Failing())
+        assert (await r.event(SessionClosed)).retry is again

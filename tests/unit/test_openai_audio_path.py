@@ -6,13 +6,14 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.frames import Frame, Opcode
 
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AppendAudio
@@ -103,6 +104,12 @@ async def session_with(script: list[dict[str, Any]], received: list[dict[str, An
         while True:
             received.append(json.loads(await connection.recv()))
 
+    async with session_from(talk) as session:
+        yield session
+
+
+@asynccontextmanager
+async def session_from(talk: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[RealtimeSession]:
     async with serve(talk, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/v1"
         provider = RealtimeProvider(title="OpenAI", base_url=url, key=SecretStr(CANARY), key_setting="OPENAI_API_KEY")
@@ -146,6 +153,35 @@ async def test_audio_and_events_keep_their_order_whichever_way_they_go() -> None
     for number in range(200):
         expected += [number, f"{number} "] if number % 7 == 0 else [number]
     assert seen == expected
+
+
+@pytest.mark.parametrize("size", [1, 3, 700, 100_000])
+async def test_frames_arrive_whole_however_the_network_cuts_them(size: int) -> None:
+    """Frames in pieces of any size, or glued together, are heard once and in order."""
+    events = [raw(CREATED), *(raw(delta(number, bytes([number, 0]) * 30)) for number in range(8))]
+    stream = b"".join(Frame(Opcode.TEXT, event).serialize(mask=False) for event in events)
+
+    async def talk(connection: ServerConnection) -> None:
+        for at in range(0, len(stream), size):
+            connection.transport.write(stream[at : at + size])
+            await asyncio.sleep(0)
+        await connection.wait_closed()
+
+    seen: list[int] = []
+    async with session_from(talk) as session:
+        session.hear(lambda _, data: seen.append(data[0]))
+
+        async def read() -> None:
+            async for event in session.events():
+                match event:
+                    case ReplyAudio():
+                        seen.append(event.data[0])
+
+        reading = asyncio.create_task(read())
+        await until(lambda: len(seen) == 8)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert seen == list(range(8))
 
 
 async def test_audio_is_sent_at_once_until_the_provider_takes_no_more() -> None:

@@ -37,6 +37,7 @@ from agentfield.realtime.events import (
 )
 from agentfield.realtime.player import Converter, Line, LineEnd, Player
 from agentfield.realtime.provider import ProviderSession
+from agentfield.realtime.stalls import Stalls
 from agentfield.realtime.uplink import Immediate, Uplink
 
 __all__ = ["Bridge", "Converter", "LineEnd"]
@@ -62,6 +63,7 @@ class Bridge:
         clock: Seconds of a monotonic clock.
         hear: Takes what the caller typed and that it has gone; must not wait.
         patient: Whether speech may be asked for while no leg is attached, because the caller may come back to hear it.
+        stalls: Shared by all bridges of a process; without it the bridge has its own.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Bridge:
         clock: Callable[[], float],
         hear: Callable[[CallerInput], None],
         patient: bool = True,
+        stalls: Stalls | None = None,
     ) -> None:
         self._take(provider)
         self._audio = audio
@@ -85,7 +88,7 @@ class Bridge:
         self._room = asyncio.Event()
         self._closed = False
         self._rotating = False
-        self._player = Player(audio, clock=clock, emit=self._emit)
+        self._player = Player(audio, clock=clock, emit=self._emit, stalls=stalls or Stalls(clock))
         self._uplink = Uplink(audio, warn=self._emit)
         self._warned: set[str] = set()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
@@ -239,7 +242,9 @@ class Bridge:
                     return
             lost = SessionClosed(reason="provider_error", message="the provider's events ended", retry=True)
         except AgentFieldError as error:
-            lost = SessionClosed(reason="provider_error", message=error.message)
+            # a provider that could not be reached may be there again: the session goes on with another at the provider
+            again = isinstance(error, ProviderUnavailable)
+            lost = SessionClosed(reason="provider_error", message=error.message, retry=again)
         except Exception as error:  # noqa: BLE001 - an adapter's fault must end this call, and only this one
             _log.exception("an adapter failed")
             lost = _broken(error)

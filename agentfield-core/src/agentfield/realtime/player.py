@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.events import Event, PlayoutStarted, PlayoutStopped, ReplyEnded
 from agentfield.realtime.line import Converter, Line, LineEnd, Writable
 from agentfield.realtime.playout import HeardMethod, Playout
+from agentfield.realtime.stalls import Stalls
 
 __all__ = ["FRAME_MS", "LEAD_MS", "MAX_REPLY_MS", "Converter", "Line", "LineEnd", "Player", "Writable"]
 
@@ -30,9 +30,6 @@ _MARK_GRACE = 2.0
 """Seconds by which a caller that tells marks may be behind the clock."""
 _SLOW = 5.0
 """Seconds in which a caller must take a piece of audio."""
-_LOOK = 0.1
-"""Seconds between two looks at a reply whose audio comes as it is spoken; how a stall of this process is noticed."""
-_STALL = 0.02
 _EARLY = (LEAD_MS - FRAME_MS) / 1000
 _REMEMBERED = 128
 
@@ -107,9 +104,12 @@ class Player:
         audio: The provider's format, in which audio waits.
         clock: Seconds of a monotonic clock.
         emit: Takes events.
+        stalls: Tells for how long this process stood still, by the same clock.
     """
 
-    def __init__(self, audio: AudioFormat, *, clock: Callable[[], float], emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, audio: AudioFormat, *, clock: Callable[[], float], emit: Callable[[Event], None], stalls: Stalls
+    ) -> None:
         self._audio = audio
         self._clock = clock
         self._emit = emit
@@ -118,9 +118,9 @@ class Player:
         self._names = itertools.count(1)
         self._wake = asyncio.Event()
         self._starving = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._look_at = math.inf
-        """When the player looks again, while it is starving."""
+        self._stalls = stalls
+        self._stood_still = 0.0
+        """What was known of stalls when the player looked last."""
         self._line: Line | None = None
         self._frame = audio.size(FRAME_MS)
         self._most = audio.size(MAX_REPLY_MS)
@@ -155,8 +155,9 @@ class Player:
         out = self._replies.get(reply)
         if out is None or out.size or out.ended or len(data) > self._frame or not self._is_next(out):
             return False
-        if now > self._look_at + _STALL or line.paced_until - now > _EARLY or not line.writable.writable:
+        if line.paced_until - now > _EARLY or not line.writable.writable:
             return False
+        self._notice(line, now)
         out.playout.receive(self._audio.ms(len(data)))
         try:
             if converted := self._begin(line, out, data, now):
@@ -258,11 +259,11 @@ class Player:
         due = self._settle(line, now)
         out = next((each for each in self._replies.values() if not each.sent), None)
         if out is None:
-            await self._sleep(line, due, starving=True)
+            await self._sleep(due, starving=True)
         elif not out.size and not out.ended:
-            await self._sleep(line, due, starving=True, look=_LOOK)
+            await self._sleep_on(line, due, starving=True)
         elif (wait := self._too_early(line, out, now)) > 0:
-            await self._sleep(line, now + wait if due is None else min(due, now + wait), starving=False)
+            await self._sleep_on(line, now + wait if due is None else min(due, now + wait), starving=False)
         else:
             watch.since = now
             await self._send(line, out, now)
@@ -332,41 +333,29 @@ class Player:
             return 0.0
         return out.playout.ends_at + (_MARK_GRACE if told else 0.0) - now
 
-    async def _sleep(self, line: Line, until: float | None, *, starving: bool, look: float | None = None) -> None:
-        """Wait until something changes, at most until a time, looking for stalls at intervals."""
+    async def _sleep_on(self, line: Line, until: float | None, *, starving: bool) -> None:
+        """Sleep in the middle of a reply; what comes after a stall may make up for it."""
+        self._stood_still = self._stalls.seconds(self._clock())
+        with self._stalls.watched():
+            await self._sleep(until, starving=starving)
+            self._notice(line, self._clock())
+
+    async def _sleep(self, until: float | None, *, starving: bool) -> None:
+        """Wait until something changes, at most until a time."""
         self._wake.clear()
         self._starving = starving
-        self._look_at = math.inf
-        self._set_timer(line, self._clock(), until, look)
+        loop = asyncio.get_running_loop()
+        timer = None if until is None else loop.call_later(until - self._clock(), self._wake.set)
         try:
             await self._wake.wait()
         finally:
             self._starving = False
-            if self._timer is not None:
-                self._timer.cancel()
-        self._notice(line, self._clock())
-
-    def _set_timer(self, line: Line, now: float, until: float | None, look: float | None) -> None:
-        waits = [seconds for seconds in (None if until is None else until - now, look) if seconds is not None]
-        self._timer = None
-        if waits:
-            self._look_at = now + min(waits)
-            self._timer = asyncio.get_running_loop().call_later(min(waits), self._look, line, until, look)
-
-    def _look(self, line: Line, until: float | None, look: float | None) -> None:
-        """Look again by the clock; the player's task is woken only if there is something to do."""
-        now = self._clock()
-        self._notice(line, now)
-        if look is None or (until is not None and now >= until):
-            self._wake.set()
-        else:
-            self._set_timer(line, now, until, look)
+            if timer is not None:
+                timer.cancel()
 
     def _notice(self, line: Line, now: float) -> None:
-        """A look that comes too late was a stall of this process."""
-        if (late := now - self._look_at) > _STALL:
-            line.stalled += late
-        self._look_at = math.inf
+        known, self._stood_still = self._stood_still, self._stalls.seconds(now)
+        line.stalled += self._stood_still - known
 
     def _forget(self, reply: str, received_ms: float) -> None:
         self._past[reply] = received_ms

@@ -19,6 +19,7 @@ from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import ProviderFault, SessionClosed
 from agentfield.realtime.player import LineEnd
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
+from agentfield.realtime.stalls import Stalls
 from agentfield_server.media.convert import converter
 from agentfield_server.sessions import inputs as i
 
@@ -64,6 +65,7 @@ class CallLine:
         put: Takes what the provider tells; waits for room.
         tell: Takes what came of a command; never waits.
         hear: Takes what the caller of a bridge typed, and that it has gone; never waits.
+        stalls: Shared by all calls, by the clock of `time.monotonic`.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class CallLine:
         put: Put,
         tell: Tell,
         hear: Callable[[CallerInput], None],
+        stalls: Stalls,
     ) -> None:
         self._adapter = adapter
         self._pair = pair
         self._config = config
         self._hear = hear
+        self._stalls = stalls
         self._bridge: Bridge | None = None
         self._audio: AudioFormat | None = None
         self._put = put
@@ -161,6 +165,7 @@ class CallLine:
             clock=time.monotonic,
             hear=self._hear,
             patient=self._pair.media == "bridged",
+            stalls=self._stalls,
         )
         self._bridge.keep()
         self._begin(ref, self._bridge)

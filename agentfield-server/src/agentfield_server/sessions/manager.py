@@ -29,6 +29,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.player import LineEnd
+from agentfield.realtime.stalls import Stalls
 from agentfield.wire.frames import SessionCommand, SessionDone, SessionStop
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
@@ -93,6 +94,7 @@ class Sessions:
         self._chain = Chain(registry)
         self._adapters = adapters
         self._time = time or SystemTime()
+        self._stalls = Stalls()
         self._owner = new_id("node")
         self._actors: dict[str, SessionActor] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -364,6 +366,7 @@ class Sessions:
             bus=self._bus,
             time=self._time,
             chain=self._chain,
+            stalls=self._stalls,
             snapshot=snapshot,
             price=pricer(self._registry.provider(pair.provider), config, self._prices),
             ended=partial(self._adapters.release, row.id),

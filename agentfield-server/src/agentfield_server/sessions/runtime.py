@@ -15,6 +15,7 @@ from agentfield.plugins.spec import PairSpec
 from agentfield.realtime.caller import CallerInput
 from agentfield.realtime.commands import CancelReply
 from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.stalls import Stalls
 from agentfield.wire.frames import SessionCommand, SessionDone
 from agentfield.wire.rest import SessionState
 from agentfield_server.bus import Bus
@@ -57,6 +58,7 @@ class SessionActor:
         bus: Takes live events.
         time: The clock.
         chain: The tool middleware.
+        stalls: Shared by all sessions, by the clock of `time.monotonic`.
         snapshot: What to go on from after a restart, None for a new call.
         price: Tells what usage costs.
         ended: Called once the end is committed, and when the session is let go.
@@ -76,6 +78,7 @@ class SessionActor:
         bus: Bus,
         time: Timekeeper,
         chain: Chain,
+        stalls: Stalls,
         snapshot: i.Snapshot | None = None,
         price: Pricer = as_told,
         ended: Callable[[], None] = lambda: None,
@@ -103,7 +106,9 @@ class SessionActor:
         )
         self._inbox = Inbox(self.machine.board.ended_error)
         self._ledger = Ledger(store, row)
-        self._call = CallLine(adapter, pair, config, put=self._inbox.put, tell=self.tell, hear=self._hear)
+        self._call = CallLine(
+            adapter, pair, config, put=self._inbox.put, tell=self.tell, hear=self._hear, stalls=stalls
+        )
         self._call.ref = row.call_ref
         self._handler = HandlerLine(hub, row)
         self._tools = ToolRunner(engine, row, self._inbox.put, chain)
