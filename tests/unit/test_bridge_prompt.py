@@ -11,7 +11,7 @@ import pytest
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerCommit
 from agentfield.realtime.commands import AppendAudio, CancelReply
-from agentfield.realtime.events import Event, PlayoutStarted, ReplyEnded
+from agentfield.realtime.events import Event, PlayoutStarted, ReplyEnded, Warned
 from unit.bridge_kit import PCM24, Leg, Rig, Source, audio, rig
 from unit.waiting import until
 
@@ -194,3 +194,36 @@ async def test_a_caller_that_is_gone_by_the_short_way_ends_its_line() -> None:
         event: Event = ReplyEnded(reply="r1", audio=True)
         source.tell(event)
         assert (await r.event(ReplyEnded)).audio_ms == 40
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+async def test_a_converter_that_fails_ends_the_leg_and_nothing_else(upwards: bool) -> None:
+    """The leg is over with a warning of its own; whoever gave the audio is not disturbed, and another leg is carried."""
+
+    class Failing:
+        def __call__(self, data: bytes) -> bytes:
+            raise ValueError("odd data")
+
+        def flush(self) -> bytes:
+            raise ValueError("odd data")
+
+    async with rig() as r:
+        source, plain = PromptSource(), r.bridge._convert
+        await r.bridge.swap(source)
+        r.bridge._convert = lambda *_: Failing()
+        leg = PromptLeg(AudioFormat("pcm16", 16000))
+        line: asyncio.Task[Any] = await r.attach(leg)
+        await until(lambda: r.bridge._player._starving)
+        if upwards:
+            leg.does(CallerAudio(b"\1" * 960))
+        else:
+            source.sound("r1", 20)
+        assert await line == "unconvertible"
+        assert (await r.event(Warned)).code == "audio_unconvertible"
+        source.sound("r1", 20)
+        r.bridge._convert = plain
+        again = PromptLeg()
+        await r.attach(again)
+        source.sound("r2", 20)
+        await until(lambda: again.ms() >= 20)
+        assert not source.closed

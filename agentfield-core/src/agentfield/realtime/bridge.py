@@ -35,6 +35,7 @@ from agentfield.realtime.events import (
     SessionClosed,
     Warned,
 )
+from agentfield.realtime.line import Guarded
 from agentfield.realtime.player import Converter, Line, LineEnd, Player
 from agentfield.realtime.provider import ProviderSession
 from agentfield.realtime.stalls import Stalls
@@ -148,6 +149,9 @@ class Bridge:
             return "closed"
         self._start()
         line = Line(leg, self._convert(self._audio, leg.format), self._convert(leg.format, self._audio))
+        if leg.format != self._audio:  # else nothing is converted, and there is nothing that could fail
+            failed = partial(self._unconvertible, line)
+            line.to_caller, line.from_caller = Guarded(line.to_caller, failed), Guarded(line.from_caller, failed)
         self._line = line
         self._player.take(line)
         listen = asyncio.create_task(self._listen(line), name="caller's input")
@@ -166,6 +170,13 @@ class Bridge:
             if isinstance(outcome, Exception):
                 raise outcome
         return line.why or "gone"
+
+    def _unconvertible(self, line: Line, error: Exception) -> None:
+        if not line.over.is_set():
+            _log.warning("audio of a caller could not be converted: %s", type(error).__name__)
+            message = "audio could not be converted; the caller's connection is over, and it may come back"
+            self._emit(Warned(code="audio_unconvertible", message=message))
+            line.end("unconvertible")
 
     def detach(self) -> None:
         """Let go of the leg; the provider's session goes on."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from agentfield.realtime.caller import CallerLeg
 
-__all__ = ["Converter", "Line", "LineEnd", "Writable"]
+__all__ = ["Converter", "Guarded", "Line", "LineEnd", "Writable"]
 
-LineEnd = Literal["gone", "replaced", "slow", "closed"]
-"""Why a leg is not carried any more: its input is over; another leg came; it took no audio; the session is over."""
+LineEnd = Literal["gone", "replaced", "slow", "unconvertible", "closed"]
+"""Why a leg is not carried any more: its input is over; another leg came; it took no audio; its audio could not be converted;
+the session is over."""
 
 
 class Converter(Protocol):
@@ -22,6 +24,35 @@ class Converter(Protocol):
 
     def flush(self) -> bytes:
         """Return what is still held."""
+
+
+class Guarded:
+    """A converter whose failure is told and never raised: it is called in the midst of the provider's connection.
+
+    Args:
+        converter: What may fail.
+        failed: Told of it; nothing came out then.
+    """
+
+    def __init__(self, converter: Converter, failed: Callable[[Exception], None]) -> None:
+        self._converter = converter
+        self._failed = failed
+
+    def __call__(self, data: bytes) -> bytes:
+        """Return what came out for what went in."""
+        try:
+            return self._converter(data)
+        except Exception as error:  # noqa: BLE001 - a library's fault must end this leg, and only this one
+            self._failed(error)
+            return b""
+
+    def flush(self) -> bytes:
+        """Return what is still held."""
+        try:
+            return self._converter.flush()
+        except Exception as error:  # noqa: BLE001 - the same
+            self._failed(error)
+            return b""
 
 
 @runtime_checkable

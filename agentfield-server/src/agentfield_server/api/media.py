@@ -134,6 +134,12 @@ class MediaRoutes:
                 error = Conflict("Another connection took over the call.", code="replaced", hint="one at a time")
                 await leg.tell(error)
                 await socket.close()
+            case "unconvertible":
+                lost = Unavailable(
+                    "The audio could not be converted.", code="audio_unconvertible", hint="connect again"
+                )
+                await leg.tell(lost)
+                await socket.close(code=1011)
             case AgentFieldError() if not isinstance(why, SessionEnded):
                 await leg.tell(why)
                 await socket.close(code=1011 if may_be_cured(why) else 1008)
