@@ -92,8 +92,7 @@ class _Connection(ClientConnection):
     def data_received(self, data: bytes) -> None:
         """Let `look` have what is exactly one small text frame, without the library's parser.
 
-        The parser is made of generators within generators; without it a frame of audio costs a tenth less of all that is done
-        with it. Whatever is not plain goes to the library: several frames at once, a part of one, any other kind.
+        The parser is made of generators within generators, 6 µs for a frame in a tight loop and more with cold caches. Whatever is not plain goes to the library: several frames at once, a part of one, any other kind.
         """
         if self.drained and self.look is not None and data[0] == _WHOLE_TEXT and self._between_frames():
             size = data[1]
