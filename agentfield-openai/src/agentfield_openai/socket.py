@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from secrets import token_bytes
-from types import GeneratorType
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,18 +14,12 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import Event, State
-from websockets.streams import StreamReader
 
 from agentfield.adapterkit.network import proxy_for, socket_url
 from agentfield.adapterkit.refusals import unreachable
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield_openai.account import RealtimeProvider
 from agentfield_openai.refusals import call_not_found, refused
-
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # where the library has no compiled part
-    from websockets.utils import apply_mask
 
 __all__ = ["Dropped", "RealtimeSocket"]
 
@@ -46,15 +37,6 @@ _COMES_BACK = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
 """Close codes after which the same call can be attached to again."""
 _FAULTS = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
 """Close codes that say that somebody did something wrong (RFC 6455, section 7.4.1); no call is over by them."""
-
-
-# frames of the WebSocket protocol, RFC 6455 section 5.2
-_WHOLE_TEXT = 0x80 | Opcode.TEXT
-_MASKED = 0x80
-_TWO_MORE = 126
-"""A length that says that two more bytes hold it."""
-_HEAD = struct.Struct("!BBH")
-_AT_EOF = StreamReader.at_eof.__code__
 
 
 class Dropped(Exception):
@@ -89,29 +71,6 @@ class _Connection(ClientConnection):
     drained = False
     """Whether the reader waits and has nothing to read."""
 
-    def data_received(self, data: bytes) -> None:
-        """Let `look` have what is exactly one small text frame, without the library's parser.
-
-        The parser is made of generators within generators, 6 µs for a frame in a tight loop and more with cold caches. Whatever is not plain goes to the library: several frames at once, a part of one, any other kind.
-        """
-        if self.drained and self.look is not None and data[0] == _WHOLE_TEXT and self._between_frames():
-            size = data[1]
-            head = 2 if size < _TWO_MORE else 4
-            if head == 4 and size == _TWO_MORE:
-                size = int.from_bytes(data[2:4], "big")
-            if len(data) == head + size and self.look(data[head:]):
-                return
-        super().data_received(data)
-
-    def _between_frames(self) -> bool:
-        """Tell whether the library's parser waits for the first byte of a frame."""
-        if self.protocol.state is not State.OPEN:
-            return False
-        # the client's parser runs the common one, which asks for the end of the stream before each frame and nowhere else
-        common = cast("GeneratorType[None, None, None]", self.protocol.parser).gi_yieldfrom
-        asks = common.gi_yieldfrom if isinstance(common, GeneratorType) else None
-        return isinstance(asks, GeneratorType) and asks.gi_code is _AT_EOF
-
     def process_event(self, event: Event) -> None:
         """Let `look` have a text frame if nothing before it waits to be read."""
         if self.drained and self.look is not None and isinstance(event, Frame) and event.opcode is Opcode.TEXT:
@@ -124,14 +83,9 @@ class _Connection(ClientConnection):
         """Write a text frame, or nothing; returns whether it was written."""
         if self.paused or self.protocol.state is not State.OPEN:
             return False
-        size, mask = len(data), token_bytes(4)
-        if size < _TWO_MORE:
-            head = bytes((_WHOLE_TEXT, _MASKED | size))
-        elif size < 1 << 16:
-            head = _HEAD.pack(_WHOLE_TEXT, _MASKED | _TWO_MORE, size)
-        else:
-            return False
-        self.transport.write(b"".join((head, mask, apply_mask(data, mask))))
+        self.protocol.send_text(data)
+        for piece in self.protocol.data_to_send():
+            self.transport.write(piece)
         return True
 
 
