@@ -41,12 +41,14 @@ class Refuse:
     Args:
         at: The doors at which requests are refused.
         code: The `error.code`; None is the one that goes with the status.
+        message: What it says; None is the sentence that goes with the status.
         retry_after: Seconds in a `Retry-After` header.
         html: Whether the body is the HTML page of a proxy instead of the protocol's JSON.
     """
 
     at: frozenset[RefusePlace] = frozenset({"calls", "socket"})
     code: str | None = None
+    message: str | None = None
     retry_after: int | None = None
     html: bool = False
 

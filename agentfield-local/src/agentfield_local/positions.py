@@ -81,6 +81,7 @@ _HARMFUL: dict[str, Behaviour] = {
     "session_expires": Behaviour(session_seconds=2),
     "refuse_400": Behaviour(refuse_calls=400),
     "refuse_401": Behaviour(refuse_calls=401),
+    "refuse_401_talkative": Behaviour(refuse_calls=401, refuse=Refuse(message="That key is nobody's.")),
     "refuse_402": Behaviour(refuse_calls=402),
     "refuse_403": Behaviour(refuse_calls=403),
     "refuse_404": Behaviour(refuse_calls=404),

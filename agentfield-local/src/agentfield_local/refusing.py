@@ -89,4 +89,6 @@ class Refuser:
         self._refused += 1
         kind, code, message = _RATE if look.code == _RATE[1] else _ERRORS[status]
         page = _PAGE.format(status=status, reason=HTTPStatus(status).phrase) if look.html else None
-        raise HttpRefusal(status, message, code=look.code or code, kind=kind, retry_after=look.retry_after, page=page)
+        raise HttpRefusal(
+            status, look.message or message, code=look.code or code, kind=kind, retry_after=look.retry_after, page=page
+        )

@@ -189,6 +189,11 @@ class LocalServer:
             self._runner = None
         await self._pool.close()
 
+    async def drop(self) -> None:
+        """Go away without a word, as a server that lost its power: connections break, and every call is forgotten."""
+        self._sockets.cut()
+        await self._calls.close()
+
     async def idle(self, seconds: float) -> None:
         """Return when there has been no client for so many seconds."""
         await self.activity.idle(seconds)

@@ -12,7 +12,7 @@ import aiohttp
 from agentfield.adapterkit.http import http_session
 from agentfield.adapterkit.network import check_base_url
 from agentfield.adapterkit.provider import Provider
-from agentfield.errors import InvalidInput
+from agentfield.errors import CapabilityMissing
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime
@@ -71,12 +71,13 @@ class TurnsAdapter:
             audio: The format of both directions, one of `formats`.
 
         Raises:
-            InvalidInput: The session's `options` or its model do not fit, or the format is none of ours.
+            CapabilityMissing: The format is none of ours.
+            InvalidInput: The session's `options` or its model do not fit.
             ProviderError: There is no key.
         """
         if audio not in self.formats:
-            raise InvalidInput(
-                f"{audio.name} is no format of audio turns.", code="invalid_format", hint=f"use {FORMAT.name}"
+            raise CapabilityMissing(
+                f"{audio.name} is no format of audio turns.", hint=f"open the session with {FORMAT.name} and convert"
             )
         self._completions.provider.bearer()
         requests = Requests(config, rate=audio.rate, pinned=self._pinned)

@@ -87,6 +87,7 @@ class BridgedAdapter(Protocol):
         What was said before, if anything, follows as `AddText`.
 
         Raises:
+            CapabilityMissing: It is none of `formats`.
             ProviderError: The provider refused.
             ProviderUnavailable: It did not answer in time.
         """

@@ -42,6 +42,7 @@ class ChatBehaviour:
         refuse: HTTP status with which requests are refused.
         refuse_at: Which requests those are.
         refuse_count: How many are refused before they are accepted again; None refuses all.
+        refuse_message: What the refusal says; None is the usual sentence.
         refuse_html: Whether the refusal is a page for people, as a proxy in front of a service sends it.
         retry_after: Seconds that the refusal's `Retry-After` names; None sends no such header.
         stream_error: Code of an error that ends the answer in the middle, followed by `[DONE]`.
@@ -69,6 +70,7 @@ class ChatBehaviour:
     refuse: Refused | None = None
     refuse_at: Literal["chat", "transcriptions"] = "chat"
     refuse_count: int | None = None
+    refuse_message: str | None = None
     refuse_html: bool = False
     retry_after: int | None = None
     stream_error: Literal[402, 403, 408, 429, 502, 503] | None = None
@@ -90,6 +92,7 @@ _WITH: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "refuse_at": {"refuse": 503},
         "refuse_count": {"refuse": 503},
+        "refuse_message": {"refuse": 401},
         "refuse_html": {"refuse": 502},
         "retry_after": {"refuse": 429},
         "stall_seconds": {"stall": "middle"},
@@ -112,6 +115,8 @@ def _positions() -> Iterator[tuple[str, ChatBehaviour]]:
 def _values(name: str, hint: Any) -> Iterator[Any]:
     if name in _NUMBERS:
         yield _NUMBERS[name]
+    elif name == "refuse_message":
+        yield "No."
     elif hint is bool:
         yield from (False, True)
     elif get_origin(hint) is Literal:

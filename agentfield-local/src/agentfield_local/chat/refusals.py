@@ -98,7 +98,12 @@ class Refusals:
             return
         if behaviour.refuse_count is None or self._count < behaviour.refuse_count:
             self._count += 1
-            raise ChatRefusal(behaviour.refuse, retry_after=behaviour.retry_after, html=behaviour.refuse_html)
+            raise ChatRefusal(
+                behaviour.refuse,
+                behaviour.refuse_message,
+                retry_after=behaviour.retry_after,
+                html=behaviour.refuse_html,
+            )
 
 
 def invalid(message: str, param: str | None = None) -> ChatRefusal:

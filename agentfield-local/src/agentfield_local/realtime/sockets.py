@@ -127,6 +127,11 @@ class Sockets:
         self._dropped += 1
         return breaks
 
+    def cut(self) -> None:
+        """Break every connection, without a close frame."""
+        for leg in list(self._legs):
+            leg.end(1006)
+
     def end(self) -> None:
         """Close every socket after what is queued for it."""
         for leg in list(self._legs):
