@@ -137,6 +137,10 @@ class CallerPeer(Protocol):
         """Say that the turn is over (`commits`)."""
 
     @property
+    def connected(self) -> bool:
+        """Whether the call is up, as far as the caller can tell."""
+
+    @property
     def heard(self) -> bytes:
         """The audio that arrived since the call began, in the leg's format, also what was thrown away later."""
 
