@@ -42,7 +42,11 @@ class ProviderSession(Protocol):
         """
 
     def events(self) -> AsyncIterator[Event]:
-        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once."""
+        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once.
+
+        Ids of turns and replies are never used again, also not by a later session of the adapter: it may take this one's
+        place in the same call.
+        """
 
     async def close(self) -> None:
         """Let go of the session without ending it; idempotent."""

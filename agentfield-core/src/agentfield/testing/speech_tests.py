@@ -85,6 +85,15 @@ class SpeechTests(Suite):
             assert len(set(started)) == len(started), f"two replies have the same id{talk.told()}"
             assert sorted(started) == sorted(each.reply for each in talk.of(ReplyEnded))
 
+    async def test_ids_are_never_used_again(self, row: Row, peer_factory: PeerFactory, tmp_path: Path) -> None:
+        """A session that takes another one's place in a call has other ids for its turns and replies."""
+        ids: list[str] = []
+        async with on_stage(row, peer_factory, tmp_path) as stage:
+            for _ in range(2):
+                async with stage.talk() as talk:
+                    ids += [await talk.hear("where is my order"), (await _answer(talk)).reply]
+        assert len(set(ids)) == len(ids), f"two sessions use the same ids: {ids}"
+
     async def test_tools_make_the_round_trip(self, row: Row, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """A call arrives whole, under the target's own name; its result reaches the model; pairs without tools say so."""
         async with on_stage(row, peer_factory, tmp_path) as stage:

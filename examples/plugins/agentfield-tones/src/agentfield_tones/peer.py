@@ -1,0 +1,63 @@
+"""The peer of `tones/websocket` for the conformance kit: the service itself, with switches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from agentfield.realtime.audio import AudioFormat
+from agentfield.testing.peer import Refusal
+from agentfield_tones.keys import keys_of, sound_of
+from agentfield_tones.service import ToneService
+
+__all__ = ["TonesPeer", "peer"]
+
+_SILENCE_MS = 800
+
+
+class TonesPeer:
+    """A tone service on this machine (`agentfield.testing.peer.ProviderPeer`)."""
+
+    def __init__(self, service: ToneService, secret: str) -> None:
+        self._service = service
+        self._secret = secret
+
+    @property
+    def base_url(self) -> str:
+        """Where the adapter finds it."""
+        return f"http://127.0.0.1:{self._service.port}"
+
+    @property
+    def received(self) -> Sequence[str]:
+        """The text frames that came."""
+        return list(self._service.received)
+
+    def hear(self, text: str, audio: AudioFormat) -> bytes:
+        """Return the keys of a text as sound: nothing has to be arranged, the service hears them."""
+        return b"".join(map(sound_of, keys_of(text))) + bytes(audio.size(_SILENCE_MS))
+
+    def call_tool(self, target: str, arguments: str) -> None:
+        """Do nothing: a tone service calls no tools, and says so in its manifest."""
+
+    def refuse(self, status: Refusal) -> None:
+        """Refuse the next line, and quote the key."""
+        self._service.refusing = (status, f"not with {self._secret}!")
+
+    async def drop(self) -> None:
+        """Break every line."""
+        self._service.cut()
+
+    def disturb(self) -> None:
+        """Tell everything twice, and what nobody knows."""
+        self._service.noisy = True
+
+
+@asynccontextmanager
+async def peer(secret: str) -> AsyncIterator[TonesPeer]:
+    """Run a tone service.
+
+    Args:
+        secret: The key that it asks for.
+    """
+    async with ToneService(secret) as service:
+        yield TonesPeer(service, secret)

@@ -1,0 +1,53 @@
+"""The manifest: what `tones` is and what a session with it can do. Light on purpose: it imports nothing else of this package."""
+
+from __future__ import annotations
+
+from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, hookimpl
+
+__all__ = ["agentfield_manifest"]
+
+
+@hookimpl
+def agentfield_manifest() -> Manifest:
+    """Return what this plugin brings."""
+    return Manifest(
+        api=(1, 0),
+        providers=(
+            ProviderInfo(
+                name="tones",
+                title="Tone service",
+                key_setting="TONES_KEY",
+                url_setting="TONES_URL",
+                default_url="http://127.0.0.1:8473",
+                models=Names(known=("abacus-1",), closed=True, default="abacus-1"),
+            ),
+        ),
+        pairs=(
+            PairSpec(
+                provider="tones",
+                transport="websocket",
+                factory="agentfield_tones.adapter:tones",
+                media="bridged",
+                options="agentfield_tones.options:TonesOptions",
+                capabilities=Capabilities(
+                    say="exact",
+                    floors=frozenset({"handler"}),
+                    turn_detection=frozenset({"server_vad"}),
+                    modalities=frozenset({"audio"}),
+                    tools="none",
+                    caller_transcript="final",
+                    agent_transcript="final",
+                    default_transcription="goertzel",
+                    interruption="client",
+                    truncation="estimate",
+                    text_input=True,
+                    resumption="stateless",
+                    usage="none",
+                    max_duration=600.0,
+                    limits=frozenset({"duration", "idle", "turns"}),
+                    formats=frozenset({"pcm16/8000"}),
+                ),
+                notes="Keys are heard in the audio, so every line that carries sound carries them.",
+            ),
+        ),
+    )

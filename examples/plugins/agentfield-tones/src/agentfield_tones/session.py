@@ -1,0 +1,196 @@
+"""One session at a tone service: commands in, events out; what was said is remembered here, the service forgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Literal
+from uuid import uuid4
+
+import aiohttp
+
+from agentfield.adapterkit.fields import count, parse, words
+from agentfield.adapterkit.provider import Provider
+from agentfield.errors import CapabilityMissing, ProviderUnavailable
+from agentfield.realtime.commands import (
+    AddText,
+    AppendAudio,
+    CancelReply,
+    Command,
+    CommitTurn,
+    End,
+    Reply,
+    Say,
+    SendToolResult,
+    Update,
+)
+from agentfield.realtime.events import (
+    Event,
+    ProviderFault,
+    ReplyAudio,
+    ReplyEnded,
+    ReplyStarted,
+    ReplyTranscript,
+    SessionClosed,
+    SessionReady,
+    TurnCommitted,
+    TurnStarted,
+    TurnStopped,
+    TurnTranscript,
+)
+from agentfield_tones.history import History
+
+__all__ = ["TonesSession"]
+
+
+class TonesSession:
+    """A line (`agentfield.realtime.provider.ProviderSession`). It has no task: whoever iterates `events` reads the line.
+
+    Args:
+        socket: The line.
+        provider: The service.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, provider: Provider, clock: Callable[[], float]) -> None:
+        self._socket = socket
+        self._provider = provider
+        self._clock = clock
+        self._history = History()
+        self._line = uuid4().hex[:8]  # the service counts from 1 on every line, and names are never used again
+        self._seen = 0
+        self._song = 0
+        self._item: str | None = None
+        self._bye: str | None = None
+        self._closed = False
+
+    async def send(self, command: Command) -> None:
+        """Do `command`; returns when it is on its way.
+
+        Raises:
+            CapabilityMissing: Tones cannot do it.
+            ProviderUnavailable: The line is gone.
+        """
+        if self._closed or self._socket.closed:
+            if isinstance(command, End):
+                return
+            raise self._gone()
+        match command:
+            case AppendAudio():
+                await self._transmit(command.data)
+            case Say():
+                await self._do(op="sing", ref=command.id, text=command.text)
+            case Reply() if not command.tools:
+                hint = [["system", command.instructions]] if command.instructions else []
+                await self._do(op="think", ref=command.id, said=[*hint, *self._history.said()])
+            case CancelReply():
+                self._history.cut(command.reply, command.heard_ms)
+                await self._do(op="hush", song=_number(command.reply))
+            case AddText():
+                self._history.add(command.role, command.text)
+            case End():
+                await self._do(op="bye")
+            case Update():
+                pass  # nothing is configured that could drift
+            case CommitTurn():
+                raise CapabilityMissing(
+                    "A tone service finds the end of a turn by itself.", hint="wait for the silence"
+                )
+            case Reply() | SendToolResult():
+                raise CapabilityMissing("A tone service calls no tools.", hint="call them in the handler")
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once."""
+        async for message in self._socket:
+            match message.type:
+                case aiohttp.WSMsgType.BINARY:
+                    yield ReplyAudio(reply=self._name("song", self._song), data=message.data)
+                case aiohttp.WSMsgType.TEXT:
+                    for event in self._read(parse(message.data) or {}):
+                        yield event
+        yield self._end()
+
+    async def close(self) -> None:
+        """Hang up; idempotent."""
+        self._closed = True
+        await self._socket.close()
+
+    async def _do(self, **op: Any) -> None:
+        await self._transmit(json.dumps(op, ensure_ascii=False))
+
+    async def _transmit(self, data: str | bytes) -> None:
+        try:
+            await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
+        except (ConnectionError, RuntimeError, aiohttp.ClientError):
+            raise self._gone() from None
+
+    def _gone(self) -> ProviderUnavailable:
+        return ProviderUnavailable(f"The line to {self._provider.title} is gone.", provider_code="line_gone")
+
+    def _end(self) -> SessionClosed:
+        match self._bye:
+            case "time":
+                return SessionClosed(reason="provider_expired", message="the line has been open for too long")
+            case None if not self._closed:
+                return SessionClosed(reason="provider_error", message="the line to the tone service broke", retry=True)
+            case _:
+                return SessionClosed(reason="closed")
+
+    def _read(self, event: Mapping[str, Any]) -> Iterator[Event]:
+        number = count(event, "n") or 0
+        if number <= self._seen:
+            return  # told twice
+        self._seen = number
+        match event.get("ev"):
+            case "ready":
+                seconds = count(event, "seconds")
+                expires = None if seconds is None else self._clock() + seconds
+                yield SessionReady(model=words(event, "model"), expires_at=expires)
+            case "key":
+                yield TurnStarted(item=self._name("turn", count(event, "turn")))
+            case "turn":
+                yield from self._turn(
+                    self._name("turn", count(event, "turn")), words(event, "text") or "", count(event, "ms")
+                )
+            case "song":
+                self._song = count(event, "song") or 0
+                yield ReplyStarted(reply=self._name("song", self._song), command=words(event, "ref"))
+            case "sung":
+                yield from self._sung(event, count(event, "ms") or 0)
+            case "oops":
+                code, message = words(event, "code") or "oops", self._provider.clean(words(event, "message") or "")
+                ref = words(event, "ref")
+                yield ProviderFault(code=code, message=message, retry=code == "busy", command=ref)
+            case "bye":
+                self._bye = words(event, "why") or "asked"
+
+    def _name(self, kind: str, number: int | None) -> str:
+        return f"{kind}_{self._line}_{number or 0}"
+
+    def _turn(self, item: str, text: str, at_ms: int | None) -> Iterator[Event]:
+        previous, self._item = self._item, item
+        self._history.add("user", text)
+        yield TurnStopped(item=item, at_ms=at_ms)
+        yield TurnCommitted(item=item, previous=previous)
+        yield TurnTranscript(item=item, text=text)
+
+    def _sung(self, event: Mapping[str, Any], sung_ms: int) -> Iterator[Event]:
+        reply, text = self._name("song", count(event, "song")), words(event, "text") or ""
+        cut = bool(event.get("cut"))
+        status: Literal["cancelled", "completed"] = "cancelled" if cut else "completed"
+        self._history.sung(reply, text)
+        yield ReplyTranscript(reply=reply, text=text, final=True)
+        yield ReplyEnded(
+            reply=reply,
+            command=words(event, "ref"),
+            status=status,
+            why="asked" if cut else None,
+            text=text,
+            audio=sung_ms > 0,
+            audio_ms=sung_ms,
+        )
+
+
+def _number(reply: str) -> int:
+    digits = reply.rpartition("_")[2]
+    return int(digits) if digits.isdecimal() else 0

@@ -1,0 +1,43 @@
+"""Plugins of strangers in a process of their own: their code and their entry points on its path, as if they were installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["TONES", "conformance", "install"]
+
+ROOT = Path(__file__).parents[1]
+TONES = ROOT / "examples" / "plugins" / "agentfield-tones"
+
+
+def install(site: Path, name: str, entry_points: Mapping[str, Mapping[str, str]], version: str = "0.1.0") -> None:
+    """Write into a folder what an installer writes of a distribution: its name and its entry points."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in of.items())
+        for group, of in entry_points.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def install_project(site: Path, project: Path) -> str:
+    """Install a project into a folder; returns where its code is."""
+    about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    install(site, about["name"], about["entry-points"], about["version"])
+    return str(project / "src")
+
+
+def conformance(
+    *arguments: str, cwd: Path, path: list[str], seconds: float = 110.0
+) -> subprocess.CompletedProcess[str]:
+    """Run pytest as an author does, in a folder without any configuration of ours."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header", *arguments]
+    return subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=seconds)
