@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["TONES", "conformance", "install"]
+__all__ = ["ROOT", "TONES", "conformance", "install", "install_project"]
 
 ROOT = Path(__file__).parents[1]
 TONES = ROOT / "examples" / "plugins" / "agentfield-tones"
@@ -34,10 +34,9 @@ def install_project(site: Path, project: Path) -> str:
     return str(project / "src")
 
 
-def conformance(
-    *arguments: str, cwd: Path, path: list[str], seconds: float = 110.0
-) -> subprocess.CompletedProcess[str]:
+def conformance(*arguments: str, cwd: Path, path: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
     """Run pytest as an author does, in a folder without any configuration of ours."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header", *arguments]
-    return subprocess.run(argv, cwd=cwd, env=environ, capture_output=True, text=True, check=False, timeout=seconds)
+    environment = {**os.environ, **ours, **environ}
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=110)

@@ -108,6 +108,16 @@ def test_the_command_alone_lists_no_pair_and_each_plugin_adds_its_own(tmp_path: 
     assert pairs(programs, tmp_path) == ["openai/webrtc", "openai/websocket"]
 
 
+def test_a_strangers_provider_passes_the_kit_from_wheels(tmp_path: Path, wheels: Path) -> None:
+    """A plugin of a stranger, installed beside ours, appears in the matrix and passes the conformance kit in one line."""
+    run(UV, "build", "--wheel", "--out-dir", wheels, "--quiet", ROOT / "examples" / "plugins" / "agentfield-tones")
+    programs = environment(tmp_path, wheels, "agentfield-cli", "agentfield-tones[test]")
+    assert pairs(programs, tmp_path) == ["tones/websocket"]
+    kit = ("--pyargs", "agentfield.testing.conformance", "--adapter", "tones/websocket")
+    told = run(programs / "pytest", "-q", "-W", "ignore", *kit, cwd=tmp_path)
+    assert " passed in " in told.splitlines()[-1]
+
+
 def pairs(programs: Path, cwd: Path) -> list[str]:
     """Return the pairs that an installation can do."""
     found = json.loads(run(programs / "af", "adapters", "--json", cwd=cwd))["adapters"]

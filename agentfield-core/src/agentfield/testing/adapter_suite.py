@@ -10,7 +10,7 @@ from agentfield.testing.turn_tests import TurnTests
 __all__ = ["AdapterSuite"]
 
 
-class AdapterSuite(AdapterManifestTests, TurnTests, SpeechTests, FaultTests):
+class AdapterSuite(FaultTests, SpeechTests, TurnTests, AdapterManifestTests):
     """The standard tests of an adapter; subclass it in a test file of yours to override fixtures or to name known bugs.
 
     Example:

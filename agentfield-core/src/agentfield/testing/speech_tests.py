@@ -54,7 +54,7 @@ class SpeechTests(Suite):
                 assert ended.text == _SHORT, f"say is exact, and these words were spoken: {ended.text!r}"
 
     async def test_exact_words_are_spoken_exactly(self, row: Row, peer_factory: PeerFactory, tmp_path: Path) -> None:
-        """A session that demands exact words gets each of them, in any script; `test_what_is_not_declared_is_refused` else."""
+        """A session that demands exact words gets each of them; where it cannot, `test_what_is_not_declared_is_refused` sees to it."""
         if row.spec.capabilities.say != "exact":
             return
         async with on_stage(row, peer_factory, tmp_path) as stage, stage.talk(stage.config(say="exact")) as talk:
@@ -170,7 +170,7 @@ class SpeechTests(Suite):
             await talk.event(TurnCommitted)
 
     async def test_usage_is_told(self, row: Row, peer_factory: PeerFactory, tmp_path: Path) -> None:
-        """What a reply used is told as declared, and nothing is told as 0 that nobody counted."""
+        """What a reply used is told as declared: counts, what it costs, or nothing at all."""
         async with on_stage(row, peer_factory, tmp_path) as stage, stage.talk() as talk:
             await talk.hear("where is my order")
             ended = await _answer(talk)

@@ -11,7 +11,7 @@ import pytest
 
 from agentfield.testing.plugin import OPTION
 
-__all__ = ["Suite"]
+__all__ = ["Suite", "standard_tests"]
 
 _KIT = "agentfield.testing."
 
@@ -34,7 +34,7 @@ class Suite:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(_KIT):
             return
-        standard = _standard_tests(cls)
+        standard = standard_tests(cls)
         for name, test in standard.items():
             if getattr(cls, name, None) is not test:
                 raise TypeError(
@@ -57,7 +57,8 @@ class Suite:
         return str(name)
 
 
-def _standard_tests(cls: type) -> dict[str, Callable[..., Any]]:
+def standard_tests(cls: type) -> dict[str, Callable[..., Any]]:
+    """Return the standard tests of a suite by name, in the order in which they are run."""
     found: dict[str, Callable[..., Any]] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith(_KIT):

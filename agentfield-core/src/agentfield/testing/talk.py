@@ -33,6 +33,7 @@ E = TypeVar("E", bound=Event)
 CALLER_AUDIO = AudioFormat("pcm16", 48_000)
 """What a caller of a direct medium speaks."""
 _PIECE_MS = 100
+_IDS = itertools.count(1)  # names are never used again, also not by another session
 _SHOWN = 40
 """Events that a failure shows."""
 
@@ -68,7 +69,6 @@ class Talk:
         self.audio = audio
         self.caller = caller
         self.events: list[Event] = []
-        self._ids = itertools.count(1)
         self._news = asyncio.Event()
         self._failed: BaseException | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -178,7 +178,7 @@ class Talk:
         async with within("the turn is committed", self.told):
             while True:
                 refused = self._refusals()
-                await self.send(CommitTurn(item=f"item_{next(self._ids)}"))
+                await self.send(CommitTurn(item=f"item_{next(_IDS)}"))
                 await self.until("TurnCommitted", partial(self._settled, before, refused))
                 if len(self.of(TurnCommitted)) > before:
                     return
@@ -210,11 +210,11 @@ class Talk:
 
     def a_say(self, text: str) -> Say:
         """Return a command to say something, with an id of its own."""
-        return Say(id=f"say_{next(self._ids)}", text=text)
+        return Say(id=f"say_{next(_IDS)}", text=text)
 
     def a_reply(self, tools: Sequence[str] = ()) -> Reply:
         """Return a command to answer, with an id of its own."""
-        return Reply(id=f"reply_{next(self._ids)}", tools=tuple(tools))
+        return Reply(id=f"reply_{next(_IDS)}", tools=tuple(tools))
 
     async def close(self) -> None:
         """Let go of the session, and of its reader."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -13,8 +14,8 @@ __all__ = ["PATIENCE", "Tasks", "holds", "within"]
 
 _THEIRS: ContextVar[bool] = ContextVar("agentfield_code_under_test", default=False)
 
-PATIENCE = 15.0
-"""Seconds that anything may take; a suite that passes waits for none of them."""
+PATIENCE = float(os.environ.get("AGENTFIELD_TESTING_PATIENCE", "15"))
+"""Seconds that anything may take; a suite that passes waits for none of them. More of them help on a slow machine."""
 _LOOK = 0.005
 
 

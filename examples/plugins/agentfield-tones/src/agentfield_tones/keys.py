@@ -27,6 +27,8 @@ _QUIET = 500.0
 """Root mean square below which a block is silence."""
 _SHARE = 0.6
 """How much of a block's energy the two tones must have between them; speech and noise have less."""
+_TWIST = 8.0
+"""How much more power one of the two tones may have than the other."""
 _GAP_MS = 40
 
 
@@ -100,6 +102,8 @@ def _key_in(samples: array.array[int]) -> str | None:
     rows = [_power(samples, hertz) for hertz in _ROWS]
     columns = [_power(samples, hertz) for hertz in _COLUMNS]
     row, column = rows.index(max(rows)), columns.index(max(columns))
+    if max(rows[row], columns[column]) > _TWIST * min(rows[row], columns[column]):
+        return None
     # a tone of amplitude a has the power (a n / 2)^2 here and the energy a^2 n / 2
     if (rows[row] + columns[column]) * 2 / len(samples) < _SHARE * energy:
         return None

@@ -1,0 +1,52 @@
+"""Every pair that we ship passes the conformance kit, run as a stranger runs it: pytest, one line, no file."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from contract.contract_kit import PAIRS, Pair, name_of
+from strangers import TONES, conformance, install_project
+
+AT_ONCE = 3
+"""WebRTC speaks in real time, so several runs take little more than one."""
+Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Begin all runs, those that take longest first."""
+    folder = tmp_path_factory.mktemp("author")
+    first = sorted(PAIRS, key=lambda pair: pair[1] != "webrtc")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = {name_of(pair): pool.submit(_run, name_of(pair), folder, []) for pair in first}
+        site = tmp_path_factory.mktemp("site")
+        code = install_project(site, TONES)
+        found["tones/websocket"] = pool.submit(_run, "tones/websocket", folder, [str(site), code])
+        yield found
+
+
+def _run(pair: str, folder: Path, path: list[str]) -> subprocess.CompletedProcess[str]:
+    return conformance("--pyargs", "agentfield.testing.conformance", "--adapter", pair, cwd=folder, path=path)
+
+
+@pytest.mark.parametrize("pair", [*PAIRS, ("tones", "websocket")], ids=name_of)
+def test_a_pair_passes_the_kit(runs: Runs, pair: Pair) -> None:
+    """All standard tests pass, and none of them is skipped or expected to fail."""
+    done = runs[name_of(pair)].result()
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    summary = done.stdout.splitlines()[-1]
+    assert "passed" in summary
+    assert not any(word in summary for word in ("skipped", "xfailed", "xpassed", "warning"))
+
+
+def test_a_plugin_of_a_stranger_passes_in_its_own_folder(tmp_path: Path) -> None:
+    """The example's own tests, the suite among them, pass with its own configuration."""
+    site = tmp_path / "site"
+    code = install_project(site, TONES)
+    done = conformance("tests", cwd=TONES, path=[str(site), code])
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -1,0 +1,252 @@
+"""The conformance kit itself: it finds what is wrong and says what, and nobody talks their way out of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from agentfield.testing import AdapterSuite, TransportSuite
+from agentfield.testing.finding import suites_of
+from agentfield.testing.suite import standard_tests
+from strangers import ROOT, TONES, conformance, install, install_project
+
+PLUGINS = ROOT / "tests" / "plugins"
+PLUGIN, PEERS = "agentfield.plugins", "agentfield.peers"
+TONES_PEER = "agentfield_tones.peer:peer"
+AT_ONCE = 3
+ODD_ONES = "opens_and_closes or (refusal_is_told and 401) or (say_is_spoken and not Leaky) or (Known and reply_is_spoken) or light"
+PROBE = """
+import sys
+
+
+def test_light():
+    assert not {"aiohttp", "pydantic", "agentfield.plugins"} & set(sys.modules)
+"""
+ODD_TESTS = """
+from agentfield.testing import AdapterSuite
+
+
+class TestLeaky(AdapterSuite):
+    pair = "leaky/websocket"
+
+
+class TestTelling(AdapterSuite):
+    pair = "telling/websocket"
+
+
+class TestWordy(AdapterSuite):
+    pair = "wordy/websocket"
+
+
+class TestSilent(AdapterSuite):
+    pair = "silent/websocket"
+
+
+class TestHeavy(AdapterSuite):
+    pair = "heavy/websocket"
+
+
+class TestKnown(AdapterSuite):
+    pair = "wordy/websocket"
+    xfails = {"test_a_say_is_spoken": "wordy issue 12", "test_a_reply_is_spoken": "it once failed"}
+"""
+
+
+Run = Callable[[str], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Install the plugins of strangers that these tests are about."""
+    site = tmp_path_factory.mktemp("site")
+    code = install_project(site, TONES)
+    peers = {f"{name}.*": TONES_PEER for name in ("leaky", "telling", "wordy", "silent", "heavy")}
+    odd = {PLUGIN: {"odd": "odd_tones.plugin", "heavy": "odd_tones.heavy"}, PEERS: peers}
+    install(site, "odd-tones", odd)
+    pipe = {PLUGIN: {"pipe": "pipe_line.plugin"}, PEERS: dict.fromkeys(("pipe", "deaf"), "pipe_line.peer:caller")}
+    install(site, "pipe-line", pipe)
+    return [str(site), code, str(PLUGINS)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, path: list[str]) -> Iterator[Run]:
+    """Begin all runs of the kit; returns one when it is over, by what it tests."""
+    folder, odd = tmp_path_factory.mktemp("author"), tmp_path_factory.mktemp("odd")
+    # an author's project that runs asynchronous tests by itself, in one event loop for all
+    (odd / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = session\n")
+    (odd / "test_odd.py").write_text(ODD_TESTS)
+    (folder / "test_probe.py").write_text(PROBE)
+    kit = ("--pyargs", "agentfield.testing.conformance")
+    only = [part for name in ("aiohttp", "asyncio", "anyio", "hypothesispytest") for part in ("-p", f"no:{name}")]
+    faulty = {"AGENTFIELD_TESTING_PATIENCE": "6"}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = {
+            "odd": pool.submit(conformance, "test_odd.py", "-k", ODD_ONES, "-rA", cwd=odd, path=path, **faulty),
+            "*/deaf": pool.submit(conformance, *kit, "--adapter", "*/deaf", cwd=folder, path=path, **faulty),
+            "nothing": pool.submit(conformance, *kit, cwd=folder, path=path),
+            "probe": pool.submit(conformance, "test_probe.py", *only, cwd=folder, path=[]),
+            **{
+                pair: pool.submit(conformance, *kit, "--adapter", pair, cwd=folder, path=path)
+                for pair in ("tones/pipe", "*/pipe", "lonely/websocket")
+            },
+        }
+        yield lambda name: runs[name].result()
+
+
+# --- adapters
+
+
+@pytest.fixture
+def odd(run: Run) -> str:
+    """Return what the suite tells of adapters with faults."""
+    done = run("odd")
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("suite", "test", "says"),
+    [
+        ("TestLeaky", "test_a_session_opens_and_closes", "every task of the adapter ends: not within"),
+        ("TestLeaky", "test_a_session_opens_and_closes", "heartbeat that nobody stops"),
+        ("TestTelling", "test_a_refusal_is_told[401]", "the provider's key is in what is told of the session"),
+        ("TestTelling", "test_a_refusal_is_told[401]", "Telling refused the key THE-KEY."),
+        (
+            "TestWordy",
+            "test_a_say_is_spoken",
+            "say is exact, and these words were spoken: 'Sure! Your order was found.'",
+        ),
+        ("TestSilent", "test_a_session_opens_and_closes", "the last event is to be SessionClosed"),
+        ("TestHeavy", "test_the_manifest_is_light", "odd_tones.heavy imports aiohappyeyeballs, aiohttp"),
+    ],
+)
+def test_a_fault_is_found_and_told(odd: str, suite: str, test: str, says: str) -> None:
+    """The test that a fault belongs to fails, in words that name it."""
+    assert f"FAILED test_odd.py::{suite}::{test}" in odd
+    assert says in odd
+
+
+def test_nothing_else_is_found(odd: str) -> None:
+    """Where there is no fault the same tests pass."""
+    assert "PASSED test_odd.py::TestTelling::test_a_say_is_spoken" in odd
+    assert "PASSED test_odd.py::TestLeaky::test_the_manifest_is_light" in odd
+
+
+def test_known_bugs_are_strict(odd: str) -> None:
+    """A known bug is expected to fail with its reason; one that passes all the same fails."""
+    assert "XFAIL test_odd.py::TestKnown::test_a_say_is_spoken - wordy issue 12" in odd
+    assert "FAILED test_odd.py::TestKnown::test_a_reply_is_spoken - [XPASS(strict)] it once failed" in odd
+    assert "PASSED test_odd.py::TestKnown::test_a_session_opens_and_closes" in odd
+
+
+def test_a_standard_test_cannot_be_overridden() -> None:
+    """A class that replaces a standard test, itself or by a base class, cannot be made; the error names the test."""
+
+    class Helpers:
+        async def test_the_caller_types(self) -> None:
+            return
+
+    with pytest.raises(TypeError, match="TestMine overrides the standard test test_a_say_is_spoken"):
+        type("TestMine", (AdapterSuite,), {"test_a_say_is_spoken": None})
+    with pytest.raises(TypeError, match="TestMine overrides the standard test test_the_caller_types"):
+        type("TestMine", (Helpers, AdapterSuite), {})
+    with pytest.raises(TypeError, match="overrides the standard test test_a_call_comes_in"):
+        type("TestMine", (TransportSuite,), {"test_a_call_comes_in": lambda self: None})
+
+
+def test_known_bugs_have_a_test_and_a_reason() -> None:
+    """A known bug that is in no standard test, or for no reason, cannot be declared; tests of one's own can be added."""
+    with pytest.raises(TypeError, match="test_of_mine, which is none of the standard tests"):
+        type("TestMine", (AdapterSuite,), {"xfails": {"test_of_mine": "hm"}})
+    with pytest.raises(TypeError, match="gives no reason for test_a_say_is_spoken"):
+        type("TestMine", (AdapterSuite,), {"xfails": {"test_a_say_is_spoken": " "}})
+    mine = type(
+        "TestMine", (AdapterSuite,), {"test_of_mine": lambda self: None, "xfails": {"test_a_say_is_spoken": "4"}}
+    )
+    assert mine.test_a_reply_is_spoken is AdapterSuite.test_a_reply_is_spoken  # type: ignore[attr-defined]
+    assert not any(mark.name == "xfail" for mark in getattr(AdapterSuite.test_a_say_is_spoken, "pytestmark", ()))
+
+
+@pytest.mark.parametrize(("suite", "title"), [(AdapterSuite, "adapter"), (TransportSuite, "transport")])
+def test_the_page_lists_every_test(suite: type, title: str) -> None:
+    """The table of the documentation is what the tests say of themselves."""
+    page = (ROOT / "docs" / "conformance.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith(f"| {title} | `test_")]
+    wanted = [
+        f"| {title} | `{name}` | {(test.__doc__ or '').splitlines()[0]} |"
+        for name, test in standard_tests(suite).items()
+    ]
+    assert rows == wanted
+
+
+# --- what is asked for
+
+
+def test_a_pair_without_a_peer_says_what_to_write(run: Run) -> None:
+    """Without a peer the tests that need none pass, and the others show the lines that are missing."""
+    done = run("lonely/websocket")
+    assert "lonely/websocket has no peer, so there is nobody to talk to." in done.stdout
+    assert '[project.entry-points."agentfield.peers"]\n    "lonely.websocket" = "odd_tones.peer:peer"' in done.stdout
+    assert "5 passed, 30 errors" in done.stdout.splitlines()[-1]
+
+
+def test_without_a_pair_nothing_is_tested(run: Run) -> None:
+    """The kit does not guess which pair is meant."""
+    done = run("nothing")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "add --adapter PROVIDER/TRANSPORT" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        ("tnes/websocket", "no installed plugin declares provider 'tnes'. Did you mean 'tones'?"),
+        ("tones/webrtc", "tones/webrtc is not a declared pair. tones is available over:"),
+        ("tones", "'tones' is no pair: write PROVIDER/TRANSPORT, such as acme/websocket"),
+        ("*/websocket", "websocket is a transport of agentfield-core; name a provider: PROVIDER/websocket"),
+        ("*/pip", "no installed plugin declares transport 'pip'. Did you mean 'pipe'?"),
+    ],
+)
+def test_a_pair_that_is_not_there_is_a_mistake_of_usage(
+    path: list[str], monkeypatch: pytest.MonkeyPatch, pair: str, says: str
+) -> None:
+    """Nothing is run, and the reason is said as everywhere else."""
+    for folder in path:
+        monkeypatch.syspath_prepend(folder)
+    with pytest.raises(pytest.UsageError) as refused:
+        suites_of(pair)
+    assert says in str(refused.value)
+
+
+def test_pytest_stays_light(run: Run) -> None:
+    """The plugin costs a run that does not use it nothing: no client, no models, no registry are imported for it."""
+    done = run("probe")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+# --- transports
+
+
+def test_a_transport_passes_alone_and_with_a_provider(run: Run) -> None:
+    """The caller's end is tested by itself; of a pair that two strangers make without knowing each other both ends are."""
+    counts = []
+    for pair in ("*/pipe", "tones/pipe"):
+        done = run(pair)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        counts.append(int(done.stdout.splitlines()[-1].split()[0]))
+    assert counts[1] > counts[0]
+
+
+def test_faults_of_a_transport_are_found(run: Run) -> None:
+    """An open door, a deaf ear and a reply that cannot be stopped are told."""
+    done = run("*/deaf")
+    assert done.returncode == 1
+    for says in (
+        "the intruder was answered with",
+        "all audio of the caller arrives: not within",
+        "the caller is told to throw away the rest: not within",
+    ):
+        assert says in done.stdout

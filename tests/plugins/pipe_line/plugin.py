@@ -1,0 +1,36 @@
+"""The manifest; `deaf` is the same line with faults."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from agentfield.plugins import Manifest, RouteInfo, TransportInfo, hookimpl
+
+_PIPE = TransportInfo(
+    name="pipe",
+    client="server",
+    media="bridged",
+    summary="a pipe",
+    factory="pipe_line.transport:pipe",
+    routes=(
+        RouteInfo(
+            method="GET",
+            path="/{target}/talk",
+            handler="talk",
+            access="verified",
+            summary="Talk through a pipe",
+            socket=True,
+        ),
+    ),
+    formats=frozenset({"pcm16/8000"}),
+    text_input=True,
+    commits=True,
+    dtmf=True,
+    settings=("PIPE_SECRET",),
+)
+
+
+@hookimpl
+def agentfield_manifest() -> Manifest:
+    deaf = dataclasses.replace(_PIPE, name="deaf", factory="pipe_line.transport:deaf")
+    return Manifest(api=(1, 0), transports=(_PIPE, deaf))
