@@ -17,7 +17,10 @@ PLUGINS = ROOT / "tests" / "plugins"
 PLUGIN, PEERS = "agentfield.plugins", "agentfield.peers"
 TONES_PEER = "agentfield_tones.peer:peer"
 AT_ONCE = 3
-ODD_ONES = "opens_and_closes or (refusal_is_told and 401) or (say_is_spoken and not Leaky) or (Known and reply_is_spoken) or light"
+ODD_ONES = (
+    "opens_and_closes or (refusal_is_told and 401) or (say_is_spoken and not Leaky) or (Known and reply_is_spoken)"
+    " or light or call_comes_in"
+)
 PROBE = """
 import sys
 
@@ -26,7 +29,10 @@ def test_light():
     assert not {"aiohttp", "pydantic", "agentfield.plugins"} & set(sys.modules)
 """
 ODD_TESTS = """
-from agentfield.testing import AdapterSuite
+import pytest
+
+from agentfield.testing import AdapterSuite, TransportSuite
+from agentfield_tones.peer import peer
 
 
 class TestLeaky(AdapterSuite):
@@ -47,6 +53,18 @@ class TestSilent(AdapterSuite):
 
 class TestHeavy(AdapterSuite):
     pair = "heavy/websocket"
+
+
+class TestOwnPeer(AdapterSuite):
+    pair = "lonely/websocket"
+
+    @pytest.fixture
+    def peer_factory(self):
+        return peer
+
+
+class TestPipe(TransportSuite):
+    pair = "*/pipe"
 
 
 class TestKnown(AdapterSuite):
@@ -133,6 +151,12 @@ def test_nothing_else_is_found(odd: str) -> None:
     """Where there is no fault the same tests pass."""
     assert "PASSED test_odd.py::TestTelling::test_a_say_is_spoken" in odd
     assert "PASSED test_odd.py::TestLeaky::test_the_manifest_is_light" in odd
+
+
+def test_a_test_file_may_bring_a_peer_of_its_own(odd: str) -> None:
+    """A fixture of the author's replaces the entry point, and both suites can be subclassed."""
+    assert "PASSED test_odd.py::TestOwnPeer::test_a_say_is_spoken" in odd
+    assert "PASSED test_odd.py::TestPipe::test_a_call_comes_in" in odd
 
 
 def test_known_bugs_are_strict(odd: str) -> None:

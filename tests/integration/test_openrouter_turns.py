@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import SecretStr
 
-from agentfield.errors import InvalidInput, ProviderError, ProviderUnavailable
+from agentfield.errors import CapabilityMissing, InvalidInput, ProviderError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import (
     AddText,
@@ -468,7 +468,7 @@ async def test_the_factory_gives_an_adapter_that_needs_a_key() -> None:
         assert adapter.formats == (FORMAT,)
         with pytest.raises(ProviderError, match="OPENROUTER_API_KEY"):
             await adapter.open(config(), FORMAT)
-        with pytest.raises(InvalidInput, match="pcmu/8000"):
+        with pytest.raises(CapabilityMissing, match="pcmu/8000"):
             await adapter.open(config(), AudioFormat("pcmu", 8000))
     keyed: Any = Runtime(base_url="https://openrouter.ai/api/v1", key=SecretStr(CANARY))
     async with audio_turns(keyed) as adapter:
