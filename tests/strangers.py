@@ -9,10 +9,11 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["ROOT", "TONES", "conformance", "install", "install_project"]
+__all__ = ["ROOT", "TONES", "TWILIO", "conformance", "install", "install_project"]
 
 ROOT = Path(__file__).parents[1]
 TONES = ROOT / "examples" / "plugins" / "agentfield-tones"
+TWILIO = ROOT / "examples" / "plugins" / "agentfield-twilio"
 
 
 def install(site: Path, name: str, entry_points: Mapping[str, Mapping[str, str]], version: str = "0.1.0") -> None:
@@ -39,4 +40,4 @@ def conformance(*arguments: str, cwd: Path, path: list[str], **environ: str) -> 
     ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header", *arguments]
     environment = {**os.environ, **ours, **environ}
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=290)

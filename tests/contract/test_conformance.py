@@ -1,4 +1,4 @@
-"""Every pair that we ship passes the conformance kit, run as a stranger runs it: pytest, one line, no file."""
+"""Every pair that we ship, and every example of a stranger's, passes the conformance kit, run as a stranger runs it: pytest, one line, no file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from contract.contract_kit import PAIRS, Pair, name_of
-from strangers import TONES, conformance, install_project
+from contract.contract_kit import PAIRS, name_of
+from strangers import TONES, TWILIO, conformance, install_project
 
+pytestmark = pytest.mark.timeout(300)  # a whole suite each, several at once
 AT_ONCE = 3
 """WebRTC speaks in real time, so several runs take little more than one."""
+STRANGERS = ("tones/websocket", "*/twilio", "tones/twilio")
+"""A provider and a transport that know nothing of each other, each by itself and both together."""
 Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
 
 
@@ -25,8 +28,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = {name_of(pair): pool.submit(_run, name_of(pair), folder, []) for pair in first}
         site = tmp_path_factory.mktemp("site")
-        code = install_project(site, TONES)
-        found["tones/websocket"] = pool.submit(_run, "tones/websocket", folder, [str(site), code])
+        path = [str(site), *(install_project(site, project) for project in (TONES, TWILIO))]
+        found |= {pair: pool.submit(_run, pair, folder, path) for pair in STRANGERS}
         yield found
 
 
@@ -34,14 +37,14 @@ def _run(pair: str, folder: Path, path: list[str]) -> subprocess.CompletedProces
     return conformance("--pyargs", "agentfield.testing.conformance", "--adapter", pair, cwd=folder, path=path)
 
 
-@pytest.mark.parametrize("pair", [*PAIRS, ("tones", "websocket")], ids=name_of)
-def test_a_pair_passes_the_kit(runs: Runs, pair: Pair) -> None:
+@pytest.mark.parametrize("pair", [*map(name_of, PAIRS), *STRANGERS])
+def test_a_pair_passes_the_kit(runs: Runs, pair: str) -> None:
     """All standard tests pass, and none of them is skipped or expected to fail."""
-    done = runs[name_of(pair)].result()
+    done = runs[pair].result()
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     summary = done.stdout.splitlines()[-1]
     assert "passed" in summary
-    assert not any(word in summary for word in ("skipped", "xfailed", "xpassed", "warning"))
+    assert not any(word in summary for word in ("skipped", "xfailed", "xpassed", "warning")), done.stdout
 
 
 def test_a_plugin_of_a_stranger_passes_in_its_own_folder(tmp_path: Path) -> None:

@@ -108,12 +108,13 @@ def test_the_command_alone_lists_no_pair_and_each_plugin_adds_its_own(tmp_path: 
     assert pairs(programs, tmp_path) == ["openai/webrtc", "openai/websocket"]
 
 
-def test_a_strangers_provider_passes_the_kit_from_wheels(tmp_path: Path, wheels: Path) -> None:
-    """A plugin of a stranger, installed beside ours, appears in the matrix and passes the conformance kit in one line."""
-    run(UV, "build", "--wheel", "--out-dir", wheels, "--quiet", ROOT / "examples" / "plugins" / "agentfield-tones")
-    programs = environment(tmp_path, wheels, "agentfield-cli", "agentfield-tones[test]")
-    assert pairs(programs, tmp_path) == ["tones/websocket"]
-    kit = ("--pyargs", "agentfield.testing.conformance", "--adapter", "tones/websocket")
+def test_two_strangers_pass_the_kit_from_wheels(tmp_path: Path, wheels: Path) -> None:
+    """A provider and a transport that know nothing of each other appear in the matrix, and pass the conformance kit in one line."""
+    for name in ("agentfield-tones", "agentfield-twilio"):
+        run(UV, "build", "--wheel", "--out-dir", wheels, "--quiet", ROOT / "examples" / "plugins" / name)
+    programs = environment(tmp_path, wheels, "agentfield-cli", "agentfield-tones[test]", "agentfield-twilio[test]")
+    assert pairs(programs, tmp_path) == ["tones/twilio", "tones/websocket"]
+    kit = ("--pyargs", "agentfield.testing.conformance", "--adapter", "tones/twilio")
     told = run(programs / "pytest", "-q", "-W", "ignore", *kit, cwd=tmp_path)
     assert " passed in " in told.splitlines()[-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -138,12 +139,11 @@ async def loads_lightly(record: PluginRecord) -> None:
     installed = {entry.dist.name: entry.module for entry in entry_points(group=GROUP, name=record.name) if entry.dist}
     module = installed.get(record.distribution)
     assert module, f"{record.distribution} has no entry point {record.name!r} in the group {GROUP}"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PROBE, module, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, f"{module} does not import:\n{err.decode()}"
+    # in a thread: nothing of it may hang on to an event loop that is gone a moment later
+    probe = (sys.executable, "-c", _PROBE, module)
+    done = await asyncio.to_thread(subprocess.run, probe, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, f"{module} does not import:\n{done.stderr}"
     plugins = {entry.module.partition(".")[0] for entry in entry_points(group=GROUP)}
-    found: list[str] = json.loads(out)
+    found: list[str] = json.loads(done.stdout)
     heavy = [name for name in found if name not in plugins | {"agentfield"} and not name.startswith("_")]
     assert not heavy, f"{module} imports {', '.join(heavy)}; a manifest names its factories as text and imports nothing"
