@@ -59,6 +59,8 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
     ("usage", "cost"): (f"{_LIFE}what_was_used_is_told", f"{_LIFE}an_answer_without_counts_is_not_taken_for_free"),
     ("max_duration", "3600"): (_REFUSED, f"{_LIFE}a_session_that_expires_at_the_provider_is_over"),
     ("max_duration", "-"): (f"{_LIFE}a_session_may_be_longer_than_the_providers",),
+    ("client_leg", "watched"): (f"{_LIFE}what_a_caller_changes_on_its_own_line_is_undone",),
+    ("client_leg", "-"): (f"{_LIFE}a_caller_gets_no_line_of_its_own_where_the_audio_is_carried",),
     ("routing", "fixed"): (f"{_LIFE}a_pair_without_routes_does_not_ask_for_any",),
     ("routing", "pinned"): (f"{_LIFE}a_pinned_route_that_changes_ends_the_session",),
     ("limits", "duration"): (_LIMIT,),

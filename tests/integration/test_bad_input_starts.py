@@ -194,6 +194,7 @@ class Deaf:
                         floors=frozenset({"handler", "model"}),
                         turn_detection=frozenset({"server_vad"}),
                         modalities=frozenset({"audio", "text"}),
+                        client_leg="watched",
                         limits=frozenset({"duration", "idle"}),
                     ),
                 ),

@@ -59,6 +59,7 @@ PAIR = PairSpec(
         caller_transcript="final",
         default_transcription="ears-1",
         interruption="server",
+        client_leg="watched",
         text_input=True,
         resumption="attach",
         limits=frozenset({"duration", "idle", "turns", "tool_calls"}),
@@ -72,6 +73,7 @@ CARRIED = replace(
     capabilities=replace(
         PAIR.capabilities,
         interruption="client",
+        client_leg="none",
         truncation="client_ms",
         resumption="replay",
         formats=frozenset({"pcm16/24000", "pcmu/8000"}),

@@ -230,6 +230,7 @@ class Acme:
             modalities=frozenset({"audio", "text"}),
             caller_transcript="final",
             agent_transcript="final",
+            client_leg="watched",
             limits=frozenset({"duration", "idle"}),
         )
         pair = PairSpec(
@@ -238,7 +239,9 @@ class Acme:
         return Manifest(
             api=PLUGIN_API,
             providers=(ProviderInfo(name="acme", title="Acme", models=Names(known=("m",))),),
-            transports=(TransportInfo(name="pipe", client="server", media="direct", summary="A pipe."),),
+            transports=(
+                TransportInfo(name="pipe", client="server", media="direct", summary="A pipe.", factory="acme:legs"),
+            ),
             pairs=(pair,),
         )
 

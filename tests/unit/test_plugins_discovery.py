@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 
 import pytest
 
 from agentfield.errors import AgentFieldError
-from agentfield.plugins import Manifest, PairSpec, ProviderInfo, Registry, hookimpl
+from agentfield.plugins import Manifest, PairSpec, ProviderInfo, Registry, hookimpl, loading
 from agentfield.plugins.registry import load_attribute
 from agentfield.plugins.spec import Capabilities
 
@@ -80,7 +82,10 @@ def test_one_bad_plugin_never_takes_another_down(install):
         "zz-alpha": ("ok", ""),
         "zz-raises": ("broken", "RuntimeError: boom"),
         "zz-exits": ("broken", "SystemExit: 3"),
-        "zz-gone": ("broken", "ModuleNotFoundError: No module named 'zz_gone_plugin'"),
+        "zz-gone": (
+            "broken",
+            "its module zz_gone_plugin is not there, only its metadata: reinstall or uninstall zz-gone",
+        ),
         "zz-future": ("incompatible", "it was made for plugin API 2.0, this is 1.0"),
         "zz-minor": ("incompatible", "it was made for plugin API 1.9, this is 1.0"),
         "zz-early": ("incompatible", "it was made for plugin API 7.0, this is 1.0"),
@@ -112,6 +117,93 @@ def test_one_bad_plugin_never_takes_another_down(install):
     assert "RuntimeError: boom" in broken.details
 
 
+def test_a_plugin_that_hangs_is_left_behind(install, monkeypatch):
+    """A manifest that never finishes importing, and one that never returns, are broken; those after them load."""
+    gate = types.ModuleType("zz_gate")
+    gate.opened = threading.Event()
+    monkeypatch.setitem(sys.modules, "zz_gate", gate)
+    monkeypatch.setattr(loading, "LOAD_DEADLINE", 0.2)
+    wait = "__import__('zz_gate').opened.wait()"
+    install("sleepy", wait)
+    install("slow", good("slow").replace("    return", f"    {wait}\n    return"))
+    install("swift", good("swift"))
+    try:
+        assert states(Registry.discover({})) == {
+            "zz-sleepy": ("broken", "did not finish loading within 0.2 s"),
+            "zz-slow": ("broken", "did not finish loading within 0.2 s"),
+            "zz-swift": ("ok", ""),
+        }
+    finally:
+        gate.opened.set()
+
+
+def test_even_what_no_program_should_raise_stays_with_the_plugin(install):
+    """KeyboardInterrupt and an error whose text cannot be read are reasons like others."""
+    install("alpha", "raise KeyboardInterrupt")
+    install("beta", "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd")
+    install("gamma", "class Own(BaseException): ...\nraise Own('no')")
+    assert states(Registry.discover({})) == {
+        "zz-alpha": ("broken", "KeyboardInterrupt"),
+        "zz-beta": ("broken", "Odd: (its text cannot be read)"),
+        "zz-gamma": ("broken", "Own: no"),
+    }
+
+
+def test_damaged_metadata_hides_nothing_else(install, tmp_path):
+    """Entry points or names that cannot be read are a reason, and all other distributions are read."""
+    install("alpha", good("alpha"))
+    install("beta", "")
+    (tmp_path / "zz_beta-1.2.3.dist-info" / "entry_points.txt").write_text("[agentfield.plugins]\nno equals sign")
+    install("gamma", "")
+    (tmp_path / "zz_gamma-1.2.3.dist-info" / "entry_points.txt").write_bytes(b"[agentfield.plugins]\n\xff = a")
+    install("delta", "")
+    (tmp_path / "zz_delta-1.2.3.dist-info" / "METADATA").unlink()
+    install("epsilon", "")
+    (tmp_path / "zz_epsilon-1.2.3.dist-info" / "entry_points.txt").write_text("[agentfield.plugins]\ne = a b c")
+    (tmp_path / "zz_other-1.dist-info").mkdir()
+    (tmp_path / "zz_other-1.dist-info" / "entry_points.txt").write_text("not ours and no good")
+    found = states(Registry.discover({}))
+    assert found.pop("zz-epsilon")[0] == "broken"
+    assert found == {
+        "zz-alpha": ("ok", ""),
+        "zz-beta": ("broken", "its metadata cannot be read (TypeError): reinstall or uninstall zz-beta"),
+        "zz-delta": ("broken", "its metadata cannot be read (MetadataNotFound): reinstall or uninstall zz-delta"),
+        "zz-gamma": ("broken", "its metadata cannot be read (UnicodeDecodeError): reinstall or uninstall zz-gamma"),
+    }
+
+
+def test_a_fork_with_the_same_module_does_not_take_the_first_one_down(install, tmp_path):
+    """Two distributions whose entry points name one module: the second is invalid and says whose module it is."""
+    install("alpha", good("alpha"))
+    install("beta", "")
+    (tmp_path / "zz_beta-1.2.3.dist-info" / "entry_points.txt").write_text(
+        "[agentfield.plugins]\nbeta = zz_alpha_plugin\n"
+    )
+    registry = Registry.discover({})
+    assert states(registry) == {
+        "zz-alpha": ("ok", ""),
+        "zz-beta": ("invalid", "its module is that of zz-alpha too: uninstall one of the two"),
+    }
+    assert registry.resolve("alpha", "websocket")
+
+
+def test_a_package_that_asks_for_plugins_while_it_is_imported_may_bring_one(install, tmp_path, monkeypatch):
+    """An agent and a plugin in one package: the plugin loads although the package's import is not done."""
+    package = tmp_path / "zz_whole"
+    package.mkdir()
+    (package / "__init__.py").write_text("from agentfield.plugins import Registry\nREGISTRY = Registry.discover({})")
+    (package / "plugin.py").write_text(good("whole"))
+    install("whole", None)
+    (tmp_path / "zz_whole-1.2.3.dist-info" / "entry_points.txt").write_text(
+        "[agentfield.plugins]\nwhole = zz_whole.plugin\n"
+    )
+    try:
+        assert states(importlib.import_module("zz_whole").REGISTRY) == {"zz-whole": ("ok", "")}
+    finally:
+        for name in ("zz_whole", "zz_whole.plugin"):
+            sys.modules.pop(name, None)
+
+
 def test_a_plugin_may_build_on_the_words_of_another(install):
     """A pair may name a provider that another plugin declares; without that plugin it is invalid, and says why."""
     install("alpha", good("alpha"))
@@ -126,7 +218,7 @@ def test_a_plugin_may_build_on_the_words_of_another(install):
 def test_plugins_can_be_switched_off(install):
     """A plugin is not even imported when its name, its distribution or all autoloading is switched off."""
     install("alpha", "raise RuntimeError('imported')")
-    for value in ("alpha", " x , zz-alpha"):
+    for value in ("alpha", " x , zz-alpha", "ZZ_Alpha"):
         assert states(Registry.discover({"AGENTFIELD_DISABLE_PLUGINS": value}))["zz-alpha"][0] == "disabled"
     off = Registry.discover({"AGENTFIELD_NO_PLUGIN_AUTOLOAD": "1"})
     assert {p.state for p in off.plugins} == {"disabled"}
@@ -184,7 +276,8 @@ class Handmade:
     @hookimpl
     def agentfield_manifest(self) -> Manifest:
         """Bring one pair over a transport of core."""
-        spec = PairSpec(provider="mine", transport="webrtc", factory="m:f", media="direct", capabilities=Capabilities())
+        can = Capabilities(client_leg="watched")
+        spec = PairSpec(provider="mine", transport="webrtc", factory="m:f", media="direct", capabilities=can)
         return Manifest(api=(1, 0), providers=(ProviderInfo(name="mine", title="Mine"),), pairs=(spec,))
 
 

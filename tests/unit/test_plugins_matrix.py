@@ -68,6 +68,7 @@ def test_the_plainest_declaration_needs_little():
         "modalities: audio and text (for modalities=['audio', 'text'])",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "max_duration: 1800.0 (for Limits(duration=1800))",
+        "client_leg: filtered or none or watched (for drift='enforce')",
     ]
 
 
@@ -96,6 +97,7 @@ def test_everything_that_is_declared_is_asked_for():
         "limits: tool_calls (for Limits(tool_calls=4))",
         "limits: cost (for Limits(cost=0.5))",
         "max_duration: 60.0 (for Limits(duration=60))",
+        "client_leg: filtered or none or watched (for drift='enforce')",
     ]
 
 

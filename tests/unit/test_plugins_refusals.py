@@ -267,6 +267,22 @@ def test_a_preference_decides_between_two_claims():
     assert [spec.name for spec, _ in registry.pairs()] == ["openai/webrtc", "openai/websocket"]
 
 
+def test_a_preference_also_decides_the_rows_that_are_made_of_a_pair():
+    """Where a transport meets two claims on a pair, the preference for that pair, or for the row itself, decides."""
+    mine = pair("openai", "websocket", capabilities=dataclasses.replace(FULL, formats=frozenset({"pcm16/24000"})))
+    line = TransportInfo(
+        name="line", client="server", media="bridged", summary="", factory="m:f", formats=frozenset({"pcmu/8000"})
+    )
+    first = record("agentfield-openai", mine)
+    second = record("agentfield-acme", dataclasses.replace(mine, notes="acme's"), providers=())
+    both = [first, second, record("agentfield-line", transports=(line,))]
+    with pytest.raises(AgentFieldError, match="openai/line is claimed by 2 plugins"):
+        Registry(both).resolve("openai", "line")
+    for preferred in ("openai/websocket", "openai/line"):
+        registry = Registry(both, prefer={preferred: "AgentField_Acme"})
+        assert registry.resolve("openai", "line").notes == "acme's"
+
+
 def test_a_malformed_preference_is_an_error():
     """AGENTFIELD_PREFER of the wrong form is refused with an example."""
     with pytest.raises(AgentFieldError) as caught:

@@ -35,7 +35,7 @@ def registry(**provider: Any) -> Registry:
             transport="webrtc",
             factory=f"{__name__}:factory",
             media="direct",
-            capabilities=Capabilities(),
+            capabilities=Capabilities(client_leg="watched"),
         )
         info = ProviderInfo(name="acme", title="Acme", default_url="https://acme.example/v1/", **provider)
         return Manifest(api=(1, 0), providers=(info,), pairs=(pair,))

@@ -68,7 +68,7 @@ def media(name: str) -> PairSpec:
     kinds: dict[str, Any] = {
         "audio_turns": {"interruption": "client", "truncation": "estimate", "resumption": "stateless"},
         "websocket": {"interruption": "client", "truncation": "client_ms", "resumption": "replay"},
-        "webrtc": {"interruption": "server", "resumption": "attach"},
+        "webrtc": {"interruption": "server", "resumption": "attach", "client_leg": "watched"},
     }
     direct = name == "webrtc"
     formats = frozenset() if direct else frozenset({"pcm16/24000"})

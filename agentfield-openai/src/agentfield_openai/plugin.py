@@ -60,6 +60,7 @@ def realtime_capabilities(
         resumption="replay" if bridged else "attach",
         usage="tokens",
         max_duration=None if bridged else 3600.0,  # a bridged session rotates before the provider ends it
+        client_leg="none" if bridged else "watched",
         routing="fixed",
         limits=frozenset({"duration", "idle", "turns", "tool_calls", "cost"}),
         formats=frozenset({"pcm16/24000", "pcmu/8000", "pcma/8000"}) if bridged else frozenset(),

@@ -46,6 +46,10 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9_~-][A-Za-z0-9._~-]*|\{[a-z_]+\}))+")
 _PLACEHOLDER = re.compile(r"\{[a-z_]+\}")
 _FORMAT = re.compile(r"(?:pcm16|pcmu|pcma)/[1-9][0-9]{3,5}")
+_LEGS = {
+    True: "its media is direct, so say what the caller's own line to the provider can do: client_leg='watched', for one",
+    False: "only on direct media has the caller a line of its own: leave out client_leg",
+}
 _MAX_BODY = 25 * 1024 * 1024
 _MAX_AT_ONCE = 10_000
 
@@ -138,6 +142,8 @@ def _bad_words(manifest: Manifest) -> str | None:
     for pair in manifest.pairs:
         if pair.bridged_from is not None:
             return f"{pair.name}: bridged_from is not for manifests; the registry writes it"
+        if (pair.media == "direct") is (pair.capabilities.client_leg == "none"):
+            return f"{pair.name}: {_LEGS[pair.media == 'direct']}"
         for reference in filter(None, (pair.factory, pair.options)):
             if not _REFERENCE.fullmatch(reference):
                 return f"{pair.name}: {reference!r} is not of the form 'module:attribute'"

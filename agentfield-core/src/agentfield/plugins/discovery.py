@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pluggy
 
+from agentfield.installed import PLUGINS as GROUP
+from agentfield.installed import canonical, installed_entries
 from agentfield.plugins.checks import manifest_problem, vocabulary_problem
 from agentfield.plugins.hookchecks import hook_problem, implementations_of
 from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PROJECT, PluginHooks
+from agentfield.plugins.loading import Failed, Loader
 from agentfield.plugins.spec import PLUGIN_API, Manifest
-
-if TYPE_CHECKING:
-    from importlib_metadata import EntryPoint
 
 __all__ = [
     "GROUP",
@@ -30,9 +29,6 @@ __all__ = [
     "read_plugin",
 ]
 
-GROUP = "agentfield.plugins"
-"""The entry-point group."""
-
 PluginState = Literal["ok", "disabled", "broken", "incompatible", "invalid"]
 """`broken`: does not load; `incompatible`: made for another plugin API; `invalid`: its manifest says something impossible."""
 
@@ -44,6 +40,8 @@ class PluginRecord:
     name: str
     distribution: str
     version: str = ""
+    module: str = ""
+    """The module of its manifest."""
     state: PluginState
     reason: str = ""
     """Why the state is not ok."""
@@ -74,32 +72,30 @@ def installed_plugins(manager: pluggy.PluginManager, env: Mapping[str, str]) -> 
         env: `AGENTFIELD_DISABLE_PLUGINS` (comma-separated plugin or distribution names) and
             `AGENTFIELD_NO_PLUGIN_AUTOLOAD` are read from it.
     """
-    from importlib_metadata import entry_points
-
-    disabled = {name.strip() for name in env.get("AGENTFIELD_DISABLE_PLUGINS", "").split(",") if name.strip()}
+    disabled = {
+        canonical(name.strip()) for name in env.get("AGENTFIELD_DISABLE_PLUGINS", "").split(",") if name.strip()
+    }
     autoload = not is_set(env, "AGENTFIELD_NO_PLUGIN_AUTOLOAD")
     records = []
-    found = ((*_whose(entry), entry) for entry in entry_points(group=GROUP))
-    for dist, version, entry in sorted(found, key=lambda row: (row[0], row[2].name)):
-        base = PluginRecord(name=entry.name, distribution=dist, version=version, state="disabled")
+    loader = Loader()
+    for entry in installed_entries(GROUP):
+        base = PluginRecord(
+            name=entry.name,
+            distribution=entry.distribution,
+            version=entry.version,
+            module=entry.module,
+            state="disabled",
+        )
         if not autoload:
             records.append(dataclasses.replace(base, reason="AGENTFIELD_NO_PLUGIN_AUTOLOAD is set"))
-        elif {entry.name, dist} & disabled:
+        elif {canonical(entry.name), canonical(entry.distribution)} & disabled:
             records.append(dataclasses.replace(base, reason="named in AGENTFIELD_DISABLE_PLUGINS"))
+        elif entry.problem:
+            records.append(dataclasses.replace(base, state="broken", reason=entry.problem))
         else:
-            records.append(read_plugin(manager, entry.load, base))
+            records.append(read_plugin(manager, entry.load, base, loader))
+    loader.close()
     return records
-
-
-def _whose(entry: EntryPoint) -> tuple[str, str]:
-    """Return the distribution that an entry point is of, and its version; what is left of one may not say."""
-    if entry.dist is None:
-        return entry.value, ""
-    try:
-        about = entry.dist.metadata  # parsed anew each time that it is asked for
-        return about["Name"], about["Version"]
-    except (KeyError, FileNotFoundError):
-        return entry.value, ""
 
 
 class _Manager(pluggy.PluginManager):
@@ -120,41 +116,60 @@ def is_set(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def read_plugin(manager: pluggy.PluginManager, load: Callable[[], object], base: PluginRecord) -> PluginRecord:
+def read_plugin(
+    manager: pluggy.PluginManager, load: Callable[[], object], base: PluginRecord, loader: Loader
+) -> PluginRecord:
     """Load, register and check one plugin; never raises what the plugin raises.
 
     Args:
         manager: Where to register it.
         load: Returns the plugin, a module or object.
         base: Its name, distribution and version.
+        loader: Runs its code.
     """
     plugin = None
     try:
-        plugin = load()
-        manifest = _manifest(manager, plugin, f"{base.distribution}:{base.name}")
+        plugin = loader.run(load, module=base.module)
+        manifest = _manifest(manager, plugin, base, loader)
         hooks = implementations_of(manager, plugin, name=base.name, distribution=base.distribution)
         return dataclasses.replace(base, state="ok", reason="", manifest=manifest, hooks=hooks)
     except _Misfit as misfit:
         record = dataclasses.replace(base, state=misfit.state, reason=misfit.reason)
     except pluggy.PluginValidationError as error:
         record = dataclasses.replace(base, state="invalid", reason=str(error).replace("\n", " "))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything; the record keeps it
-        reason = f"{type(error).__name__}: {error}".rstrip(": ")
-        record = dataclasses.replace(base, state="broken", reason=reason, details=traceback.format_exc())
-    if plugin is not None and manager.is_registered(plugin):
+    except Failed as failed:
+        record = dataclasses.replace(base, state="broken", reason=_reason(failed, base), details=failed.details)
+    except Exception as error:  # noqa: BLE001 - reading what a stranger made may raise anything as well
+        record = dataclasses.replace(base, state="broken", reason=f"{type(error).__name__}: {error}")
+    if plugin is not None and manager.get_name(plugin) == _key(base):
         manager.unregister(plugin)
     return record
 
 
-def _manifest(manager: pluggy.PluginManager, plugin: object, name: str) -> Manifest:
-    _check_api(getattr(plugin, "AGENTFIELD_API", PLUGIN_API))
-    manager.register(plugin, name=name)
+def _key(base: PluginRecord) -> str:
+    return f"{base.distribution}:{base.name}"
+
+
+def _reason(failed: Failed, base: PluginRecord) -> str:
+    match failed.error:
+        case ModuleNotFoundError(name=str(name)) if f"{base.module}.".startswith(f"{name}."):
+            return (
+                f"its module {base.module} is not there, only its metadata: reinstall or uninstall {base.distribution}"
+            )
+    return failed.reason
+
+
+def _manifest(manager: pluggy.PluginManager, plugin: object, base: PluginRecord, loader: Loader) -> Manifest:
+    _check_api(loader.run(lambda: getattr(plugin, "AGENTFIELD_API", PLUGIN_API)))
+    if (other := manager.get_name(plugin)) is not None:
+        raise _Misfit("invalid", f"its module is that of {other.partition(':')[0]} too: uninstall one of the two")
+    manager.register(plugin, name=_key(base))
     if (problem := hook_problem(manager, plugin)) is not None:
         raise _Misfit("invalid", problem)
     mine = [impl for impl in manager.hook.agentfield_manifest.get_hookimpls() if impl.plugin is plugin]
     if not mine:
         raise _Misfit("invalid", "it has no function agentfield_manifest marked with @hookimpl")
-    manifest = mine[0].function()
+    manifest = loader.run(mine[0].function)
     if not isinstance(manifest, Manifest):
         raise _Misfit("invalid", f"agentfield_manifest returned {type(manifest).__name__}, not Manifest")
     _check_api(manifest.api)

@@ -42,6 +42,10 @@ WORDS = (
     ),
     ("usage", "what is known of the use: counts (`tokens`), or what it costs, from the provider itself (`cost`)"),
     ("max_duration", "seconds after which the provider ends its session"),
+    (
+        "client_leg",
+        "what the caller's own line to the provider can change of the session: nothing (`filtered`, or there is none), or anything, which we see and undo (`watched`) or do not see (`open`)",
+    ),
     ("routing", "`pinned`: the provider's own upstream is fixed, and what it says it used is checked"),
     ("limits", "the limits of a session that can be enforced"),
     (

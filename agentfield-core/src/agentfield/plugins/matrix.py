@@ -41,6 +41,8 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
         because = f"interrupt_after_ms={declared.interrupt_after_ms}"
         yield Need("interruption", frozenset({"server", "client"}), because)
     yield from _limit_needs(declared)
+    if declared.drift != "allow":
+        yield Need("client_leg", frozenset({"none", "filtered", "watched"}), f"drift={declared.drift!r}")
 
 
 def _speech_needs(declared: SessionDeclaration) -> Iterator[Need]:

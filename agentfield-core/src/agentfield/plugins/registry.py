@@ -10,6 +10,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
 from agentfield.errors import PluginBroken
+from agentfield.installed import canonical
 from agentfield.plugins import refusals
 from agentfield.plugins.bridging import bridged_pair
 from agentfield.plugins.checks import CORE_TRANSPORTS
@@ -23,6 +24,7 @@ from agentfield.plugins.discovery import (
     read_plugin,
 )
 from agentfield.plugins.hooks import Implementation
+from agentfield.plugins.loading import Loader
 from agentfield.plugins.spec import Need, PairSpec, ProviderInfo, TransportInfo
 
 __all__ = ["PluginRecord", "PluginState", "Registry", "load_attribute"]
@@ -42,17 +44,18 @@ class Registry:
         self, records: Iterable[PluginRecord] = (), *, prefer: Mapping[str, str] = MappingProxyType({})
     ) -> None:
         self._records = check_vocabulary(records)
-        self._prefer = dict(prefer)
+        self._prefer = {pair: canonical(dist) for pair, dist in prefer.items()}
         manifests = [record.manifest for record in self._records if record.state == "ok" and record.manifest]
         self._providers = _by_name(info for each in manifests for info in each.providers)
         self._transports = _by_name((*CORE_TRANSPORTS, *(info for each in manifests for info in each.transports)))
         self._found: set[str] = set()
-        self._rows = self._matrix()
+        every = self._every_row()
+        self._rows = tuple(row for row in every if self._is_preferred(*row))
         self._claims: dict[tuple[str, str], list[tuple[PairSpec, PluginRecord]]] = {}
         for row in self._rows:
             self._claims.setdefault((row[0].provider, row[0].transport), []).append(row)
         for pair, dist in self._prefer.items():
-            self._check_preference(pair, dist)
+            self._check_preference(pair, dist, every)
 
     @classmethod
     def discover(cls, env: Mapping[str, str] = os.environ) -> Registry:
@@ -75,12 +78,13 @@ class Registry:
     @classmethod
     def of(cls, plugins: Sequence[object], *, prefer: Mapping[str, str] = MappingProxyType({})) -> Registry:
         """Return a registry of exactly these plugins, modules or objects that implement `agentfield_manifest`."""
-        manager = new_manager()
+        manager, loader = new_manager(), Loader()
         records = []
         for plugin in plugins:
             name = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
             base = PluginRecord(name=name, distribution=name.partition(".")[0].replace("_", "-"), state="ok")
-            records.append(read_plugin(manager, lambda plugin=plugin: plugin, base))  # type: ignore[misc]
+            records.append(read_plugin(manager, lambda plugin=plugin: plugin, base, loader))  # type: ignore[misc]
+        loader.close()
         return cls(records, prefer=prefer)
 
     @property
@@ -203,7 +207,7 @@ class Registry:
                 return record
         raise refusals.no_such_pair(self, spec.provider, spec.transport)
 
-    def _matrix(self) -> tuple[tuple[PairSpec, PluginRecord], ...]:
+    def _every_row(self) -> tuple[tuple[PairSpec, PluginRecord], ...]:
         declared = [
             (pair, record)
             for record in self._records
@@ -217,12 +221,12 @@ class Registry:
             for info in self._transports
             if (made := bridged_pair(pair, info)) is not None and made.name not in written
         ]
-        rows = [row for row in (*declared, *met) if self._preferred(row[0]) in (None, row[1].distribution)]
-        return tuple(sorted(rows, key=lambda row: (row[0].name, row[1].distribution)))
+        return tuple(sorted((*declared, *met), key=lambda row: (row[0].name, row[1].distribution)))
 
-    def _preferred(self, spec: PairSpec) -> str | None:
-        """Return the distribution that was chosen for a row, or for the pair that it was made from."""
-        return self._prefer.get(spec.name) or self._prefer.get(spec.bridged_from or "")
+    def _is_preferred(self, spec: PairSpec, record: PluginRecord) -> bool:
+        """Tell whether no other distribution was preferred for a row, or for the declared one that it was made from."""
+        chosen = self._prefer.get(spec.name) or self._prefer.get(spec.bridged_from or "")
+        return chosen in (None, canonical(record.distribution))
 
     def _check_requires(self, spec: PairSpec, record: PluginRecord) -> None:
         """Refuse a pair whose modules, or those of its transport, are not there; each names the plugin that needs it."""
@@ -237,12 +241,11 @@ class Registry:
         self._found.update(name for name in modules if name not in self._found and _importable(name))
         return tuple(name for name in modules if name not in self._found)
 
-    def _check_preference(self, pair: str, dist: str) -> None:
-        mine = [record for record in self._records if record.distribution == dist]
+    def _check_preference(self, pair: str, dist: str, rows: Iterable[tuple[PairSpec, PluginRecord]]) -> None:
+        mine = [record for record in self._records if canonical(record.distribution) == dist]
         if not mine:
             raise refusals.preferred_is_absent(self, pair, dist)
-        brings = {spec.name for record in mine if record.manifest for spec in record.manifest.pairs}
-        brings |= {spec.name for spec, record in self._rows if record.distribution == dist}
+        brings = {spec.name for spec, record in rows if record in mine}
         if all(record.state == "ok" for record in mine) and pair not in brings:
             raise refusals.preferred_has_not(pair, dist, brings)
 

@@ -144,6 +144,9 @@ class Capabilities:
     usage: Literal["none", "tokens", "cost"] = "none"
     max_duration: float | None = None
     """Seconds after which the provider ends a session, None when it does not."""
+    client_leg: Literal["none", "filtered", "watched", "open"] = "none"
+    """What the caller's own line to the provider, on `direct` media, can do to the session: nothing since there is none, or
+    since the provider lets it change nothing (`filtered`); or anything, seen and undone by us (`watched`), or not (`open`)."""
     routing: Literal["fixed", "pinned"] = "fixed"
     limits: frozenset[Literal["duration", "idle", "turns", "tool_calls", "cost"]] = frozenset()
     """Which limits of a session can be enforced on this pair."""
