@@ -17,10 +17,7 @@ from agentfield_openai import plugin as openai_plugin
 from bad_input_kit import LIVE, Desk, af_refused, desk, raised_by
 from local_server_kit import until
 
-SESSIONS = (
-    "desk.absent, desk.exact, desk.here, desk.no_model, desk.no_option, desk.no_provider, desk.no_tool, "
-    "desk.no_transport, desk.no_turns, desk.no_voice, desk.raises, desk.voice"
-)
+SESSIONS = "desk.absent, desk.here, desk.no_tool, desk.raises, desk.voice"
 TARGETS = "desk.breaks, desk.echo, desk.endless, desk.leaves, desk.odd"
 
 

@@ -302,8 +302,10 @@ class Plane:
 
 
 @asynccontextmanager
-async def plane(folder: Path, adapter: Adapter, *plugins: object) -> AsyncIterator[Plane]:
-    """Run the rooms of a control plane, with more plugins than Acme's; the folder outlives it."""
+async def plane(
+    folder: Path, adapter: Adapter, *plugins: object, registry: Registry | None = None
+) -> AsyncIterator[Plane]:
+    """Run the rooms of a control plane, with more plugins than Acme's or others; the folder outlives it."""
     async with AsyncExitStack() as stack:
         bus, clock = Bus(), HandTime()
         store = SqliteStore(folder / "agentfield.db", on_commit=lambda rows: publish(bus, rows), clock=time.time)
@@ -311,7 +313,7 @@ async def plane(folder: Path, adapter: Adapter, *plugins: object) -> AsyncIterat
         stack.push_async_callback(store.close)
         hub = LinkHub(store, clock=time.time)
         engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
-        registry = Registry.of([Acme(), *plugins])
+        registry = registry or Registry.of([Acme(), *plugins])
         sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapter, time=clock)
         stack.push_async_callback(sessions.close)
         made = Plane(store, sessions, hub, bus, clock)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import pytest
+
+from agentfield.errors import CapabilityMissing
 from agentfield.identity import NodeKey
+from agentfield.plugins import Manifest, Registry, hookimpl
 from agentfield.realtime.commands import Say, SendToolResult
 from agentfield.realtime.events import ReplyEnded, ReplyStarted, ToolRequested
 from agentfield.wire.frames import RunningAttempt
-from unit.sessions_kit import Adapter, Node, plane, until
+from unit.sessions_kit import PAIR, Acme, Adapter, Node, plane, until
 
 
 async def test_call_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -65,6 +71,51 @@ async def test_call_that_is_gone_ends_with_the_reason(tmp_path: Path) -> None:
         states = {x.id: x.status for x in await after.executions(session_id)}
         assert states[turn["id"]] == "cancelled"
         assert states[row.root_id] == "failed"
+
+
+async def test_a_session_is_not_taken_up_by_an_adapter_that_can_no_longer_do_it(tmp_path: Path) -> None:
+    """After a restart with a plugin that can do less, the session ends and says what is missing; nothing goes on worse."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = await Node(key, before.url).link()
+        session_id = await before.start()
+        await before.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        await node.drop()
+    async with plane(tmp_path, adapter, registry=deaf()) as after:
+        row = await after.state(session_id, "ended")
+        assert (row.end_reason, row.end_detail) == (
+            "control_plane_restart",
+            "the control plane was restarted and cannot go on with it: acme/webrtc (unit) cannot run this session:"
+            " caller_transcript is none, not final or partial (for the handler floor). No other installed pair can.",
+        )
+
+
+async def test_the_pair_is_checked_again_with_each_connection_to_the_provider(tmp_path: Path) -> None:
+    """Another call of a session, like a rotation, asks the registry first, with all that the session needs."""
+    async with plane(tmp_path, Adapter()) as here:
+        node = await Node(NodeKey.generate(), here.url).link()
+        session_id = await here.start()
+        await here.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        here.sessions._registry = deaf()
+        with pytest.raises(CapabilityMissing, match="caller_transcript is none"):
+            await here.sessions.offer(session_id, "another")
+        await node.drop()
+
+
+def deaf() -> Registry:
+    """Plugins with the same pair, which hears nothing any more."""
+    less = replace(PAIR, capabilities=replace(PAIR.capabilities, caller_transcript="none"))
+
+    @hookimpl
+    def agentfield_manifest() -> Manifest:
+        (provider,) = Registry.of([Acme()]).providers()
+        return Manifest(api=(1, 0), providers=(provider,), pairs=(less,))
+
+    plugin = ModuleType("unit")
+    plugin.agentfield_manifest = agentfield_manifest  # type: ignore[attr-defined]
+    return Registry.of([plugin])
 
 
 async def test_session_that_waits_for_its_caller_still_waits(tmp_path: Path) -> None:

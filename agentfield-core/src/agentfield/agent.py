@@ -27,7 +27,7 @@ from agentfield.schema import jsonable
 from agentfield.serving import Announcer, cancelled, logged, serve
 from agentfield.session import Limits
 from agentfield.settings import discover_api_key, discover_url, home
-from agentfield.wire.frames import Call, PauseRequest
+from agentfield.wire.frames import Call, InstalledPair, PauseRequest
 
 if TYPE_CHECKING:
     from agentfield.plugins.registry import Registry
@@ -438,6 +438,13 @@ class Agent:
             self._registry = Registry.discover()
         return self._registry
 
+    def _pairs(self) -> tuple[InstalledPair, ...]:
+        if not self._sessions:  # nobody has looked for plugins, and nobody needs to
+            return ()
+        from agentfield.plugins.registration import installed_pairs
+
+        return installed_pairs(self._plugins())
+
     def _start(self, watcher: Callable[[str, str, str], None]) -> tuple[NodeLink, asyncio.Task[None]]:
         if self._link is not None:
             raise Conflict(f"{self.node_id} is running already.")
@@ -450,6 +457,7 @@ class Agent:
             api_key=discover_api_key(self._api_key),
             concurrency=self.concurrency,
             watcher=watcher,
+            pairs=self._pairs(),
         )
         self._task = asyncio.create_task(self._link.run(), name=f"{self.node_id} link")
         return self._link, self._task

@@ -85,20 +85,23 @@ def is_empty(fn: Callable[..., Any]) -> bool:
 def check_pair(declaration: SessionDeclaration, registry: Registry) -> None:
     """Check a declaration against the adapters that are installed here.
 
-    A node need not have the adapter, nor know the provider: the control plane has the last word. What is installed
-    must fit, though.
+    A node need not have the adapter, nor know the provider or the transport: the control plane has the last word. What
+    is installed must fit, though, and a word that looks like one that is known here is taken for misspelt.
 
     Raises:
         PluginError: The pair, or something that the declaration needs, is not to be had from an installed provider.
     """
     from agentfield.plugins.matrix import needs_of
+    from agentfield.plugins.words import did_you_mean
 
     try:
         registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
     except AdapterNotInstalled:
         return
     except UnsupportedPair:
-        if any(provider.name == declaration.provider for provider in registry.providers()):
+        transports = {info.name for info in registry.transports()}
+        known = declaration.transport in transports or did_you_mean(declaration.transport, transports)
+        if known and any(provider.name == declaration.provider for provider in registry.providers()):
             raise
 
 

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from agentfield.plugins import Registry
 from agentfield.plugins.observers import Observers
+from agentfield.plugins.registration import refused_sessions
 from agentfield_server.access.guards import Door
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.adapters import AdapterPool
@@ -94,7 +96,7 @@ async def control_plane(
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
-        hub = LinkHub(store, clock=time.time)
+        hub = LinkHub(store, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.execution_ended)
         )

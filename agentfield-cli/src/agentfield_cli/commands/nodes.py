@@ -36,7 +36,13 @@ def nodes(url: Url = None, as_json: AsJson = False) -> None:
                 view.instance_id,
                 "connected" if view.connected else "away",
                 f"{view.running}/{view.concurrency}",
-                ", ".join((*view.functions, *(f"{name} (session)" for name in view.sessions))),
+                ", ".join(
+                    (
+                        *view.functions,
+                        *(f"{name} (session)" for name in view.sessions),
+                        *(f"{name} (session, refused: {code})" for name, code in view.refused.items()),
+                    )
+                ),
             )
             for view in views
         ]

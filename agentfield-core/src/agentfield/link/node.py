@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,11 @@ from agentfield.link.handlers import Handler, Handlers, SessionEntry
 from agentfield.link.runs import Runs
 from agentfield.link.socket import LinkSocket
 from agentfield.reasoner import Reasoner
-from agentfield.wire.frames import Call, Challenge, Hello, Welcome
+from agentfield.wire.frames import Call, Challenge, Hello, InstalledPair, Welcome
 
 __all__ = ["Handler", "NodeLink", "SessionEntry", "Watcher"]
+
+_log = logging.getLogger("agentfield.node")
 
 WAITING_ROOM = 1000
 """Runs that may wait beyond those that the node's concurrency lets run."""
@@ -50,6 +53,7 @@ class NodeLink:
         api_key: Key for the control plane, if any.
         concurrency: Runs at a time.
         watcher: Is told when the link stands and when it is lost.
+        pairs: What this node has plugins for.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class NodeLink:
         api_key: str | None = None,
         concurrency: int = 100,
         watcher: Watcher | None = None,
+        pairs: tuple[InstalledPair, ...] = (),
     ) -> None:
         self.node_id = node_id
         self.instance_id = new_id("node")
@@ -71,6 +76,7 @@ class NodeLink:
         self._sessions = sessions
         self._concurrency = concurrency
         self._watcher = watcher
+        self._pairs = pairs
         self._book = LinkBook(max_running=concurrency + WAITING_ROOM)
         self._socket = LinkSocket(self, url=url, api_key=api_key)
         self._runs = Runs(
@@ -91,6 +97,8 @@ class NodeLink:
         """Set while the link stands."""
         self.last_failure = ""
         """Why the link was last lost or could not be opened."""
+        self.refused: dict[str, AgentFieldError] = {}
+        """Sessions that the control plane does not register, and why; the rest of the node works."""
 
     async def run(self) -> None:
         """Stay linked and work until cancelled.
@@ -170,12 +178,14 @@ class NodeLink:
             concurrency=self._concurrency,
             functions=tuple(reasoner.spec for reasoner in self._reasoners.values()),
             sessions=tuple(entry.declaration for entry in self._sessions.values()),
+            pairs=self._pairs,
             **self._book.report(),
         )
 
     def welcomed(self, welcome: Welcome, url: str) -> None:
         """The link stands: send what is owed."""
         self.last_failure = ""
+        self._note_refused(welcome)
         self.linked.set()
         self._apply(self._book.welcome(welcome))
         self._tell("linked", url, "")
@@ -193,6 +203,12 @@ class NodeLink:
         self._tell("lost", url, why)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _note_refused(self, welcome: Welcome) -> None:
+        before, self.refused = self.refused, {n: error_from_problem(p) for n, p in welcome.refused.items()}
+        for name, error in self.refused.items():
+            if name not in before or before[name].message != error.message:
+                _log.error("%s.%s is not registered: %s\n  code: %s", self.node_id, name, error, error.code)
 
     def _apply(self, effects: Sequence[Effect]) -> None:
         for effect in effects:

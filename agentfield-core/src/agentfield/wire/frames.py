@@ -26,6 +26,7 @@ __all__ = [
     "ExecutionContext",
     "FunctionSpec",
     "Hello",
+    "InstalledPair",
     "Invoke",
     "NodeFrame",
     "PauseRequest",
@@ -122,6 +123,8 @@ class Welcome(_Frame):
     keep: tuple[str, ...] = ()
     cancel: tuple[str, ...] = ()
     ack: tuple[str, ...] = ()
+    refused: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Sessions that are not registered, by name, each with its problem; everything else of the node is."""
 
 
 class Refused(_Frame):
@@ -267,6 +270,17 @@ class RunningAttempt(_Frame):
     epoch: int
 
 
+class InstalledPair(_Frame):
+    """A pair that a node has a plugin for; only told to people, nothing is decided by it."""
+
+    pair: str = Field(max_length=130)
+    distribution: str = Field(max_length=200)
+    """Its distribution and version."""
+
+    def __str__(self) -> str:
+        return f"{self.pair} ({self.distribution})"
+
+
 class Hello(_Frame):
     """Who the node is and what it exposes."""
 
@@ -286,6 +300,8 @@ class Hello(_Frame):
     """Results that were not acknowledged; they follow as `Result` frames after the welcome."""
     open_sessions: tuple[tuple[str, int], ...] = ()
     """(session id, epoch) of handlers that still run."""
+    pairs: tuple[InstalledPair, ...] = Field(default=(), max_length=1000)
+    """What the node itself has plugins for; they need not be those of the control plane."""
 
 
 class Accepted(_Frame):

@@ -302,6 +302,8 @@ class NodeView(_View):
     connected: bool
     functions: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
+    """Sessions that are not registered, each with the code of the reason; a start of it tells the rest."""
     running: int = 0
     concurrency: int = 0
     linked_at: float

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -55,6 +55,7 @@ class LinkHub:
         ping: Seconds between pings.
         dead: Seconds of silence after which a node is given up.
         monotonic: A clock that never jumps, for silence.
+        refused: Tells which sessions of a node cannot be registered, and why.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class LinkHub:
         ping: float = 2.0,
         dead: float = 6.0,
         monotonic: Callable[[], float] = time.monotonic,
+        refused: Callable[[Hello], Mapping[str, AgentFieldError]] = lambda _hello: {},
     ) -> None:
         self._store = store
         self._clock = clock
         self._ping = ping
         self._dead = dead
         self._monotonic = monotonic
+        self._refused = refused
         self._links: dict[str, NodeLink] = {}
         self._coming: dict[str, NodeLink] = {}
         self._known = KnownNodes(monotonic)
@@ -124,6 +127,10 @@ class LinkHub:
     def sessions(self) -> dict[str, SessionDeclaration]:
         """Return every known session by target, also of nodes that are away."""
         return self._known.sessions()
+
+    def refused_session(self, target: str) -> AgentFieldError | None:
+        """Return why a session that a node declares is not registered."""
+        return self._known.refused(target)
 
     def recently_linked(self, node_id: str, *, within: float = 10.0) -> bool:
         """Tell whether a node is linked or was within the last seconds."""
@@ -182,7 +189,10 @@ class LinkHub:
             return socket
         except ConnectionError:
             return socket
-        link = NodeLink(socket, hello, linked_at=self._clock(), patience=self._dead)
+        refused = self._refused(hello)
+        link = NodeLink(socket, hello, linked_at=self._clock(), patience=self._dead, refused=refused)
+        for name, why in refused.items():
+            _log.warning("%s.%s is not registered: %s", link.node_id, name, why.message)
         self._serving.add(link)
         self._idle.clear()
         try:
@@ -214,7 +224,8 @@ class LinkHub:
         try:
             await self._store.remember_node(link.node_id, self._known.declared(_view(link)))
             welcome = await engine.reconcile(link)
-            await socket.send_str(encode_frame(welcome))
+            problems = {name: error.to_problem() for name, error in link.refused.items()}
+            await socket.send_str(encode_frame(welcome.model_copy(update={"refused": problems})))
             if (newer := self._links.get(link.instance_id)) is not None:
                 newer.end("the instance linked anew")
             self._links[link.instance_id] = link
@@ -370,7 +381,8 @@ def _view(link: NodeLink) -> NodeView:
         did=link.did,
         connected=link.ended is None,
         functions=tuple(link.functions),
-        sessions=tuple(session.name for session in link.hello.sessions),
+        sessions=tuple(session.name for session in link.hello.sessions if session.name not in link.refused),
+        refused={name: error.code for name, error in link.refused.items()},
         running=link.running,
         concurrency=link.hello.concurrency,
         linked_at=link.linked_at,

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from agentfield.errors import AgentFieldError
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import FunctionSpec, Hello
 from agentfield.wire.rest import NodeView
@@ -27,6 +28,7 @@ class KnownNodes:
         self._monotonic = monotonic
         self._functions: dict[str, dict[str, FunctionSpec]] = {}
         self._sessions: dict[str, dict[str, SessionDeclaration]] = {}
+        self._refused: dict[str, dict[str, AgentFieldError]] = {}
         self._away: dict[str, tuple[float, NodeView]] = {}
         self._instances: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
@@ -38,6 +40,11 @@ class KnownNodes:
         """Return all sessions by target."""
         return {f"{node}.{name}": spec for node, specs in self._sessions.items() for name, spec in specs.items()}
 
+    def refused(self, target: str) -> AgentFieldError | None:
+        """Return why a session is not registered, None when it is or nobody declares it."""
+        node_id, _, name = target.partition(".")
+        return self._refused.get(node_id, {}).get(name)
+
     def function(self, node_id: str, name: str) -> FunctionSpec | None:
         """Return one function."""
         return self._functions.get(node_id, {}).get(name)
@@ -48,9 +55,15 @@ class KnownNodes:
 
     def linked(self, link: NodeLink, others: Iterable[NodeLink]) -> None:
         """A node linked: what neither it nor other instances of it declare any more is forgotten."""
+        others = tuple(others)
         hellos = [*(other.hello for other in others), link.hello]
         self._functions[link.node_id] = {spec.name: spec for hello in hellos for spec in hello.functions}
-        self._sessions[link.node_id] = {spec.name: spec for hello in hellos for spec in hello.sessions}
+        # of several instances the one that linked last says what a session is
+        told = {
+            spec.name: (spec, each.refused.get(spec.name)) for each in (*others, link) for spec in each.hello.sessions
+        }
+        self._refused[link.node_id] = {name: why for name, (_, why) in told.items() if why is not None}
+        self._sessions[link.node_id] = {name: spec for name, (spec, why) in told.items() if why is None}
         self._instances[link.instance_id] = (link.node_id, link.did)
         self._instances.move_to_end(link.instance_id)
         if len(self._instances) > _MAX_INSTANCES:

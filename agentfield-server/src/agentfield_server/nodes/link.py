@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
 
-from agentfield.errors import NodeNotConnected
+from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.wire.frames import Hello, SessionDone, SessionOpen, encode_frame
 from agentfield_server.store.records import Execution
 
@@ -56,10 +57,20 @@ class NodeLink:
         hello: What it said of itself; the signature was checked.
         linked_at: Seconds since the epoch.
         patience: Seconds that a full outbox is waited for before the link is given up.
+        refused: Sessions of it that are not registered, and why.
     """
 
-    def __init__(self, socket: web.WebSocketResponse, hello: Hello, *, linked_at: float, patience: float) -> None:
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        hello: Hello,
+        *,
+        linked_at: float,
+        patience: float,
+        refused: Mapping[str, AgentFieldError] = MappingProxyType({}),
+    ) -> None:
         self.hello = hello
+        self.refused = refused
         self.node_id = hello.node_id
         self.instance_id = hello.instance_id
         self.did = hello.did

@@ -24,6 +24,7 @@ from agentfield.ids import new_id
 from agentfield.plugins import PairSpec, Registry, TransportInfo
 from agentfield.plugins.gate import Gate
 from agentfield.plugins.middleware import Chain
+from agentfield.plugins.matrix import needs_of
 from agentfield.plugins.spec import Media
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg
@@ -35,6 +36,7 @@ from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import inputs as i
+from agentfield_server.sessions.callline import MediaAdapter
 from agentfield_server.sessions.handlerline import answer_on
 from agentfield_server.sessions.prices import NO_OVERRIDES, Overrides, pricer
 from agentfield_server.sessions.recovery import bury, read_snapshot
@@ -358,7 +360,7 @@ class Sessions:
             row,
             config,
             pair,
-            adapter=partial(self._adapters.get, pair, credential),
+            adapter=partial(self._adapter, config, pair, credential),
             credential=credential,
             store=self._store,
             engine=self._engine,
@@ -376,10 +378,20 @@ class Sessions:
         task.add_done_callback(lambda _: self._actors.pop(row.id, None))
         return actor
 
+    def _carried(self, config: SessionConfig) -> PairSpec:
+        """Return the pair of a session, which must still do all that the session was started with."""
+        declared = config.declaration
+        return self._registry.resolve(declared.provider, declared.transport, needs_of(declared))
+
+    async def _adapter(self, config: SessionConfig, pair: PairSpec, credential: str) -> MediaAdapter:
+        """Return the adapter for one more connection to the provider: the same pair, which is checked each time."""
+        self._carried(config)
+        return await self._adapters.get(pair, credential)
+
     async def _recover(self, row: SessionRow) -> None:
         config = SessionConfig.model_validate(row.config)
         try:
-            pair = self._registry.resolve(config.declaration.provider, config.declaration.transport)
+            pair = self._carried(config)
             credential = self._adapters.admit(pair, row.id, (row.call_ref or {}).get("credential"))
         except AgentFieldError as error:
             await bury(self._store, row, error)

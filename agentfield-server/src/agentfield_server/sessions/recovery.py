@@ -84,14 +84,14 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
 
 
 async def bury(store: Store, row: SessionRow, error: AgentFieldError) -> None:
-    """End a session that cannot be taken up, for want of its adapter or its key.
+    """End a session that cannot be taken up, for want of its adapter, of something that it can do, or of its key.
 
     Args:
         store: Where to write.
         row: The session, taken.
         error: What is missing.
     """
-    detail = f"the control plane was restarted without its adapter: {error.message}"
+    detail = f"the control plane was restarted and cannot go on with it: {error.message}"
     body = {"state": "ended", "reason": "control_plane_restart", "detail": detail}
     for execution in await store.open_executions(session_id=row.id):
         if execution.kind in ("session", "turn"):

@@ -11,9 +11,9 @@ from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
 from agentfield.identity import digest
 from agentfield.ids import new_id
 from agentfield.plugins import Capabilities, PairSpec, Registry
-from agentfield.plugins.choices import check_options, choose
+from agentfield.plugins.choices import choose
 from agentfield.plugins.hooks import SessionRequest
-from agentfield.plugins.matrix import needs_of
+from agentfield.plugins.registration import check_declaration
 from agentfield.plugins.words import did_you_mean
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
 from agentfield.realtime.transport import Evidence
@@ -69,11 +69,10 @@ def resolve_start(
         _check_same(name, getattr(request, name), getattr(declaration, name), request.target)
     if arrival is not None and arrival.transport != declaration.transport:
         raise _came_otherwise(request.target, arrival.transport, declaration.transport)
-    pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
+    pair = check_declaration(declaration, registry)
     transport = registry.transport(pair.transport)
     if arrival is None and transport.factory is not None:
         raise starts_elsewhere(request.target, pair, transport)
-    check_options(pair, declaration.options)
     provider = registry.provider(declaration.provider)
     config = SessionConfig(
         session_id=session_id,
@@ -169,6 +168,8 @@ def _safety_id(caller: str | None) -> str | None:
 
 
 def _declared(target: str, hub: LinkHub) -> SessionDeclaration:
+    if (refused := hub.refused_session(target)) is not None:
+        raise refused
     known = hub.sessions()
     if target in known:
         return known[target]

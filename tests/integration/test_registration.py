@@ -1,0 +1,95 @@
+"""Node and control plane with different plugins: the control plane decides, says so, and nothing else of the node suffers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentfield_local.plugin as local_plugin
+import agentfield_openai.plugin as openai_plugin
+from agentfield import Agent
+from agentfield.plugins import Registry, install
+from agentfield.wire.rest import StartRequest
+from bad_input_kit import desk
+
+REFUSED = """\
+openai/webrtc needs a plugin that is not installed: agentfield-openai. Installed pairs: local/audio_turns, local/webrtc, \
+local/websocket. The control plane decides, and has: local/audio_turns (agentfield-local), local/webrtc (agentfield-local), \
+local/websocket (agentfield-local). The node 'desk' has: openai/webrtc (agentfield-openai), openai/websocket (agentfield-openai)."""
+HINT = "on the control plane: pip install agentfield-openai"
+
+
+def node(registry: Registry) -> Agent:
+    """An agent with a session for each provider, and a reasoner."""
+    app = Agent("desk", registry=registry)
+
+    @app.reasoner()
+    async def echo(word: str) -> dict[str, str]:
+        return {"word": word}
+
+    @app.session("here", provider="local", transport="webrtc")
+    async def here(session: Any) -> None:
+        await session.input()
+
+    @app.session("voice", provider="openai", transport="webrtc")
+    async def voice(session: Any) -> None:
+        await session.input()
+
+    return app
+
+
+async def test_a_session_whose_pair_the_control_plane_lacks_is_not_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The node logs the refusal with both lists, a start answers the same, and its other functions go on working.
+
+    With the plugin installed on the control plane, the same node registers all it declares.
+    """
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    monkeypatch.setattr(install, "origin", install.Origin)
+    app = node(Registry.of([openai_plugin]))
+    with caplog.at_level(logging.ERROR, "agentfield.node"):
+        async with desk(tmp_path, registry=Registry.of([local_plugin]), app=app) as house:
+            said = await house.start_refused("desk.voice")
+            assert (said.code, said.status, said.detail, said.hint) == ("adapter_not_installed", 422, REFUSED, HINT)
+            (view,) = await house.client.nodes()
+            assert (view.sessions, view.refused) == (("here",), {"voice": "adapter_not_installed"})
+            assert view.functions == ("echo",)
+    (logged,) = [record.getMessage() for record in caplog.records if record.name == "agentfield.node"]
+    assert logged == f"desk.voice is not registered: {REFUSED}\n  hint: {HINT}\n  code: adapter_not_installed"
+    both = Registry.of([local_plugin, openai_plugin])
+    async with desk(tmp_path, registry=both, app=app) as house:
+        (view,) = await house.client.nodes()
+        assert (set(view.sessions), view.refused) == ({"here", "voice"}, {})
+        started = await house.client.start_session(StartRequest(target="desk.voice"))
+        await house.client.end_session(started.session_id, "operator")
+
+
+async def test_a_node_without_the_transports_plugin_leaves_it_to_the_control_plane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transport that this node has never heard of may be known to the control plane; one that is misspelt is not."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    app = Agent("desk", registry=Registry.of([openai_plugin, local_plugin]))
+
+    @app.reasoner()
+    async def echo(word: str) -> dict[str, str]:
+        return {"word": word}
+
+    @app.session("here", provider="local", transport="webrtc")
+    async def here(session: Any) -> None:
+        await session.input()
+
+    @app.session("phone", provider="openai", transport="pigeon")
+    async def phone(session: Any) -> None:
+        await session.input()
+
+    with pytest.raises(Exception, match="Did you mean 'websocket'"):
+        app.session("typo", provider="openai", transport="web_socket")(phone)
+    async with desk(tmp_path, registry=Registry.of([openai_plugin, local_plugin]), app=app) as house:
+        said = await house.start_refused("desk.phone")
+    assert said.code == "unsupported_pair"
+    assert "The node" not in said.detail, "both have the same, there is nothing to compare"
