@@ -52,6 +52,7 @@ async def test_the_document_has_every_route_with_who_may_use_it(document: dict[s
         ("get", "/api/v1/workflows/{run_id}/dag"),
         ("get", "/api/v1/nodes"),
         ("get", "/api/v1/adapters"),
+        ("get", "/api/v1/plugins"),
         ("post", "/api/v1/sessions"),
         ("post", "/api/v1/sessions/{session_id}/offer"),
         ("get", "/api/v1/sessions/{session_id}/events"),

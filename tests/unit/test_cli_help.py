@@ -30,6 +30,7 @@ EVERY = [
     ("nodes",),
     ("adapters",),
     ("plugins",),
+    ("plugins", "check"),
     ("local",),
 ]
 HEAVY = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets", "structlog"}

@@ -12,8 +12,9 @@ from agentfield.errors import InvalidInput
 from agentfield.plugins import Manifest, Names, PairSpec, ProviderInfo, Registry, hookimpl, install
 from agentfield.plugins.choices import check_options, choose
 from agentfield.plugins.install import Origin, install_hint
-from agentfield.plugins.matrix import adapter_views, matrix_markdown, needs_of
+from agentfield.plugins.matrix import matrix_markdown, needs_of
 from agentfield.plugins.spec import Capabilities
+from agentfield.plugins.views import adapter_views
 from agentfield.realtime.config import Limits, SemanticVad, SessionDeclaration
 
 ACME = ProviderInfo(
@@ -118,7 +119,8 @@ def test_every_row_is_listed_and_ours_that_are_absent_too():
     assert acme.capabilities["floors"] == ["handler", "model"]
     json.dumps(acme.model_dump(mode="json"))
     absent = views["openai/webrtc"]
-    assert (absent.installed, absent.capabilities, absent.notes) == (False, {}, install_hint("agentfield-openai"))
+    assert (absent.installed, absent.state, absent.capabilities) == (False, "adapter_not_installed", {})
+    assert absent.hint == install_hint("agentfield-openai")
 
 
 def test_the_matrix_as_markdown():
@@ -128,7 +130,7 @@ def test_the_matrix_as_markdown():
         "| say | exact |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
         "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| default_transcription | - |\n"
         "| interruption | - |\n| truncation | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
-        "| max_duration | 90 |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"
+        "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"
     ).replace("test-plugins-matrix", "Acme")
 
 

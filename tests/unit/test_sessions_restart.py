@@ -84,10 +84,10 @@ async def test_a_session_is_not_taken_up_by_an_adapter_that_can_no_longer_do_it(
         await node.drop()
     async with plane(tmp_path, adapter, registry=deaf()) as after:
         row = await after.state(session_id, "ended")
-        assert (row.end_reason, row.end_detail) == (
-            "control_plane_restart",
+        assert row.end_reason == "control_plane_restart"
+        assert row.end_detail == (
             "the control plane was restarted and cannot go on with it: acme/webrtc (unit) cannot run this session:"
-            " caller_transcript is none, not final or partial (for the handler floor). No other installed pair can.",
+            " caller_transcript is none, not final or partial (for the handler floor). No other installed pair can."
         )
 
 

@@ -12,13 +12,16 @@ from pathlib import Path
 
 from importlib_metadata import EntryPoint, IDistribution, PackageNotFoundError, distribution, distributions
 
-__all__ = ["COMMANDS", "PLUGINS", "Entry", "canonical", "installed_entries"]
+__all__ = ["COMMANDS", "PEERS", "PLUGINS", "Entry", "canonical", "installed_entries"]
 
 PLUGINS = "agentfield.plugins"
 """Entry-point group of plugins; a value is the module of a manifest."""
 
 COMMANDS = "agentfield.commands"
 """Entry-point group of commands of `af`; a value is ``module:app`` of a `typer.Typer`."""
+
+PEERS = "agentfield.peers"
+"""Entry-point group of the fakes that the conformance kit talks to; a name is a pair or a transport."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

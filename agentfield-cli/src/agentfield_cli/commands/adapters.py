@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentfield_cli.options import AsJson, Url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agentfield.plugins.spec import Need
+    from agentfield.wire.rest import AdapterView
+    from agentfield_cli.output import Output
 
 __all__ = ["app"]
 
@@ -16,62 +23,140 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def adapters(
     url: Url = None,
+    provider: Annotated[str | None, typer.Option("--provider", help="Only pairs of this provider.")] = None,
+    transport: Annotated[str | None, typer.Option("--transport", help="Only pairs over this transport.")] = None,
+    needs: Annotated[
+        list[str] | None,
+        typer.Option("--needs", metavar="FIELD=VALUE", help="What a pair must be able to do; may be given often."),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print every capability as a Markdown table.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the pairs of provider and transport, and what each can do.
 
-    Without --url these are the plugins of this installation, with it those of that control plane.
+    Without --url these are the plugins of this installation, with it those of that control plane. With --needs each pair
+    that does not meet them says why; the exit code is 1 when none does. Several values behind commas: all of them where
+    a pair has a set of values (turn_detection, limits, …), else any of them.
 
     \b
     Examples:
       af adapters
+      af adapters --transport websocket --needs say=exact --needs limits=cost,turns
       af adapters --markdown > matrix.md
       af adapters --url http://127.0.0.1:8080 --json
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     from agentfield.errors import InvalidInput
-    from agentfield.plugins import Registry
-    from agentfield.plugins.matrix import adapter_views, matrix_markdown
-    from agentfield_cli.output import Output
+    from agentfield.plugins.asking import need_from
+    from agentfield_cli.output import ExitCode, Output
 
-    if markdown and (url or as_json):
-        raise InvalidInput("--markdown goes neither with --url nor with --json.", hint="af adapters --markdown")
-    out = Output(as_json=as_json)
+    if markdown and (url or as_json or needs):
+        raise InvalidInput("--markdown goes with none of --url, --json and --needs.", hint="af adapters --markdown")
+    asked = [need_from(text) for text in needs or ()]
     if markdown:
-        typer.echo(matrix_markdown(Registry.discover()), nl=False)
+        _print_table(provider, transport)
         return
-    views = _remote(url) if url else adapter_views(Registry.discover())
-    out.result({"adapters": views})
+    views, notes = _remote(url) if url else _local()
+    views = _chosen(views, provider, transport)
+    fits = [not asked or not _unmet(view, asked) for view in views]
+    out = Output(as_json=as_json)
+    rows = [view.model_dump(mode="json") for view in views]
+    if asked:
+        rows = [row | {"unmet": _unmet(view, asked)} for row, view in zip(rows, views, strict=True)]
+    out.result({"adapters": rows})
+    _print(out, views, asked)
+    for note in notes:
+        out.note(note)
+    if asked and not any(fits):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _local() -> tuple[list[AdapterView], list[str]]:
+    from agentfield.plugins import Registry
+    from agentfield.plugins.views import adapter_views
+
+    registry = Registry.discover()
+    bad = [record.label for record in registry.plugins if record.state not in ("ok", "disabled")]
+    return adapter_views(registry), [f"not usable: {', '.join(bad)}; why: af plugins"] if bad else []
+
+
+def _remote(url: str) -> tuple[list[AdapterView], list[str]]:
+    from agentfield_cli.connect import connected, run
+
+    async def ask() -> list[AdapterView]:
+        async with connected(url) as client:
+            return list(await client.adapters())
+
+    return run(ask()), []
+
+
+def _print_table(provider: str | None, transport: str | None) -> None:
+    from agentfield.plugins import Registry
+    from agentfield.plugins.matrix import table_of
+    from agentfield.plugins.views import adapter_views
+
+    registry = Registry.discover()
+    names = {(view.provider, view.transport) for view in _chosen(adapter_views(registry), provider, transport)}
+    rows = [row for row in registry.pairs() if (row[0].provider, row[0].transport) in names]
+    typer.echo(table_of(rows), nl=False)
+
+
+def _chosen(views: Sequence[AdapterView], provider: str | None, transport: str | None) -> list[AdapterView]:
+    from agentfield.errors import UnsupportedPair
+    from agentfield.plugins.words import did_you_mean, listed
+
+    for kind, asked in (("provider", provider), ("transport", transport)):
+        known = {getattr(view, kind) for view in views}
+        if asked is not None and asked not in known:
+            guess = did_you_mean(asked, known)
+            raise UnsupportedPair(
+                f"no pair has the {kind} {asked!r}.{guess} There are: {listed(known)}.", hint="af adapters"
+            )
+    return [v for v in views if provider in (None, v.provider) and transport in (None, v.transport)]
+
+
+def _unmet(view: AdapterView, asked: Sequence[Need]) -> list[str]:
+    """Return why a pair does not do; [] when it does."""
+    from agentfield.plugins.asking import capabilities_from
+
+    if not view.installed:
+        return [view.reason]
+    can = capabilities_from(view.capabilities)
+    return [need.refusal(can) for need in asked if not need.met_by(can)]
+
+
+def _print(out: Output, views: Sequence[AdapterView], asked: Sequence[Need]) -> None:
     rows = [
         (
             f"{view.provider}/{view.transport}",
-            f"{view.distribution} {view.version}" if view.installed else view.distribution,
+            _from(view),
             view.media or "-",
-            _says(view.media, view.capabilities) if view.installed else f"not usable: {view.notes}",
+            _says(view, asked),
         )
         for view in views
     ]
     out.table(("pair", "distribution", "media", "what it can do"), rows, empty="There are no pairs.")
 
 
-def _remote(url: str) -> list:  # type: ignore[type-arg]
-    from agentfield_cli.connect import connected, run
-
-    async def ask() -> list:  # type: ignore[type-arg]
-        async with connected(url) as client:
-            return list(await client.adapters())
-
-    return run(ask())
+def _from(view: AdapterView) -> str:
+    mine = f"{view.distribution} {view.version}".rstrip()
+    theirs = f"{view.transport_distribution} {view.transport_version}".rstrip()
+    return f"{mine} + {theirs}" if theirs and view.transport_distribution != view.distribution else mine
 
 
-def _says(media: str, capabilities: dict[str, object]) -> str:
-    floors, formats = capabilities.get("floors"), capabilities.get("formats")
+def _says(view: AdapterView, asked: Sequence[Need]) -> str:
+    if not view.installed:
+        hint = f" ({view.hint})" if view.hint else ""
+        return f"{view.state}: {view.reason}{hint}"
+    if unmet := _unmet(view, asked):
+        return f"does not do: {'; '.join(unmet)}"
+    can = view.capabilities
+    floors, formats = can.get("floors"), can.get("formats")
     parts = [
         f"floors {', '.join(map(str, floors)) if isinstance(floors, list) else '-'}",
-        f"say {capabilities.get('say')}",
-        f"tools {capabilities.get('tools')}",
-        f"caller transcript {capabilities.get('caller_transcript')}",
+        f"say {can.get('say')}",
+        f"tools {can.get('tools')}",
+        f"caller transcript {can.get('caller_transcript')}",
     ]
-    if media != "direct" and isinstance(formats, list) and formats:  # who talks to the provider directly agrees with it
+    if view.media != "direct" and isinstance(formats, list) and formats:  # who talks directly agrees on one
         parts.append(f"audio {', '.join(map(str, formats))}")
     return " · ".join(parts)

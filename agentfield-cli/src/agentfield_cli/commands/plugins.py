@@ -1,4 +1,4 @@
-"""`af plugins`: the installed plugins and their state."""
+"""`af plugins`: the installed plugins and their state, and what is wrong with one of them."""
 
 from __future__ import annotations
 
@@ -6,59 +6,106 @@ from typing import Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson
+from agentfield_cli.options import AsJson, Url
 
 __all__ = ["app"]
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def plugins(
+    context: typer.Context,
+    url: Url = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of broken plugins.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the installed plugins and their state.
 
-    The exit code is 1 when one is broken, incompatible or invalid.
+    Without --url these are the plugins of this installation, with it those of that control plane. The exit code is 1 when
+    one is broken, incompatible or invalid.
 
     \b
     Examples:
       af plugins
       af plugins --verbose
+      af plugins check agentfield-openai
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
-    from agentfield.plugins import Registry
+    if context.invoked_subcommand is not None:
+        return
+    from agentfield_cli.inspection import installed, tracebacks
     from agentfield_cli.output import ExitCode, Output
 
     out = Output(as_json=as_json)
-    records = Registry.discover().plugins
-    out.result(
-        {
-            "plugins": [
-                {
-                    "name": record.name,
-                    "distribution": record.distribution,
-                    "version": record.version,
-                    "state": record.state,
-                    "reason": record.reason or None,
-                    "pairs": [spec.name for spec in record.manifest.pairs] if record.manifest else [],
-                }
-                for record in records
-            ]
-        }
-    )
+    views = _remote(url) if url else installed()
+    out.result({"plugins": views})
     rows = [
         (
-            record.name,
-            record.label,
-            record.state,
-            record.reason or ", ".join(spec.name for spec in (record.manifest.pairs if record.manifest else ())),
+            view.name,
+            view.distribution,
+            view.version or None,
+            view.state,
+            ", ".join(view.pairs) or None,
+            view.reason or None,
         )
-        for record in records
+        for view in views
     ]
-    out.table(("name", "distribution", "state", "pairs"), rows, empty="No plugins are installed.")
-    for record in records:
-        if verbose and record.details:
-            out.line(f"\n{record.label}\n{record.details}")
-    if any(record.state not in ("ok", "disabled") for record in records):
+    columns = ("name", "distribution", "version", "state", "pairs", "reason")
+    out.table(columns, rows, empty="No plugins are installed.")
+    if verbose and not url:
+        for label, text in tracebacks():
+            out.line(f"\n{label}\n{text}")
+    if any(view.state not in ("ok", "disabled") for view in views):
         raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def check(
+    distribution: Annotated[str, typer.Argument(metavar="DIST", help="Name of an installed distribution.")],
+    as_json: AsJson = False,
+) -> None:
+    """Load one plugin and tell every problem that it has.
+
+    Its manifest, its pairs, and everything that they name are loaded here. Warnings are no problems: a manifest that
+    imports what is heavy, a pair that another plugin claims too, no peer for the conformance kit. The exit code is 1
+    when there is a problem.
+
+    \b
+    Examples:
+      af plugins check agentfield-openai
+      af plugins check agentfield-acme --json
+    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    from agentfield_cli.inspection import inspect_plugin
+    from agentfield_cli.output import ExitCode, Output
+
+    out = Output(as_json=as_json)
+    found = inspect_plugin(distribution)
+    out.result(
+        {
+            "distribution": found.distribution,
+            "version": found.version,
+            "ok": not found.problems,
+            "pairs": found.pairs,
+            "problems": found.problems,
+            "warnings": found.warnings,
+        }
+    )
+    out.line(f"{found.distribution} {found.version}: {', '.join(found.pairs) or 'no pairs'}")
+    for problem in found.problems:
+        out.line(f"problem: {problem}", style="red")
+    for warning in found.warnings:
+        out.line(f"warning: {warning}", style="yellow")
+    if not found.problems:
+        out.line("no problems")
+    else:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _remote(url: str) -> list:  # type: ignore[type-arg]
+    from agentfield_cli.connect import connected, run
+
+    async def ask() -> list:  # type: ignore[type-arg]
+        async with connected(url) as client:
+            return list(await client.plugins())
+
+    return run(ask())

@@ -22,6 +22,7 @@ from agentfield.wire.rest import (
     ExecuteRequest,
     ExecutionView,
     NodeView,
+    PluginView,
     SessionView,
     StartRequest,
     StartResponse,
@@ -226,6 +227,10 @@ class ControlPlaneClient(SessionStreams):
     async def adapters(self) -> list[AdapterView]:
         """Return the matrix of pairs."""
         return read_list(AdapterView, await self._json("GET", "/adapters"), "adapters")
+
+    async def plugins(self) -> list[PluginView]:
+        """Return the plugins that the control plane found."""
+        return read_list(PluginView, await self._json("GET", "/plugins"), "plugins")
 
     async def health(self) -> dict[str, Any]:
         """Return what the control plane says of itself."""

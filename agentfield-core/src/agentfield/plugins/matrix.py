@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from agentfield.plugins.install import FIRST_PARTY_PAIRS, install_hint
 from agentfield.plugins.registry import PluginRecord, Registry
 from agentfield.plugins.spec import Capabilities, Need, PairSpec
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.rest import AdapterView
 
-__all__ = ["adapter_views", "cell", "matrix_markdown", "needs_of", "table_of"]
+__all__ = ["cell", "jsonable", "matrix_markdown", "needs_of", "table_of"]
 
 _SPEAKS = frozenset[object]({"exact", "best_effort"})
 
@@ -64,43 +62,8 @@ def _limit_needs(declared: SessionDeclaration) -> Iterator[Need]:
     yield Need("max_duration", frozenset({limits.duration}), f"Limits(duration={limits.duration:g})")
 
 
-def adapter_views(registry: Registry) -> list[AdapterView]:
-    """Return every pair that is installed, and those of ours that are not, by name."""
-    rows = [
-        AdapterView(
-            provider=spec.provider,
-            transport=spec.transport,
-            distribution=record.distribution,
-            version=record.version,
-            media=spec.media,
-            capabilities=_jsonable(spec.capabilities),
-            notes=spec.notes,
-        )
-        for spec, record in registry.pairs()
-    ]
-    usable = {record.distribution for record in registry.plugins if record.state == "ok"}
-    states = {record.distribution: record for record in registry.plugins}
-    for (provider, transport), dist in FIRST_PARTY_PAIRS.items():
-        if dist in usable:
-            continue
-        record = states.get(dist)
-        notes = f"{record.state}: {record.reason}" if record else install_hint(dist)
-        rows.append(
-            AdapterView(
-                provider=provider,
-                transport=transport,
-                distribution=dist,
-                version=record.version if record else "",
-                media="",
-                installed=False,
-                capabilities={},
-                notes=notes,
-            )
-        )
-    return sorted(rows, key=lambda row: (row.provider, row.transport, row.distribution))
-
-
-def _jsonable(capabilities: Capabilities) -> dict[str, Any]:
+def jsonable(capabilities: Capabilities) -> dict[str, Any]:
+    """Return capabilities as JSON values, sets in order."""
     values = dataclasses.asdict(capabilities)
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in values.items()}
 
@@ -113,7 +76,7 @@ def matrix_markdown(registry: Registry) -> str:
 def table_of(rows: Iterable[tuple[PairSpec, PluginRecord]]) -> str:
     """Return these pairs as `matrix_markdown` does."""
     columns = tuple(rows)
-    tables = [_jsonable(spec.capabilities) for spec, _ in columns]
+    tables = [jsonable(spec.capabilities) for spec, _ in columns]
     lines = [
         _row("capability", (spec.name for spec, _ in columns)),
         "|---" * (len(columns) + 1) + "|",

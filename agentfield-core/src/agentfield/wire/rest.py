@@ -24,6 +24,7 @@ __all__ = [
     "ExecutionView",
     "InputRequest",
     "NodeView",
+    "PluginView",
     "SessionState",
     "SessionView",
     "SignedDecision",
@@ -318,5 +319,33 @@ class AdapterView(_View):
     version: str
     media: str
     installed: bool = True
+    """Whether a session can run on it: `state` is ``ok``."""
     capabilities: dict[str, Any]
     notes: str = ""
+    state: str = "ok"
+    """``ok``, or the code of the error that a session on this pair is refused with."""
+    reason: str = ""
+    """The text of that error."""
+    hint: str = ""
+    """What to do about it."""
+    transport_distribution: str = ""
+    """The distribution that brings the transport, "" where agentfield-core does."""
+    transport_version: str = ""
+    bridged_from: str | None = None
+    """The declared pair that this row was made from, where a provider and a transport of two plugins meet."""
+
+
+class PluginView(_View):
+    """One plugin that was found, usable or not."""
+
+    name: str
+    distribution: str
+    version: str
+    state: str
+    """``ok``, ``disabled``, ``broken``, ``incompatible`` or ``invalid``."""
+    reason: str = ""
+    """Why the state is not ok."""
+    pairs: tuple[str, ...] = ()
+    """The rows of the matrix that it has a part in."""
+    providers: tuple[str, ...] = ()
+    transports: tuple[str, ...] = ()
