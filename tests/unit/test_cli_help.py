@@ -31,6 +31,7 @@ EVERY = [
     ("adapters",),
     ("plugins",),
     ("plugins", "check"),
+    ("doctor",),
     ("local",),
 ]
 HEAVY = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets", "structlog"}

@@ -24,6 +24,7 @@ COMMANDS = {
     "adapters": "List the pairs of provider and transport, and what each can do.",
     "plugins": "List the installed plugins and their state.",
     "webhooks": "Tell other systems of events.",
+    "doctor": "Look whether this installation is in order.",
     "local": "Run the offline speech server.",
 }
 """Every command with its line in the overview."""
@@ -47,6 +48,27 @@ class _Overview(TyperGroup):
         super().__init__(**attributes)
         for name, line in COMMANDS.items():
             self.add_command(_Later(name, help=line))
+        self._looked = False
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's signature
+        self._look()
+        return [*COMMANDS, *sorted(self.commands.keys() - COMMANDS.keys())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            self._look()
+        return super().get_command(ctx, cmd_name)
+
+    def _look(self) -> None:
+        """Look for commands of plugins; nobody pays for it who uses one of ours."""
+        if self._looked:
+            return
+        from agentfield_cli.contributed import contributed_commands
+
+        self._looked = True
+        for name, command in contributed_commands().items():
+            if name not in COMMANDS:
+                self.add_command(command)
 
 
 app = typer.Typer(cls=_Overview, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,7 +114,10 @@ def run(args: Sequence[str]) -> int:
     """
     from typer.main import get_command
 
-    from agentfield.errors import AgentFieldError
+    try:
+        from agentfield.errors import AgentFieldError
+    except Exception:  # noqa: BLE001 - it may be anybody's code that is there in the place of ours
+        return _report_intruder()
     from agentfield_cli.output import report_error, report_usage
 
     as_json = "--json" in args
@@ -105,6 +130,21 @@ def run(args: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _report_intruder() -> int:
+    """Say what is in the place of agentfield-core, whose package does not import."""
+    import traceback
+
+    from agentfield_cli.intruder import FIX, intruders
+
+    traceback.print_exc(limit=0)
+    others = intruders()
+    names = " ".join(other.split()[0] for other in others) or "agentfield"
+    why = f"{', '.join(others)} has overwritten it" if others else "it is damaged"
+    sys.stderr.write(f"error: the package agentfield is not agentfield-core's: {why}.\n")
+    sys.stderr.write(f"hint: {FIX.format(names=names)}\ncode: foreign_package\n")
+    return 1
 
 
 def main() -> None:

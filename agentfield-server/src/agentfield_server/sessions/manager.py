@@ -23,8 +23,8 @@ from agentfield.errors import (
 from agentfield.ids import new_id
 from agentfield.plugins import PairSpec, Registry, TransportInfo
 from agentfield.plugins.gate import Gate
-from agentfield.plugins.middleware import Chain
 from agentfield.plugins.matrix import needs_of
+from agentfield.plugins.middleware import Chain
 from agentfield.plugins.spec import Media
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg
