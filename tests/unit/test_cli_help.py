@@ -32,6 +32,8 @@ EVERY = [
     ("plugins",),
     ("plugins", "check"),
     ("doctor",),
+    ("init",),
+    ("init", "plugin"),
     ("local",),
 ]
 HEAVY = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets", "structlog"}

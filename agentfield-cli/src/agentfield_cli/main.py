@@ -24,6 +24,7 @@ COMMANDS = {
     "adapters": "List the pairs of provider and transport, and what each can do.",
     "plugins": "List the installed plugins and their state.",
     "webhooks": "Tell other systems of events.",
+    "init": "Begin a project.",
     "doctor": "Look whether this installation is in order.",
     "local": "Run the offline speech server.",
 }

@@ -1,0 +1,122 @@
+"""Plugins as strangers write them, built and installed as wheels, none knowing of another: what `af init` writes, and the examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packaging_kit import ROOT, Environment, build
+
+EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
+GENERATED = "agentfield-acme"
+NAMES = [GENERATED, *(path.name for path in EXAMPLES)]
+
+
+@dataclass(frozen=True)
+class House:
+    """An environment with all of them."""
+
+    here: Environment
+    generated: Path
+
+    def source(self, dist: str) -> Path:
+        """Return the project of one."""
+        return self.generated if dist == GENERATED else next(path for path in EXAMPLES if path.name == dist)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return the pairs, by their names."""
+        rows = self.here.run("af", "adapters", "--json").json["adapters"]
+        return {f"{row['provider']}/{row['transport']}": row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> House:
+    """Build each project's wheel and install them all, with `af` and what checks Python."""
+    folder = tmp_path_factory.mktemp("strangers")
+    generated = folder / GENERATED
+    af = Path(sys.executable).with_name("af")
+    subprocess.run([af, "init", "plugin", "acme", "--into", generated], check=True, capture_output=True)
+    for project in (generated, *EXAMPLES):
+        build(project, folder / "dist")
+    here = Environment.make(folder, wheels)
+    here.install("agentfield-cli", "mypy", "ruff", *sorted((folder / "dist").glob("*.whl")))
+    return House(here, generated)
+
+
+def test_each_is_listed_with_its_own_distribution(house: House) -> None:
+    """Everything that a stranger's manifest declares is a row that works, of that distribution."""
+    plugins = {row["distribution"]: row for row in house.here.run("af", "plugins", "--json").json["plugins"]}
+    assert sorted(plugins) == sorted(NAMES)
+    assert {row["state"] for row in plugins.values()} == {"ok"}
+    rows = house.rows()
+    for dist, plugin in plugins.items():
+        assert plugin["pairs"], f"{dist} has no part in any pair"
+        for pair in plugin["pairs"]:
+            assert rows[pair]["installed"], rows[pair]["reason"]
+            assert dist in (rows[pair]["distribution"], rows[pair]["transport_distribution"])
+
+
+def test_strangers_meet(house: House) -> None:
+    """Every provider with a bridged pair goes over every stranger's bridged transport: a row that names both distributions."""
+    plugins = house.here.run("af", "plugins", "--json").json["plugins"]
+    rows = house.rows()
+    providers = {row["provider"] for row in rows.values() if row["media"] == "bridged" and row["bridged_from"] is None}
+    assert "acme" in providers
+    for plugin in plugins:
+        for transport in plugin["transports"]:
+            for provider in providers:
+                row = rows[f"{provider}/{transport}"]
+                assert (row["installed"], row["transport_distribution"]) == (True, plugin["distribution"])
+                assert row["bridged_from"] == f"{provider}/websocket"
+
+
+@pytest.mark.parametrize("dist", NAMES)
+def test_the_check_of_a_plugin_finds_nothing(house: House, dist: str) -> None:
+    """`af plugins check` has neither a problem nor a warning: light manifest, everything loads, a peer for each pair."""
+    found = house.here.run("af", "plugins", "check", dist, "--json")
+    assert (found.code, found.json["problems"], found.json["warnings"]) == (0, [], [])
+
+
+@pytest.mark.parametrize("dist", NAMES)
+def test_the_code_is_as_strict_as_ours(house: House, dist: str) -> None:
+    """The project's source passes our own linter, formatter and strict types, against the wheels that are installed."""
+    source = str(house.source(dist) / "src")
+    config = str(ROOT / "pyproject.toml")
+    for program, *args in (
+        ("ruff", "check", "--no-cache", "--config", config, source),
+        ("ruff", "format", "--no-cache", "--check", "--config", config, source),
+        ("mypy", "--strict", "--config-file", os.devnull, "--cache-dir", os.devnull, source),
+    ):
+        done = house.here.run(program, *args)
+        assert done.code == 0, f"{program}: {done.out}{done.err}"
+
+
+@pytest.mark.parametrize("dist", NAMES)
+def test_it_depends_on_released_interfaces_only(house: House, dist: str) -> None:
+    """Nothing of the server or of the command line is needed, and core is asked for within its version."""
+    project = tomllib.loads((house.source(dist) / "pyproject.toml").read_text())["project"]
+    ours = [line for line in project["dependencies"] if line.startswith("agentfield")]
+    assert "agentfield-core>=0.1,<0.2" in ours
+    assert not [line for line in ours if line.startswith(("agentfield-server", "agentfield-cli"))]
+    code = "".join(path.read_text() for path in (house.source(dist) / "src").rglob("*.py"))
+    assert "agentfield_server" not in code
+    assert "agentfield_cli" not in code
+
+
+def test_what_was_written_is_not_overwritten(house: House) -> None:
+    """A second `af init plugin` into the same folder is refused, as is a name that cannot be one; nothing changes."""
+    before = {path: path.read_bytes() for path in house.generated.rglob("*") if path.is_file()}
+    again = house.here.run("af", "init", "plugin", "acme", "--into", str(house.generated), "--json")
+    assert (again.code, json.loads(again.out)["code"]) == (2, "folder_not_empty")
+    for name in ("Acme", "1acme", "acme-voice", "../acme"):
+        refused = house.here.run("af", "init", "plugin", name)
+        assert (refused.code, refused.err.splitlines()[-1]) == (2, "code: invalid_name")
+    assert {path: path.read_bytes() for path in house.generated.rglob("*") if path.is_file()} == before
