@@ -162,6 +162,22 @@ def test_this_checkout_is_recognised(monkeypatch):
     assert install_hint("agentfield-local", "speech") == "uv sync"
 
 
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        (Origin(), "pip install --force-reinstall agentfield-openai"),
+        (Origin(installer="uv"), "uv pip install --reinstall agentfield-openai"),
+        (
+            Origin(workspace=Path("/src/a b")),
+            "uv sync --reinstall-package agentfield-openai --project '/src/a b'",
+        ),
+    ],
+)
+def test_what_is_broken_is_installed_anew(where, hint):
+    """The line for a plugin that is there and does not work makes the installer do something."""
+    assert install_hint("agentfield-openai", again=True, where=where) == hint
+
+
 def test_an_extra_is_part_of_the_line():
     """An extra is quoted for the shell."""
     assert install_hint("agentfield-local", "speech", where=Origin()) == "pip install 'agentfield-local[speech]'"

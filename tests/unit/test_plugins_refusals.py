@@ -123,7 +123,7 @@ def test_a_broken_plugin_is_told_from_an_absent_one():
     assert refusal(Registry([OPENAI, broken]), "local", "webrtc") == (
         "[plugin_broken] local/webrtc: agentfield-local 0.3.0 is installed but broken:"
         " ModuleNotFoundError: No module named 'x'. Installed pairs: openai/webrtc, openai/websocket."
-        "\n  hint: pip install agentfield-local"
+        "\n  hint: pip install --force-reinstall agentfield-local"
     )
 
 
@@ -148,7 +148,7 @@ def test_an_incompatible_plugin_is_named():
     assert refusal(Registry([OPENAI, old]), "local", "webrtc") == (
         "[plugin_incompatible] local/webrtc: agentfield-local 0.3.0 is installed but incompatible:"
         " it was made for plugin API 2.0, this is 1.0. Installed pairs: openai/webrtc, openai/websocket."
-        "\n  hint: pip install agentfield-local"
+        "\n  hint: pip install --force-reinstall agentfield-local"
     )
 
 

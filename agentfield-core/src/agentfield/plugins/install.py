@@ -42,12 +42,13 @@ class Origin:
     installer: str = "pip"
 
 
-def install_hint(dist: str, extra: str | None = None, *, where: Origin | None = None) -> str:
+def install_hint(dist: str, extra: str | None = None, *, again: bool = False, where: Origin | None = None) -> str:
     """Return the command that installs `dist` where this code runs.
 
     Args:
         dist: Name of a distribution.
         extra: An extra of it that is wanted.
+        again: Whether it is installed and must be installed anew: without being told so an installer does nothing.
         where: Where the code was installed from; found out when left out.
 
     Returns:
@@ -57,8 +58,12 @@ def install_hint(dist: str, extra: str | None = None, *, where: Origin | None = 
         return ""
     where = where or origin()
     if where.workspace is not None:
-        return "uv sync" if where.workspace == Path.cwd() else f"uv sync --project {shlex.quote(str(where.workspace))}"
-    installer = "uv pip install" if where.installer == "uv" else "pip install"
+        sync = f"uv sync --reinstall-package {dist}" if again else "uv sync"
+        return sync if where.workspace == Path.cwd() else f"{sync} --project {shlex.quote(str(where.workspace))}"
+    installer, flag = (
+        ("uv pip install", "--reinstall") if where.installer == "uv" else ("pip install", "--force-reinstall")
+    )
+    installer = f"{installer} {flag}" if again else installer
     wanted = f"{dist}[{extra}]" if extra else dist
     return f"{installer} {_requirement(dist, wanted, where.direct_url)}"
 

@@ -147,7 +147,7 @@ def _unusable(registry: Installed, provider: str, transport: str, record: Plugin
 
 
 def _reinstall(record: PluginRecord) -> str:
-    return install_hint(record.distribution) or f"repair or uninstall {record.distribution}"
+    return install_hint(record.distribution, again=True) or f"repair or uninstall {record.distribution}"
 
 
 def extra_missing(
