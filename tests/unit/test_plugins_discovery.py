@@ -166,7 +166,7 @@ def test_damaged_metadata_hides_nothing_else(install, tmp_path):
     assert found.pop("zz-epsilon")[0] == "broken"
     assert found == {
         "zz-alpha": ("ok", ""),
-        "zz-beta": ("broken", "its metadata cannot be read (TypeError): reinstall or uninstall zz-beta"),
+        "zz-beta": ("broken", "its metadata cannot be read (ValueError): reinstall or uninstall zz-beta"),
         "zz-delta": ("broken", "its metadata cannot be read (MetadataNotFound): reinstall or uninstall zz-delta"),
         "zz-gamma": ("broken", "its metadata cannot be read (UnicodeDecodeError): reinstall or uninstall zz-gamma"),
     }

@@ -129,8 +129,8 @@ def read_plugin(
     """
     plugin = None
     try:
-        plugin = loader.run(load, module=base.module)
-        manifest = _manifest(manager, plugin, base, loader)
+        plugin, api = loader.run(lambda: _loaded(load), module=base.module)
+        manifest = _manifest(manager, plugin, api, base, loader)
         hooks = implementations_of(manager, plugin, name=base.name, distribution=base.distribution)
         return dataclasses.replace(base, state="ok", reason="", manifest=manifest, hooks=hooks)
     except _Misfit as misfit:
@@ -159,8 +159,16 @@ def _reason(failed: Failed, base: PluginRecord) -> str:
     return failed.reason
 
 
-def _manifest(manager: pluggy.PluginManager, plugin: object, base: PluginRecord, loader: Loader) -> Manifest:
-    _check_api(loader.run(lambda: getattr(plugin, "AGENTFIELD_API", PLUGIN_API)))
+def _loaded(load: Callable[[], object]) -> tuple[object, object]:
+    """Return a plugin and the version of the API that it was made for, read before anything else of it."""
+    plugin = load()
+    return plugin, getattr(plugin, "AGENTFIELD_API", PLUGIN_API)
+
+
+def _manifest(
+    manager: pluggy.PluginManager, plugin: object, api: object, base: PluginRecord, loader: Loader
+) -> Manifest:
+    _check_api(api)
     if (other := manager.get_name(plugin)) is not None:
         raise _Misfit("invalid", f"its module is that of {other.partition(':')[0]} too: uninstall one of the two")
     manager.register(plugin, name=_key(base))

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 __all__ = ["LOAD_DEADLINE", "Failed", "Loader"]
 
@@ -33,7 +34,8 @@ class Failed(Exception):
     error: BaseException | None = None
 
 
-_Work = tuple[Callable[[], object], "queue.SimpleQueue[object]"]
+T = TypeVar("T")
+_Work = tuple[Callable[[], object], "queue.SimpleQueue[Any]"]
 
 
 class Loader:
@@ -42,7 +44,7 @@ class Loader:
     def __init__(self) -> None:
         self._work: queue.SimpleQueue[_Work | None] | None = None
 
-    def run(self, work: Callable[[], object], *, module: str = "") -> object:
+    def run(self, work: Callable[[], T], *, module: str = "") -> T:
         """Return what `work` returns.
 
         Args:
@@ -65,11 +67,11 @@ class Loader:
             self._work.put(None)
             self._work = None
 
-    def _elsewhere(self, work: Callable[[], object]) -> object:
+    def _elsewhere(self, work: Callable[[], T]) -> T | Failed:
         if self._work is None:
             self._work = queue.SimpleQueue()
             threading.Thread(target=_serve, args=(self._work,), name="agentfield-plugins", daemon=True).start()
-        answers = queue.SimpleQueue[object]()
+        answers: queue.SimpleQueue[T | Failed] = queue.SimpleQueue()
         self._work.put((work, answers))
         try:
             return answers.get(timeout=LOAD_DEADLINE)
@@ -84,7 +86,7 @@ def _serve(work: queue.SimpleQueue[_Work | None]) -> None:
         answers.put(_outcome(call, BaseException))
 
 
-def _outcome(work: Callable[[], object], *caught: type[BaseException]) -> object:
+def _outcome(work: Callable[[], T], *caught: type[BaseException]) -> T | Failed:
     try:
         return work()
     except caught as error:
