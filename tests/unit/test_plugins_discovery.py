@@ -259,17 +259,6 @@ def test_hooks_of_installed_plugins_count_while_they_are_ok(install):
     assert reason == ("invalid", "agentfield_dag_event must be written with 'async def'")
 
 
-def test_what_is_left_of_a_distribution_takes_nothing_down(install, tmp_path):
-    """A folder with entry points and no metadata names no distribution: its plugin is listed by what it points to."""
-    install("alpha", good("alpha"))
-    install("left", None)
-    (tmp_path / "zz_left-1.2.3.dist-info" / "METADATA").unlink()
-    registry = Registry.discover({})
-    assert states(registry) == {"zz-alpha": ("ok", "")}
-    (left,) = [p for p in registry.plugins if p.name == "left"]
-    assert (left.distribution, left.version, left.state) == ("zz_left_plugin", "", "broken")
-
-
 class Handmade:
     """A plugin made in the program itself."""
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import pluggy
 
 from agentfield.installed import PLUGINS as GROUP
-from agentfield.installed import canonical, installed_entries
+from agentfield.installed import Entry, canonical, installed_entries
 from agentfield.plugins.checks import manifest_problem, vocabulary_problem
 from agentfield.plugins.hookchecks import hook_problem, implementations_of
 from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PROJECT, PluginHooks
-from agentfield.plugins.loading import Failed, Loader
+from agentfield.plugins.loading import Failed, Watch, run_each
 from agentfield.plugins.spec import PLUGIN_API, Manifest
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "installed_plugins",
     "is_set",
     "new_manager",
-    "read_plugin",
+    "read_plugins",
 ]
 
 PluginState = Literal["ok", "disabled", "broken", "incompatible", "invalid"]
@@ -76,26 +77,30 @@ def installed_plugins(manager: pluggy.PluginManager, env: Mapping[str, str]) -> 
         canonical(name.strip()) for name in env.get("AGENTFIELD_DISABLE_PLUGINS", "").split(",") if name.strip()
     }
     autoload = not is_set(env, "AGENTFIELD_NO_PLUGIN_AUTOLOAD")
-    records = []
-    loader = Loader()
-    for entry in installed_entries(GROUP):
-        base = PluginRecord(
-            name=entry.name,
-            distribution=entry.distribution,
-            version=entry.version,
-            module=entry.module,
-            state="disabled",
-        )
-        if not autoload:
-            records.append(dataclasses.replace(base, reason="AGENTFIELD_NO_PLUGIN_AUTOLOAD is set"))
-        elif {canonical(entry.name), canonical(entry.distribution)} & disabled:
-            records.append(dataclasses.replace(base, reason="named in AGENTFIELD_DISABLE_PLUGINS"))
-        elif entry.problem:
-            records.append(dataclasses.replace(base, state="broken", reason=entry.problem))
-        else:
-            records.append(read_plugin(manager, entry.load, base, loader))
-    loader.close()
-    return records
+    entries = installed_entries(GROUP)
+    records = [_switched_off(_found(entry), disabled, autoload=autoload) for entry in entries]
+    wanted = [(record, entry.load) for record, entry in zip(records, entries, strict=True) if record.state == "ok"]
+    loaded = iter(read_plugins(manager, wanted))
+    return [next(loaded) if record.state == "ok" else record for record in records]
+
+
+def _found(entry: Entry) -> PluginRecord:
+    return PluginRecord(
+        name=entry.name,
+        distribution=entry.distribution,
+        version=entry.version,
+        module=entry.module,
+        state="broken" if entry.problem else "ok",
+        reason=entry.problem,
+    )
+
+
+def _switched_off(base: PluginRecord, disabled: set[str], *, autoload: bool) -> PluginRecord:
+    if not autoload:
+        return dataclasses.replace(base, state="disabled", reason="AGENTFIELD_NO_PLUGIN_AUTOLOAD is set")
+    if {canonical(base.name), canonical(base.distribution)} & disabled:
+        return dataclasses.replace(base, state="disabled", reason="named in AGENTFIELD_DISABLE_PLUGINS")
+    return base
 
 
 class _Manager(pluggy.PluginManager):
@@ -116,34 +121,44 @@ def is_set(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def read_plugin(
-    manager: pluggy.PluginManager, load: Callable[[], object], base: PluginRecord, loader: Loader
-) -> PluginRecord:
-    """Load, register and check one plugin; never raises what the plugin raises.
+def read_plugins(
+    manager: pluggy.PluginManager, plugins: Sequence[tuple[PluginRecord, Callable[[], object]]]
+) -> list[PluginRecord]:
+    """Load, register and check plugins one by one; never raises what a plugin raises.
 
     Args:
-        manager: Where to register it.
-        load: Returns the plugin, a module or object.
-        base: Its name, distribution and version.
-        loader: Runs its code.
+        manager: Where to register them.
+        plugins: The name, distribution and version of each, and what returns it: a module or object.
     """
-    plugin = None
+    outcomes = run_each([(base.module, partial(_read, manager, load, base)) for base, load in plugins])
+    return [
+        dataclasses.replace(base, state="broken", reason=_reason(outcome, base), details=outcome.details)
+        if isinstance(outcome, Failed)
+        else outcome
+        for (base, _), outcome in zip(plugins, outcomes, strict=True)
+    ]
+
+
+def _read(manager: pluggy.PluginManager, load: Callable[[], object], base: PluginRecord, watch: Watch) -> PluginRecord:
+    plugin = load()
     try:
-        plugin, api = loader.run(lambda: _loaded(load), module=base.module)
-        manifest = _manifest(manager, plugin, api, base, loader)
+        manifest = _manifest(manager, plugin, base, watch)
         hooks = implementations_of(manager, plugin, name=base.name, distribution=base.distribution)
         return dataclasses.replace(base, state="ok", reason="", manifest=manifest, hooks=hooks)
     except _Misfit as misfit:
         record = dataclasses.replace(base, state=misfit.state, reason=misfit.reason)
     except pluggy.PluginValidationError as error:
         record = dataclasses.replace(base, state="invalid", reason=str(error).replace("\n", " "))
-    except Failed as failed:
-        record = dataclasses.replace(base, state="broken", reason=_reason(failed, base), details=failed.details)
-    except Exception as error:  # noqa: BLE001 - reading what a stranger made may raise anything as well
-        record = dataclasses.replace(base, state="broken", reason=f"{type(error).__name__}: {error}")
-    if plugin is not None and manager.get_name(plugin) == _key(base):
-        manager.unregister(plugin)
+    except BaseException:
+        _forget(manager, plugin, base)
+        raise
+    _forget(manager, plugin, base)
     return record
+
+
+def _forget(manager: pluggy.PluginManager, plugin: object, base: PluginRecord) -> None:
+    if manager.get_name(plugin) == _key(base):
+        manager.unregister(plugin)
 
 
 def _key(base: PluginRecord) -> str:
@@ -159,16 +174,9 @@ def _reason(failed: Failed, base: PluginRecord) -> str:
     return failed.reason
 
 
-def _loaded(load: Callable[[], object]) -> tuple[object, object]:
-    """Return a plugin and the version of the API that it was made for, read before anything else of it."""
-    plugin = load()
-    return plugin, getattr(plugin, "AGENTFIELD_API", PLUGIN_API)
-
-
-def _manifest(
-    manager: pluggy.PluginManager, plugin: object, api: object, base: PluginRecord, loader: Loader
-) -> Manifest:
-    _check_api(api)
+def _manifest(manager: pluggy.PluginManager, plugin: object, base: PluginRecord, watch: Watch) -> Manifest:
+    _check_api(getattr(plugin, "AGENTFIELD_API", PLUGIN_API))
+    watch.check()
     if (other := manager.get_name(plugin)) is not None:
         raise _Misfit("invalid", f"its module is that of {other.partition(':')[0]} too: uninstall one of the two")
     manager.register(plugin, name=_key(base))
@@ -177,7 +185,8 @@ def _manifest(
     mine = [impl for impl in manager.hook.agentfield_manifest.get_hookimpls() if impl.plugin is plugin]
     if not mine:
         raise _Misfit("invalid", "it has no function agentfield_manifest marked with @hookimpl")
-    manifest = loader.run(mine[0].function)
+    manifest = mine[0].function()
+    watch.check()
     if not isinstance(manifest, Manifest):
         raise _Misfit("invalid", f"agentfield_manifest returned {type(manifest).__name__}, not Manifest")
     _check_api(manifest.api)

@@ -6,22 +6,27 @@ its import lock, and whoever imports the same module later waits as well; nobody
 
 from __future__ import annotations
 
-import queue
 import sys
 import textwrap
 import threading
+import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
-__all__ = ["LOAD_DEADLINE", "Failed", "Loader"]
+__all__ = ["LOAD_DEADLINE", "Failed", "Watch", "run_each"]
 
 LOAD_DEADLINE = 10.0
 """Seconds that a plugin may take to import and to hand over its manifest; a light one takes a thousandth of one."""
 
+
 _LONGEST = 400
 """Characters of an error's text that a reason holds; the details hold all."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -34,56 +39,65 @@ class Failed(Exception):
     error: BaseException | None = None
 
 
-T = TypeVar("T")
-_Work = tuple[Callable[[], object], "queue.SimpleQueue[Any]"]
+@dataclass(slots=True)
+class Watch:
+    """How far a thread has come."""
 
+    since: float = 0.0
+    given_up: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-class Loader:
-    """Runs one thing after the other, all in one thread until one of them does not come back."""
-
-    def __init__(self) -> None:
-        self._work: queue.SimpleQueue[_Work | None] | None = None
-
-    def run(self, work: Callable[[], T], *, module: str = "") -> T:
-        """Return what `work` returns.
-
-        Args:
-            work: What to run.
-            module: The module that it imports, if any.
+    def check(self) -> None:
+        """Go no further when nobody waits any more: what follows would touch what others use.
 
         Raises:
-            Failed: It raised anything at all, or did not come back within `LOAD_DEADLINE`.
+            Failed: It was given up.
         """
-        # Whoever imports that package waits for us: another thread would wait for it in turn.
-        here = _is_being_imported(module)
-        answer = _outcome(work, Exception, SystemExit) if here else self._elsewhere(work)
-        if isinstance(answer, Failed):
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        """Let the thread go."""
-        if self._work is not None:
-            self._work.put(None)
-            self._work = None
-
-    def _elsewhere(self, work: Callable[[], T]) -> T | Failed:
-        if self._work is None:
-            self._work = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(self._work,), name="agentfield-plugins", daemon=True).start()
-        answers: queue.SimpleQueue[T | Failed] = queue.SimpleQueue()
-        self._work.put((work, answers))
-        try:
-            return answers.get(timeout=LOAD_DEADLINE)
-        except queue.Empty:
-            self.close()  # it ends after all when the work comes back
-            return Failed(f"did not finish loading within {LOAD_DEADLINE:g} s")
+        if self.given_up:
+            raise Failed("it came back too late")
 
 
-def _serve(work: queue.SimpleQueue[_Work | None]) -> None:
-    while (item := work.get()) is not None:
-        call, answers = item
-        answers.put(_outcome(call, BaseException))
+Work = tuple[str, Callable[[Watch], T]]
+"""The module that is imported, if any, and what to run."""
+
+
+def run_each(works: Sequence[Work[T]]) -> list[T | Failed]:
+    """Run one thing after the other, all in one thread until one of them does not come back; whatever one raises is returned.
+
+    What is imported as a part of a package that is being imported right now runs in this thread: whoever imports that
+    package waits for us, and another thread would wait for it in turn.
+    """
+    results: dict[int, T | Failed] = {}
+    here = {number for number, (module, _) in enumerate(works) if _is_being_imported(module)}
+    left = deque(number for number in range(len(works)) if number not in here)
+    while left:
+        _run_in_thread(works, left, results)
+    for number in here:
+        results[number] = _outcome(partial(works[number][1], Watch()), Exception, SystemExit)
+    return [results[number] for number in range(len(works))]
+
+
+def _run_in_thread(works: Sequence[Work[T]], left: deque[int], results: dict[int, T | Failed]) -> None:
+    """Work off what is left, until all is done or one is given up."""
+    watch, done = Watch(since=time.monotonic()), threading.Event()
+
+    def serve() -> None:
+        while left:
+            watch.since = time.monotonic()
+            outcome = _outcome(partial(works[left[0]][1], watch), BaseException)
+            with watch.lock:
+                if watch.given_up:
+                    return
+                results[left.popleft()] = outcome
+        done.set()
+
+    threading.Thread(target=serve, name="agentfield-plugins", daemon=True).start()
+    while not done.wait(max(0.01, watch.since + LOAD_DEADLINE - time.monotonic())):
+        with watch.lock:
+            if left and time.monotonic() >= watch.since + LOAD_DEADLINE:
+                watch.given_up = True
+                results[left.popleft()] = Failed(f"did not finish loading within {LOAD_DEADLINE:g} s")
+                return
 
 
 def _outcome(work: Callable[[], T], *caught: type[BaseException]) -> T | Failed:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
@@ -21,10 +22,9 @@ from agentfield.plugins.discovery import (
     installed_plugins,
     is_set,
     new_manager,
-    read_plugin,
+    read_plugins,
 )
 from agentfield.plugins.hooks import Implementation
-from agentfield.plugins.loading import Loader
 from agentfield.plugins.spec import Need, PairSpec, ProviderInfo, TransportInfo
 
 __all__ = ["PluginRecord", "PluginState", "Registry", "load_attribute"]
@@ -78,14 +78,12 @@ class Registry:
     @classmethod
     def of(cls, plugins: Sequence[object], *, prefer: Mapping[str, str] = MappingProxyType({})) -> Registry:
         """Return a registry of exactly these plugins, modules or objects that implement `agentfield_manifest`."""
-        manager, loader = new_manager(), Loader()
-        records = []
+        found = []
         for plugin in plugins:
             name = plugin.__name__ if isinstance(plugin, ModuleType) else type(plugin).__name__
             base = PluginRecord(name=name, distribution=name.partition(".")[0].replace("_", "-"), state="ok")
-            records.append(read_plugin(manager, lambda plugin=plugin: plugin, base, loader))  # type: ignore[misc]
-        loader.close()
-        return cls(records, prefer=prefer)
+            found.append((base, partial(_itself, plugin)))
+        return cls(read_plugins(new_manager(), found), prefer=prefer)
 
     @property
     def plugins(self) -> tuple[PluginRecord, ...]:
@@ -257,6 +255,10 @@ class Registry:
 
 def _by_name(infos: Iterable[Info]) -> tuple[Info, ...]:
     return tuple(sorted(dict.fromkeys(infos), key=lambda info: info.name))
+
+
+def _itself(plugin: object) -> object:
+    return plugin
 
 
 def _importable(module: str) -> bool:
