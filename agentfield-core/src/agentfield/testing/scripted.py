@@ -60,6 +60,7 @@ def _capabilities(media: Media) -> Capabilities:
         text_input=True,
         resumption="attach" if direct else "stateless" if turns else "replay",
         usage="tokens",
+        client_leg="filtered" if direct else "none",  # no caller of a script has a line to it
         limits=frozenset({"duration", "idle", "turns", "tool_calls", "cost"}),
         formats=frozenset() if direct else frozenset(audio.name for audio in _AUDIO),
         dtmf=media == "bridged",
