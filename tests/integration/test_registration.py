@@ -13,7 +13,7 @@ import agentfield_openai.plugin as openai_plugin
 from agentfield import Agent
 from agentfield.plugins import Registry, install
 from agentfield.wire.rest import StartRequest
-from bad_input_kit import desk
+from bad_input_kit import af, desk
 
 REFUSED = """\
 openai/webrtc needs a plugin that is not installed: agentfield-openai. Installed pairs: local/audio_turns, local/webrtc, \
@@ -66,6 +66,28 @@ async def test_a_session_whose_pair_the_control_plane_lacks_is_not_registered(
         assert (set(view.sessions), view.refused) == ({"here", "voice"}, {})
         started = await house.client.start_session(StartRequest(target="desk.voice"))
         await house.client.end_session(started.session_id, "operator")
+
+
+async def test_a_control_plane_tells_its_plugins_and_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plugins with their states, pairs with the code of the refusal where they do not work: over HTTP, in Python and in `af`."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    monkeypatch.setattr(install, "origin", install.Origin)
+    plugins = Registry.of([local_plugin, object()])
+    async with desk(tmp_path, registry=plugins, app=node(plugins)) as house:
+        views = {view.distribution: view for view in await house.client.plugins()}
+        rows = {f"{view.provider}/{view.transport}": view for view in await house.client.adapters()}
+        code, out, _ = await af("plugins", "--url", house.url)
+    assert (views["agentfield-local"].state, views["agentfield-local"].providers) == ("ok", ("local",))
+    assert (views["object"].state, views["object"].reason) == (
+        "invalid",
+        "it has no function agentfield_manifest marked with @hookimpl",
+    )
+    assert (rows["local/webrtc"].installed, rows["local/webrtc"].state) == (True, "ok")
+    missing = rows["openai/webrtc"]
+    assert (missing.installed, missing.state) == (False, "adapter_not_installed")
+    assert missing.hint == "pip install agentfield-openai"
+    assert code == 1
+    assert "it has no function agentfield_manifest" in out
 
 
 async def test_a_node_without_the_transports_plugin_leaves_it_to_the_control_plane(
