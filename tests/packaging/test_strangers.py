@@ -16,8 +16,9 @@ import pytest
 from packaging_kit import ROOT, Environment, build
 
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
-GENERATED = "agentfield-acme"
-NAMES = [GENERATED, *(path.name for path in EXAMPLES)]
+GENERATED = {"agentfield-acme": "provider", "agentfield-pager": "transport"}
+"""What `af init plugin` is asked for."""
+NAMES = [*GENERATED, *(path.name for path in EXAMPLES)]
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class House:
     """An environment with all of them."""
 
     here: Environment
-    generated: Path
+    generated: dict[str, Path]
 
     def source(self, dist: str) -> Path:
         """Return the project of one."""
-        return self.generated if dist == GENERATED else next(path for path in EXAMPLES if path.name == dist)
+        return self.generated.get(dist) or next(path for path in EXAMPLES if path.name == dist)
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return the pairs, by their names."""
@@ -41,10 +42,12 @@ class House:
 def house(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> House:
     """Build each project's wheel and install them all, with `af` and what checks Python."""
     folder = tmp_path_factory.mktemp("strangers")
-    generated = folder / GENERATED
+    generated = {dist: folder / dist for dist in GENERATED}
     af = Path(sys.executable).with_name("af")
-    subprocess.run([af, "init", "plugin", "acme", "--into", generated], check=True, capture_output=True)
-    for project in (generated, *EXAMPLES):
+    for dist, kind in GENERATED.items():
+        command = [af, "init", "plugin", dist.removeprefix("agentfield-"), "--kind", kind, "--into", generated[dist]]
+        subprocess.run(command, check=True, capture_output=True)
+    for project in (*generated.values(), *EXAMPLES):
         build(project, folder / "dist")
     here = Environment.make(folder, wheels)
     here.install("agentfield-cli", "mypy", "ruff", *sorted((folder / "dist").glob("*.whl")))
@@ -70,6 +73,7 @@ def test_strangers_meet(house: House) -> None:
     rows = house.rows()
     providers = {row["provider"] for row in rows.values() if row["media"] == "bridged" and row["bridged_from"] is None}
     assert "acme" in providers
+    assert rows["acme/pager"]["distribution"] == "agentfield-acme"
     for plugin in plugins:
         for transport in plugin["transports"]:
             for provider in providers:
@@ -95,9 +99,10 @@ def test_the_types_are_strict(house: House, dist: str) -> None:
     assert done.code == 0, done.out + done.err
 
 
-def test_what_is_generated_is_written_as_we_write(house: House) -> None:
+@pytest.mark.parametrize("dist", GENERATED)
+def test_what_is_generated_is_written_as_we_write(house: House, dist: str) -> None:
     """The skeleton passes our own linter and formatter; those of the examples are checked with the rest of the checkout."""
-    config = ("--no-cache", "--config", str(ROOT / "pyproject.toml"), str(house.generated / "src"))
+    config = ("--no-cache", "--config", str(ROOT / "pyproject.toml"), str(house.generated[dist] / "src"))
     for command in (("check",), ("format", "--check")):
         done = house.here.run("ruff", *command, *config)
         assert done.code == 0, done.out + done.err
@@ -117,10 +122,11 @@ def test_it_depends_on_released_interfaces_only(house: House, dist: str) -> None
 
 def test_what_was_written_is_not_overwritten(house: House) -> None:
     """A second `af init plugin` into the same folder is refused, as is a name that cannot be one; nothing changes."""
-    before = {path: path.read_bytes() for path in house.generated.rglob("*") if path.is_file()}
-    again = house.here.run("af", "init", "plugin", "acme", "--into", str(house.generated), "--json")
+    folder = house.generated["agentfield-acme"]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    again = house.here.run("af", "init", "plugin", "acme", "--into", str(folder), "--json")
     assert (again.code, json.loads(again.out)["code"]) == (2, "folder_not_empty")
     for name in ("Acme", "1acme", "acme-voice", "../acme"):
         refused = house.here.run("af", "init", "plugin", name)
         assert (refused.code, refused.err.splitlines()[-1]) == (2, "code: invalid_name")
-    assert {path: path.read_bytes() for path in house.generated.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

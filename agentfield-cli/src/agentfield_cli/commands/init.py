@@ -26,19 +26,19 @@ def init() -> None:
 
 @app.command()
 def plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called by in provider=.")],
-    kind: Annotated[Literal["provider"], typer.Option("--kind", help="What it brings.")] = "provider",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called by in provider= or transport=.")],
+    kind: Annotated[Literal["provider", "transport"], typer.Option("--kind", help="What it brings.")] = "provider",
     into: Annotated[Path | None, typer.Option("--into", help="The folder; else agentfield-NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the skeleton of a plugin: a manifest, an adapter, and a fake of its service for the conformance kit.
+    """Write the skeleton of a plugin: a manifest, the code, and a fake of its other end for the conformance kit.
 
-    It works as it is, against an invented service; put yours in its place. Nothing is overwritten.
+    It works as it is, with an invented service or line; put yours in its place. Nothing is overwritten.
 
     \b
     Examples:
       af init plugin acme
-      af init plugin acme --into ~/src/acme
+      af init plugin pager --kind transport --into ~/src/pager
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     from agentfield_cli.output import Output
     from agentfield_cli.skeleton import write_plugin
@@ -49,5 +49,6 @@ def plugin(
     out.result({"folder": str(folder), "files": [str(path) for path in written]})
     for path in written:
         out.line(str(path))
+    pair = f"{name}/websocket" if kind == "provider" else f"'*/{name}'"
     out.line(f"\ncd {folder} && pip install -e '.[testing]'")
-    out.line(f"pytest --pyargs agentfield.testing.conformance --adapter {name}/websocket")
+    out.line(f"pytest --pyargs agentfield.testing.conformance --adapter {pair}")

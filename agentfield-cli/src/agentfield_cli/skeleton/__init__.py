@@ -11,7 +11,7 @@ from agentfield.errors import Conflict, InvalidInput
 
 __all__ = ["KINDS", "write_plugin"]
 
-KINDS = ("provider",)
+KINDS = ("provider", "transport")
 """What a plugin can be begun as."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -22,7 +22,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
     """Write a plugin's project.
 
     Args:
-        name: What it is called by in ``provider=``.
+        name: What it is called by in ``provider=`` or ``transport=``.
         kind: One of `KINDS`.
         into: The folder; it must not exist, or be empty.
 
@@ -48,6 +48,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
         "NAME": name,
         "TITLE": name.replace("_", " ").title(),
         "UPPER": name.upper(),
+        "CLASS": name.replace("_", " ").title().replace(" ", ""),
         "DIST": f"agentfield-{name.replace('_', '-')}",
         "PACKAGE": f"agentfield_{name}",
     }
