@@ -50,7 +50,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> House:
     for project in (*generated.values(), *EXAMPLES):
         build(project, folder / "dist")
     here = Environment.make(folder, wheels)
-    here.install("agentfield-cli", "mypy", "ruff", *sorted((folder / "dist").glob("*.whl")))
+    here.install("agentfield-cli", "agentfield-core[testing]", "mypy", "ruff", *sorted((folder / "dist").glob("*.whl")))
     return House(here, generated)
 
 
@@ -130,3 +130,21 @@ def test_what_was_written_is_not_overwritten(house: House) -> None:
         refused = house.here.run("af", "init", "plugin", name)
         assert (refused.code, refused.err.splitlines()[-1]) == (2, "code: invalid_name")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("dist", NAMES)
+def test_each_passes_the_conformance_kit(house: House, dist: str) -> None:
+    """The one line that an author types is green for every pair and transport that the manifest declares, and skips nothing."""
+    plugins = {row["distribution"]: row for row in house.here.run("af", "plugins", "--json").json["plugins"]}
+    rows = house.rows()
+    declared = [pair for pair in plugins[dist]["pairs"] if rows[pair]["bridged_from"] is None]
+    carried = [f"*/{name}" for name in plugins[dist]["transports"]]
+    assert declared or carried
+    for pair in (*declared, *carried):
+        done = house.here.run(
+            "python", "-m", "pytest", "-q", "--pyargs", "agentfield.testing.conformance", "--adapter", pair
+        )
+        last = done.out.strip().splitlines()[-1]
+        assert done.code == 0, f"{pair}: {done.out[-4000:]}{done.err[-2000:]}"
+        assert " passed" in last
+        assert "skipped" not in last
