@@ -96,7 +96,7 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def packaging(session: nox.Session) -> None:
     """Build the wheels and install them one by one into clean environments."""
-    uv(session, "pytest", "-q", "tests/packaging", *session.posargs, groups=("test",))
+    uv(session, "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/packaging", *session.posargs, groups=("test",))
 
 
 @nox.session
