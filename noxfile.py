@@ -73,8 +73,8 @@ def tests(session: nox.Session) -> None:
         *_examples("tests"),
     ]
     present = [path for path in paths if (ROOT / path.split("::")[0]).exists()]
-    # calls mostly wait for speech: three files at a time on two cores, one after the other where somebody names tests
-    spread = () if session.posargs else ("-n", "3", "--dist", "loadfile")
+    # calls mostly wait: three files at a time on two cores; one after the other where somebody names tests
+    spread = () if session.posargs else ("-n", "3", "--dist", "loadgroup")
     # these need their plugins installed: tests/contract runs them so
     apart = [] if session.posargs else ["--ignore-glob", "examples/plugins/*/tests/test_conformance.py"]
     uv(session, "pytest", "-q", *spread, *apart, *present, groups=("test",))
