@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from agentfield.plugins import Registry
 from agentfield.plugins.observers import Observers
@@ -44,7 +45,11 @@ from agentfield_server.sessions.turndesk import TurnDesk
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite import SqliteStore
+from agentfield_server.telemetry import Traces, open_traces
 from agentfield_server.transports import TransportHost, TransportRoom
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["ControlPlane", "control_plane", "run_server"]
 
@@ -71,6 +76,7 @@ async def control_plane(
     registry: Registry | None = None,
     environ: Mapping[str, str] = os.environ,
     clock: Timekeeper | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane inside an existing event loop.
 
@@ -79,6 +85,7 @@ async def control_plane(
         registry: The plugins; those that are installed when None.
         environ: Where keys and addresses of providers, and settings of transports, are read from.
         clock: The time of sessions and their limits; this machine's when None.
+        tracer_provider: Who exports OpenTelemetry's spans; the process's own, or as OTEL_* ask, when None.
 
     Raises:
         InvalidInput: It was to be reachable by others without a key.
@@ -92,10 +99,13 @@ async def control_plane(
     async with AsyncExitStack() as stack:
         bus, metrics = Bus(), Metrics()
         observers = await stack.enter_async_context(Observers(registry))
-        publish = _publisher(bus, observers, metrics)
+        traces = open_traces(environ, content=settings.otel_content, provider=tracer_provider)
+        publish = _publisher(bus, observers, metrics, traces)
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
+        if traces is not None:
+            await stack.enter_async_context(traces.running(store))
         hub = LinkHub(store, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.execution_ended)
@@ -203,9 +213,13 @@ def _gauges(hub: LinkHub, sessions: Sessions) -> Gauges:
     }
 
 
-def _publisher(bus: Bus, observers: Observers, metrics: Metrics) -> Callable[[list[EventRow]], None]:
+def _publisher(
+    bus: Bus, observers: Observers, metrics: Metrics, traces: Traces | None
+) -> Callable[[list[EventRow]], None]:
     def publish(rows: list[EventRow]) -> None:
         metrics.recorded(rows)
+        if traces is not None:
+            traces.feed(rows)
         by_run: dict[str, list[EventRow]] = {}
         for row in rows:
             by_run.setdefault(row.run_id, []).append(row)

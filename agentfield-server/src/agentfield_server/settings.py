@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
     """How many sessions one key of a provider may have at once, where that is not what the provider's plugin declares;
     ``openai=50,local=4`` or a JSON object."""
+    otel_content: bool = False
+    """Whether spans carry inputs, outputs and the words of turns."""
     prices: Path | None = None
     """A TOML file with prices that go over those of the plugins (see `agentfield_server.sessions.prices`)."""
 

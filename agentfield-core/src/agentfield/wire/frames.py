@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.trace import TRACEPARENT, traceparent
 
 __all__ = [
     "MAX_VALUE_BYTES",
@@ -101,6 +102,7 @@ class ExecutionContext(_Frame):
             "X-Parent-Execution-ID": self.parent_id,
             "X-Session-ID": self.session_id,
             "X-Actor-ID": self.actor_id,
+            TRACEPARENT: traceparent(self.run_id, self.execution_id),
         }
         return {name: value for name, value in values.items() if value is not None}
 

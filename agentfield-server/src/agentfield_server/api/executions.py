@@ -8,6 +8,7 @@ from agentfield.errors import Conflict, ExecutionTimeout, InvalidInput, error_fr
 from agentfield.ids import new_id
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
 from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
+from agentfield.wire.trace import TRACEPARENT, read_traceparent
 from agentfield_server.access.guards import PRINCIPAL
 from agentfield_server.api.http import json_reply, problem_reply, read_model
 from agentfield_server.api.idempotency import idempotency_key
@@ -170,6 +171,7 @@ class _ExecutionRoutes:
             delay=body.delay,
             timeout=timeout,
             idempotency=idempotency_key(request, route=route, target=target, body=body),
+            traceparent=read_traceparent(request.headers.get(TRACEPARENT)),
         )
         return new, timeout
 

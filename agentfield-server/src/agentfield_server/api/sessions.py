@@ -22,6 +22,7 @@ from agentfield.wire.rest import (
     StartRequest,
     StartResponse,
 )
+from agentfield.wire.trace import TRACEPARENT, read_traceparent
 from agentfield_server.access.guards import CALLER, PRINCIPAL
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api.http import json_reply, read_limit, read_model, read_text
@@ -140,7 +141,12 @@ class SessionRoutes:
         """Start a session: resolve, freeze, write, and answer with a browser token."""
         body = await self._start_body(request)
         key = idempotency_key(request, route="sessions", target=body.target, body=body)
-        row, config = await self._sessions.start(body, principal=request[PRINCIPAL], idempotency=key)
+        row, config = await self._sessions.start(
+            body,
+            principal=request[PRINCIPAL],
+            idempotency=key,
+            traceparent=read_traceparent(request.headers.get(TRACEPARENT)),
+        )
         base = self._public_url()
         path = f"/api/v1/sessions/{row.id}"
         media = self._sessions.media(config)

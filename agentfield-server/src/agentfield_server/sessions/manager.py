@@ -112,6 +112,7 @@ class Sessions:
         principal: str,
         idempotency: IdempotencyKey | None = None,
         arrival: Arrival | None = None,
+        traceparent: str | None = None,
     ) -> tuple[SessionRow, SessionConfig]:
         """Start a session that waits for its caller.
 
@@ -120,6 +121,7 @@ class Sessions:
             principal: Who asks.
             idempotency: The same start twice is one session.
             arrival: The caller of a transport, where that starts the session.
+            traceparent: Where who asks is in a trace of their own.
 
         Raises:
             Forbidden: A plugin does not let it start (code `session_refused`).
@@ -137,7 +139,7 @@ class Sessions:
         new = False
         try:
             await self._adapters.get(pair, credential)
-            session, root, created = written(request, resolved, principal, idempotency, arrival)
+            session, root, created = written(request, resolved, principal, idempotency, arrival, traceparent)
             row, new = await self._store.create_session(session, root, owner=self._owner, events=(created,))
         finally:
             if not new:

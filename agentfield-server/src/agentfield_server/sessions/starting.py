@@ -111,6 +111,7 @@ def written(
     principal: str,
     idempotency: IdempotencyKey | None,
     arrival: Arrival | None = None,
+    traceparent: str | None = None,
 ) -> tuple[NewSession, NewExecution, NewEvent]:
     """Return what is written of a session first: itself, its root execution, and the event that tells of both."""
     config, run_id = resolved.config, new_id("run")
@@ -136,6 +137,7 @@ def written(
         session_id=config.session_id,
         actor_id=request.caller,
         status="running",
+        traceparent=traceparent,
     )
     created: dict[str, object] = {
         "target": request.target,

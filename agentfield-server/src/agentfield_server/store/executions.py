@@ -89,6 +89,8 @@ def create(
     row = transaction.one(_INSERT, values)
     assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
+    if new.traceparent is not None:
+        body["traceparent"] = new.traceparent
     created = NewEvent(type="execution.created", body=body, execution_id=new.id)
     record(transaction, new.run_id, [created, *new.events])
     return execution_row(row), True

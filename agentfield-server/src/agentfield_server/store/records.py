@@ -95,6 +95,8 @@ class NewExecution:
     idempotency: IdempotencyKey | None = None
     input_digest: str | None = None
     """`agentfield.identity.digest(input)`, where a result is to be compared with it."""
+    traceparent: str | None = None
+    """Where whoever called is in a trace of their own, checked by `read_traceparent`; recorded, never trusted."""
     events: tuple[NewEvent, ...] = ()
     """Recorded with it, after `execution.created`; not when it is a repetition."""
 
