@@ -149,7 +149,7 @@ async def plane(
                 *WebhookRoutes(webhooks, store).routes(),
                 *approvals.routes(),
                 *executions.routes(engine, store),
-                *workflows.routes(store, engine),
+                *workflows.routes(store, engine, bus),
                 *nodes.routes(hub),
             ]
             server = TestServer(build_application(routes, door), port=port or None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from pydantic import SecretStr
 from agentfield import Agent
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import ExecutionFailed
-from agentfield.plugins import Registry
+from agentfield.plugins import RecordedEvent, Registry
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
+from engine_kit import until
+from unit.hooks_kit import plugin, registry
 
 KEY = "an operator's key, long enough"
 
@@ -69,3 +72,35 @@ async def test_work_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert value("agentfield_http_request_seconds_count", status="502", **route) == 1
     assert not re.search(r"(exe|run|ses|evt)_0", text)
     assert KEY not in text
+
+
+async def test_plugins_that_look_on_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was delivered to each hook, and what it failed at."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    told = asyncio.Semaphore(0)
+
+    async def looks(event: RecordedEvent) -> None:
+        told.release()
+
+    async def breaks(event: RecordedEvent) -> None:
+        raise ValueError("no")
+
+    plugins = registry(plugin("watch", execution_finished=looks), plugin("poor", execution_finished=breaks))
+    async with (
+        asyncio.timeout(10),
+        control_plane(Settings(home=tmp_path, port=0), registry=plugins, environ={}) as plane,
+    ):
+        desk = Agent("desk", url=plane.url)
+
+        @desk.reasoner()
+        async def ping(n: int) -> int:
+            return n
+
+        async with desk, ControlPlaneClient(plane.url) as client:
+            await client.execute("desk.ping", {"n": 1})
+            await told.acquire()
+            await until(lambda: sum(each.failed + each.delivered for each in plane.observers.counts.values()) == 2)
+            _, text = await scraped(plane.url, None)
+    hook = 'hook="agentfield_execution_finished"'
+    assert f'agentfield_plugin_events_total{{{hook},outcome="delivered",plugin="watch"}} 1.0' in text
+    assert f'agentfield_plugin_events_total{{{hook},outcome="failed",plugin="poor"}} 1.0' in text

@@ -119,6 +119,7 @@ async def control_plane(
         sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, time=clock)
         stack.push_async_callback(sessions.close)
         metrics.watch(_gauges(hub, sessions))
+        metrics.observe(lambda: observers.counts)
         turns = TurnDesk(sessions, store, bus, registry)
         stack.push_async_callback(turns.close)
         tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
@@ -136,7 +137,7 @@ async def control_plane(
             *executions.routes(engine, store),
             *ApprovalRoutes(engine.approvals, store, secret=settings.webhook_secret, clock=time.time).routes(),
             *WebhookRoutes(webhooks, store).routes(),
-            *workflows.routes(store, engine),
+            *workflows.routes(store, engine, bus),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
             Route("GET", "/metrics", metrics.serve, "operator", "Metrics for Prometheus", media_type="text/plain"),

@@ -7,14 +7,16 @@ import json
 import time
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from agentfield.plugins.observers import Counts
 from agentfield_server.store.records import EventRow, Execution
 
 __all__ = ["Gauges", "Metrics"]
@@ -70,6 +72,10 @@ class Metrics:
         """Read these whenever somebody asks."""
         self._registry.register(_Reader(gauges))
 
+    def observe(self, counts: Callable[[], Mapping[tuple[str, str], Counts]]) -> None:
+        """Read what became of the events for each observer whenever somebody asks."""
+        self._registry.register(_Observed(counts))
+
     def recorded(self, rows: Iterable[EventRow]) -> None:
         """Count what was recorded."""
         for kind, count in Tally(row.type for row in rows).items():
@@ -106,6 +112,25 @@ class Metrics:
     async def serve(self, _: web.Request) -> web.Response:
         """Answer Prometheus."""
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
+
+
+class _Observed(Collector):
+    """What became of the events for plugins that look on."""
+
+    def __init__(self, counts: Callable[[], Mapping[tuple[str, str], Counts]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts as they are now."""
+        family = CounterMetricFamily(
+            "agentfield_plugin_events",
+            "Events that plugins were told of.",
+            labels=["plugin", "hook", "outcome"],
+        )
+        for (plugin, hook), counts in self._counts().items():
+            for outcome, value in asdict(counts).items():
+                family.add_metric([plugin, hook, outcome], value)
+        yield family
 
 
 class _Reader(Collector):

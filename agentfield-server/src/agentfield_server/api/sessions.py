@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, nullcontext
 
 from aiohttp import web
-from aiohttp_sse import EventSourceResponse, sse_response
+from aiohttp_sse import EventSourceResponse
 
-from agentfield.errors import InvalidInput, NotFound
+from agentfield.errors import NotFound
 from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 from agentfield.wire.rest import (
     DagView,
@@ -28,6 +28,7 @@ from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api.http import json_reply, read_limit, read_model, read_text
 from agentfield_server.api.idempotency import idempotency_key
 from agentfield_server.api.routes import Route
+from agentfield_server.api.streams import follow, hints_of, last_event_id, open_stream, send
 from agentfield_server.api.views import dag_view, session_view
 from agentfield_server.bus import Bus
 from agentfield_server.sessions import Sessions
@@ -37,8 +38,6 @@ from agentfield_server.store.records import EventRow, SessionRow
 
 __all__ = ["SessionRoutes"]
 
-_KEEP_ALIVE = 15.0
-_PAGE = 500
 _EVENTS = (
     "Recorded events have an id, and `Last-Event-ID` resumes after one; live ones have none. With `audio=1`, where turns "
     "are recorded, live events `reply.audio` carry what is said outside of a turn."
@@ -238,39 +237,25 @@ class SessionRoutes:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream what was recorded and what is live; `Last-Event-ID` resumes, `audio=1` adds the audio of recorded turns."""
         row = await self._row(request)
-        after = _last_event_id(request)
+        after = last_event_id(request)
         presence = self._sessions.caller_attached(row.id) if request.get(CALLER) else nullcontext()
         with presence, ExitStack() as sources:
             # subscribed before the first read: nothing can fall between the two
-            hints = sources.enter_context(self._bus.subscribe(f"run:{row.run_id}"))
+            hints = sources.enter_context(hints_of(self._bus, row.run_id))
             live = [sources.enter_context(self._bus.subscribe(f"live:{row.id}"))]
             if request.query.get("audio") == "1" and row.state != "ended" and self._turns.serves(row):
                 live.append(sources.enter_context(self._turns.listening(row)))
                 await self._turns.leg(row)
-            headers = {"Cache-Control": "no-store"}
-            async with sse_response(request, headers=headers, ping_interval=_KEEP_ALIVE) as stream:
+            async with open_stream(request) as stream:
                 pumps = [asyncio.create_task(_pump_live(stream, source)) for source in live]
                 try:
-                    await self._replay(stream, row, after, hints)
+                    over = row.state == "ended"
+                    await follow(stream, self._store, row.run_id, after=after, hints=hints, is_last=_is_end, over=over)
                 finally:
                     for pump in pumps:
                         pump.cancel()
                     await asyncio.gather(*pumps, return_exceptions=True)
         return stream
-
-    async def _replay(
-        self, stream: EventSourceResponse, row: SessionRow, after: int, hints: AsyncIterator[object]
-    ) -> None:
-        while True:
-            while events := await self._store.read_events(row.run_id, after=after, limit=_PAGE):
-                for event in events:
-                    await stream.send(event.canonical.decode(), id=str(event.seq), event=event.type)
-                    after = event.seq
-                    if _is_end(event):
-                        return
-            if await anext(hints, None) is None:
-                # the subscription overflowed: the store is the truth, read on from there
-                await asyncio.sleep(0)
 
     async def _view(self, row: SessionRow) -> SessionView:
         used = await self._store.last_event(row.run_id, "session.usage") if row.state == "ended" else None
@@ -295,7 +280,7 @@ async def _pump_live(stream: EventSourceResponse, live: AsyncIterator[object]) -
         # the iteration ends once when the reader lagged; what was lost was live only
         async for event in live:
             data = event if isinstance(event, str) else json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-            await stream.send(data, event="live")
+            await send(stream, data, event="live")
 
 
 def _socket_address(base: str) -> str:
@@ -305,10 +290,3 @@ def _socket_address(base: str) -> str:
 
 def _is_end(event: EventRow) -> bool:
     return event.type == "session.state" and json.loads(event.canonical)["body"].get("state") == "ended"
-
-
-def _last_event_id(request: web.Request) -> int:
-    value = request.headers.get("Last-Event-ID", request.query.get("after", "0"))
-    if not value.isascii() or not value.isdigit() or len(value) > 15:
-        raise InvalidInput("Last-Event-ID is the number of an event.", field="Last-Event-ID")
-    return int(value)

@@ -8,14 +8,16 @@ from agentfield.errors import NotFound
 from agentfield.wire.rest import CancelRequest, DagView
 from agentfield_server.api.http import json_reply, read_limit, read_model
 from agentfield_server.api.routes import Route
+from agentfield_server.api.streams import follow, hints_of, last_event_id, open_stream
 from agentfield_server.api.views import dag_view
+from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.store.protocol import Store
 
 __all__ = ["routes"]
 
 
-def routes(store: Store, engine: Engine) -> list[Route]:
+def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
     """Return the routes of the resource."""
 
     async def cancel(request: web.Request) -> web.Response:
@@ -33,7 +35,27 @@ def routes(store: Store, engine: Engine) -> list[Route]:
             raise _unknown(run_id)
         return json_reply(dag_view(run_id, rows, limit=limit))
 
+    async def events(request: web.Request) -> web.StreamResponse:
+        """Stream what is recorded of a run; it goes on until the reader leaves, since a run may always go on."""
+        run_id, after = request.match_info["run_id"], last_event_id(request)
+        with hints_of(bus, run_id) as hints:
+            if not await store.list_executions(run_id, limit=1):
+                raise _unknown(run_id)
+            async with open_stream(request) as stream:
+                await follow(stream, store, run_id, after=after, hints=hints)
+        return stream
+
     return [
+        Route(
+            "GET",
+            "/api/v1/workflows/{run_id}/events",
+            events,
+            "operator",
+            "Follow a run",
+            stream=True,
+            media_type="text/event-stream",
+            description="Every event has an id, and `Last-Event-ID` resumes after one. The stream has no end of its own.",
+        ),
         Route(
             "GET",
             "/api/v1/workflows/{run_id}/dag",
