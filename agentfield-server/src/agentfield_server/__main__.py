@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 from agentfield.errors import AgentFieldError
 from agentfield_server.app import ControlPlane, run_server
 from agentfield_server.logs import configure_logs
+from agentfield_server.redaction import known_secrets
 from agentfield_server.settings import Settings
 
 
 def main() -> int:
     """Run until a signal; returns the exit code."""
-    configure_logs()
+    configure_logs(secrets=known_secrets(os.environ))
 
     def ready(plane: ControlPlane) -> None:
         sys.stdout.write(f"{plane.url}\n")

@@ -34,14 +34,16 @@ def server(
       AGENTFIELD_API_KEY=... OPENAI_API_KEY=... af server --host 0.0.0.0
     """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
     import json
+    import os
 
     from agentfield_cli.connect import run
     from agentfield_cli.serving import server_settings
     from agentfield_server.app import ControlPlane, run_server
     from agentfield_server.logs import configure_logs
+    from agentfield_server.redaction import known_secrets
 
     settings = server_settings(host=host, port=port, home=data)
-    configure_logs(json_lines=as_json)
+    configure_logs(json_lines=as_json, secrets=known_secrets(os.environ))
 
     def ready(plane: ControlPlane) -> None:
         pairs = ", ".join(spec.name for spec, _ in plane.registry.pairs()) or "none"

@@ -29,6 +29,7 @@ from agentfield.wire.frames import (
     encode_frame,
 )
 from agentfield.wire.rest import NodeView
+from agentfield_server.logs import log_context
 from agentfield_server.nodes.greeting import decode, greet, refuse
 from agentfield_server.nodes.known import KnownNodes
 from agentfield_server.nodes.link import NodeLink
@@ -196,7 +197,8 @@ class LinkHub:
         self._serving.add(link)
         self._idle.clear()
         try:
-            await self._serve(link, socket)
+            with log_context(node_id=link.node_id):
+                await self._serve(link, socket)
         finally:
             self._serving.discard(link)
             if not self._serving:

@@ -19,6 +19,7 @@ from agentfield.realtime.stalls import Stalls
 from agentfield.wire.frames import SessionCommand, SessionDone
 from agentfield.wire.rest import SessionState
 from agentfield_server.bus import Bus
+from agentfield_server.logs import log_context
 from agentfield_server.nodes import LinkHub, NodeLink
 from agentfield_server.sessions import effects as e
 from agentfield_server.sessions import inputs as i
@@ -204,6 +205,10 @@ class SessionActor:
 
     async def run(self) -> None:
         """Work until the session is over and its grace has passed; when cancelled, let go of everything."""
+        with log_context(session_id=self.row.id, run_id=self.row.run_id):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             await self._perform(self.machine.tick(self._time.monotonic()))
             while not self._inbox.closed:

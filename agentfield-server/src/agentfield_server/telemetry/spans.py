@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agentfield_server.logs import redact
+from agentfield_server.redaction import redact
 from agentfield_server.store.records import Execution, SessionRow
 
 __all__ = ["Attributes", "SpanRecord", "span_of"]
