@@ -159,15 +159,16 @@ async def test_a_result_that_was_not_acknowledged_is_taken_later(tmp_path: Path)
 
 
 async def test_a_lost_invoke_is_sent_again_to_the_same_instance(tmp_path: Path) -> None:
-    """What the node never saw is asked again under the same attempt when the instance replaces its link."""
+    """What the node never saw is asked again, whole, under the same attempt when the instance replaces its link."""
     node = RawNode()
     async with plane(tmp_path / "a.db", lease=60.0) as cp, node.linked(cp):
-        execution_id = await cp.start("node.fn")
+        execution_id = await cp.start("node.fn", text="x" * 40_000)
         invoke = await node.next(Invoke)
         twin = RawNode(key=node.key, instance_id=node.instance_id)
         async with twin.linked(cp):
             again = await twin.next(Invoke)
             assert attempt_of(again) == attempt_of(invoke)
+            assert again.input == invoke.input == {"text": "x" * 40_000}
             await until(lambda: node.socket is not None and node.socket.closed)
             assert len(cp.hub.links()) == 1
             await twin.answer(again, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import apsw
@@ -14,17 +15,20 @@ from agentfield_server.store.sqlite import SqliteStore
 WAITING = """
 INSERT INTO runs (id, seq, created_at) VALUES ('run_1', 0, 1.0);
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, attempt, max_attempts, priority, lease_epoch,
-    created_at) VALUES ('exe_1', 'run_1', 'call', 'node.fn', 'node', 'queued', '{"n":1}', 0, 1, 0, 0, 1.0);
+    created_at) VALUES ('exe_1', 'run_1', 'call', 'node.fn', 'node', 'queued', '{"n":1}', 0, 1, 0, 0, 1.0),
+    ('exe_2', 'run_1', 'call', 'node.fn', 'node', 'succeeded', '{"n":2}', 1, 1, 0, 0, 1.0);
 """
+
+
+LONG = json.dumps("long" * 10_000)
 
 
 def database(path: Path, version: int) -> None:
     """Write a database as an earlier version left it, with an execution that waits."""
     connection = apsw.Connection(str(path))
-    for script in MIGRATIONS[:version]:
-        connection.execute(script)
-    connection.execute(f"PRAGMA user_version = {version}")
+    migrate(connection, version)
     connection.execute(WAITING)
+    connection.execute("UPDATE executions SET output = ? WHERE id = 'exe_2'", (LONG,))
     connection.close()
 
 
@@ -54,8 +58,25 @@ async def test_a_database_of_each_version_opens(tmp_path: Path, version: int) ->
         leased = await store.lease_execution(row.id, owner="node_1", until=110.0)
         assert leased is not None
         assert await store.complete_execution(row.id, attempt=1, status="succeeded", output=2) is not None
+        before = await store.get_execution("exe_2")
+        assert before is not None
+        assert before.output == json.loads(LONG)
     finally:
         await store.close()
+
+
+async def test_large_values_of_earlier_versions_are_kept_apart(tmp_path: Path) -> None:
+    """A list of what was written before leaves out what is large, and says how large it is."""
+    path = tmp_path / "a.db"
+    database(path, 4)
+    store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 100.0)
+    await store.open()
+    try:
+        small, large = await store.list_executions("run_1")
+    finally:
+        await store.close()
+    assert (small.input, small.left_out) == ({"n": 1}, {})
+    assert (large.input, large.output, large.left_out) == ({"n": 2}, None, {"output": len(LONG)})
 
 
 def test_every_way_ends_at_the_same_tables(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ class ExecutionView(_View):
     input: Any = None
     output: Any = None
     problem: dict[str, Any] | None = None
+    left_out: dict[str, int] | None = None
+    """In a list: which of `input` and `output` are too large for one, with their bytes; the execution by itself has them."""
     node_id: str | None = None
     instance_id: str | None = None
     created_at: float

@@ -34,6 +34,7 @@ def execution_view(row: Execution, *, node_id: str | None = None, brief: bool = 
         problem=dict(row.problem) if row.problem else None,
         node_id=node_id or row.target.partition(".")[0],
         instance_id=row.lease_owner,
+        left_out={name: size for name, size in row.left_out.items() if name == "output" or not brief} or None,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

@@ -94,7 +94,9 @@ class Leases:
         for row in (await self._held_by(link)).values():
             held = link.held.get(row.id)
             if held is not None and not held.accepted and row.id not in answered:
-                await self._dispatcher.invoke(row, link)
+                whole = row if not row.left_out else await self._store.get_execution(row.id)
+                if whole is not None and (whole.status, whole.lease_epoch) == (row.status, row.lease_epoch):
+                    await self._dispatcher.invoke(whole, link)
 
     # --- going
 

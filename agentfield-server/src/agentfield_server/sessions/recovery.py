@@ -68,7 +68,7 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
     log = _Log()
     async for kind, body in _events(store, row.run_id):
         log.add(kind, body)
-    open_turns = [x for x in await store.open_executions(session_id=row.id) if x.kind == "turn"]
+    open_turns = [await _whole(store, x) for x in await store.open_executions(session_id=row.id) if x.kind == "turn"]
     return Snapshot(
         handler_epoch=row.handler_epoch,
         turns=row.turns,
@@ -113,6 +113,10 @@ async def _events(store: Store, run_id: str) -> AsyncIterator[tuple[str, Mapping
         for row in rows:
             yield row.type, json.loads(row.canonical)["body"]
             after = row.seq
+
+
+async def _whole(store: Store, execution: Execution) -> Execution:
+    return (await store.get_execution(execution.id) if execution.left_out else None) or execution
 
 
 def _turn(execution: Execution, log: _Log) -> OpenTurnSnapshot:

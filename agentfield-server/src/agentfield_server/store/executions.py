@@ -7,7 +7,7 @@ from typing import Any
 
 from agentfield.errors import InvalidInput, LimitExceeded
 from agentfield.wire.rest import ExecutionStatus
-from agentfield_server.store import approvals, keys
+from agentfield_server.store import approvals, keys, payloads
 from agentfield_server.store.events import record
 from agentfield_server.store.records import LIVE, Execution, NewEvent, NewExecution
 from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
@@ -21,10 +21,10 @@ _BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: 
 _INSERT = f"""
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
     max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
-    input_digest, created_at, started_at)
+    input_digest, created_at, started_at, input_payload, input_size)
 VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
     :max_attempts, :priority, :share, :place, :backoff, :lease_owner, :lease_epoch, :lease_until, :not_before, :deadline,
-    :op_id, :input_digest, :created_at, :started_at)
+    :op_id, :input_digest, :created_at, :started_at, :input_payload, :input_size)
 RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _LEASE = f"""
@@ -54,7 +54,7 @@ _RETRY_AFTER = 2
 _COMPLETE = f"""
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
     input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
-    lease_until = NULL, ended_at = :now
+    lease_until = NULL, ended_at = :now, output_payload = :output_payload, output_size = :output_size
 WHERE id = :id AND status IN ('queued', 'running', 'waiting')
     AND (:attempt IS NULL OR (attempt = :attempt AND status <> 'queued'))
     AND (:epoch IS NULL OR lease_epoch = :epoch)
@@ -86,7 +86,7 @@ def create(
         _check_room(transaction, values, room)
         values["place"] = _place(transaction, values)
     transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
-    row = transaction.one(_INSERT, values)
+    row = transaction.one(_INSERT, values | _kept(transaction, "input", values["input"], instead="null"))
     assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     if new.traceparent is not None:
@@ -179,6 +179,13 @@ def _values(
     }
 
 
+def _kept(transaction: Transaction, name: str, text: str | None, *, instead: str | None) -> dict[str, Any]:
+    """Return the columns of an input or output; what is large is kept apart."""
+    apart = None if text is None else payloads.put(transaction, text)
+    digest, size = apart or (None, None)
+    return {name: text if apart is None else instead, f"{name}_payload": digest, f"{name}_size": size}
+
+
 def lease(transaction: Transaction, execution_id: str, *, owner: str, until: float) -> Execution | None:
     """Lease a queued execution, see `Store.lease_execution`."""
     row = transaction.one(_LEASE, owner, until, execution_id)
@@ -251,12 +258,13 @@ def complete(
     events: Sequence[NewEvent],
 ) -> Execution | None:
     """Close an execution, see `Store.complete_execution`."""
+    text = None if output is None else dump(output)
+    kept = _kept(transaction, "output", text, instead=None)
     values = {
         "id": execution_id,
         "attempt": attempt,
         "epoch": epoch,
         "status": status,
-        "output": None if output is None else dump(output),
         "problem": None if problem is None else dump(problem),
         "input_digest": input_digest,
         "output_digest": output_digest,
@@ -264,8 +272,10 @@ def complete(
         "signer": signer,
         "now": transaction.now,
     }
-    row = transaction.one(_COMPLETE, values)
+    row = transaction.one(_COMPLETE, values | kept)
     if row is None:
+        if kept["output_payload"] is not None:
+            payloads.sweep(transaction, [kept["output_payload"]])
         return None
     done = execution_row(row)
     if done.pauses:

@@ -27,6 +27,8 @@ class Store(Protocol):
     """Rows, their events and nothing else: no policy, no dispatch.
 
     All methods may be called from the event loop; writes are grouped into commits without lingering.
+    A method that returns one execution returns all of it. One that returns a list leaves out large inputs and outputs, and
+    says how large they are (`Execution.left_out`): no list reads them.
     """
 
     async def open(self) -> None:

@@ -141,6 +141,8 @@ class Execution:
     created_at: float
     started_at: float | None
     ended_at: float | None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Where it stands in a list: which of `input` and `output` are too large for one, and how large in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ __all__ = [
     "DELIVERY_COLUMNS",
     "EVENT_COLUMNS",
     "EXECUTION_COLUMNS",
+    "EXECUTION_LISTED",
     "SESSION_COLUMNS",
     "WEBHOOK_COLUMNS",
     "approval_row",
@@ -26,11 +27,22 @@ __all__ = [
     "webhook_row",
 ]
 
-EXECUTION_COLUMNS = (
-    "id, run_id, kind, target, status, input, output, problem, parent_id, session_id, actor_id, attempt, max_attempts, "
-    "priority, backoff, progress, lineage, pauses, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, output_digest, "
-    "signature, signer, created_at, started_at, ended_at"
+_EXECUTION_FIELDS = (
+    "id, run_id, kind, target, status, problem, parent_id, session_id, actor_id, attempt, max_attempts, priority, backoff, "
+    "progress, lineage, pauses, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, "
+    "output_digest, signature, signer, created_at, started_at, ended_at"
 )
+
+
+def _whole(name: str) -> str:
+    apart = f"SELECT body FROM payloads WHERE digest = {name}_payload"  # noqa: S608 - constants only
+    return f"CASE WHEN {name}_payload IS NULL THEN {name} ELSE ({apart}) END, NULL"
+
+
+EXECUTION_COLUMNS = f"{_EXECUTION_FIELDS}, {_whole('input')}, {_whole('output')}"
+"""An execution with its input and output, wherever they are."""
+EXECUTION_LISTED = f"{_EXECUTION_FIELDS}, input, input_size, output, output_size"
+"""An execution as lists have it: of what is kept apart, only the size."""
 SESSION_COLUMNS = (
     "id, run_id, root_id, target, node_id, caller, metadata, config, declaration_hash, principal, state, end_reason, "
     "end_detail, call_ref, handler_state, owner, epoch, handler_epoch, turns, created_at, live_at, ended_at"
@@ -43,7 +55,7 @@ WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
 
-_EXECUTION = EXECUTION_COLUMNS.split(", ")
+_EXECUTION = [*_EXECUTION_FIELDS.split(", "), "input", "input_size", "output", "output_size"]
 _SESSION = SESSION_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
 _WEBHOOK = WEBHOOK_COLUMNS.split(", ")
@@ -69,11 +81,13 @@ def load(text: str | None) -> Any:
 
 
 def execution_row(row: Sequence[Any]) -> Execution:
-    """Return the record of a row of `EXECUTION_COLUMNS`."""
+    """Return the record of a row of `EXECUTION_COLUMNS` or `EXECUTION_LISTED`."""
     values = dict(zip(_EXECUTION, row, strict=True))
     for name in ("input", "output", "problem", "progress"):
         values[name] = load(values[name])
     values["accepted"] = bool(values["accepted"])
+    sizes = {name: values.pop(f"{name}_size") for name in ("input", "output")}
+    values["left_out"] = {name: size for name, size in sizes.items() if size is not None}
     return Execution(**values)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import apsw
 
 from agentfield.errors import Unavailable
 
-__all__ = ["MIGRATIONS", "migrate"]
+__all__ = ["LARGE", "MIGRATIONS", "migrate"]
+
+LARGE = 32 * 1024
+"""Characters of JSON beyond which an input or output is kept apart from its execution."""
 
 _FIRST = """
 CREATE TABLE runs (
@@ -190,25 +196,54 @@ CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, status, pos);
 CREATE INDEX deliveries_old ON deliveries (ended_at) WHERE status = 'delivered';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS)
+# 32768 is `LARGE`: a migration stays as it was when that changes
+_PAYLOADS = """
+CREATE TABLE payloads (
+    digest BLOB PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+ALTER TABLE executions ADD COLUMN input_payload BLOB;
+ALTER TABLE executions ADD COLUMN input_size INTEGER;
+ALTER TABLE executions ADD COLUMN output_payload BLOB;
+ALTER TABLE executions ADD COLUMN output_size INTEGER;
+CREATE INDEX executions_with_input ON executions (input_payload) WHERE input_payload IS NOT NULL;
+CREATE INDEX executions_with_output ON executions (output_payload) WHERE output_payload IS NOT NULL;
+INSERT OR IGNORE INTO payloads SELECT sha256(input), input FROM executions WHERE length(input) > 32768;
+INSERT OR IGNORE INTO payloads SELECT sha256(output), output FROM executions WHERE length(output) > 32768;
+UPDATE executions SET input_payload = sha256(input), input_size = length(input), input = 'null'
+    WHERE length(input) > 32768;
+UPDATE executions SET output_payload = sha256(output), output_size = length(output), output = NULL
+    WHERE length(output) > 32768;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` counts them."""
 
 
-def migrate(connection: apsw.Connection) -> None:
+def migrate(connection: apsw.Connection, version: int = len(MIGRATIONS)) -> None:
     """Bring a database up to date, in one transaction that locks out every other writer.
+
+    Args:
+        connection: The database.
+        version: The schema to go up to.
 
     Raises:
         Unavailable: The database was written by a newer version of this program.
     """
+    connection.create_scalar_function("sha256", _sha256, 1, deterministic=True)
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        for script in MIGRATIONS[_known_version(connection) :]:
+        for script in MIGRATIONS[_known_version(connection) : version]:
             connection.execute(script)
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute(f"PRAGMA user_version = {version}")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _sha256(*values: Any) -> bytes:
+    return hashlib.sha256(values[0].encode()).digest()
 
 
 def _known_version(connection: apsw.Connection) -> int:

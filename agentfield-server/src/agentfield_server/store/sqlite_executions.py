@@ -10,7 +10,7 @@ from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store import executions
 from agentfield_server.store.connected import Connected
 from agentfield_server.store.records import Execution, NewEvent, NewExecution
-from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
+from agentfield_server.store.rows import EXECUTION_COLUMNS, EXECUTION_LISTED, dump, execution_row
 
 __all__ = ["ExecutionTable"]
 
@@ -114,7 +114,7 @@ class ExecutionTable(Connected):
     async def get_executions(self, execution_ids: Sequence[str]) -> list[Execution]:
         """Return those of these executions that there are."""
         rows = await self._read(
-            f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
+            f"SELECT {EXECUTION_LISTED} FROM executions WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
             dump(list(execution_ids)),
         )
         return [execution_row(row) for row in rows]
@@ -128,7 +128,7 @@ class ExecutionTable(Connected):
                 raise InvalidInput(f"{after!r} is no execution of this run.", code="unknown_cursor", field="after")
             position = rows[0][0]
         rows = await self._read(
-            f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE run_id = ? AND pos > ? ORDER BY pos LIMIT ?",  # noqa: S608
+            f"SELECT {EXECUTION_LISTED} FROM executions WHERE run_id = ? AND pos > ? ORDER BY pos LIMIT ?",  # noqa: S608
             run_id,
             position,
             limit,
@@ -143,7 +143,7 @@ class ExecutionTable(Connected):
         filters = {name: value for name, value in given.items() if value is not None}
         where = "".join(f" AND {name} = ?" for name in filters)
         rows = await self._read(
-            f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE {_OPEN}{where} ORDER BY pos",  # noqa: S608
+            f"SELECT {EXECUTION_LISTED} FROM executions WHERE {_OPEN}{where} ORDER BY pos",  # noqa: S608
             *filters.values(),
         )
         return [execution_row(row) for row in rows]
@@ -153,7 +153,7 @@ class ExecutionTable(Connected):
     ) -> list[Execution]:
         """Return executions of a node that wait for a lease, see `Store.queued_executions`."""
         rows = await self._read(
-            f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE status = 'queued' AND node_id = ? "  # noqa: S608
+            f"SELECT {EXECUTION_LISTED} FROM executions WHERE status = 'queued' AND node_id = ? "  # noqa: S608
             "AND COALESCE(not_before, 0) <= ? AND target NOT IN (SELECT value FROM json_each(?)) "
             "ORDER BY priority DESC, place, pos LIMIT ?",
             node_id,

@@ -63,7 +63,8 @@ class Log:
 
     async def executions(self) -> list[ExecutionView]:
         """Return the executions of the session as they are now."""
-        return list((await self._client.workflow(self._session_id)).executions)
+        rows = (await self._client.workflow(self._session_id)).executions
+        return [await self._client.get_execution(row.id) if row.left_out else row for row in rows]
 
     async def wait(self, look: Callable[[], Awaitable[T | None]], within: float) -> T | None:
         """Look each time something happens until something is found; None when that did not happen in time."""
