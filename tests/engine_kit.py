@@ -36,10 +36,12 @@ from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api import executions, nodes, workflows
 from agentfield_server.api.application import build_application
 from agentfield_server.api.approvals import ApprovalRoutes
+from agentfield_server.api.store import StoreRoutes
 from agentfield_server.api.webhooks import WebhookRoutes
 from agentfield_server.bus import RECORDED, Bus
 from agentfield_server.engine import Engine
 from agentfield_server.engine.outbound import Allowed
+from agentfield_server.engine.retention import Retention
 from agentfield_server.engine.webhooks import Webhooks
 from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
@@ -147,6 +149,7 @@ async def plane(
             webhooks = Webhooks(store, bus, Allowed(("127.0.0.0/8",)), clock=clock, tick=0.02)
             routes = [
                 *WebhookRoutes(webhooks, store).routes(),
+                *StoreRoutes(Retention(store, clock=time.time), store).routes(),
                 *approvals.routes(),
                 *executions.routes(engine, store),
                 *workflows.routes(store, engine, bus),

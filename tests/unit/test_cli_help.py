@@ -34,6 +34,7 @@ EVERY = [
     ("doctor",),
     ("init",),
     ("init", "plugin"),
+    ("store",),
     ("local",),
 ]
 HEAVY = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets", "structlog"}

@@ -63,6 +63,9 @@ async def test_a_database_of_each_version_opens(tmp_path: Path, version: int) ->
         assert before.output == json.loads(LONG)
     finally:
         await store.close()
+    connection = apsw.Connection(str(path))
+    assert connection.pragma("auto_vacuum") == 2
+    connection.close()
 
 
 async def test_large_values_of_earlier_versions_are_kept_apart(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "webhooks": "Tell other systems of events.",
     "init": "Begin a project.",
     "doctor": "Look whether this installation is in order.",
+    "store": "See how large the store is, take old runs away, give room back.",
     "local": "Run the offline speech server.",
 }
 """Every command with its line in the overview."""

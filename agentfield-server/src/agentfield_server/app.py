@@ -28,12 +28,14 @@ from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.routes import Route
 from agentfield_server.api.sessions import SessionRoutes
+from agentfield_server.api.store import StoreRoutes
 from agentfield_server.api.transports import TransportRoutes
 from agentfield_server.api.turns import TurnRoutes
 from agentfield_server.api.webhooks import WebhookRoutes
 from agentfield_server.bus import RECORDED, Bus
 from agentfield_server.engine import Engine
 from agentfield_server.engine.outbound import Allowed
+from agentfield_server.engine.retention import Retention
 from agentfield_server.engine.webhooks import Webhooks
 from agentfield_server.listening import announced, listen
 from agentfield_server.metrics import Gauges, Metrics
@@ -113,6 +115,7 @@ async def control_plane(
         webhooks = await stack.enter_async_context(
             Webhooks(store, bus, Allowed(settings.webhook_allow), clock=time.time)
         )
+        retention = await stack.enter_async_context(Retention(store, clock=time.time, days=settings.retention_days))
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
@@ -138,6 +141,7 @@ async def control_plane(
             *ApprovalRoutes(engine.approvals, store, secret=settings.webhook_secret, clock=time.time).routes(),
             *WebhookRoutes(webhooks, store).routes(),
             *workflows.routes(store, engine, bus),
+            *StoreRoutes(retention, store).routes(),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
             Route("GET", "/metrics", metrics.serve, "operator", "Metrics for Prometheus", media_type="text/plain"),

@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """Hosts, addresses and networks beyond the public internet that webhooks may be sent to."""
     max_queued: PositiveInt = 10_000
     """How many executions may wait for one node before more are refused with 429; live calls may go beyond."""
+    retention_days: float | None = Field(default=None, ge=1)
+    """After how many days without an event a run that ended is taken away; never by itself when None."""
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
     """How many sessions one key of a provider may have at once, where that is not what the provider's plugin declares;
     ``openai=50,local=4`` or a JSON object."""

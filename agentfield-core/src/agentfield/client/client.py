@@ -14,6 +14,7 @@ from agentfield.schema import jsonable
 from agentfield.wire.rest import (
     AdapterView,
     ApprovalView,
+    CompactView,
     DagView,
     DecisionRequest,
     DeliveryStatus,
@@ -23,10 +24,13 @@ from agentfield.wire.rest import (
     ExecutionView,
     NodeView,
     PluginView,
+    PruneRequest,
+    PruneView,
     SessionView,
     StartRequest,
     StartResponse,
     StatusView,
+    StoreView,
     WebhookRequest,
     WebhookView,
 )
@@ -168,6 +172,20 @@ class ControlPlaneClient(SessionStreams):
         """Try what was given up again; returns how much there was."""
         value = await self._json("POST", f"/webhooks/{part(webhook_id)}/redrive", body={})
         return int(value["redriven"])
+
+    # --- the store ----------------------------------------------------------------------------------------------
+
+    async def store_stats(self) -> StoreView:
+        """Return how large the store is and what is in it."""
+        return read(StoreView, await self._json("GET", "/store"))
+
+    async def prune_store(self, request: PruneRequest) -> PruneView:
+        """Do one round of taking old runs away; `next` as `after` continues."""
+        return read(PruneView, await self._json("POST", "/store/prune", body=request.model_dump(mode="json")))
+
+    async def compact_store(self) -> CompactView:
+        """Give some free room back to the disk; go on while pages are left."""
+        return read(CompactView, await self._json("POST", "/store/compact", body={}))
 
     # --- runs ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ __all__ = [
     "ApprovalStatus",
     "ApprovalView",
     "CancelRequest",
+    "CompactView",
     "DagView",
     "DecisionRequest",
     "DeliveryStatus",
@@ -25,6 +26,8 @@ __all__ = [
     "InputRequest",
     "NodeView",
     "PluginView",
+    "PruneRequest",
+    "PruneView",
     "SessionState",
     "SessionView",
     "SignedDecision",
@@ -32,6 +35,7 @@ __all__ = [
     "StartResponse",
     "StatusRequest",
     "StatusView",
+    "StoreView",
     "WebhookRequest",
     "WebhookView",
 ]
@@ -351,3 +355,53 @@ class PluginView(_View):
     """The rows of the matrix that it has a part in."""
     providers: tuple[str, ...] = ()
     transports: tuple[str, ...] = ()
+
+
+class StoreView(_View):
+    """How large the store is and what is in it."""
+
+    bytes: int
+    free_bytes: int
+    """Of those, what is free: used again, or given back by compaction."""
+    log_bytes: int
+    """What the write-ahead log takes besides."""
+    runs: int
+    pruned_runs: int
+    """Runs of which only a record is left."""
+    executions: int
+    open_executions: int
+    sessions: int
+    events: int
+    approvals: int
+    deliveries: int
+    payloads: int
+    """Large inputs and outputs that are kept apart."""
+    oldest_run_at: float | None = None
+
+
+class PruneRequest(_Request):
+    """``POST /api/v1/store/prune``: one round."""
+
+    older_than_days: float = Field(ge=1, le=36_500)
+    """Days since the last event of a run."""
+    dry_run: bool = False
+    """Only count."""
+    after: str = Field(default="", max_length=100)
+    """The `next` of the round before."""
+
+
+class PruneView(_View):
+    """What a round took away, or would take away."""
+
+    runs: int
+    executions: int
+    events: int
+    dry_run: bool
+    next: str | None = None
+    """Continues, also when this round found nothing; None at the end."""
+
+
+class CompactView(_View):
+    """What is left to be given back."""
+
+    free_pages: int

@@ -13,6 +13,7 @@ from agentfield_server.api.views import dag_view
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.store.protocol import Store
+from agentfield_server.store.records import PrunedRun
 
 __all__ = ["routes"]
 
@@ -24,7 +25,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
         """Cancel every open call of a run."""
         run_id, body = request.match_info["run_id"], await read_model(request, CancelRequest)
         if not await store.list_executions(run_id, limit=1):
-            raise _unknown(run_id)
+            raise _unknown(run_id, await store.pruned_run(run_id))
         return json_reply({"run_id": run_id, "cancelled": await engine.cancel_run(run_id, body.reason)})
 
     async def dag(request: web.Request) -> web.Response:
@@ -32,7 +33,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
         run_id, after, limit = request.match_info["run_id"], request.query.get("after"), read_limit(request)
         rows = await store.list_executions(run_id, after=after, limit=limit)
         if not rows and after is None:
-            raise _unknown(run_id)
+            raise _unknown(run_id, await store.pruned_run(run_id))
         return json_reply(dag_view(run_id, rows, limit=limit))
 
     async def events(request: web.Request) -> web.StreamResponse:
@@ -75,7 +76,18 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
     ]
 
 
-def _unknown(run_id: str) -> NotFound:
+def _unknown(run_id: str, pruned: PrunedRun | None) -> NotFound:
+    if pruned is not None:
+        return NotFound(
+            f"The run {run_id!r} was pruned: only a record of its {pruned.events} events is left.",
+            code="run_pruned",
+            hint="an export that was made before can be checked against last_leaf and root",
+            run_id=run_id,
+            events=pruned.events,
+            last_leaf=pruned.last_leaf.hex(),
+            root=pruned.root.hex(),
+            pruned_at=pruned.pruned_at,
+        )
     return NotFound(
         f"There is no run {run_id!r}.",
         code="unknown_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 from collections.abc import Callable
@@ -25,6 +26,9 @@ __all__ = ["Connected"]
 T = TypeVar("T")
 
 _READERS = 2
+_INCREMENTAL = 2
+
+_log = logging.getLogger("agentfield.store")
 
 
 class Connected:
@@ -77,6 +81,7 @@ class Connected:
             self._path.chmod(0o600)
             writer = self._connect(apsw.SQLITE_OPEN_READWRITE)
             migrate(writer)
+            _allow_compaction(writer)
             for _ in range(_READERS):
                 self._readers.put(self._connect(apsw.SQLITE_OPEN_READONLY))
         except (OSError, apsw.Error) as error:
@@ -92,6 +97,8 @@ class Connected:
         self._connections.append(connection)
         connection.set_busy_timeout(5000)
         if flags & apsw.SQLITE_OPEN_READWRITE:
+            # counts for a new file only
+            connection.pragma("auto_vacuum", _INCREMENTAL)
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
             connection.pragma("foreign_keys", 1)
@@ -124,6 +131,19 @@ class Connected:
     def _select(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         connection = self._readers.get()
         try:
-            return connection.execute(sql, values).fetchall()
+            return connection.execute(sql, values[0] if values and isinstance(values[0], dict) else values).fetchall()
         finally:
             self._readers.put(connection)
+
+
+def _allow_compaction(connection: apsw.Connection) -> None:
+    """Write a file that an earlier version made anew, once: only then can room be given back a little at a time."""
+    if connection.pragma("auto_vacuum") == _INCREMENTAL:
+        return
+    try:
+        connection.pragma("auto_vacuum", _INCREMENTAL)
+        connection.execute("VACUUM")
+    except apsw.FullError:
+        _log.warning(
+            "the disk has no room to write %s anew; af store compact cannot make it smaller", connection.filename
+        )

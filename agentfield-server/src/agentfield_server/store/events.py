@@ -16,6 +16,7 @@ from agentfield_server.store.writer import Transaction
 __all__ = ["record"]
 
 _INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
+_NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING seq, session_id"
 
 
 def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) -> list[EventRow]:
@@ -28,7 +29,7 @@ def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) ->
     if not events:
         return []
     count = len(events)
-    run = transaction.one("UPDATE runs SET seq = seq + ? WHERE id = ? RETURNING seq, session_id", count, run_id)
+    run = transaction.one(_NUMBER, count, run_id)
     if run is None:
         raise NotFound(f"There is no run {run_id!r}.", code="unknown_run")
     last, session_id = run

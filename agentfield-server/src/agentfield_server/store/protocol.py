@@ -9,13 +9,16 @@ from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionStatus
 from agentfield_server.store.records import (
     Approval,
     Delivery,
+    EndedRuns,
     EventRow,
     Execution,
     IdempotencyKey,
     NewEvent,
     NewExecution,
     NewSession,
+    PrunedRun,
     SessionRow,
+    StoreStats,
     TokenRow,
     Webhook,
 )
@@ -289,6 +292,30 @@ class Store(Protocol):
 
     async def known_nodes(self) -> dict[str, Mapping[str, Any]]:
         """Return what the nodes declared that linked within the last 30 days, by node id."""
+
+    # --- upkeep
+
+    async def stats(self) -> StoreStats:
+        """Return how large the store is and what is in it."""
+
+    async def ended_runs(self, *, before: float, after: str = "") -> EndedRuns:
+        """Return runs that may be pruned: ended, nothing of theirs on its way, last heard of before then.
+
+        The last day is never among them. `after` is the `next` of the page before.
+        """
+
+    async def prune_run(self, run_id: str, *, before: float, rows: int = 500) -> int | None:
+        """Take away up to so many rows of a run in one short transaction; returns how many, 0 when none is left.
+
+        With the first call the run is recorded as pruned: its graph, its log and its session are gone for readers, and
+        nothing is added to it any more. None when it may not be pruned.
+        """
+
+    async def pruned_run(self, run_id: str) -> PrunedRun | None:
+        """Return what is known of a run that was pruned, None of any other."""
+
+    async def compact(self, *, pages: int = 1000) -> int:
+        """Give up to so many free pages back to the disk, in one short transaction; returns how many are left."""
 
     # --- idempotency of routes that create no execution
 

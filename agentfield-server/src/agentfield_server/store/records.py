@@ -12,13 +12,17 @@ __all__ = [
     "LIVE",
     "Approval",
     "Delivery",
+    "EndedRun",
+    "EndedRuns",
     "EventRow",
     "Execution",
     "IdempotencyKey",
     "NewEvent",
     "NewExecution",
     "NewSession",
+    "PrunedRun",
     "SessionRow",
+    "StoreStats",
     "TokenRow",
     "Webhook",
 ]
@@ -247,6 +251,61 @@ class SessionRow:
     created_at: float
     live_at: float | None
     ended_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStats:
+    """How large a store is and what is in it."""
+
+    bytes: int
+    free_bytes: int
+    """Of those, what is free: used again, or given back by compaction."""
+    log_bytes: int
+    """What the write-ahead log takes besides."""
+    runs: int
+    pruned_runs: int
+    """Runs of which only a record is left."""
+    executions: int
+    open_executions: int
+    sessions: int
+    events: int
+    approvals: int
+    deliveries: int
+    payloads: int
+    """Large inputs and outputs that are kept apart."""
+    oldest_run_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """A run that may be pruned."""
+
+    run_id: str
+    events: int
+    executions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRuns:
+    """A page of them."""
+
+    runs: tuple[EndedRun, ...]
+    next: str | None
+    """Continues, also when this page is empty; None at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunedRun:
+    """What stays of a run that was pruned: enough to check an exported log of it against."""
+
+    run_id: str
+    events: int
+    """How many events it had, numbered from 1."""
+    last_leaf: bytes
+    """The leaf digest of the last one."""
+    root: bytes
+    """The root of the tree over all leaf digests (RFC 9162 §2.1.1)."""
+    pruned_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

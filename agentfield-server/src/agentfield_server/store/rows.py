@@ -15,6 +15,7 @@ __all__ = [
     "EVENT_COLUMNS",
     "EXECUTION_COLUMNS",
     "EXECUTION_LISTED",
+    "KNOWN_RUN",
     "SESSION_COLUMNS",
     "WEBHOOK_COLUMNS",
     "approval_row",
@@ -43,6 +44,8 @@ EXECUTION_COLUMNS = f"{_EXECUTION_FIELDS}, {_whole('input')}, {_whole('output')}
 """An execution with its input and output, wherever they are."""
 EXECUTION_LISTED = f"{_EXECUTION_FIELDS}, input, input_size, output, output_size"
 """An execution as lists have it: of what is kept apart, only the size."""
+KNOWN_RUN = "(SELECT id FROM runs WHERE id = ? AND pruned_at IS NULL)"
+"""A run, where it is not being pruned: while its rows are taken away, nobody sees a part of it."""
 SESSION_COLUMNS = (
     "id, run_id, root_id, target, node_id, caller, metadata, config, declaration_hash, principal, state, end_reason, "
     "end_detail, call_ref, handler_state, owner, epoch, handler_epoch, turns, created_at, live_at, ended_at"

@@ -216,7 +216,26 @@ UPDATE executions SET output_payload = sha256(output), output_size = length(outp
     WHERE length(output) > 32768;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS)
+_RETENTION = """
+ALTER TABLE runs ADD COLUMN pruned_at REAL;
+ALTER TABLE runs ADD COLUMN last_leaf BLOB;
+ALTER TABLE runs ADD COLUMN root BLOB;
+CREATE INDEX executions_of_parent ON executions (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX sessions_of_root ON sessions (root_id);
+CREATE INDEX deliveries_of_run ON deliveries (run_id);
+DROP TRIGGER events_never_go;
+CREATE TRIGGER events_never_go BEFORE DELETE ON events
+    WHEN (SELECT pruned_at FROM runs WHERE id = OLD.run_id) IS NULL
+    BEGIN SELECT RAISE(ABORT, 'events never go'); END;
+CREATE TRIGGER runs_never_go BEFORE DELETE ON runs BEGIN SELECT RAISE(ABORT, 'runs never go'); END;
+CREATE TRIGGER runs_pruned_for_good BEFORE UPDATE OF pruned_at, last_leaf, root ON runs WHEN OLD.pruned_at IS NOT NULL
+    BEGIN SELECT RAISE(ABORT, 'a pruned run never changes'); END;
+CREATE TRIGGER runs_pruned_when_over BEFORE UPDATE OF pruned_at ON runs
+    WHEN EXISTS (SELECT 1 FROM executions WHERE run_id = NEW.id AND status IN ('queued', 'running', 'waiting'))
+    BEGIN SELECT RAISE(ABORT, 'a run with something open stays'); END;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS, _RETENTION)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` counts them."""
 
 

@@ -10,7 +10,7 @@ from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store import executions
 from agentfield_server.store.connected import Connected
 from agentfield_server.store.records import Execution, NewEvent, NewExecution
-from agentfield_server.store.rows import EXECUTION_COLUMNS, EXECUTION_LISTED, dump, execution_row
+from agentfield_server.store.rows import EXECUTION_COLUMNS, EXECUTION_LISTED, KNOWN_RUN, dump, execution_row
 
 __all__ = ["ExecutionTable"]
 
@@ -128,7 +128,7 @@ class ExecutionTable(Connected):
                 raise InvalidInput(f"{after!r} is no execution of this run.", code="unknown_cursor", field="after")
             position = rows[0][0]
         rows = await self._read(
-            f"SELECT {EXECUTION_LISTED} FROM executions WHERE run_id = ? AND pos > ? ORDER BY pos LIMIT ?",  # noqa: S608
+            f"SELECT {EXECUTION_LISTED} FROM executions WHERE run_id = {KNOWN_RUN} AND pos > ? ORDER BY pos LIMIT ?",  # noqa: S608
             run_id,
             position,
             limit,

@@ -17,7 +17,7 @@ from agentfield_server.store.records import (
     SessionRow,
     TokenRow,
 )
-from agentfield_server.store.rows import EVENT_COLUMNS, SESSION_COLUMNS, event_row, session_row
+from agentfield_server.store.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, event_row, session_row
 
 __all__ = ["SessionTable"]
 
@@ -103,7 +103,7 @@ class SessionTable(Connected):
     async def read_events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Return recorded events with a larger `seq`, in order."""
         rows = await self._read(
-            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = {KNOWN_RUN} AND seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
             run_id,
             after,
             limit,
@@ -113,7 +113,7 @@ class SessionTable(Connected):
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""
         rows = await self._read(
-            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = ? AND type = ? ORDER BY seq DESC LIMIT 1",  # noqa: S608
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = {KNOWN_RUN} AND type = ? ORDER BY seq DESC LIMIT 1",  # noqa: S608
             run_id,
             kind,
         )
