@@ -167,3 +167,28 @@ async def test_the_last_day_stays(tmp_path: Path, days: Any) -> None:
     async with plane(tmp_path / "a.db") as cp:
         status, problem, _ = await cp.post("/store/prune", {"older_than_days": days})
     assert (status, problem["field"]) == (422, "older_than_days")
+
+
+async def test_what_af_store_says_to_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sizes, counts and what was done, in lines; a time that is none is refused before anything is asked."""
+    store = old_store(tmp_path / "a.db")
+    await store.open()
+    await finished_run(store)
+    await store.close()
+
+    async def said(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, ["store", *words, "--url", cp.url])
+        return code, "".join(capsys.readouterr())
+
+    async with plane(tmp_path / "a.db") as cp:
+        code, text = await said("stats")
+        assert (code, "executions  2" in text, "pruned     0 runs" in text) == (0, True, True)
+        gone = "1 runs with 2 executions and 4 events"
+        assert await said("prune", "--older-than", "30d", "--dry-run") == (0, f"{gone} would be taken away\n")
+        assert await said("prune", "--older-than", "30d") == (0, f"{gone} were taken away\n")
+        code, text = await said("compact")
+        assert (code, "MB before" in text) == (0, True)
+        for wrong in ("12h", "0.5d", "nan", ""):
+            code, text = await said("prune", "--older-than", wrong)
+            assert (code, "it is a number of days, 1d at least" in text) == (2, True)

@@ -110,22 +110,24 @@ async def test_the_last_day_stays(opens: Opened) -> None:
         assert await prune(store, opens.clock.now) == [run_id]
 
 
-async def test_a_value_stays_for_as_long_as_somebody_has_it(opens: Opened) -> None:
-    """A large value that two runs share is there until the second is gone."""
+@pytest.mark.parametrize("values", [("input", "input"), ("input", "output"), ("output", "input"), ("output", "output")])
+async def test_a_value_stays_for_as_long_as_somebody_has_it(opens: Opened, values: tuple[str, str]) -> None:
+    """A large value that two runs share, as input or output, is there until the second is gone."""
     async with opens() as store:
         large = {"text": "x" * 40_000}
         runs = []
-        for _ in range(2):
-            new = call(input=large)
+        for name in values:
+            new = call(input=large if name == "input" else {})
             await store.create_execution(new, lease_to="i", lease_until=1.0)
-            await store.complete_execution(new.id, attempt=1, status="succeeded")
+            output = large if name == "output" else None
+            await store.complete_execution(new.id, attempt=1, status="succeeded", output=output)
             runs.append(new)
             opens.clock.now += 2 * DAY
         assert (await store.stats()).payloads == 1
         assert await prune(store, opens.clock.now - 3 * DAY) == [runs[0].run_id]
         second = await store.get_execution(runs[1].id)
         assert second is not None
-        assert second.input == large
+        assert large in (second.input, second.output)
         assert await prune(store, opens.clock.now - DAY) == [runs[1].run_id]
         assert (await store.stats()).payloads == 0
 

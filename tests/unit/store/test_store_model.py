@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from agentfield.errors import Conflict, InvalidInput
 from agentfield.identity import leaf_hash
@@ -128,6 +136,20 @@ class StoreMachine(RuleBasedStateMachine):
             row.attempt, row.epoch = row.attempt + 1, row.epoch + 1
             row.told = (row.attempt, row.epoch)
             self.whole(row, stored)
+
+    @precondition(lambda self: self.model.queued())
+    @rule(count=st.integers(1, 3))
+    def lease_next(self, count: int) -> None:
+        """Whoever is first in the queue is handed out first."""
+        for row in self.model.queued()[:count]:
+            self.lease(row.new.id)
+
+    @rule(target=executions, run=st.integers(0, 1), value=VALUES, output=VALUES)
+    def run_through(self, run: int, value: Any, output: Any) -> str:
+        """A call that begins at once and succeeds."""
+        execution = self.create(run=run, leased=True, value=value)
+        self.complete(execution, stale=False, status="succeeded", output=output)
+        return execution
 
     @rule(execution=executions, stale=st.booleans())
     def accept(self, execution: str, stale: bool) -> None:
@@ -336,6 +358,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     # --- webhooks
 
+    @initialize(wanted=st.booleans())
+    def subscribe_first(self, wanted: bool) -> None:
+        """Half of the time somebody wants to be told from the beginning."""
+        if wanted:
+            self.subscribe()
+
     @precondition(lambda self: self.model.hook is None)
     @rule()
     def subscribe(self) -> None:
@@ -382,9 +410,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Time goes on."""
         self.clock.now += seconds
 
-    @rule(rows=st.sampled_from([1, 500]))
-    def prune(self, rows: int) -> None:
+    @rule(rows=st.sampled_from([1, 500]), later=st.booleans())
+    def prune(self, rows: int, later: bool) -> None:
         """Exactly what is over goes, whole."""
+        self.clock.now += 2 * DAY if later else 0.0
         before = self.clock.now - DAY
         page = self.do(self.store.ended_runs(before=before))
         assert {run.run_id for run in page.runs} == self.model.prunable(before)
@@ -463,5 +492,5 @@ def test_the_store_is_as_modelled(opens: Opened) -> None:
     """No order of operations makes a difference between the store and the model."""
     run_state_machine_as_test(
         partial(StoreMachine, opens.make),
-        settings=settings(max_examples=15, stateful_step_count=40, deadline=None),
+        settings=settings(max_examples=15, stateful_step_count=50, deadline=None),
     )
