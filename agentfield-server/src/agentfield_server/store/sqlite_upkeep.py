@@ -6,6 +6,7 @@ import asyncio
 
 import apsw
 
+from agentfield.errors import Unavailable
 from agentfield_server.store import retention
 from agentfield_server.store.connected import Connected
 from agentfield_server.store.keys import KEY_LIFE
@@ -15,6 +16,8 @@ __all__ = ["UpkeepTable"]
 
 _INCREMENTAL = 2
 _SCANNED = 500
+_PATIENCE = 200
+"""Milliseconds that a checkpoint waits for the writer and the readers; for some of it they wait for the checkpoint."""
 _COUNTS = """
 SELECT (SELECT COUNT(*) FROM runs WHERE pruned_at IS NULL), (SELECT COUNT(*) FROM runs WHERE pruned_at IS NOT NULL),
     (SELECT COUNT(*) FROM executions),
@@ -104,12 +107,19 @@ class UpkeepTable(Connected):
     def _checkpoint(self) -> None:
         """Move the log into the database; what the writer is busy with is left for the next time."""
         connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
+        connection.set_busy_timeout(_PATIENCE)
         try:
             # the first holds nobody up and leaves next to nothing for the second, which empties the file
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         except apsw.BusyError:
             return
+        except apsw.Error as error:
+            raise Unavailable(
+                f"The log of the store could not be moved into it: {error}.",
+                code="store_failed",
+                hint="free some space on the disk that AGENTFIELD_HOME is on",
+            ) from error
         finally:
             connection.close()
 
