@@ -123,6 +123,7 @@ async def test_old_runs_go_while_calls_go_on(tmp_path: Path, capsys: pytest.Capt
         for run_id in kept:
             assert (await cp.get(f"/workflows/{run_id}/dag"))[0] == 200
             assert await cp.events(run_id)
+    assert path.stat().st_size < 1_500_000
 
 
 async def test_what_is_on_its_way_stays(tmp_path: Path) -> None:

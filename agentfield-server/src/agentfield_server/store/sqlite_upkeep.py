@@ -109,6 +109,8 @@ class UpkeepTable(Connected):
         connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE)
         connection.set_busy_timeout(_PATIENCE)
         try:
+            # a connection that has read nothing does not know that there is a log
+            connection.pragma("schema_version")
             # the first holds nobody up and leaves next to nothing for the second, which empties the file
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
