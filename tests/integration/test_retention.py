@@ -18,7 +18,7 @@ from agentfield_server.engine.retention import Retention
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import NewEvent, Webhook
 from agentfield_server.store.sqlite import SqliteStore
-from engine_kit import Plane, RawNode, plane, until
+from engine_kit import Plane, RawNode, plane, until, until_async
 from store_kit import call, session_pair
 
 DAY = 24 * 3600.0
@@ -157,9 +157,7 @@ async def test_retention_by_itself(tmp_path: Path) -> None:
     async with control_plane(Settings(home=tmp_path, port=0)) as running:
         assert await running.engine._store.list_executions(run_id)
     async with control_plane(Settings(home=tmp_path, port=0, retention_days=30)) as running:
-        async with asyncio.timeout(10):
-            while await running.engine._store.pruned_run(run_id) is None:  # noqa: ASYNC110 - there is no event for it
-                await asyncio.sleep(0.01)
+        assert await until_async(lambda: running.engine._store.pruned_run(run_id))
 
 
 @pytest.mark.parametrize("days", [0, 0.5, -1, "NaN"])
