@@ -9,10 +9,10 @@ from typing import Any
 
 import apsw
 import pytest
-from store_kit import Clock, call
 
 from agentfield_server.store.schema import LARGE
 from agentfield_server.store.sqlite import SqliteStore
+from store_kit import Clock, call
 
 LONG = {"text": "x" * LARGE}
 SIZE = len('{"text":""}') + LARGE

@@ -41,7 +41,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
         run_id, after = request.match_info["run_id"], last_event_id(request)
         with hints_of(bus, run_id) as hints:
             if not await store.list_executions(run_id, limit=1):
-                raise _unknown(run_id)
+                raise _unknown(run_id, await store.pruned_run(run_id))
             async with open_stream(request) as stream:
                 await follow(stream, store, run_id, after=after, hints=hints)
         return stream
