@@ -206,7 +206,7 @@ def house(folder: Path, *agents: Path, env: Mapping[str, str]) -> Iterator[House
     home.mkdir(parents=True)
     af = str(Path(sys.executable).with_name("af"))
     with ExitStack() as stack:
-        where = {"AGENTFIELD_HOME": str(home)}
+        where = {"AGENTFIELD_HOME": str(home), "AGENTFIELD_DRAIN_SECONDS": "1"}
         plane = stack.enter_context(program([af, "server", "--port", "0", "--json"], log=log, env={**where, **env}))
         current = home / "current.json"
         url = _eventually(lambda: str(json.loads(current.read_text())["url"]), {log: plane}, "the control plane")

@@ -213,6 +213,7 @@ class House:
     def agent(self, file: Path = STEPS, *, env: Mapping[str, str] = MappingProxyType({})) -> Program:
         """Return an agent of this house, not yet started."""
         ours = {"AGENTFIELD_HOME": str(self.home), "AGENTFIELD_URL": self.url, "STEPS_FOLDER": str(self.folder)}
+        ours["AGENTFIELD_DRAIN_SECONDS"] = "1"  # of who is told to stop; no test of others waits for it
         return self.program("agent", str(file), env={**ours, **env})
 
     def provider(self, port: int) -> Program:

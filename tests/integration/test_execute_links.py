@@ -94,19 +94,18 @@ async def test_functions_and_sessions_are_known_while_the_node_is_away(cp: Plane
 
 
 async def test_handlers_go_where_fewest_are(cp: Plane) -> None:
-    """The instance for a handler is the one with the fewest sessions, or the one that is asked for."""
+    """The instance for a handler is the one with the fewest sessions, of those that declare it."""
     one, two = RawNode(), RawNode()
-    async with one.linked(cp), two.linked(cp):
-        first = cp.hub.session_link("node")
+    async with one.linked(cp, sessions=(VOICE,)), two.linked(cp, sessions=(VOICE,)):
+        first = cp.hub.session_link("node", "voice")
         assert first is not None
         frame = SessionOpen(session_id="ses_1", epoch=1, name="voice", context=Context(execution_id="e", run_id="r"))
         await first.send(frame)
-        second = cp.hub.session_link("node")
+        second = cp.hub.session_link("node", "voice")
         assert second is not None
         assert second is not first
-        assert cp.hub.session_link("node", first.instance_id) is first
-        assert cp.hub.session_link("other") is None
-        assert cp.hub.session_link("other", first.instance_id) is None
+        assert cp.hub.session_link("other", "voice") is None
+        assert cp.hub.session_link("node", "voices") is None
         holder = one if first.instance_id == one.instance_id else two
         await holder.send(SessionDone(op_id="op_1", session_id="ses_1", epoch=1))
         await until(lambda: not first.sessions)

@@ -28,6 +28,7 @@ EVERY = [
     ("session", "end"),
     ("execute",),
     ("nodes",),
+    ("nodes", "drain"),
     ("adapters",),
     ("plugins",),
     ("plugins", "check"),

@@ -26,7 +26,7 @@ from agentfield.plugins import (
     TransportInfo,
     hookimpl,
 )
-from agentfield.wire.frames import Accepted
+from agentfield.wire.frames import Accepted, Drain, Drained
 from unit.core_plane import control_plane, invoke
 
 SEED = {
@@ -328,10 +328,12 @@ async def test_run_links_works_and_stops_when_told(start: Any, number: signal.Si
         await link.expect(Accepted)
         assert (await link.result(asked)).output == "Hello Ada"
         await link.drop()
-        await plane.link()
+        link = await plane.link()
         assert re.fullmatch(r"shop lost the control plane at \S+ \(.+\); linking again\.", await program.line())
         assert await program.line() == f"shop is linked to {plane.url} again."
         program.process.send_signal(number)
+        await link.expect(Drain)
+        await link.send(Drained())
         async with asyncio.timeout(30):
             assert await program.process.wait() == 0
         assert await program.line() == ""

@@ -277,14 +277,14 @@ def test_a_frame_that_does_not_belong_is_refused(book: LinkBook) -> None:
         book.receive(Challenge(nonce="n"))
 
 
-def test_idle_is_when_nothing_runs_and_nothing_is_owed(book: LinkBook) -> None:
+def test_a_run_is_held_until_its_result_is_acknowledged(book: LinkBook) -> None:
     """A node may stop when its results are acknowledged."""
     frame = invoke("f", {})
-    idle = [book.idle]
+    held = [book.held]
     book.receive(frame)
-    idle.append(book.idle)
+    held.append(book.held)
     book.finished(outcome(frame))
-    idle.append(book.idle)
+    held.append(book.held)
     book.receive(ResultAck(execution_id="exe_1", attempt=1))
-    idle.append(book.idle)
-    assert idle == [True, False, False, True]
+    held.append(book.held)
+    assert held == [0, 1, 1, 0]

@@ -20,6 +20,7 @@ from agentfield.wire.frames import (
     CallAccepted,
     CallResult,
     Cancel,
+    Drain,
     Ping,
     Refused,
     Result,
@@ -503,6 +504,7 @@ async def test_leaving_gives_running_work_time_to_end(plane: Plane) -> None:
         return "done"
 
     async def last(link: Link) -> Result:
+        await link.expect(Drain)
         result = await link.expect(Result)
         await link.send(ResultAck(execution_id=result.execution_id, attempt=result.attempt))
         return result

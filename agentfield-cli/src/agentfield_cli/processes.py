@@ -12,16 +12,31 @@ from typing import IO
 
 from agentfield.errors import Unavailable
 
-__all__ = ["agent_process"]
+__all__ = ["agent_process", "start_agent", "stop_agent"]
 
-_STOP = 8.0
+_DRAIN, _STOP = 5.0, 3.0
 
 
 @asynccontextmanager
 async def agent_process(
     file: Path, *, url: str, env: Mapping[str, str] = os.environ, log: IO[bytes] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run an agent file until the block is left, then ask it to stop.
+    """Run an agent file until the block is left, then ask it to stop; the arguments are those of `start_agent`.
+
+    Raises:
+        Unavailable: The process cannot be started.
+    """
+    process = await start_agent(file, url=url, env=env, log=log)
+    try:
+        yield process
+    finally:
+        await stop_agent(process)
+
+
+async def start_agent(
+    file: Path, *, url: str, env: Mapping[str, str] = os.environ, log: IO[bytes] | None = None
+) -> asyncio.subprocess.Process:
+    """Start an agent file.
 
     Args:
         file: A Python file that ends in `app.run()`, as an absolute path.
@@ -30,10 +45,10 @@ async def agent_process(
         log: Where its output goes, ours when None.
 
     Raises:
-        Unavailable: The process cannot be started.
+        Unavailable: The process cannot be started (code `agent_not_started`).
     """
     try:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             str(file),
             cwd=file.parent,
@@ -44,18 +59,18 @@ async def agent_process(
         )
     except OSError as error:
         raise Unavailable(f"{file} could not be started: {error}.", code="agent_not_started") from error
-    try:
-        yield process
-    finally:
-        await _stop(process)
 
 
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.terminate()
-    try:
-        async with asyncio.timeout(_STOP):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+async def stop_agent(process: asyncio.subprocess.Process) -> None:
+    """End an agent: what it runs has a few seconds, since the control plane is about to end as well."""
+    for seconds in (_DRAIN, _STOP):  # the second signal ends it at once
+        if process.returncode is None:
+            process.terminate()
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait()
+                return
+        except TimeoutError:
+            continue
+    process.kill()
+    await process.wait()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from agentfield.errors import InvalidInput, Unavailable
 from agentfield_cli.output import Output
-from agentfield_cli.processes import agent_process
+from agentfield_cli.reloading import Reloader
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
 
-__all__ = ["agent_files", "develop", "interrupted", "server_settings", "wait_for_session"]
+__all__ = ["agent_file", "develop", "interrupted", "server_settings", "wait_for_session"]
 
 _OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
 """Settings that the command line has too."""
@@ -44,7 +44,7 @@ def server_settings(**given: Any) -> Settings:
         ) from None
 
 
-def agent_files(folder: Path) -> list[Path]:
+def agent_file(folder: Path) -> Path:
     """Return the agent file of a folder.
 
     Raises:
@@ -57,7 +57,7 @@ def agent_files(folder: Path) -> list[Path]:
         raise InvalidInput(
             f"{folder} has neither agent.py nor main.py.", code="no_agent_file", hint="af dev FOLDER", field="folder"
         )
-    return found[:1]
+    return found[0]
 
 
 @contextmanager
@@ -75,40 +75,33 @@ def interrupted() -> Iterator[asyncio.Event]:
 
 
 async def develop(folder: Path, settings: Settings, out: Output) -> None:
-    """Serve a folder until a signal: its agents linked with a control plane, its page at the root.
+    """Serve a folder until a signal: its agent linked with a control plane, its page at the root.
 
     Raises:
         InvalidInput: The folder has no agent.
         Unavailable: The agent ended by itself (code `agent_ended`).
     """
-    files = agent_files(folder)
+    file = agent_file(folder)
     with interrupted() as stop:
-        async with AsyncExitStack() as stack:
-            plane = await stack.enter_async_context(control_plane(settings))
-            children = [await stack.enter_async_context(agent_process(file, url=plane.url)) for file in files]
-            out.result({"url": plane.url, "agents": [str(file) for file in files]})
+        async with control_plane(settings) as plane:
+            out.result({"url": plane.url, "agents": [str(file)]})
             out.line(f"page     {plane.url}/", "bold")
-            for file in files:
-                out.line(f"agent    {file}")
+            out.line(f"agent    {file}")
             out.line("stop with Ctrl-C", "dim")
-            await _until(stop, children)
+            await _until(stop, Reloader(file, plane, out).run())
 
 
-async def _until(stop: asyncio.Event, children: list[asyncio.subprocess.Process]) -> None:
-    waits = [asyncio.create_task(stop.wait()), *(asyncio.create_task(child.wait()) for child in children)]
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` unless a signal comes first."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in waits:
+        for task in (working, stopping):
             task.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
+        await asyncio.gather(working, stopping, return_exceptions=True)
     if not stop.is_set():
-        codes = [child.returncode for child in children if child.returncode is not None]
-        raise Unavailable(
-            f"The agent ended by itself with exit code {codes[0]}.",
-            code="agent_ended",
-            hint="its message is above; run it again once that is repaired",
-        )
+        working.result()
 
 
 async def wait_for_session(
@@ -131,4 +124,5 @@ async def wait_for_session(
 
 def _offered(plane: ControlPlane, target: str) -> bool:
     """Tell whether a session is declared by a node that is linked, not only known from its greeting."""
-    return target in plane.hub.sessions() and plane.hub.session_link(target.partition(".")[0]) is not None
+    node_id, _, name = target.partition(".")
+    return plane.hub.session_link(node_id, name) is not None

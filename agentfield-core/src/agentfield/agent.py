@@ -26,7 +26,7 @@ from agentfield.reasoner import OnInterrupt, Reasoner, RetryOn
 from agentfield.schema import jsonable
 from agentfield.serving import Announcer, cancelled, logged, serve
 from agentfield.session import Limits
-from agentfield.settings import discover_api_key, discover_url, home
+from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
 from agentfield.wire.frames import Call, InstalledPair, PauseRequest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ FIRST_LINK: Final = 10.0
 """Seconds in which ``async with app`` must be linked."""
 
 GRACE: Final = 5.0
-"""Seconds that running work may take to end when the node is stopped."""
+"""Seconds that running work may take to end when ``async with app`` is left."""
 
 CALL_SLACK: Final = 5.0
 """Seconds beyond a call's timeout after which its answer is no longer waited for, wherever it got lost."""
@@ -350,17 +350,22 @@ class Agent:
             raise InvalidInput(f"The pause cannot be asked for: {field}: {fault['msg']}.", field=field) from None
         raise Parked(request)
 
-    def run(self, *, url: str | None = None, api_key: str | None = None) -> None:
-        """Link to the control plane and work until interrupted (SIGINT or SIGTERM); blocks.
+    def run(self, *, url: str | None = None, api_key: str | None = None, drain: float | None = None) -> None:
+        """Link to the control plane and work until interrupted (SIGINT or SIGTERM) or told to drain; blocks.
+
+        Then it takes nothing new, and what runs may end: reasoners, and the handlers of calls. A second signal stops it
+        at once. Calls that are not over in time go on with another instance that declares their session alike.
 
         Waits for a control plane that is not there yet, and links again by itself whenever the link is lost.
 
         Args:
             url: The control plane's address, instead of the one that the agent was made with.
             api_key: Its key, likewise.
+            drain: Seconds that what runs may take to end, by default ``AGENTFIELD_DRAIN_SECONDS``, or 30.
 
         Raises:
             NodeRefused: The control plane does not want this node.
+            InvalidInput: An argument does not fit.
             Conflict: An event loop runs already, or the agent does.
         """
         try:
@@ -371,7 +376,7 @@ class Agent:
             raise Conflict("app.run() starts an event loop of its own.", hint="Inside one, use `async with app:`.")
         self._url = discover_url(url) if url else self._url
         self._api_key = api_key or self._api_key
-        asyncio.run(self._serve())
+        asyncio.run(self._serve(drain_seconds(drain)))
 
     async def __aenter__(self) -> Self:
         """Link to the control plane and work in the background.
@@ -398,7 +403,7 @@ class Agent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give running work a few seconds, then unlink."""
+        """Let handlers go, give running work a few seconds, then unlink."""
         await self._stop(grace=GRACE if error is None else 0)
 
     @asynccontextmanager
@@ -467,7 +472,7 @@ class Agent:
         if link is None or task is None:
             return
         try:
-            await link.drain(grace)
+            await link.drain(grace, handlers=False)
         finally:
             task.cancel()
             await asyncio.wait({task})
@@ -475,10 +480,10 @@ class Agent:
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.error("%s had stopped: %s", self.node_id, error)
 
-    async def _serve(self) -> None:
+    async def _serve(self, grace: float) -> None:
         link, task = self._start(Announcer(self.node_id, len(self._reasoners), len(self._sessions)))
         try:
-            await serve(link, task, grace=GRACE)
+            await serve(link, task, grace=grace)
         finally:
             self._link = self._task = None
 

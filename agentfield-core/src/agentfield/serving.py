@@ -16,12 +16,12 @@ _log = logging.getLogger("agentfield.node")
 
 
 async def serve(link: NodeLink, task: asyncio.Task[None], *, grace: float) -> None:
-    """Work until SIGINT or SIGTERM, then let running work end; a second signal ends it at once.
+    """Work until SIGINT, SIGTERM or the control plane's wish, then let running work end; a signal then ends it at once.
 
     Args:
         link: The node.
         task: The task of its `run`.
-        grace: Seconds that running work may take to end.
+        grace: Seconds that running work and calls may take to end.
 
     Raises:
         NodeRefused: The control plane does not want the node.
@@ -30,16 +30,21 @@ async def serve(link: NodeLink, task: asyncio.Task[None], *, grace: float) -> No
     stop = asyncio.Event()
     signals = _catch(loop, stop)
     stopping = asyncio.create_task(stop.wait())
+    asked = asyncio.create_task(link.asked_to_drain.wait())
     try:
-        await asyncio.wait({stopping, task}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({stopping, asked, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         stop.clear()
+        if link.working:
+            _say(
+                f"{link.node_id} stops once {link.working} ended, in {grace:g} s at most; a second signal stops it now."
+            )
         draining, again = asyncio.create_task(link.drain(grace)), asyncio.create_task(stop.wait())
         await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
         await cancelled(draining, again)
     finally:
-        await cancelled(stopping)
+        await cancelled(stopping, asked)
         for number in signals:
             loop.remove_signal_handler(number)
         await cancelled(task)
@@ -64,19 +69,15 @@ class Announcer:
         """Take note of what became of the link, and say so where it is news."""
         match self._state, what:
             case "new" | "waiting", "linked":
-                self._say(f"{self._node} is linked to {url} ({self._has}). Ctrl+C stops it.")
+                _say(f"{self._node} is linked to {url} ({self._has}). Ctrl+C stops it.")
             case "lost", "linked":
-                self._say(f"{self._node} is linked to {url} again.")
+                _say(f"{self._node} is linked to {url} again.")
             case "new", "lost":
-                self._say(f"{self._node} waits for a control plane at {url} ({why}). Start one: af server")
+                _say(f"{self._node} waits for a control plane at {url} ({why}). Start one: af server")
             case "linked", "lost":
-                self._say(f"{self._node} lost the control plane at {url} ({why}); linking again.")
+                _say(f"{self._node} lost the control plane at {url} ({why}); linking again.")
         never = self._state in {"new", "waiting"} and what == "lost"
         self._state = "waiting" if never else what
-
-    def _say(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
 
 
 def logged(node_id: str) -> Watcher:
@@ -97,6 +98,11 @@ def _catch(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> list[signal.
             continue  # asyncio.run turns Ctrl+C into a cancellation
         caught.append(number)
     return caught
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _count(number: int, word: str) -> str:

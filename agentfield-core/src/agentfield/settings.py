@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +12,15 @@ from urllib.parse import urlsplit
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["DEFAULT_URL", "discover_api_key", "discover_url", "home", "is_loopback"]
+__all__ = ["DEFAULT_URL", "DRAIN_SECONDS", "discover_api_key", "discover_url", "drain_seconds", "home", "is_loopback"]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 """Where a control plane listens unless told otherwise."""
+
+DRAIN_SECONDS = 30.0
+"""Seconds that a node's running work and calls may take to end once it is told to stop."""
+
+_LONGEST_DRAIN = 86_400.0
 
 
 def home(env: Mapping[str, str] = os.environ) -> Path:
@@ -50,6 +56,27 @@ def discover_url(flag: str | None = None, env: Mapping[str, str] = os.environ) -
 def discover_api_key(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str | None:
     """Return the control plane's API key: `flag`, else ``AGENTFIELD_API_KEY``, else None."""
     return flag or env.get("AGENTFIELD_API_KEY") or None
+
+
+def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.environ) -> float:
+    """Return how long a node drains: `given`, else ``AGENTFIELD_DRAIN_SECONDS``, else 30 seconds.
+
+    Raises:
+        InvalidInput: What decides is no number of seconds between 0 and 86400.
+    """
+    field: str = "drain"
+    value: float | str | None = given
+    if value is None:
+        field, value = "AGENTFIELD_DRAIN_SECONDS", env.get("AGENTFIELD_DRAIN_SECONDS") or DRAIN_SECONDS
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST_DRAIN:
+        raise InvalidInput(
+            f"{field} is {value!r}; it is a number of seconds between 0 and {_LONGEST_DRAIN:g}.", field=field
+        )
+    return seconds
 
 
 def is_loopback(url: str) -> bool:

@@ -26,7 +26,8 @@ def dev(
 ) -> None:
     """Run a control plane with the agents and the page of a folder.
 
-    The page is the folder's web/, served from the address of the control plane.
+    The page is the folder's web/, served from the address of the control plane. When a Python file there changes, new
+    calls get the new code, and calls that are under way go on with the old one.
 
     \b
     Examples:

@@ -242,6 +242,14 @@ class ControlPlaneClient(SessionStreams):
         """Return the instances of nodes that the control plane knows."""
         return read_list(NodeView, await self._json("GET", "/nodes"), "nodes")
 
+    async def drain(self, name: str) -> list[NodeView]:
+        """Let an instance, or all linked instances of a node, end when what they have is done; returns at once.
+
+        Raises:
+            NotFound: None of that name is linked (code `unknown_node`).
+        """
+        return read_list(NodeView, await self._json("POST", f"/nodes/{part(name)}/drain"), "nodes")
+
     async def adapters(self) -> list[AdapterView]:
         """Return the matrix of pairs."""
         return read_list(AdapterView, await self._json("GET", "/adapters"), "adapters")

@@ -75,9 +75,9 @@ class LinkBook:
         self._done: dict[str, SessionDone] = {}
 
     @property
-    def idle(self) -> bool:
-        """True when nothing runs and every result is acknowledged."""
-        return not self._running and not self._results
+    def held(self) -> int:
+        """How many runs are under way, or have a result that is not acknowledged."""
+        return len(self._running) + len(self._results)
 
     # --- the life of a link -------------------------------------------------------------------------------------
 

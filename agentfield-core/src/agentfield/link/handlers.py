@@ -98,6 +98,11 @@ class Handlers:
             if open_id == session_id:
                 entry.session.happened(event)
 
+    @property
+    def count(self) -> int:
+        """How many run."""
+        return len(self._open)
+
     def close(self) -> None:
         """Cancel all handlers; the control plane opens their sessions elsewhere."""
         for entry in self._open.values():

@@ -28,7 +28,7 @@ from agentfield.link.handlers import Handler, Handlers, SessionEntry
 from agentfield.link.runs import Runs
 from agentfield.link.socket import LinkSocket
 from agentfield.reasoner import Reasoner
-from agentfield.wire.frames import Call, Challenge, Hello, InstalledPair, Welcome
+from agentfield.wire.frames import Call, Challenge, Drain, Drained, Hello, InstalledPair, Welcome
 
 __all__ = ["Handler", "NodeLink", "SessionEntry", "Watcher"]
 
@@ -91,10 +91,15 @@ class NodeLink:
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
+        self._drained = False
+        """Whether the control plane said that it will send nothing more."""
+        self._stopping = False
         self._settled = asyncio.Event()
         self._closed: AgentFieldError | None = None
         self.linked = asyncio.Event()
         """Set while the link stands."""
+        self.asked_to_drain = asyncio.Event()
+        """Set once the control plane wants this instance to end."""
         self.last_failure = ""
         """Why the link was last lost or could not be opened."""
         self.refused: dict[str, AgentFieldError] = {}
@@ -118,15 +123,40 @@ class NodeLink:
             self._close(error)
         raise error
 
-    async def drain(self, seconds: float) -> None:
-        """Take no new work, let handlers go, and give runs `seconds` to end and be acknowledged."""
+    @property
+    def working(self) -> str:
+        """What still runs here, in words; empty when nothing does."""
+        counts = ((self._book.held, "run"), (self._handlers.count, "call"))
+        return ", ".join(f"{number} {word}{'' if number == 1 else 's'}" for number, word in counts if number)
+
+    async def drain(self, seconds: float, *, handlers: bool = True) -> None:
+        """Take nothing new, and give what is there `seconds` to end; then it is cut off.
+
+        What the control plane had sent before it knew is still taken. It says when nothing more can come.
+
+        Args:
+            seconds: How long runs may take to end and be acknowledged, and calls to end.
+            handlers: Whether handlers stay for that long too; otherwise they run elsewhere at once.
+        """
         self._draining = True
-        self._handlers.close()
+        self._socket.send(Drain())
+        if not handlers:
+            self._let_go()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._book.idle and self.linked.is_set():
+                while not self._done(handlers=handlers):
                     self._settled.clear()
                     await self._settled.wait()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._stopping = True
+        self._handlers.close()
+
+    def _done(self, *, handlers: bool) -> bool:
+        if not self.linked.is_set() and not (handlers and self.working):
+            return True
+        return not self.working and (self._drained or not handlers)
 
     def ask(self, command: Operation) -> asyncio.Future[Any]:
         """Send an operation, in order and again after a reconnect; the future holds its answer or refusal.
@@ -179,6 +209,7 @@ class NodeLink:
             functions=tuple(reasoner.spec for reasoner in self._reasoners.values()),
             sessions=tuple(entry.declaration for entry in self._sessions.values()),
             pairs=self._pairs,
+            draining=self._draining,
             **self._book.report(),
         )
 
@@ -187,17 +218,27 @@ class NodeLink:
         self.last_failure = ""
         self._note_refused(welcome)
         self.linked.set()
+        if self._draining:  # begun after the introduction was written, it was not said yet
+            self._socket.send(Drain())
         self._apply(self._book.welcome(welcome))
         self._tell("linked", url, "")
 
     def received(self, frame: Any) -> None:
         """Take a frame."""
-        self._apply(self._book.receive(frame))
+        match frame:
+            case Drain():
+                self.asked_to_drain.set()
+            case Drained():
+                self._drained = True
+                self._settled.set()
+            case _:
+                self._apply(self._book.receive(frame))
 
     def lost(self, url: str, why: str) -> None:
         """The link is gone, or could not be opened."""
         self._book.lost()
         self.linked.clear()
+        self._drained = False
         self.last_failure = why
         self._settled.set()
         self._tell("lost", url, why)
@@ -232,13 +273,13 @@ class NodeLink:
         self._settled.set()
 
     def _start(self, effect: Start) -> None:
-        if self._draining or self._group is None:
+        if self._stopping or self._group is None:
             self._book.abandoned(effect.invoke.context.execution_id, effect.invoke.context.attempt)
         else:
             self._runs.start(effect.invoke, self._group)
 
     def _open(self, effect: OpenHandler) -> None:
-        if not self._draining and self._group is not None:
+        if not self._stopping and self._group is not None:
             self._handlers.open(effect.opened, self._group)
 
     def _settle(self, effect: Settle) -> None:

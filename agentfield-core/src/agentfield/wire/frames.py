@@ -24,6 +24,8 @@ __all__ = [
     "CallResult",
     "Cancel",
     "Challenge",
+    "Drain",
+    "Drained",
     "ExecutionContext",
     "FunctionSpec",
     "Hello",
@@ -249,6 +251,18 @@ class SessionStop(_Frame):
     reason: str
 
 
+class Drain(_Frame):
+    """The instance takes nothing new and ends when what it has is done: said by the node, or asked of it."""
+
+    type: Literal["drain"] = "drain"
+
+
+class Drained(_Frame):
+    """A draining instance holds nothing any more, and will be given nothing: it may go."""
+
+    type: Literal["drained"] = "drained"
+
+
 class Ping(_Frame):
     """Are you there?"""
 
@@ -304,6 +318,8 @@ class Hello(_Frame):
     """(session id, epoch) of handlers that still run."""
     pairs: tuple[InstalledPair, ...] = Field(default=(), max_length=1000)
     """What the node itself has plugins for; they need not be those of the control plane."""
+    draining: bool = False
+    """Whether it takes nothing new."""
 
 
 class Accepted(_Frame):
@@ -394,6 +410,8 @@ ServerFrame = Annotated[
     | SessionReply
     | SessionEventFrame
     | SessionStop
+    | Drain
+    | Drained
     | Ping
     | Pong,
     Field(discriminator="type"),
@@ -401,7 +419,7 @@ ServerFrame = Annotated[
 """Any frame from the control plane to a node."""
 
 NodeFrame = Annotated[
-    Hello | Accepted | Result | Progress | Call | SessionCommand | SessionDone | Ping | Pong,
+    Hello | Accepted | Result | Progress | Call | SessionCommand | SessionDone | Drain | Ping | Pong,
     Field(discriminator="type"),
 ]
 """Any frame from a node to the control plane."""

@@ -307,6 +307,8 @@ class NodeView(_View):
     instance_id: str
     did: str
     connected: bool
+    draining: bool = False
+    """Whether it takes nothing new and ends when what it has is done."""
     functions: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)

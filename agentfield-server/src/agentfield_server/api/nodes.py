@@ -18,7 +18,12 @@ def routes(hub: LinkHub) -> list[Route]:
         """List the linked instances, and the nodes that were linked before."""
         return json_reply(hub.views())
 
+    async def drain(request: web.Request) -> web.Response:
+        """Let an instance, or all of a node, end when what they have is done."""
+        return json_reply(await hub.drain(request.match_info["name"]), status=202)
+
     return [
         Route("GET", "/api/v1/nodes", nodes, "operator", "Linked nodes"),
+        Route("POST", "/api/v1/nodes/{name}/drain", drain, "operator", "Let a node end when its work is done"),
         Route("GET", "/api/v1/nodes/link", hub.handle, "node", "The WebSocket of a node", stream=True, socket=True),
     ]

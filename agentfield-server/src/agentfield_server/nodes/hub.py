@@ -13,11 +13,12 @@ import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
-from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
+from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import (
     Accepted,
     Call,
+    Drain,
     FunctionSpec,
     Hello,
     Ping,
@@ -138,7 +139,7 @@ class LinkHub:
         return bool(self.links(node_id)) or self._known.left_within(node_id, within)
 
     def pick(self, node_id: str, function: str) -> NodeLink | None:
-        """Return the least loaded instance that exposes a function and has room; equals take turns.
+        """Return the least loaded instance that exposes a function, has room and does not drain; equals take turns.
 
         None as well while as many runs of the function are under way as it allows, on all instances together.
         """
@@ -147,15 +148,45 @@ class LinkHub:
             running = sum(held.function == function for link in self.links(node_id) for held in link.held.values())
             if running >= spec.concurrency:
                 return None
-        fit = [link for link in self.links(node_id) if function in link.functions and link.load < 1]
+        fit = [
+            link for link in self.links(node_id) if function in link.functions and link.load < 1 and not link.draining
+        ]
         return self._choose(fit, lambda link: link.load)
 
-    def session_link(self, node_id: str, instance_id: str | None = None) -> NodeLink | None:
-        """Return the instance for the handler of a session: that one, or the one with the fewest sessions."""
-        if instance_id is not None:
-            link = self.instance(instance_id)
-            return link if link is not None and link.node_id == node_id else None
-        return self._choose(self.links(node_id), lambda link: len(link.sessions))
+    def session_link(self, node_id: str, name: str, declared: str | None = None) -> NodeLink | None:
+        """Return the instance with the fewest sessions among those that may run the handler of a session.
+
+        Args:
+            node_id: Its node.
+            name: The session's name there.
+            declared: Hash of the declaration that it began with; None takes any.
+        """
+        fit = [link for link in self.links(node_id) if name in link.declared and not link.draining]
+        same = [link for link in fit if declared in (None, link.hashes[name])]
+        return self._choose(same, lambda link: len(link.sessions))
+
+    async def drain(self, name: str) -> list[NodeView]:
+        """Let an instance, or all linked instances of a node, end when what they have is done.
+
+        Raises:
+            NotFound: None of that name is linked (code `unknown_node`).
+            NodeNotConnected: It went away meanwhile.
+        """
+        links = [link for link in self._links.values() if name in (link.instance_id, link.node_id)]
+        if not links:
+            raise NotFound(
+                f"No node and no instance {name!r} is linked.",
+                code="unknown_node",
+                hint="af nodes shows who is connected",
+            )
+        for link in links:
+            self._drains(link)
+            await link.send(Drain())
+        return [_view(link) for link in links]
+
+    def _drains(self, link: NodeLink) -> None:
+        link.drain()
+        self._known.changed(link.node_id, self.links(link.node_id))
 
     def _choose(self, links: list[NodeLink], load: Callable[[NodeLink], float]) -> NodeLink | None:
         if not links:
@@ -235,6 +266,8 @@ class LinkHub:
             await engine.node_linked(link)
             if self._sessions is not None:
                 await self._sessions.node_linked(link)
+            if link.draining:
+                self._drains(link)
             _log.info("node %s linked (%s)", link.node_id, link.instance_id)
             await self._carry(link, socket)
         except (AgentFieldError, ConnectionError) as error:
@@ -333,6 +366,8 @@ class LinkHub:
                 await link.send(Pong())
             case Pong():
                 pass
+            case Drain():
+                self._drains(link)
             case Accepted() | Result() | Progress() | Call():
                 await room.acquire()
                 work.create_task(_settle(engine, link, frame, room))
@@ -382,6 +417,7 @@ def _view(link: NodeLink) -> NodeView:
         instance_id=link.instance_id,
         did=link.did,
         connected=link.ended is None,
+        draining=link.draining,
         functions=tuple(link.functions),
         sessions=tuple(session.name for session in link.hello.sessions if session.name not in link.refused),
         refused={name: error.code for name, error in link.refused.items()},

@@ -29,6 +29,8 @@ class KnownNodes:
         self._functions: dict[str, dict[str, FunctionSpec]] = {}
         self._sessions: dict[str, dict[str, SessionDeclaration]] = {}
         self._refused: dict[str, dict[str, AgentFieldError]] = {}
+        self._first: dict[str, dict[tuple[str, str], str]] = {}
+        """By node, then by name and hash: the first instance that declared it so."""
         self._away: dict[str, tuple[float, NodeView]] = {}
         self._instances: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
@@ -55,19 +57,55 @@ class KnownNodes:
 
     def linked(self, link: NodeLink, others: Iterable[NodeLink]) -> None:
         """A node linked: what neither it nor other instances of it declare any more is forgotten."""
-        others = tuple(others)
-        hellos = [*(other.hello for other in others), link.hello]
-        self._functions[link.node_id] = {spec.name: spec for hello in hellos for spec in hello.functions}
-        # of several instances the one that linked last says what a session is
-        told = {
-            spec.name: (spec, each.refused.get(spec.name)) for each in (*others, link) for spec in each.hello.sessions
-        }
-        self._refused[link.node_id] = {name: why for name, (_, why) in told.items() if why is not None}
-        self._sessions[link.node_id] = {name: spec for name, (spec, why) in told.items() if why is None}
+        functions, sessions, refused = self._newest(link.node_id, [*others, link])
+        self._functions[link.node_id], self._sessions[link.node_id] = functions, sessions
+        self._refused[link.node_id] = refused
         self._instances[link.instance_id] = (link.node_id, link.did)
         self._instances.move_to_end(link.instance_id)
         if len(self._instances) > _MAX_INSTANCES:
             self._instances.popitem(last=False)
+
+    def changed(self, node_id: str, links: Iterable[NodeLink]) -> None:
+        """An instance drains or left: what is new goes by what the others declare; what only it had stays known."""
+        functions, sessions, refused = self._newest(node_id, list(links))
+        self._functions.setdefault(node_id, {}).update(functions)
+        known, why = self._sessions.setdefault(node_id, {}), self._refused.setdefault(node_id, {})
+        for name in (*sessions, *refused):
+            known.pop(name, None)
+            why.pop(name, None)
+        known.update(sessions)
+        why.update(refused)
+
+    def _newest(
+        self, node_id: str, links: list[NodeLink]
+    ) -> tuple[dict[str, FunctionSpec], dict[str, SessionDeclaration], dict[str, AgentFieldError]]:
+        """Return what counts of each name where instances differ: what came last, of those that take new work.
+
+        Functions, sessions that are registered, and why others are not.
+
+        A declaration is as old as the first instance that had it, so that an old instance that links again, or is
+        started again, does not bring the past back. Ids of instances sort by the start of their processes.
+        """
+        before, first = self._first.get(node_id, {}), dict[tuple[str, str], str]()
+        for link in links:
+            for key in link.hashes.items():
+                first[key] = min(first.get(key, link.instance_id), before.get(key, link.instance_id), link.instance_id)
+        self._first[node_id] = first
+
+        def newest(declared: Callable[[NodeLink], Mapping[str, object]]) -> dict[str, NodeLink]:
+            names = {name for link in links for name in declared(link)}
+            return {name: max(having(name, declared), key=age(name)) for name in names}
+
+        def having(name: str, declared: Callable[[NodeLink], Mapping[str, object]]) -> list[NodeLink]:
+            return [link for link in links if name in declared(link)]
+
+        def age(name: str) -> Callable[[NodeLink], tuple[bool, str]]:
+            return lambda link: (not link.draining, first[name, link.hashes[name]])
+
+        functions = {name: link.functions[name] for name, link in newest(lambda link: link.functions).items()}
+        sessions = newest(lambda link: link.declared)
+        refused = {name: link.refused[name] for name, link in sessions.items() if name in link.refused}
+        return functions, {n: link.declared[n] for n, link in sessions.items() if n not in refused}, refused
 
     def declared(self, view: NodeView) -> dict[str, Any]:
         """Return what is known of a node as JSON, for `recall`."""
@@ -92,7 +130,9 @@ class KnownNodes:
 
     def left(self, view: NodeView, others: Iterable[NodeLink]) -> None:
         """An instance is gone."""
-        if not list(others):
+        if rest := list(others):
+            self.changed(view.node_id, rest)
+        else:
             self._away[view.node_id] = (self._monotonic(), view.model_copy(update={"connected": False, "running": 0}))
 
     def left_within(self, node_id: str, seconds: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
@@ -13,12 +14,18 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
-from agentfield.wire.frames import Hello, SessionDone, SessionOpen, encode_frame
+from agentfield.identity import digest
+from agentfield.wire.frames import Drained, Hello, SessionDone, SessionOpen, encode_frame
 from agentfield_server.store.records import Execution
 
-__all__ = ["Held", "NodeLink"]
+__all__ = ["Held", "NodeLink", "declaration_hash"]
 
 _OUTBOX = 1000
+
+
+def declaration_hash(declared: BaseModel) -> str:
+    """Return what tells declarations of one name apart: the digest of all that a node says of it."""
+    return digest(declared.model_dump(mode="json"))
 
 
 @dataclass(slots=True)
@@ -76,12 +83,20 @@ class NodeLink:
         self.did = hello.did
         self.linked_at = linked_at
         self.functions = {spec.name: spec for spec in hello.functions}
+        self.declared = {declaration.name: declaration for declaration in hello.sessions}
+        self.hashes = {name: declaration_hash(spec) for name, spec in (*self.functions.items(), *self.declared.items())}
+        """What it declares, functions and sessions, by name."""
         self.held: dict[str, Held] = {}
         """Attempts of this instance by execution id; an entry is made before the lease is committed."""
         self.blocked: Counter[str] = Counter()
         """Executions held here that wait for calls of their own, and for how many."""
         self.sessions: set[str] = {session_id for session_id, _epoch in hello.open_sessions}
         """Sessions whose handler this instance was asked to run and has not finished."""
+        self.calls: set[str] = set()
+        """Sessions whose handler stays here, also between two runs of it."""
+        self.draining = hello.draining
+        """Whether it takes nothing new."""
+        self._drained = False
         self.last_used = 0
         """When it was last chosen, as a number that rises."""
         self.reconciled = False
@@ -147,6 +162,28 @@ class NodeLink:
         """Take note of a frame of the node."""
         if isinstance(frame, SessionDone):
             self.sessions.discard(frame.session_id)
+            self._let_go()
+
+    def keep(self, session_id: str) -> None:
+        """The handler of a session stays here for as long as it can."""
+        self.calls.add(session_id)
+
+    def unkeep(self, session_id: str) -> None:
+        """The session is over, or its handler went elsewhere."""
+        self.calls.discard(session_id)
+        self._let_go()
+
+    def drain(self) -> None:
+        """Give it nothing new, and tell it when it holds nothing any more."""
+        self.draining = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if not self.draining or self._drained or self.held or self.sessions or self.calls:
+            return
+        self._drained = True
+        with contextlib.suppress(asyncio.QueueFull):  # then it waits until its time is up
+            self._outbox.put_nowait(encode_frame(Drained()))
 
     def end(self, why: str, *, silent: bool = False) -> None:
         """End the link; the first reason counts."""
@@ -168,7 +205,9 @@ class NodeLink:
     def release(self, execution_id: str) -> bool:
         """Forget an attempt; returns whether it was held."""
         self.blocked.pop(execution_id, None)
-        return self.held.pop(execution_id, None) is not None
+        held = self.held.pop(execution_id, None) is not None
+        self._let_go()
+        return held
 
     def follow(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that is of no use once the link is gone."""

@@ -9,7 +9,7 @@ from typing import Any
 from agentfield.errors import Conflict
 from agentfield_server.sessions.board import Board
 from agentfield_server.sessions.effects import OpenHandler, ResolveInput
-from agentfield_server.sessions.inputs import HandlerDone, HandlerInput
+from agentfield_server.sessions.inputs import HandlerAway, HandlerDone, HandlerInput
 from agentfield_server.sessions.speech import Sequencer
 from agentfield_server.sessions.turns import TurnBook
 
@@ -33,6 +33,8 @@ class HandlerLoop:
         """How many runs this control plane began."""
         self.running = False
         self.failures = 0
+        self.missing = HandlerAway().detail
+        """Why no instance has the handler, for when none comes."""
         self.fatal: str | None = None
         """Why the session must end, said by the handler's behaviour."""
         self._took = False
@@ -95,9 +97,10 @@ class HandlerLoop:
         else:
             self._returned()
 
-    def away(self) -> None:
-        """The node's link is gone."""
-        if self.running:
+    def away(self, detail: str) -> None:
+        """No instance has it; one is waited for, as long as was said first."""
+        self.missing = detail
+        if self.running and "node" not in self._board.timers:
             self._board.timers.set("node", self._board.now + NODE_WAIT)
 
     def lost(self, epoch: int) -> None:

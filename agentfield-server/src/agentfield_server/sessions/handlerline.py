@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from agentfield.errors import AgentFieldError, InvalidInput, NodeNotConnected
+from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import (
     ExecutionContext,
     SessionCommand,
@@ -19,7 +20,7 @@ from agentfield.wire.frames import (
     SessionStop,
     TurnDelivered,
 )
-from agentfield_server.nodes import LinkHub, NodeLink
+from agentfield_server.nodes import LinkHub, NodeLink, declaration_hash
 from agentfield_server.sessions import effects as e
 from agentfield_server.sessions import inputs as i
 from agentfield_server.store.records import SessionRow
@@ -30,16 +31,19 @@ _log = logging.getLogger("agentfield.sessions")
 
 
 class HandlerLine:
-    """Where the handler of one session runs.
+    """Where the handler of one session runs: on one instance while that is there, else on one that declares it alike.
 
     Args:
         hub: The linked nodes.
         row: The session.
+        declaration: What it began with. Hashed anew: a newer control plane may know of more fields than stored it.
     """
 
-    def __init__(self, hub: LinkHub, row: SessionRow) -> None:
+    def __init__(self, hub: LinkHub, row: SessionRow, declaration: SessionDeclaration) -> None:
         self._hub = hub
         self._row = row
+        self._declaration = declaration
+        self._hash = declaration_hash(declaration)
         self._name = row.target.partition(".")[2]
         self._link: NodeLink | None = None
         self._opening: SessionOpen | None = None
@@ -71,8 +75,10 @@ class HandlerLine:
 
     async def linked(self, link: NodeLink) -> i.Input | None:
         """A node is there: run what waits, reclaim what it still runs, or take over what its sister lost."""
-        if link.node_id != self._row.node_id or self._opening is None or not self._has_session(link):
+        if link.node_id != self._row.node_id or self._opening is None:
             return None
+        if not self._fits(link):
+            return self.away() if self._waiting else None
         if self._waiting:
             return i.HandlerOpened(self._opening.epoch) if await self._send_open(link) else None
         if self._link is None or self._link.ended is not None or self._link.instance_id == link.instance_id:
@@ -87,16 +93,35 @@ class HandlerLine:
         back = any(other.instance_id == link.instance_id for other in self._hub.links(link.node_id))
         if not back and self._choose() is not None:
             return i.HandlerLost(self._opening.epoch)
-        return i.HandlerAway()
+        return self.away()
+
+    def away(self) -> i.HandlerAway:
+        """Return why nobody has the handler."""
+        node_id = self._row.node_id
+        there = {link.hashes.get(self._name, "none") for link in self._hub.links(node_id) if not link.draining}
+        if not there or self._hash in there:
+            return i.HandlerAway()
+        return i.HandlerAway(
+            f"no linked instance of {node_id} declares {self._name} as this session began with it"
+            f" (declaration {self._hash}; linked: {', '.join(sorted(there))})"
+        )
 
     async def stop(self, effect: e.StopHandler) -> None:
         """Tell the handler that the session is over."""
         await self._send(SessionStop(session_id=self._row.id, epoch=effect.epoch, reason=effect.reason))
+        self.let_go()
 
     def finished(self) -> None:
         """The current run returned: there is nothing to reclaim."""
         self._opening = None
         self._waiting = False
+        if self._declaration.floor == "model":
+            self.let_go()  # such a handler runs once
+
+    def let_go(self) -> None:
+        """No instance needs to stay for this session."""
+        if self._link is not None:
+            self._link.unkeep(self._row.id)
 
     async def answer(self, effect: e.OpEffect) -> None:
         """Answer a command of the handler."""
@@ -133,20 +158,25 @@ class HandlerLine:
             await link.send(self._opening)
         except NodeNotConnected:
             return False
-        self._link, self._waiting = link, False
+        before, self._link, self._waiting = self._link, link, False
+        link.keep(self._row.id)
+        if before is not None and before is not link:
+            before.unkeep(self._row.id)
         return True
 
     def _choose(self) -> NodeLink | None:
-        link = self._hub.session_link(self._row.node_id)
-        if link is not None and self._usable(link):
-            return link
-        return next((other for other in self._hub.links(self._row.node_id) if self._usable(other)), None)
+        """Return the instance that had it before, drains it or not; else another one that takes new work."""
+        mine = self._hub.instance(self._link.instance_id) if self._link is not None else None
+        if mine is not None and mine.ended is None and self._fits(mine):
+            return mine
+        return self._hub.session_link(self._row.node_id, self._name, self._hash)
 
-    def _usable(self, link: NodeLink) -> bool:
-        return link.ended is None and self._has_session(link)
-
-    def _has_session(self, link: NodeLink) -> bool:
-        return any(declared.name == self._name for declared in link.hello.sessions)
+    def _fits(self, link: NodeLink) -> bool:
+        """Tell whether an instance may run the handler: one that drains only where it has it already."""
+        has_it = self._row.id in link.sessions or (
+            self._link is not None and self._link.instance_id == link.instance_id
+        )
+        return link.hashes.get(self._name) == self._hash and (has_it or not link.draining)
 
     async def _send(self, frame: BaseModel) -> None:
         if self._link is None:

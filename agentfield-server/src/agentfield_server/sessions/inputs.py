@@ -119,7 +119,10 @@ class HandlerDone:
 
 @dataclass(frozen=True, slots=True)
 class HandlerAway:
-    """The link of the handler's node is gone; it may come back."""
+    """No instance has the handler now; one may come (back)."""
+
+    detail: str = "no instance of the handler's node is linked"
+    """What to say when none did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ class Life:
             case "idle":
                 self._idle()
             case "node":
-                self.end("node_lost", "no instance of the handler's node is linked")
+                self.end("node_lost", self._handler.missing)
             case "goodbye":
                 self._finish()
             case "grace":

@@ -375,6 +375,6 @@ class SessionMachine:
             case i.HandlerDone():
                 self.handler.done(event)
             case i.HandlerAway() if not self.board.over:
-                self.handler.away()
+                self.handler.away(event.detail)
             case i.HandlerLost():
                 self.handler.lost(event.epoch)

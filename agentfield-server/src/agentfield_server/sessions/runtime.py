@@ -111,7 +111,7 @@ class SessionActor:
             adapter, pair, config, put=self._inbox.put, tell=self.tell, hear=self._hear, stalls=stalls
         )
         self._call.ref = row.call_ref
-        self._handler = HandlerLine(hub, row)
+        self._handler = HandlerLine(hub, row, config.declaration)
         self._tools = ToolRunner(engine, row, self._inbox.put, chain)
         self._carriage = Carriage(self._call, pair, tell=self.tell)
         self.callers = Callers(
@@ -220,6 +220,7 @@ class SessionActor:
             await self._last_resort()
         finally:
             self._inbox.close()
+            self._handler.let_go()
             self._went_live.set()
             await self._carriage.close()
             await self._tools.close()
@@ -313,6 +314,8 @@ class SessionActor:
         state, history = self.row.handler_state, self.machine.board.history
         if await self._handler.open(effect, state=state, history=history):
             self.tell(i.HandlerOpened(effect.epoch))
+        else:
+            self.tell(self._handler.away())
 
     async def _change(self, effect: e.HangUp | e.SetState | e.Ended | e.Finished) -> None:
         match effect:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
-from agentfield.identity import digest
 from agentfield.ids import new_id
 from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.choices import choose
@@ -19,7 +18,7 @@ from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclarat
 from agentfield.realtime.transport import Evidence
 from agentfield.wire.frames import FunctionSpec
 from agentfield.wire.rest import StartRequest
-from agentfield_server.nodes import LinkHub
+from agentfield_server.nodes import LinkHub, declaration_hash
 from agentfield_server.sessions.ways import starts_elsewhere
 from agentfield_server.store.records import IdempotencyKey, NewEvent, NewExecution, NewSession
 
@@ -124,7 +123,7 @@ def written(
         caller=request.caller,
         metadata=request.metadata,
         config=config.model_dump(mode="json"),
-        declaration_hash=digest(declared.model_dump(mode="json")),
+        declaration_hash=declaration_hash(declared),
         principal=principal,
         idempotency=idempotency,
     )

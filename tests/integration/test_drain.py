@@ -1,0 +1,121 @@
+"""Instances that drain, and instances of one node that declare a name differently: who gets what is new."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.frames import Drain, Drained, FunctionSpec, Invoke, SessionDone, SessionOpen
+from agentfield.wire.frames import ExecutionContext as Context
+from agentfield_server.nodes import declaration_hash
+from engine_kit import Plane, RawNode, plane, until
+
+OLD = SessionDeclaration(name="voice", provider="openai", transport="webrtc", floor="handler")
+NEW = OLD.model_copy(update={"instructions": "Be brief."})
+FN, OTHER_FN = FunctionSpec(name="fn", input_schema={}), FunctionSpec(name="fn", input_schema={}, description="new")
+
+
+@pytest.fixture
+async def cp(tmp_path: Path) -> AsyncIterator[Plane]:
+    """A control plane."""
+    async with plane(tmp_path / "a.db") as running:
+        yield running
+
+
+async def test_what_is_new_goes_by_the_newest_declaration(cp: Plane) -> None:
+    """The last new declaration wins, also when the old instance links again, or another one of the old code starts."""
+    old, new = RawNode(), RawNode()
+    async with old.linked(cp, functions=(FN,), sessions=(OLD,)):
+        async with new.linked(cp, functions=(OTHER_FN,), sessions=(NEW,)):
+            assert cp.hub.sessions() == {"node.voice": NEW}
+            assert cp.hub.functions() == {"node.fn": OTHER_FN}
+            async with RawNode().linked(cp, functions=(FN,), sessions=(OLD,)):
+                assert cp.hub.sessions() == {"node.voice": NEW}
+        await until(lambda: cp.hub.sessions() == {"node.voice": OLD})
+        assert cp.hub.functions() == {"node.fn": FN}
+
+
+async def test_an_old_instance_that_links_again_does_not_bring_the_past_back(cp: Plane) -> None:
+    """What a process declared is as old as the process, however often it links."""
+    old, new = RawNode(), RawNode()
+    async with new.linked(cp, sessions=(NEW,)), old.linked(cp, sessions=(OLD,)):
+        assert cp.hub.sessions() == {"node.voice": NEW}
+
+
+async def test_a_handler_goes_to_an_instance_that_declares_its_session_alike(cp: Plane) -> None:
+    """The hub picks by the hash of the declaration; where nobody has it, nobody is picked."""
+    old, new = RawNode(), RawNode()
+    async with old.linked(cp, sessions=(OLD,)), new.linked(cp, sessions=(NEW,)):
+        for node, declaration in ((old, OLD), (new, NEW)):
+            link = cp.hub.session_link("node", "voice", declaration_hash(declaration))
+            assert link is not None
+            assert link.instance_id == node.instance_id
+        assert cp.hub.session_link("node", "voice", "another") is None
+
+
+async def test_a_draining_instance_gets_nothing_new_and_is_told_when_it_may_go(cp: Plane) -> None:
+    """Work goes elsewhere or waits; once its own work is done and acknowledged the instance is told so, once."""
+    one, two = RawNode(), RawNode()
+    async with one.linked(cp):
+        first = await cp.start("node.fn")
+        invoke = await one.next(Invoke)
+        await one.accept(invoke)
+        await one.send(Drain())
+        await until(lambda: cp.hub.links()[0].draining)
+        second = await cp.start("node.fn")
+        async with two.linked(cp):
+            await two.answer(await two.next(Invoke), "two")
+            assert (await cp.finished(second))["output"] == "two"
+            assert not [frame for frame in one.frames if isinstance(frame, Drained | Invoke)]
+            await one.send(one.result_of(invoke, "one"))
+            await one.next(Drained)
+        view = await cp.finished(first)
+    assert (view["output"], view["attempt"]) == ("one", 1)
+
+
+async def test_an_instance_that_links_while_it_drains_gets_nothing_new(cp: Plane) -> None:
+    """That it drains is part of its introduction; with nothing to do it may go at once."""
+    node = RawNode()
+    async with node.linked(cp, draining=True):
+        await node.next(Drained)
+        assert cp.hub.pick("node", "fn") is None
+
+
+async def test_a_draining_instance_keeps_its_calls(cp: Plane) -> None:
+    """It may go when neither a handler runs nor a call is kept on it, as between two turns."""
+    node = RawNode()
+    async with node.linked(cp, sessions=(OLD,)):
+        [link] = cp.hub.links()
+        await link.send(
+            SessionOpen(session_id="ses_1", epoch=1, name="voice", context=Context(execution_id="e", run_id="r"))
+        )
+        link.keep("ses_1")
+        await node.send(Drain())
+        await node.send(SessionDone(op_id="op_1", session_id="ses_1", epoch=1))
+        await until(lambda: link.draining and not link.sessions)
+        assert not [frame for frame in node.frames if isinstance(frame, Drained)]
+        link.unkeep("ses_1")
+        await node.next(Drained)
+
+
+async def test_an_operator_drains_a_node(cp: Plane) -> None:
+    """The route takes a node or an instance, shows that it drains, and says it to the node; other names are refused."""
+    one, two = RawNode(), RawNode()
+    async with one.linked(cp), two.linked(cp):
+        status, _, _ = await cp.post(f"/nodes/{one.instance_id}/drain")
+        assert status == 202
+        await one.next(Drain)
+        _, listed = await cp.get("/nodes")
+        assert {view["instance_id"]: view["draining"] for view in listed} == {
+            one.instance_id: True,
+            two.instance_id: False,
+        }
+        status, body, _ = await cp.post("/nodes/node/drain")
+        assert status == 202
+        assert all(view["draining"] for view in body)
+        await two.next(Drain)
+        status, problem, _ = await cp.post("/nodes/nobody/drain")
+        assert (status, problem["code"]) == (404, "unknown_node")
