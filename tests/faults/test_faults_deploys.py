@@ -66,24 +66,6 @@ async def test_a_call_that_outlasts_the_drain_goes_on_elsewhere(tmp_path):
             assert (await call.hang_up()).end_reason == "caller_hangup"
 
 
-async def test_a_call_is_not_moved_to_another_declaration(tmp_path):
-    """Where nobody declares the session as it began, the call ends as node_lost and says both declarations."""
-    async with provider("one") as local, opened(House(tmp_path, local_url=local.url)) as house:
-        await house.start_plane()
-        old = house.agent()
-        await house.start_agent(old)
-        async with phone(house) as call:
-            await call.turn("one")
-            await call.answered("one, attempt 1")
-            await house.start_agent(house.agent(changed(tmp_path, declared=True)))
-            assert await old.stop() == 0
-            view = await house.ended(call.session_id)
-        assert view.end_reason == "node_lost"
-        assert view.end_detail is not None
-        assert "no linked instance of steps declares talk as this session began with it" in view.end_detail
-        assert view.end_detail.count("uEi") == 2
-
-
 async def test_sigterm_under_load_loses_nothing(tmp_path):
     """What an instance runs ends there, what comes goes elsewhere, and nothing is run a second time."""
     async with opened(House(tmp_path)) as house:
