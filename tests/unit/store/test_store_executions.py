@@ -61,6 +61,15 @@ async def test_requeue_gives_up_the_attempt(store: Store) -> None:
     assert await store.complete_execution(new.id, attempt=2, epoch=3, status="succeeded") is not None
 
 
+async def test_a_requeue_does_not_overtake_the_function(store: Store) -> None:
+    """Who decides that a function was never entered loses against the word that it was."""
+    new = call()
+    await store.create_execution(new, lease_to="i1", lease_until=5.0)
+    assert await store.accept_execution(new.id, attempt=1, epoch=1)
+    assert not await store.requeue_execution(new.id, attempt=1, epoch=1, entered=False)
+    assert [(row.status, row.attempt) for row in await store.open_executions()] == [("running", 1)]
+
+
 async def test_an_attempt_that_never_began_does_not_count(store: Store) -> None:
     """A requeue before the function was entered allows one attempt more."""
     new = call()

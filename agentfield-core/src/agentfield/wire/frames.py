@@ -60,6 +60,9 @@ PROTOCOL = 1
 MAX_VALUE_BYTES = 1024 * 1024
 """How much JSON an input or output may be, so that its frame fits into a message of 4 MiB."""
 
+_Number = Annotated[int, Field(ge=0, le=2**53)]
+"""An attempt or epoch as a node may name it; the store holds no larger one."""
+
 
 class _Frame(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
@@ -282,8 +285,8 @@ class RunningAttempt(_Frame):
     """Work that a node still holds when it links again."""
 
     execution_id: str
-    attempt: int
-    epoch: int
+    attempt: _Number
+    epoch: _Number
 
 
 class InstalledPair(_Frame):
@@ -314,7 +317,7 @@ class Hello(_Frame):
     running: tuple[RunningAttempt, ...] = ()
     results: tuple[RunningAttempt, ...] = ()
     """Results that were not acknowledged; they follow as `Result` frames after the welcome."""
-    open_sessions: tuple[tuple[str, int], ...] = ()
+    open_sessions: tuple[tuple[str, _Number], ...] = ()
     """(session id, epoch) of handlers that still run."""
     pairs: tuple[InstalledPair, ...] = Field(default=(), max_length=1000)
     """What the node itself has plugins for; they need not be those of the control plane."""
@@ -327,8 +330,8 @@ class Accepted(_Frame):
 
     type: Literal["accepted"] = "accepted"
     execution_id: str
-    attempt: int
-    epoch: int
+    attempt: _Number
+    epoch: _Number
 
 
 class Result(_Frame):
@@ -336,8 +339,8 @@ class Result(_Frame):
 
     type: Literal["result"] = "result"
     execution_id: str
-    attempt: int
-    epoch: int
+    attempt: _Number
+    epoch: _Number
     status: Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
     """`parked`: the run stopped for a human; `output_digest` is that of `pause` then."""
     output: Any = None
@@ -356,8 +359,8 @@ class Progress(_Frame):
 
     type: Literal["progress"] = "progress"
     execution_id: str
-    attempt: int
-    epoch: int
+    attempt: _Number
+    epoch: _Number
     value: dict[str, Any]
 
 
@@ -380,7 +383,7 @@ class SessionCommand(_Frame):
     type: Literal["session.command"] = "session.command"
     op_id: str
     session_id: str
-    epoch: int
+    epoch: _Number
     command: Literal["input", "say", "reply", "cancel_speech", "call", "set_state", "listen", "end"]
     args: dict[str, Any] = Field(default_factory=dict)
 
@@ -391,7 +394,7 @@ class SessionDone(_Frame):
     type: Literal["session.done"] = "session.done"
     op_id: str
     session_id: str
-    epoch: int
+    epoch: _Number
     problem: dict[str, Any] | None = None
     """What it raised, None when it returned."""
 

@@ -186,7 +186,9 @@ class Dispatcher:
             row = await self._store.get_execution(execution.id)
             if row is None or row.accepted or row.status != "running":
                 return
-            if await self._store.requeue_execution(row.id, attempt=execution.attempt, epoch=execution.lease_epoch):
+            if await self._store.requeue_execution(
+                row.id, attempt=execution.attempt, epoch=execution.lease_epoch, entered=False
+            ):
                 self.waits(link.node_id)
 
 

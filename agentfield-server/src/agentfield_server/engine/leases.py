@@ -141,15 +141,20 @@ class Leases:
         for instance_id in [name for name, until in self._away.items() if until <= now]:
             async with self._dispatcher.settling:
                 if self._hub.coming(instance_id) is None and instance_id in self._away:
-                    for row in await self._store.open_executions(lease_owner=instance_id):
-                        await self._lost(row, f"the instance {instance_id} did not come back within {self._lease:g} s")
+                    # again: what was entered between the look and the decision was left alone
+                    while rows := await self._store.open_executions(lease_owner=instance_id):
+                        for row in rows:
+                            why = f"the instance {instance_id} did not come back within {self._lease:g} s"
+                            await self._lost(row, why)
                     del self._away[instance_id]
 
     async def _lost(self, row: Execution, why: str) -> None:
         """Run a lost attempt again where that is allowed, close it where not."""
         allowed = row.attempt < row.max_attempts if row.accepted else row.attempt < _NEVER_ENTERED
         if allowed:
-            if await self._store.requeue_execution(row.id, attempt=row.attempt, epoch=row.lease_epoch):
+            if await self._store.requeue_execution(
+                row.id, attempt=row.attempt, epoch=row.lease_epoch, entered=row.accepted
+            ):
                 self._dispatcher.waits(row.target.partition(".")[0])
             return
         node_id = row.target.partition(".")[0]

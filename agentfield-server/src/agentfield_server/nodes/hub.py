@@ -83,7 +83,7 @@ class LinkHub:
         self._sessions: SessionPort | None = None
         self._uses = itertools.count(1)
         self._closing = False
-        self._serving: set[NodeLink] = set()
+        self._serving: dict[NodeLink, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -225,17 +225,21 @@ class LinkHub:
         link = NodeLink(socket, hello, linked_at=self._clock(), patience=self._dead, refused=refused)
         for name, why in refused.items():
             _log.warning("%s.%s is not registered: %s", link.node_id, name, why.message)
-        self._serving.add(link)
         self._idle.clear()
+        # a lost connection cancels its handler; what the node had sent before is worked off all the same
+        self._serving[link] = asyncio.create_task(self._serve_whole(link, socket, request))
+        await asyncio.shield(self._serving[link])
+        return socket
+
+    async def _serve_whole(self, link: NodeLink, socket: web.WebSocketResponse, request: web.Request) -> None:
         try:
             with log_context(node_id=link.node_id):
                 await self._serve(link, socket)
         finally:
-            self._serving.discard(link)
+            self._serving.pop(link, None)
             if not self._serving:
                 self._idle.set()
             await _close(socket, request, link.ended or "the link ended")
-        return socket
 
     async def close(self) -> None:
         """End all links, keeping what their nodes hold: they come back to the next control plane. Idempotent."""

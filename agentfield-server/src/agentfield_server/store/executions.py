@@ -40,7 +40,7 @@ _ACCEPT = (
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
     max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?, lineage = lineage + ?
-{_CURRENT} RETURNING run_id
+{_CURRENT} AND accepted <= ? RETURNING run_id
 """  # noqa: S608
 _PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE status = 'queued' AND node_id = ? LIMIT ?)"
@@ -218,12 +218,13 @@ def requeue(
     *,
     attempt: int,
     epoch: int,
+    entered: bool,
     not_before: float | None,
     anew: bool,
     events: Sequence[NewEvent],
 ) -> bool:
     """Put a leased execution back; an attempt in which the function was never entered does not count."""
-    row = transaction.one(_REQUEUE, not_before, anew, execution_id, attempt, epoch)
+    row = transaction.one(_REQUEUE, not_before, anew, execution_id, attempt, epoch, entered)
     if row is None:
         return False
     if events:

@@ -81,12 +81,14 @@ class Store(Protocol):
         *,
         attempt: int,
         epoch: int,
+        entered: bool = True,
         not_before: float | None = None,
         anew: bool = False,
         events: Sequence[NewEvent] = (),
     ) -> bool:
         """Put a leased execution back into the queue, with `events`; False when the attempt is not current.
 
+        With `entered` false it is not put back either when the function was entered meanwhile.
         With `anew` the next attempt begins another lineage: it does not go on where this one stopped.
         """
 

@@ -51,6 +51,7 @@ class ExecutionTable(Connected):
         *,
         attempt: int,
         epoch: int,
+        entered: bool = True,
         not_before: float | None = None,
         anew: bool = False,
         events: Sequence[NewEvent] = (),
@@ -58,7 +59,14 @@ class ExecutionTable(Connected):
         """Put a leased execution back into the queue, see `Store.requeue_execution`."""
         return await self._write(
             lambda tx: executions.requeue(
-                tx, execution_id, attempt=attempt, epoch=epoch, not_before=not_before, anew=anew, events=events
+                tx,
+                execution_id,
+                attempt=attempt,
+                epoch=epoch,
+                entered=entered,
+                not_before=not_before,
+                anew=anew,
+                events=events,
             )
         )
 
