@@ -81,6 +81,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break the engine in every way that we know, for minutes, and print what was counted: ``nox -s faults``."""
+    paths = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "faults").glob("test_engine_*.py"))
+    uv(session, "pytest", "-q", "-s", *(session.posargs or paths), groups=("test",), FAULT_KILLS="50")
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """A real browser makes real calls."""
     if not CHROMIUM.exists():

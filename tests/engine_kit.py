@@ -130,8 +130,12 @@ async def plane(
     port: int = 0,
     max_queued: int = 10_000,
     clock: Callable[[], float] = time.time,
+    now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Plane]:
-    """Run a control plane on a database file; `async with` again on the same file is a restart."""
+    """Run a control plane on a database file; `async with` again on the same file is a restart.
+
+    `now` is its clock, but for webhooks, whose clock is `clock`.
+    """
     bus = Bus()
 
     def publish(rows: list[EventRow]) -> None:
@@ -139,13 +143,13 @@ async def plane(
             bus.publish(f"run:{row.run_id}", [row])
         bus.publish(RECORDED, None)
 
-    store = SqliteStore(path, on_commit=publish, clock=time.time)
+    store = SqliteStore(path, on_commit=publish, clock=now)
     await store.open()
-    hub = LinkHub(store, clock=time.time, ping=ping, dead=dead)
+    hub = LinkHub(store, clock=now, ping=ping, dead=dead)
     try:
-        async with Engine(store, hub, bus, clock=time.time, lease=lease, max_queued=max_queued) as engine:
-            door = Door(Settings(home=path.parent), TokenDesk(store, clock=time.time, code_ttl=60))
-            approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=time.time)
+        async with Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine:
+            door = Door(Settings(home=path.parent), TokenDesk(store, clock=now, code_ttl=60))
+            approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=now)
             webhooks = Webhooks(store, bus, Allowed(("127.0.0.0/8",)), clock=clock, tick=0.02)
             routes = [
                 *WebhookRoutes(webhooks, store).routes(),

@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -463,15 +462,10 @@ class Books:
         """Return the status of every execution of a run."""
         return dict(self._rows("SELECT id, status FROM executions WHERE run_id = ?", run_id))
 
-    def executions(self, target: str) -> dict[str, tuple[str, int]]:
-        """Return status and attempts of every execution of a target."""
-        rows = self._rows("SELECT id, status, attempt FROM executions WHERE target = ?", target)
-        return {name: (status, attempt) for name, status, attempt in rows}
-
-    def endings(self) -> Counter[str]:
-        """Return how often each execution was completed."""
-        query = "SELECT execution_id FROM events WHERE type = 'execution.ended'"
-        return Counter(name for (name,) in self._rows(query))
+    def open_executions(self) -> dict[str, str]:
+        """Return the status of every execution that has not ended."""
+        query = "SELECT id, status FROM executions WHERE status IN ('queued', 'running', 'waiting')"
+        return dict(self._rows(query))
 
     def call_id(self, session_id: str) -> str | None:
         """Return the id of the session's call at the provider."""
