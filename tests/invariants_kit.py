@@ -36,6 +36,8 @@ class Counts:
     """Attempts beyond the first."""
     executions: int = 0
     states: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why executions failed, by code."""
     effects: int = 0
     deliveries: int = 0
     told_again: int = 0
@@ -45,7 +47,7 @@ class Counts:
         states = ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
         return (
             f"acknowledged {self.acknowledged}, lost {self.lost}, double-completed {self.completed_twice}, "
-            f"redelivered {self.redelivered}; executions {self.executions} ({states}), side effects {self.effects}, "
+            f"redelivered {self.redelivered}; executions {self.executions} ({states}), failed for {dict(self.reasons)}, side effects {self.effects}, "
             f"webhook deliveries {self.deliveries} (told again {self.told_again})"
         )
 
@@ -91,6 +93,7 @@ def examine(
         redelivered=sum(max(row["attempt"] - 1, 0) for row in books.rows.values()),
         executions=len(books.rows),
         states=Counter(row["status"] for row in books.rows.values()),
+        reasons=Counter(json.loads(row["problem"])["code"] for row in books.rows.values() if row["status"] == "failed"),
         effects=len(effects),
         deliveries=len(books.deliveries),
         told_again=sum(count - 1 for count in Counter(receipt.delivery for receipt in receipts).values()),
