@@ -53,6 +53,7 @@ def refused(code: str, *, final: bool) -> Outcome:
 
 REFUSED: dict[str, Outcome] = {
     "refuse_401": refused("invalid_api_key", final=True),
+    "refuse_401_talkative": refused("invalid_api_key", final=True),
     "refuse_402": refused("credit_balance_exhausted", final=True),
     "refuse_403": refused("account_deactivated", final=True),
     "refuse_404": refused("model_not_found", final=True),
@@ -110,6 +111,7 @@ TURNS: dict[str, Outcome] = {
     **{f"stream_error={status}": failing(code, generated="hello") for status, code in MIDWAY.items()},
     "stream_error=402": fatal("payment_required", generated="hello"),
     "refuse_at=transcriptions": WORDLESS,
+    "refuse_message=No.": fatal(NEVER[401]),
     "refuse_html=True": failing("provider_unavailable"),
     "retry_after=2": failing("rate_limit_exceeded"),
     "ending=broken": failing("unreachable", generated="hello"),

@@ -183,7 +183,9 @@ async def test_a_provider_that_refuses(house: Desk, tmp_path: Path, refused: Any
     assert (code, said.text()) == (1, text)
     house.provider.behaviour = Behaviour()
     refused_call = (await house.client.list_sessions())[0]
-    assert (refused_call.state, refused_call.end_reason) == ("ended", "caller_hangup")
+    # what no other offer would cure has ended the session; else the caller hung up
+    final = refused_call.end_reason == "provider_error"
+    assert (refused_call.state, final) == ("ended", refused in (401, 404, 429)), refused_call.end_reason
     async with calling(house.client, "desk.voice") as live:
         assert [said["generated"] for said in (await live.say(tone(0.4))).speeches] == ["hello"]
 
