@@ -12,13 +12,15 @@ __all__ = ["normalise", "word_error_rate", "word_errors"]
 _APOSTROPHES = re.compile("['\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _WORD = re.compile(r"[^\W_]+")
-_LONG_FORMS = {"mr": "mister", "mrs": "missus", "dr": "doctor"}
+_LONG_FORMS = {"mr": "mister", "mrs": "missus", "dr": "doctor", "wheres": "where is", "whats": "what is"}
+"""Spoken alike, or nearly: what is heard may be written either way."""
 
 
 def normalise(text: str) -> list[str]:
-    """Return the words of a text: lower case, hyphens as spaces, no apostrophes, number words folded to digits."""
+    """Return the words of a text: lower case, hyphens as spaces, no apostrophes, long forms, number words folded to digits."""
     plain = _THOUSANDS.sub("", _APOSTROPHES.sub("", text.lower()))
-    return fold_numbers([_LONG_FORMS.get(word, word) for word in _WORD.findall(plain)])
+    words = " ".join(_LONG_FORMS.get(word, word) for word in _WORD.findall(plain))
+    return fold_numbers(words.split())
 
 
 def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentfield.wire import headers
+from agentfield.wire.trace import TRACEPARENT, traceparent
 from call_kit import SECONDS, SPEECH, House, calling, house, provider, speech_server, tone, tree
 
 AF = str(Path(sys.executable).with_name("af"))
@@ -124,6 +125,7 @@ async def test_a_call_below_a_call_belongs_to_the_session(desk: House) -> None:
             headers.EXECUTION_ID: execution.id,
             headers.PARENT_EXECUTION_ID: parent.id,
             headers.ACTOR_ID: "maria",
+            TRACEPARENT: traceparent(dag.run_id, execution.id),
         }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 
+import numpy as np
 import pytest
 
 from agentfield.wire.rest import DagView, ExecutionView
 from agentfield_cli.calling import turn_rows
+from agentfield_cli.hearing import Mouth
 from agentfield_cli.live import Follower
 from agentfield_cli.output import Output
 from agentfield_cli.tree import workflow_tree
@@ -170,3 +172,21 @@ def test_the_tree_of_a_workflow(capsys):
         "        └── call n.look_up failed exe_c",
         "            [boom]",
     ]
+
+
+async def test_words_that_nobody_takes_are_not_waited_for_when_the_session_ends(follower, happens):
+    """A caller whose audio is no longer fetched stops speaking with the session; what is said in time is waited for, and fails as it fails."""
+    mouth = Mouth()
+    asyncio.get_running_loop().call_soon(lambda: happens("session.state", state="ended", reason="handler_failed"))
+    async with asyncio.timeout(5):
+        assert await follower.unless_ended(mouth.say(np.ones(48_000, np.int16))) is None
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+
+
+async def test_what_ends_before_the_session_is_the_answer(follower):
+    """The result or the exception of what was done comes through."""
+    assert await follower.unless_ended(asyncio.sleep(0, 7)) == 7
+    refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    refused.set_exception(LookupError("gone"))
+    with pytest.raises(LookupError, match="gone"):
+        await follower.unless_ended(refused)

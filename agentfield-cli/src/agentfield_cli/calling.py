@@ -110,7 +110,7 @@ async def make_call(
         rate: Samples per second that recordings are sent at, where that is not the transport's own choice.
 
     Raises:
-        SessionEnded: The session was over before the call could be made.
+        SessionEnded: The session was over before the call could be made, or failed before it had a turn.
         ProviderUnavailable: The media did not connect, or the session did not get live.
         Unavailable: The caller's libraries for this transport are not installed (code `caller_not_installed`).
     """
@@ -126,6 +126,8 @@ async def make_call(
                 await conversation.turn(call, partial(call.speak, samples))
             for text in texts:
                 await conversation.turn(call, partial(conversation.type, text))
+            if follower.state == "ended" and not follower.turns and follower.reason in _FAILED_ENDS:
+                await over(follower, started.session_id)
             await _hang_up(client, started)
             await _ended(follower)
             report.heard = call.recording
@@ -192,7 +194,9 @@ class _Conversation:
         """Say one thing and wait for what comes of it."""
         follower, first = self.follower, not self.report.timings
         turns, known = len(follower.turns) + follower.discarded, set(follower.work)
-        end = await say()
+        end = await follower.unless_ended(say())  # nobody takes the audio of a call that is over
+        if end is None:
+            end = time.monotonic()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER):
                 while True:

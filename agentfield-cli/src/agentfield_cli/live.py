@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from agentfield_cli.output import Output
 
 __all__ = ["Follower", "Speech", "Turn"]
+
+T = TypeVar("T")
 
 _OVER = {"succeeded", "failed", "cancelled", "timeout"}
 
@@ -94,6 +96,18 @@ class Follower:
         """Wait until so many turns were taken (or discarded) and nothing of them goes on, or the session is over."""
         while self.state != "ended" and (len(self.turns) + self.discarded < turns or self.busy):
             await self._next()
+
+    async def unless_ended(self, action: Awaitable[T]) -> T | None:
+        """Wait for something that only a session under way lets happen; returns what came of it, None where the session was over first."""
+        acting, ended = asyncio.ensure_future(action), asyncio.create_task(self.until("ended"))
+        try:
+            await asyncio.wait({acting, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            done = acting.done()
+            for task in (acting, ended):
+                task.cancel()
+            await asyncio.gather(acting, ended, return_exceptions=True)
+        return acting.result() if done else None
 
     @property
     def busy(self) -> bool:
