@@ -210,3 +210,10 @@ async def test_an_address_that_cannot_be_used_is_refused(tmp_path: Path) -> None
     with pytest.raises(InvalidInput, match="AGENTFIELD_LOCAL_URL"):
         async with adapters.webrtc(Runtime("http://example.com", data_dir=tmp_path)):
             pass
+
+
+def test_a_folder_made_for_the_state_is_its_owners_alone(tmp_path):
+    """Where the folder was not there yet, nobody else can look into it or the file."""
+    file = tmp_path / "home" / "local.json"
+    write_state(file, port=1, url="http://127.0.0.1:1", token="secret")
+    assert (file.parent.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)

@@ -32,7 +32,7 @@ def read_token(path: Path) -> str:
 
 def write_state(path: Path, *, port: int, url: str, token: str | None) -> None:
     """Write the file at once and for its owner only; a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = {"pid": os.getpid(), "port": port, "url": url, "token": token}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
