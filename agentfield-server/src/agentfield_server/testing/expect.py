@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Not:
     """Whether it never will."""
 
 
-class Expectation(Generic[T]):
+class Expectation(ABC, Generic[T]):
     """Something that a test expects; ``await`` it.
 
     Awaiting returns what was found as soon as it is there. It raises `AssertionError` when its deadline has passed, or
@@ -100,8 +101,9 @@ class Expectation(Generic[T]):
         late = "" if settled else f" (waited {self._within:g} s)"
         raise self._caller.failure(f"expected {self._words}: {reason.why}{late}")
 
+    @abstractmethod
     def _judge(self, seen: Seen) -> T | Not:
-        raise NotImplementedError
+        """Return what was found, or why it is not there."""
 
 
 class CallExpectation(Expectation[ExecutionView]):
