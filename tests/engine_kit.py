@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from agentfield.wire.frames import (
     decode_server_frame,
     encode_frame,
 )
+from agentfield.wire.lines import frames_of
 from agentfield_server.access.guards import Door
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.api import executions, nodes, workflows
@@ -141,7 +143,7 @@ async def plane(
     def publish(rows: list[EventRow]) -> None:
         for row in rows:
             bus.publish(f"run:{row.run_id}", [row])
-        bus.publish(RECORDED, None)
+        bus.publish(RECORDED, {row.type for row in rows})
 
     store = SqliteStore(path, on_commit=publish, clock=now)
     await store.open()
@@ -181,6 +183,8 @@ class RawNode:
     mute: bool = False
     """Does not even answer pings."""
     frames: list[Any] = field(default_factory=list)
+    waiting: deque[str] = field(default_factory=deque)
+    """Frames that came with one that was received."""
     welcome: Welcome | None = None
     socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -190,6 +194,7 @@ class RawNode:
         async with aiohttp.ClientSession() as http, http.ws_connect(f"{at.url}/api/v1/nodes/link") as socket:
             self.socket = socket
             self.frames = []
+            self.waiting.clear()
             answer = await self.greet(**hello)
             assert isinstance(answer, Welcome), answer
             self.welcome = answer
@@ -221,7 +226,9 @@ class RawNode:
         """Return the next frame."""
         assert self.socket is not None
         async with asyncio.timeout(SOON):
-            return decode_server_frame(await self.socket.receive_str())
+            if not self.waiting:
+                self.waiting.extend(frames_of(await self.socket.receive_str()))
+        return decode_server_frame(self.waiting.popleft())
 
     async def send(self, frame: Any) -> None:
         """Send a frame."""
@@ -230,11 +237,11 @@ class RawNode:
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
-            frame = decode_server_frame(message.data)
-            if isinstance(frame, Ping) and not self.mute:
-                await self.send(Pong())
-            elif not isinstance(frame, Ping):
-                self.frames.append(frame)
+            for frame in map(decode_server_frame, frames_of(message.data)):
+                if isinstance(frame, Ping) and not self.mute:
+                    await self.send(Pong())
+                elif not isinstance(frame, Ping):
+                    self.frames.append(frame)
 
     async def next(self, kind: type[Any], **values: Any) -> Any:
         """Wait for the next frame of a kind (with these values) and take it out of `frames`."""
@@ -254,10 +261,14 @@ class RawNode:
         self.frames.remove(frame)
         return frame
 
+    def acceptance(self, invoke: Invoke) -> Accepted:
+        """Return that the function was entered."""
+        context = invoke.context
+        return Accepted(execution_id=context.execution_id, attempt=context.attempt, epoch=invoke.epoch)
+
     async def accept(self, invoke: Invoke) -> None:
         """Say that the function was entered."""
-        context = invoke.context
-        await self.send(Accepted(execution_id=context.execution_id, attempt=context.attempt, epoch=invoke.epoch))
+        await self.send(self.acceptance(invoke))
 
     def result_of(self, invoke: Invoke, output: Any = None, **changes: Any) -> Result:
         """Return the signed result of an attempt."""
@@ -286,6 +297,12 @@ class RawNode:
         """Accept and return a result."""
         await self.accept(invoke)
         await self.send(self.result_of(invoke, output, **changes))
+
+    async def answer_at_once(self, invoke: Invoke, output: Any = None, **changes: Any) -> None:
+        """Accept and return a result in one message."""
+        assert self.socket is not None
+        frames = (self.acceptance(invoke), self.result_of(invoke, output, **changes))
+        await self.socket.send_str("\n".join(map(encode_frame, frames)))
 
     def vanish(self) -> None:
         """Cut the connection without a goodbye, as the death of a process does."""

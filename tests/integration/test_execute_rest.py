@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentfield.identity import digest
-from agentfield.wire.frames import Accepted, Call, CallAccepted, CallResult, Cancel, FunctionSpec, Invoke, ResultAck
+from agentfield.wire.frames import (
+    Accepted,
+    Call,
+    CallAccepted,
+    CallResult,
+    Cancel,
+    FunctionSpec,
+    Invoke,
+    ResultAck,
+    encode_frame,
+)
 from engine_kit import Plane, RawNode, plane, until
 
 
@@ -188,6 +199,41 @@ async def test_a_result_counts_once(cp: Plane) -> None:
         view = await cp.finished(execution_id)
     assert view["output"] == "first"
     assert [event["type"] for event in await cp.events(view["run_id"])].count("execution.ended") == 1
+
+
+async def test_a_quick_function_says_all_in_one_message(cp: Plane) -> None:
+    """Entry and result in one message are recorded together; what is not believed of it is a failure that was entered."""
+    node = RawNode()
+    async with node.linked(cp):
+        kinds = []
+        for changes in ({}, {"signature": "A" * 86}, {"status": "failed", "problem": {"detail": "no"}}):
+            execution_id = await cp.start("node.fn")
+            invoke = await node.next(Invoke)
+            await node.answer_at_once(invoke, 1, **changes)
+            done = await cp.finished(execution_id)
+            events = await cp.events(done["run_id"])
+            kinds.append((done["status"], [event["type"] for event in events][1:], done["started_at"] is not None))
+    recorded = ["execution.started", "execution.ended"]
+    assert kinds == [("succeeded", recorded, True), ("failed", recorded, True), ("failed", recorded, True)]
+
+
+async def test_a_frame_that_cannot_be_settled_harms_no_other(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of ours at one frame ends the link, what else was read is worked off, and the node comes back with both."""
+    node, accept = RawNode(), cp.store.accept_execution
+    async with node.linked(cp):
+        first, second = await cp.start("node.fn"), await cp.start("node.fn")
+        invokes = [await node.next(Invoke), await node.next(Invoke)]
+
+        async def fail(execution_id: str, **about: Any) -> bool:
+            if execution_id == first:
+                raise RuntimeError("a defect")
+            return await accept(execution_id, **about)
+
+        monkeypatch.setattr(cp.store, "accept_execution", fail)
+        assert node.socket is not None
+        await node.socket.send_str("\n".join(encode_frame(node.acceptance(invoke)) for invoke in invokes))
+        await until(lambda: not cp.hub.links())
+    assert [row.accepted for row in await cp.store.get_executions([first, second])].count(True) == 1
 
 
 async def test_cancel_wins_over_a_later_result(cp: Plane) -> None:

@@ -28,6 +28,7 @@ from agentfield.wire.frames import (
     decode_node_frame,
     encode_frame,
 )
+from agentfield.wire.lines import frames_of
 
 F = TypeVar("F")
 WAIT = 10.0
@@ -125,7 +126,8 @@ class Plane:
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 break
-            await self._take(link, decode_node_frame(message.data))
+            for frame in frames_of(message.data):
+                await self._take(link, decode_node_frame(frame))
         return socket
 
     async def _take(self, link: Link, frame: Any) -> None:

@@ -26,6 +26,7 @@ from agentfield.wire.frames import (
     decode_server_frame,
     encode_frame,
 )
+from agentfield.wire.lines import frames_of
 from unit.waiting import until
 
 
@@ -140,15 +141,15 @@ class Node:
     async def _read(self) -> None:
         assert self._socket is not None
         async for message in self._socket:
-            frame = decode_server_frame(message.data)
-            match frame:
-                case Ping():
-                    await self._send(Pong())
-                case Invoke():
-                    self.invoked.append(frame)
-                    await self._run(frame)
-                case _:
-                    self.frames.append(frame)
+            for frame in map(decode_server_frame, frames_of(message.data)):
+                match frame:
+                    case Ping():
+                        await self._send(Pong())
+                    case Invoke():
+                        self.invoked.append(frame)
+                        await self._run(frame)
+                    case _:
+                        self.frames.append(frame)
 
     async def _run(self, frame: Invoke) -> None:
         same = {"execution_id": frame.context.execution_id, "attempt": frame.context.attempt, "epoch": frame.epoch}

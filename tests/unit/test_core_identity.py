@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +119,24 @@ def test_what_json_cannot_hold_has_no_canonical_form(value: Any) -> None:
     """Such values are refused, never rounded or dropped."""
     with pytest.raises(InvalidInput):
         canonical(value)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([1e-4, 9.999e-5, 1e-7, 1e16, 9007199254740993.5, 1e21, 0.1, -0.0, 5e-324, 1.5e300, 123456789.25])
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_the_fast_encoder_writes_what_the_canonicaliser_does(value: Any) -> None:
+    """Whichever of the two writes a value, the bytes are those of RFC 8785."""
+    assert canonical(value) == rfc8785.dumps(value)
 
 
 def test_a_digest_is_a_multihash() -> None:

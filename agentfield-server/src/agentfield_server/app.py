@@ -232,6 +232,6 @@ def _publisher(
         for run_id, events in by_run.items():
             bus.publish(f"run:{run_id}", events)
         if rows:
-            bus.publish(RECORDED, None)
+            bus.publish(RECORDED, {row.type for row in rows})
 
     return publish

@@ -10,14 +10,14 @@ from typing import Self
 __all__ = ["RECORDED", "Bus", "Subscription"]
 
 RECORDED = "recorded"
-"""Topic of the hint that some event of some run was recorded."""
+"""Topic of the hint that events were recorded, of whatever run."""
 
 
 class Bus:
     """Publishes to whoever listens now; nothing is kept. The store is the truth, the bus says where to look.
 
     Topics: ``run:{run_id}`` (a list of new event rows), ``live:{session_id}`` (a live event as a dict),
-    ``execution:{id}`` (the execution, when it is closed), ``recorded`` (nothing: some event of some run was).
+    ``execution:{id}`` (the execution, when it is closed), ``recorded`` (the types of events that were recorded).
     """
 
     def __init__(self) -> None:

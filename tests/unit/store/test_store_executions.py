@@ -37,6 +37,24 @@ async def test_execution_goes_from_queue_to_result(store: Store) -> None:
     assert started["body"] == {"attempt": 1, **about}
 
 
+async def test_entry_and_end_are_recorded_at_once(store: Store) -> None:
+    """A function that is quickly done is recorded as entered with its end, and not twice when it was before."""
+    quick, slow = call(), call()
+    for new in (quick, slow):
+        await store.create_execution(new, lease_to="i1", lease_until=5.0)
+    assert await store.complete_execution(quick.id, attempt=2, epoch=1, status="succeeded", entered=True) is None
+    await store.accept_execution(slow.id, attempt=1, epoch=1)
+    for new in (quick, slow):
+        done = await store.complete_execution(new.id, attempt=1, epoch=1, status="succeeded", entered=True)
+        assert done is not None
+        assert (done.accepted, done.started_at) == (True, 1_800_000_000.0)
+        assert await store.get_execution(new.id) == done
+        events = await store.read_events(new.run_id)
+        assert [event.type for event in events] == ["execution.created", "execution.started", "execution.ended"]
+    first, second = [json.loads((await store.read_events(new.run_id))[1].canonical)["body"] for new in (quick, slow)]
+    assert first == second
+
+
 async def test_lease_in_the_insert(store: Store) -> None:
     """With an owner at hand the execution is created leased, in its first attempt."""
     created, _ = await store.create_execution(call(), lease_to="i1", lease_until=5.0)

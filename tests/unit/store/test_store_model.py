@@ -193,9 +193,15 @@ class StoreMachine(RuleBasedStateMachine):
             row.lineage += anew
             self.model.record(row.new.run_id, self.clock.now, "again")
 
-    @rule(execution=executions, stale=st.booleans(), status=st.sampled_from(["succeeded", "failed"]), output=VALUES)
-    def complete(self, execution: str, stale: bool, status: Any, output: Any) -> None:
-        """Only the current attempt of an open execution can be completed."""
+    @rule(
+        execution=executions,
+        stale=st.booleans(),
+        status=st.sampled_from(["succeeded", "failed"]),
+        output=VALUES,
+        entered=st.booleans(),
+    )
+    def complete(self, execution: str, stale: bool, status: Any, output: Any, entered: bool = False) -> None:
+        """Only the current attempt of an open execution can be completed, and be entered in the same moment."""
         if (row := self.known(execution)) is None:
             return
         may, attempt, epoch = row.current(stale)
@@ -206,11 +212,15 @@ class StoreMachine(RuleBasedStateMachine):
                 epoch=epoch,
                 status=status,
                 output=output,
+                entered=entered,
                 events=[NewEvent(type="extra")],
             )
         )
         assert (stored is not None) == may
         if may:
+            if entered and not row.accepted:
+                row.accepted = True
+                self.model.record(row.new.run_id, self.clock.now, "execution.started")
             self.model.close(row, status, self.clock.now, output)
             self.model.record(row.new.run_id, self.clock.now, "extra")
             self.whole(row, stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 import re
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = ["b64url", "canonical", "digest", "digest_of", "leaf_hash", "unb64url"
 
 _MULTIHASH_SHA256 = b"\x12\x20"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
+_MAX_INTEGER = 2**53 - 1
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
 def canonical(value: Any) -> bytes:
@@ -26,9 +29,29 @@ def canonical(value: Any) -> bytes:
             a key that is no text, or an object of another type.
     """
     try:
+        if _is_plain(value):
+            return _encode(value).encode()
         return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidInput(f"This value has no canonical JSON form: {error or 'it is nested too deeply'}.") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether `json` writes a value as RFC 8785 asks, which is several times faster than a canonicaliser in Python.
+
+    The two differ in how large, small and whole floating-point numbers are written, and in the order of keys that are not
+    all ASCII; integers beyond 2^53 - 1 and other types are the canonicaliser's to refuse.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return bool(-_MAX_INTEGER <= value <= _MAX_INTEGER)
+    if kind is float:
+        return bool(1e-4 <= abs(value) < 1e16 and not value.is_integer())
+    if kind is dict:
+        return all(type(key) is str and key.isascii() and _is_plain(item) for key, item in value.items())
+    return (kind is list or kind is tuple) and all(map(_is_plain, value))
 
 
 def digest(value: Any) -> str:

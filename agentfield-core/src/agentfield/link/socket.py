@@ -25,6 +25,7 @@ from agentfield.wire.frames import (
     decode_server_frame,
     encode_frame,
 )
+from agentfield.wire.lines import frames_of, message_of
 
 __all__ = ["LinkSocket", "Peer"]
 
@@ -138,7 +139,7 @@ class LinkSocket:
                 await socket.close()
 
     async def _greet(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome:
-        challenge = await _receive(socket)
+        challenge, *_ = await _receive(socket)
         if isinstance(challenge, Refused):
             raise _refusal(challenge)
         if not isinstance(challenge, Challenge):
@@ -149,7 +150,7 @@ class LinkSocket:
                 hint="Install the same version of agentfield-core and agentfield-server.",
             )
         await socket.send_str(encode_frame(self._peer.hello(challenge)))
-        answer = await _receive(socket)
+        answer, *_ = await _receive(socket)
         match answer:
             case Welcome():
                 return answer
@@ -179,19 +180,20 @@ class LinkSocket:
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            frame = await _receive(socket)
+            frames = await _receive(socket)
             self._heard = loop.time()
-            if isinstance(frame, Refused):
-                raise _refusal(frame)
-            try:
-                self._peer.received(frame)
-            except AgentFieldError as error:
-                raise _Lost(error.message) from error
+            for frame in frames:
+                if isinstance(frame, Refused):
+                    raise _refusal(frame)
+                try:
+                    self._peer.received(frame)
+                except AgentFieldError as error:
+                    raise _Lost(error.message) from error
 
     async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         outbox = self._outbox
         while outbox is not None:
-            text = await outbox.get()
+            text = message_of(await outbox.get(), outbox)
             async with asyncio.timeout(DEAD_AFTER):
                 await socket.send_str(text)
 
@@ -214,12 +216,12 @@ class LinkSocket:
         raise _Lost(f"the control plane was silent for {DEAD_AFTER:g} seconds")
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse) -> Any:
+async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
     message = await socket.receive()
     match message.type:
         case aiohttp.WSMsgType.TEXT:
             try:
-                return decode_server_frame(message.data)
+                return [decode_server_frame(frame) for frame in frames_of(message.data)]
             except ValidationError as error:
                 kind = _type_of(message.data)
                 raise _Lost(f"the control plane sent a frame that this node cannot read ({kind})") from error

@@ -1,8 +1,8 @@
-"""Frames of the node link: JSON text messages over one WebSocket, each with a `type`.
+"""Frames of the node link: JSON objects over one WebSocket, each with a `type`, one or several to a text message.
 
 A node opens ``GET /api/v1/nodes/link``; the control plane sends `Challenge`, the node `Hello`, the control plane
 `Welcome` or `Refused`. From then on both sides send at will. Fields that a receiver does not know are ignored, types
-it does not know are refused. Every frame that creates something carries an `op_id` minted by the node, unique in the
+it does not know are refused. Frames of one message stand on lines of their own (`agentfield.wire.lines`). Every frame that creates something carries an `op_id` minted by the node, unique in the
 store: after a reconnect it is sent again and nothing happens twice.
 """
 

@@ -38,6 +38,8 @@ class Door:
     def __init__(self, settings: Settings, tokens: TokenDesk) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._loopback = settings.loopback
+        self._public = urlsplit(settings.public_url or "").hostname
 
     def check_host(self, request: web.Request) -> None:
         """Refuse names that do not belong to a control plane bound to loopback (DNS rebinding).
@@ -45,11 +47,10 @@ class Door:
         Raises:
             Forbidden: The Host header names another machine.
         """
-        if not self._settings.loopback:
+        if not self._loopback:
             return
         name = urlsplit(f"//{request.host}").hostname or ""
-        public = urlsplit(self._settings.public_url or "").hostname
-        if name != "localhost" and name != public and not _is_loopback(name):
+        if name not in ("localhost", self._public) and not _is_loopback(name):
             raise Forbidden(
                 f"This control plane listens on {self._settings.host} and does not answer for {name!r}.",
                 code="foreign_host",

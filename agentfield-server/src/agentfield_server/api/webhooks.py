@@ -70,9 +70,7 @@ class WebhookRoutes:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Forget a webhook."""
-        webhook = await self._webhooks.find(request.match_info["webhook_id"])
-        await self._store.remove_webhook(webhook.id)
-        return json_reply(_view(webhook))
+        return json_reply(_view(await self._webhooks.remove(request.match_info["webhook_id"])))
 
     async def deliveries(self, request: web.Request) -> web.Response:
         """List deliveries, newest first: ``?status=``, ``?before=``, ``?limit=``."""

@@ -344,15 +344,23 @@ class Engine:
             # given up meanwhile; a newer attempt on the same instance would be held
             await link.send(Cancel(execution_id=frame.execution_id, reason="given up"))
 
-    async def result(self, link: NodeLink, frame: Result) -> None:
-        """Record what came of an attempt, answer who waits, then acknowledge."""
+    async def result(self, link: NodeLink, frame: Result, *, entered: bool = False) -> None:
+        """Record what came of an attempt, answer who waits, then acknowledge.
+
+        Args:
+            link: Where it ran.
+            frame: What the node says.
+            entered: Whether that the function was entered is to be recorded with it.
+        """
         held = link.held.get(frame.execution_id)
-        used = held is not None and await self._whole(self._record(link, frame, held))
+        used = held is not None and await self._record(link, frame, held, entered=entered)
         used = used or await self._was_used(frame)
         await link.send(ResultAck(execution_id=frame.execution_id, attempt=frame.attempt, accepted=used))
 
-    async def _record(self, link: NodeLink, frame: Result, held: Held) -> bool:
+    async def _record(self, link: NodeLink, frame: Result, held: Held, *, entered: bool) -> bool:
         outcome = await judge(frame, did=link.did, input_digest=held.input_digest)
+        if entered and outcome.status != "succeeded":
+            await self._store.accept_execution(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch)
         if outcome.status == "waiting" and frame.pause is not None:
             return await self._park(link, frame, frame.pause)
         if frame.retry and outcome.status != "succeeded" and await self._again(link, frame, outcome):
@@ -368,6 +376,7 @@ class Engine:
             output_digest=outcome.output_digest,
             signature=outcome.signature,
             signer=outcome.signer,
+            entered=entered,
         )
         if done is not None:
             self._closed(done, link)

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,8 @@ _PAGE = 64
 _AFTER_FAILURE = 1.0
 _MOST = 100
 _GONE = 410
+_ANY = "*"
+"""A hint to look, whatever was recorded."""
 
 
 class Webhooks:
@@ -60,9 +63,12 @@ class Webhooks:
         self._clock = clock
         self._tick = tick
         self._tasks = Tasks()
+        self._wanted: dict[str, tuple[str, ...]] = {}
+        """What each webhook wants to be told of, so that the store is asked only when something of that was recorded."""
 
     async def __aenter__(self) -> Self:
         """Start to send."""
+        self._wanted = {webhook.id: webhook.events for webhook in await self._store.list_webhooks()}
         self._tasks.start(self._run())
         return self
 
@@ -89,7 +95,23 @@ class Webhooks:
             secret=f"whsec_{secrets.token_urlsafe(32)}",
             created_at=self._clock(),
         )
-        await self._store.add_webhook(webhook)
+        self._wanted[webhook.id] = webhook.events  # before the first event can be on its way to it
+        try:
+            await self._store.add_webhook(webhook)
+        except BaseException:
+            del self._wanted[webhook.id]
+            raise
+        return webhook
+
+    async def remove(self, webhook_id: str) -> Webhook:
+        """Forget a webhook and what is on its way to it; returns it.
+
+        Raises:
+            NotFound: There is none (code `unknown_webhook`).
+        """
+        webhook = await self.find(webhook_id)
+        await self._store.remove_webhook(webhook_id)
+        self._wanted.pop(webhook_id, None)
         return webhook
 
     async def find(self, webhook_id: str) -> Webhook:
@@ -107,12 +129,12 @@ class Webhooks:
         """Try what was given up again; returns how much."""
         await self.find(webhook_id)
         again = await self._store.redrive(webhook_id)
-        self._bus.publish(RECORDED, None)
+        self._bus.publish(RECORDED, {_ANY})
         return again
 
     async def _run(self) -> None:
         async with outbound_session(self._allowed, seconds=_ANSWER, at_once=_AT_ONCE) as http:
-            with self._bus.subscribe(RECORDED, maxsize=1) as news:
+            with self._bus.subscribe(RECORDED) as news:
                 while True:
                     try:
                         await self._sleep(news, await self._send_due(http))
@@ -129,11 +151,23 @@ class Webhooks:
         return await self._store.next_delivery()
 
     async def _sleep(self, news: Subscription, until: float | None) -> None:
-        """Wait until something was recorded, or a delivery that waits is due."""
+        """Wait until something was recorded that a webhook wants to be told of, or a delivery that waits is due."""
         wait = None if until is None else min(max(until - self._clock(), 0.0), self._tick)
-        with suppress(TimeoutError, StopAsyncIteration):  # the latter: more was recorded than one hint holds
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                await anext(news)
+                while True:
+                    async for types in news:
+                        if self._concerns(types):
+                            return
+                    if self._wanted:
+                        return  # hints were lost: look
+
+    def _concerns(self, types: object) -> bool:
+        """Tell whether one of these types of events is wanted by a webhook; patterns are matched as the store does it."""
+        if not self._wanted or not isinstance(types, set):
+            return False
+        patterns = {pattern for wanted in self._wanted.values() for pattern in wanted}
+        return _ANY in types or any(fnmatchcase(kind, pattern) for kind in types for pattern in patterns)
 
     async def _send(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> None:
         try:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
 from agentfield.identity import challenge_message, verify_signature
 from agentfield.wire.frames import PROTOCOL, Challenge, Hello, Refused, decode_node_frame, encode_frame
+from agentfield.wire.lines import frames_of
 
 __all__ = ["decode", "greet", "refuse"]
 
@@ -39,7 +40,7 @@ async def greet(socket: web.WebSocketResponse, *, stopping: Callable[[], bool]) 
         message = await socket.receive(timeout=_GREETING)
     except TimeoutError:
         raise NodeRefused(f"The node said nothing within {_GREETING:g} s.", code="no_hello", retry=True) from None
-    hello = decode(message)
+    hello, *_ = decode(message)
     if not isinstance(hello, Hello):
         raise NodeRefused("A link begins with hello.", code="no_hello")
     if stopping():
@@ -60,16 +61,16 @@ async def refuse(socket: web.WebSocketResponse, error: AgentFieldError) -> None:
         await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
 
 
-def decode(message: aiohttp.WSMessage) -> Any:
-    """Return the frame of a message.
+def decode(message: aiohttp.WSMessage) -> list[Any]:
+    """Return the frames of a message.
 
     Raises:
-        NodeRefused: It is not one (code `bad_frame`).
+        NodeRefused: It holds something else (code `bad_frame`).
     """
     if message.type is not aiohttp.WSMsgType.TEXT:
         raise NodeRefused("A link carries JSON text messages.", code="bad_frame", retry=True)
     try:
-        return decode_node_frame(message.data)
+        return [decode_node_frame(frame) for frame in frames_of(message.data)]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "(all)"

@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import aiohttp
@@ -354,16 +355,26 @@ class LinkHub:
                     link.end(f"its connection broke ({message.data})", silent=True)
                     return
             try:
-                frame = decode(message)
+                frames = decode(message)
             except NodeRefused as error:
                 await refuse(socket, error)
                 link.end(error.message)
                 return
             link.heard_at = self._monotonic()
-            link.heard(frame)
-            await self._dispatch(link, frame, work, room)
+            entered = _entered_and_done(frames)
+            for frame in frames:
+                link.heard(frame)
+                if not (isinstance(frame, Accepted) and (frame.execution_id, frame.attempt) in entered):
+                    await self._dispatch(link, frame, work, room, entered)
 
-    async def _dispatch(self, link: NodeLink, frame: Any, work: asyncio.TaskGroup, room: asyncio.Semaphore) -> None:
+    async def _dispatch(
+        self,
+        link: NodeLink,
+        frame: Any,
+        work: asyncio.TaskGroup,
+        room: asyncio.Semaphore,
+        entered: AbstractSet[tuple[str, int]],
+    ) -> None:
         engine = self._port()
         match frame:
             case Ping():
@@ -374,7 +385,7 @@ class LinkHub:
                 self._drains(link)
             case Accepted() | Result() | Progress() | Call():
                 await room.acquire()
-                work.create_task(_settle(engine, link, frame, room))
+                work.create_task(_settle(engine, link, frame, room, entered))
             case SessionCommand() if self._sessions is not None:
                 await self._sessions.session_command(link, frame)
             case SessionDone() if self._sessions is not None:
@@ -383,15 +394,27 @@ class LinkHub:
                 _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
 
 
+def _entered_and_done(frames: Sequence[Any]) -> AbstractSet[tuple[str, int]]:
+    """Return the attempts whose entry and success are told in one message; both are recorded at once then."""
+    if len(frames) == 1:
+        return frozenset()
+    done = {(f.execution_id, f.attempt) for f in frames if isinstance(f, Result) and f.status == "succeeded"}
+    return done & {(f.execution_id, f.attempt) for f in frames if isinstance(f, Accepted)}
+
+
 async def _settle(
-    engine: EnginePort, link: NodeLink, frame: Accepted | Result | Progress | Call, room: asyncio.Semaphore
+    engine: EnginePort,
+    link: NodeLink,
+    frame: Accepted | Result | Progress | Call,
+    room: asyncio.Semaphore,
+    entered: AbstractSet[tuple[str, int]],
 ) -> None:
     try:
         match frame:
             case Accepted():
                 await engine.accepted(link, frame)
             case Result():
-                await engine.result(link, frame)
+                await engine.result(link, frame, entered=(frame.execution_id, frame.attempt) in entered)
             case Progress():
                 await engine.progress(link, frame)
             case Call():
@@ -400,6 +423,10 @@ async def _settle(
         # nothing was acknowledged: the node sends it again over its next link
         _log.warning("a frame of node %s could not be settled: %s", link.node_id, error.message)
         link.end(error.message)
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and ends the link
+        # the same, and what else was read is worked off: one failure must not cancel what others have begun
+        _log.exception("a frame of node %s could not be settled", link.node_id)
+        link.end(f"the control plane failed at it ({type(error).__name__})")
     finally:
         room.release()
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.identity import digest
 from agentfield.wire.frames import Drained, Hello, SessionDone, SessionOpen, encode_frame
+from agentfield.wire.lines import message_of
 from agentfield_server.store.records import Execution
 
 __all__ = ["Held", "NodeLink", "declaration_hash"]
@@ -224,7 +225,7 @@ class NodeLink:
     async def write(self) -> None:
         """Carry frames from the outbox to the socket."""
         while True:
-            text = await self._outbox.get()
+            text = message_of(await self._outbox.get(), self._outbox)
             try:
                 async with asyncio.timeout(self._patience):
                     await self._socket.send_str(text)

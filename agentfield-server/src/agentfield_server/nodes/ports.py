@@ -25,8 +25,11 @@ class EnginePort(Protocol):
     async def accepted(self, link: NodeLink, frame: Accepted) -> None:
         """A function was entered."""
 
-    async def result(self, link: NodeLink, frame: Result) -> None:
-        """An attempt came to its end."""
+    async def result(self, link: NodeLink, frame: Result, *, entered: bool) -> None:
+        """An attempt came to its end; `entered` when the function was entered and `accepted` is not called for it.
+
+        Not cancelled before it returns, whatever becomes of the link.
+        """
 
     async def progress(self, link: NodeLink, frame: Progress) -> None:
         """A run tells how far it has come."""

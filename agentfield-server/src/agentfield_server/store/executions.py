@@ -18,25 +18,23 @@ __all__ = ["accept", "complete", "create", "find", "lease", "progress", "renew",
 # All SQL below is put together from constants; values are always bound.
 _SELECT = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"  # noqa: S608
 _BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: S608
-_INSERT = f"""
+_INSERT = """
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
     max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
     input_digest, created_at, started_at, input_payload, input_size)
 VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
     :max_attempts, :priority, :share, :place, :backoff, :lease_owner, :lease_epoch, :lease_until, :not_before, :deadline,
     :op_id, :input_digest, :created_at, :started_at, :input_payload, :input_size)
-RETURNING {EXECUTION_COLUMNS}
-"""  # noqa: S608
+"""
+_NOT_SHOWN = {"node_id", "share", "place", "op_id"}
 _LEASE = f"""
 UPDATE executions SET status = 'running', attempt = attempt + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,
     lease_until = ?, accepted = 0, not_before = NULL, started_at = NULL
 WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
-_ACCEPT = (
-    f"UPDATE executions SET accepted = 1, started_at = ? {_CURRENT} AND accepted = 0 "  # noqa: S608
-    "RETURNING run_id, node_id, lease_owner, kind, target"
-)
+_ENTER = f"UPDATE executions SET accepted = 1, started_at = ? {_CURRENT} AND accepted = 0"  # noqa: S608
+_ACCEPT = f"{_ENTER} RETURNING run_id, lease_owner, kind, target"
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
     max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?, lineage = lineage + ?
@@ -86,14 +84,13 @@ def create(
         _check_room(transaction, values, room)
         values["place"] = _place(transaction, values)
     transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
-    row = transaction.one(_INSERT, values | _kept(transaction, "input", values["input"], instead="null"))
-    assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
+    transaction.run(_INSERT, values | _kept(transaction, "input", values["input"], instead="null"))
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     if new.traceparent is not None:
         body["traceparent"] = new.traceparent
     created = NewEvent(type="execution.created", body=body, execution_id=new.id)
     record(transaction, new.run_id, [created, *new.events])
-    return execution_row(row), True
+    return _as_created(new, values), True
 
 
 def _earlier(transaction: Transaction, new: NewExecution) -> Execution | None:
@@ -179,6 +176,24 @@ def _values(
     }
 
 
+def _as_created(new: NewExecution, values: Mapping[str, Any]) -> Execution:
+    """Return the record of the row that was just inserted, which takes less than reading it back."""
+    stored = {name: value for name, value in values.items() if name not in _NOT_SHOWN}
+    return Execution(
+        **stored | {"input": new.input},
+        output=None,
+        problem=None,
+        lineage=0,
+        pauses=0,
+        progress=None,
+        accepted=False,
+        output_digest=None,
+        signature=None,
+        signer=None,
+        ended_at=None,
+    )
+
+
 def _kept(transaction: Transaction, name: str, text: str | None, *, instead: str | None) -> dict[str, Any]:
     """Return the columns of an input or output; what is large is kept apart."""
     apart = None if text is None else payloads.put(transaction, text)
@@ -197,10 +212,15 @@ def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: 
     row = transaction.one(_ACCEPT, transaction.now, execution_id, attempt, epoch)
     if row is None:
         return False
-    run_id, node_id, instance_id, kind, target = row
-    body = {"kind": kind, "target": target, "attempt": attempt, "node_id": node_id, "instance_id": instance_id}
-    record(transaction, run_id, [NewEvent(type="execution.started", body=body, execution_id=execution_id)])
+    run_id, instance_id, kind, target = row
+    record(transaction, run_id, [_started(execution_id, kind, target, attempt, instance_id)])
     return True
+
+
+def _started(execution_id: str, kind: str, target: str, attempt: int, instance_id: str | None) -> NewEvent:
+    node_id = target.partition(".")[0]
+    body = {"kind": kind, "target": target, "attempt": attempt, "node_id": node_id, "instance_id": instance_id}
+    return NewEvent(type="execution.started", body=body, execution_id=execution_id)
 
 
 def renew(transaction: Transaction, owner: str, *, until: float) -> int:
@@ -256,9 +276,11 @@ def complete(
     output_digest: str | None,
     signature: str | None,
     signer: str | None,
+    entered: bool,
     events: Sequence[NewEvent],
 ) -> Execution | None:
     """Close an execution, see `Store.complete_execution`."""
+    begins = entered and transaction.run(_ENTER, transaction.now, execution_id, attempt, epoch) == 1
     text = None if output is None else dump(output)
     kept = _kept(transaction, "output", text, instead=None)
     values = {
@@ -285,5 +307,6 @@ def complete(
     if problem is not None:
         body["problem"] = dict(problem)
     ended = NewEvent(type="execution.ended", body=body, execution_id=execution_id)
-    record(transaction, done.run_id, [ended, *events])
+    started = [_started(done.id, done.kind, done.target, done.attempt, done.lease_owner)] if begins else []
+    record(transaction, done.run_id, [*started, ended, *events])
     return done

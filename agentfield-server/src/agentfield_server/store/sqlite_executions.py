@@ -89,6 +89,7 @@ class ExecutionTable(Connected):
         output_digest: str | None = None,
         signature: str | None = None,
         signer: str | None = None,
+        entered: bool = False,
         events: Sequence[NewEvent] = (),
     ) -> Execution | None:
         """Close an execution, see `Store.complete_execution`."""
@@ -105,6 +106,7 @@ class ExecutionTable(Connected):
                 output_digest=output_digest,
                 signature=signature,
                 signer=signer,
+                entered=entered,
                 events=events,
             )
         )

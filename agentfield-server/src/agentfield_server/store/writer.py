@@ -34,12 +34,12 @@ class Transaction:
 
     def one(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
         """Run a statement to its end and return its first row; `values` are bound by position, or one dict by name."""
-        rows = self.connection.execute(sql, values[0] if values and isinstance(values[0], dict) else values).fetchall()
+        rows = self.connection.execute(sql, _bound(values)).fetchall()
         return rows[0] if rows else None
 
     def run(self, sql: str, *values: Any) -> int:
-        """Run a statement and return how many rows it changed."""
-        self.connection.execute(sql, values)
+        """Run a statement and return how many rows it changed; `values` as in `one`."""
+        self.connection.execute(sql, _bound(values))
         return self.connection.changes()
 
 
@@ -200,6 +200,10 @@ class Writer:
                     job.future.set_exception(_own(job.error))
                 else:
                     job.future.set_result(job.result)
+
+
+def _bound(values: tuple[Any, ...]) -> Any:
+    return values[0] if values and isinstance(values[0], dict) else values
 
 
 def _is_fatal(error: BaseException | None) -> TypeGuard[apsw.Error]:
