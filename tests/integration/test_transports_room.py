@@ -65,7 +65,7 @@ async def test_a_caller_of_the_transport_starts_its_session_and_is_carried(it: H
     assert it.adapter.opened[0][1].name == "pcmu/8000"
     await caller.socket.send_bytes(bytes(160))
     assert (await provider.asked(AppendAudio)).data == bytes(160)
-    actor = it.plane.sessions._actors[session_id]
+    actor = it.plane.sessions._actors.get(session_id)
     await until(lambda: actor.machine.board.live and actor._handler.listening)
     await caller.socket.send_str("key 5")
     say = await provider.asked(Say)

@@ -199,7 +199,7 @@ async def _is_live(it: House, session_id: str) -> bool:
 
 async def _nobody_listens(it: House, session_id: str) -> None:
     """Wait until the control plane has noticed that the stream with audio is closed."""
-    leg = it.plane.sessions._actors[session_id]._call._bridge._line.leg  # type: ignore[union-attr]
+    leg = it.plane.sessions._actors.get(session_id)._call._bridge._line.leg  # type: ignore[union-attr]
     await until(lambda: not leg.listening)
 
 

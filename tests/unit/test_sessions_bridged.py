@@ -65,7 +65,7 @@ async def test_a_caller_that_stays_away_for_ten_seconds_has_hung_up(here: Plane)
     session_id, leg, carried = await live(here)
     leg.does(CallerGone("lost", hung_up=False))
     assert await carried == "gone"
-    await until(lambda: "gone" in here.sessions._actors[session_id].machine.board.timers)
+    await until(lambda: "gone" in here.sessions._actors.get(session_id).machine.board.timers)
     here.clock.advance(9.9)
     assert (await here.row(session_id)).state == "live"
     here.clock.advance(0.2)
@@ -113,7 +113,7 @@ async def test_a_line_that_breaks_is_opened_again(here: Plane, adapter: Adapter)
     """A provider's connection that breaks is replaced by another one; the caller's leg stays, its audio is not lost."""
     session_id, leg, carried = await live(here)
     adapter.opened[0][0].caller_says("hello")
-    await until(lambda: here.sessions._actors[session_id].machine.board.history)
+    await until(lambda: here.sessions._actors.get(session_id).machine.board.history)
     adapter.opened[0][0].tell(SessionClosed(reason="provider_error", message="broke", retry=True))
     second = await adapter.socket(2)
     assert "hello" in (await second.asked(AddText)).text
@@ -214,7 +214,7 @@ async def test_after_a_restart_a_caller_that_stays_away_ends_the_session(tmp_pat
         await carried
         await node.drop()
     async with plane(tmp_path, adapter) as second:
-        await until(lambda: session_id in second.sessions._actors)
+        await until(lambda: second.sessions._actors.get(session_id))
         await second.state(session_id, "connecting")
         second.clock.advance(31)
         assert (await second.state(session_id, "ended")).end_reason == "control_plane_restart"

@@ -46,7 +46,7 @@ async def test_a_call_is_not_moved_to_another_declaration(here: Plane) -> None:
     first, session_id = await begun(here)
     other = await Node(KEY, here.url, instance="two", instructions="Be brief.").link()
     await first.drop()
-    actor = here.sessions._actors[session_id]
+    actor = here.sessions._actors.get(session_id)
     await until(lambda: "node" in actor.machine.board.timers)
     here.clock.advance(11)
     row = await here.state(session_id, "ended")

@@ -98,7 +98,7 @@ async def test_the_pair_is_checked_again_with_each_connection_to_the_provider(tm
         session_id = await here.start()
         await here.sessions.offer(session_id, "offer")
         await node.opened(1)
-        here.sessions._registry = deaf()
+        here.sessions._actors._registry = deaf()
         with pytest.raises(CapabilityMissing, match="caller_transcript is none"):
             await here.sessions.offer(session_id, "another")
         await node.drop()

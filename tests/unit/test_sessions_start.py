@@ -189,7 +189,7 @@ async def test_no_instance_is_left(here: Plane, node: Node, adapter: Adapter) ->
     await node.drop()
     await until(lambda: not here.hub.links("desk"))
     here.clock.advance(0.1)
-    actor = here.sessions._actors[session_id]
+    actor = here.sessions._actors.get(session_id)
     await until(lambda: "node" in actor.machine.board.timers)
     here.clock.advance(11)
     assert (await here.state(session_id, "ended")).end_reason == "node_lost"
@@ -214,7 +214,7 @@ async def test_a_failing_session_ends_alone(here: Plane, node: Node, adapter: Ad
     broken, _ = await live(here, adapter)
     await node.opened(1)
     fine, provider = await live(here, adapter)
-    actor = here.sessions._actors[broken]
+    actor = here.sessions._actors.get(broken)
 
     async def fail() -> None:
         raise RuntimeError("boom")

@@ -1,33 +1,28 @@
-"""The face of the SDK: an agent declares reasoners and sessions, links to a control plane and works."""
+"""The face of the SDK: an agent links to a control plane, does what it declares, and calls what others do."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import inspect
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import ValidationError
 
 from agentfield import context
-from agentfield.declaration import check_handler, check_pair, declare
+from agentfield.decorators import DEFAULT, Decorators
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
-from agentfield.link import Handler, NodeLink, SessionEntry
+from agentfield.link import NodeLink
 from agentfield.pausing import Decision, Parked
-from agentfield.realtime.config import Floor, SemanticVad, ServerVad
-from agentfield.reasoner import OnInterrupt, Reasoner, RetryOn
 from agentfield.schema import jsonable
 from agentfield.serving import Announcer, cancelled, logged, serve
-from agentfield.session import Limits
 from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
-from agentfield.wire.frames import Call, InstalledPair, PauseRequest
+from agentfield.wire.frames import Call, PauseRequest
 
 if TYPE_CHECKING:
     from agentfield.plugins.registry import Registry
@@ -46,21 +41,8 @@ CALL_SLACK: Final = 5.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _log = logging.getLogger("agentfield.node")
 
-F = TypeVar("F", bound=Callable[..., Any])
-H = TypeVar("H", bound=Handler)
 
-
-class Default(enum.Enum):
-    """The type of `DEFAULT`."""
-
-    DEFAULT = "default"
-
-
-DEFAULT: Final = Default.DEFAULT
-"""Stands for: as the pair does it by default."""
-
-
-class Agent:
+class Agent(Decorators):
     """An agent node.
 
     Args:
@@ -90,188 +72,15 @@ class Agent:
             )
         if not 1 <= concurrency <= 10_000:
             raise InvalidInput(f"concurrency={concurrency}: it is between 1 and 10000.", field="concurrency")
-        self.node_id = node_id
+        super().__init__(node_id, registry=registry)
         self.concurrency = concurrency
         self._url = discover_url(url) if url else None
         self._api_key = api_key
-        self._registry = registry
-        self._reasoners: dict[str, Reasoner] = {}
-        self._sessions: dict[str, SessionEntry] = {}
         self._link: NodeLink | None = None
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Agent({self.node_id!r})"
-
-    @property
-    def reasoners(self) -> Mapping[str, Reasoner]:
-        """The declared reasoners by name."""
-        return dict(self._reasoners)
-
-    @property
-    def sessions(self) -> Mapping[str, SessionEntry]:
-        """The declared sessions by name."""
-        return dict(self._sessions)
-
-    @overload
-    def reasoner(self, name: F) -> F: ...
-
-    @overload
-    def reasoner(
-        self,
-        name: str | None = None,
-        *,
-        description: str | None = None,
-        tags: Iterable[str] = (),
-        timeout: float | None = None,
-        retries: int = 0,
-        retry_on: RetryOn = (),
-        backoff: float = 0.5,
-        concurrency: int | None = None,
-        on_interrupt: OnInterrupt = "keep",
-    ) -> Callable[[F], F]: ...
-
-    def reasoner(
-        self,
-        name: str | F | None = None,
-        *,
-        description: str | None = None,
-        tags: Iterable[str] = (),
-        timeout: float | None = None,
-        retries: int = 0,
-        retry_on: RetryOn = (),
-        backoff: float = 0.5,
-        concurrency: int | None = None,
-        on_interrupt: OnInterrupt = "keep",
-    ) -> F | Callable[[F], F]:
-        """Expose a function, ``async def`` or ``def``, as ``node_id.name``; the function itself stays as it is.
-
-        Args:
-            name: The name, by default the function's own.
-            description: What callers and models are told, by default the docstring.
-            tags: Tags for access rules.
-            timeout: Seconds that a run may take.
-            retries: How often it is started again after a run that was lost with its node, or that failed with one of
-                `retry_on`.
-            retry_on: Classes of exceptions, and codes of `AgentFieldError`, after which it is started again.
-            backoff: Seconds before the second attempt; each further pause is twice as long, up to a minute, less a random
-                part.
-            concurrency: How many runs there may be at a time, on all instances of the node together.
-            on_interrupt: Whether a run that a model asked for goes on when the caller speaks over the reply.
-
-        Raises:
-            InvalidInput: The declaration does not hold.
-            Conflict: The name is taken, or the agent is linked already.
-        """
-
-        def decorate(fn: F) -> F:
-            frame = inspect.currentframe()
-            outer = frame.f_back if frame is not None else None
-            declared = Reasoner(
-                fn,
-                name=None if callable(name) else name,
-                description=description,
-                tags=_tags(tags),
-                timeout=timeout,
-                retries=retries,
-                retry_on=retry_on,
-                backoff=backoff,
-                concurrency=concurrency,
-                on_interrupt=on_interrupt,
-                # A function made inside another one may use the types that are local there.
-                namespace=outer.f_locals if outer is not None else None,
-            )
-            self._claim(declared.spec.name)
-            self._reasoners[declared.spec.name] = declared
-            return fn
-
-        return decorate(name) if callable(name) else decorate
-
-    def session(
-        self,
-        name: str,
-        *,
-        provider: str,
-        transport: str,
-        model: str | None = None,
-        modalities: Sequence[Literal["audio", "text"]] = ("audio", "text"),
-        voice: str | None = None,
-        tools: Sequence[str] = (),
-        tags: Iterable[str] = (),
-        instructions: str | None = None,
-        floor: Floor | None = None,
-        say: Literal["exact", "best_effort"] | None = None,
-        transcription: str | None = None,
-        turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | Default | None = DEFAULT,
-        greeting: str | None = None,
-        goodbye: str | None = None,
-        on_error: str | None = None,
-        interrupt_after_ms: int = 0,
-        limits: Limits = Limits(),
-        drift: Literal["enforce", "terminate", "allow"] = "enforce",
-        options: Mapping[str, Any] | None = None,
-    ) -> Callable[[H], H]:
-        """Declare a live conversation that the decorated ``async def`` handles.
-
-        Args:
-            name: The session's name; its target is ``node_id.name``.
-            provider: Who holds the conversation, such as ``openai`` or ``local``.
-            transport: How the caller reaches it, such as ``webrtc``. Never switched silently.
-            model: The provider's model, by default the provider's default.
-            modalities: What the conversation is made of.
-            voice: The provider's voice, by default the provider's default.
-            tools: Full targets that the model may call by itself; nothing else is ever offered to it.
-            tags: Tags for access rules.
-            instructions: What the model is told about its task.
-            floor: Who answers turns; by default the model when the handler's body is empty, else the handler.
-            say: What speech must be: ``exact`` refuses pairs that cannot promise it.
-            transcription: The model that transcribes the caller, by default the pair's.
-            turn_detection: How the end of a turn is found, by default as the pair does it; None when the caller says so.
-            greeting: What to say first.
-            goodbye: What to say when the call is ended from this side.
-            on_error: What to say when the handler raised.
-            interrupt_after_ms: Milliseconds that the caller must speak before a reply is stopped; a short "mhm" is no
-                interruption then.
-            limits: What a call may use.
-            drift: What to do about a caller that changes the session over its data channel.
-            options: Settings of the pair.
-
-        Raises:
-            InvalidInput: The declaration does not hold.
-            Conflict: The name is taken, or the agent is linked already.
-            PluginError: An installed adapter cannot do what is declared.
-        """
-        values: dict[str, Any] = {
-            "provider": provider,
-            "transport": transport,
-            "model": model,
-            "modalities": modalities,
-            "voice": voice,
-            "tools": tools,
-            "tags": _tags(tags),
-            "instructions": instructions,
-            "say": say,
-            "transcription": transcription,
-            "greeting": greeting,
-            "goodbye": goodbye,
-            "on_error": on_error,
-            "interrupt_after_ms": interrupt_after_ms,
-            "limits": limits,
-            "drift": drift,
-            "options": dict(options or {}),
-        }
-        if not isinstance(turn_detection, Default):
-            values["turn_detection"] = turn_detection
-
-        def decorate(handler: H) -> H:
-            check_handler(name, handler)
-            declaration = declare(name, handler=handler, floor=floor, **values)
-            check_pair(declaration, self._plugins())
-            self._claim(name)
-            self._sessions[name] = SessionEntry(declaration, handler)
-            return handler
-
-        return decorate
 
     async def call(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002, ASYNC109
         """Run a target through the control plane, on whichever node has it, and return its output.
@@ -428,27 +237,9 @@ class Agent:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _claim(self, name: str) -> None:
-        if self._link is not None:
-            raise Conflict(f"{self.node_id} is linked; {name!r} comes too late.", hint="Declare before app.run().")
-        if name in self._reasoners or name in self._sessions:
-            raise Conflict(
-                f"{self.node_id}.{name} is declared twice.", hint="Give one of them another name.", field="name"
-            )
-
-    def _plugins(self) -> Registry:
-        if self._registry is None:
-            from agentfield.plugins.registry import Registry
-
-            self._registry = Registry.discover()
-        return self._registry
-
-    def _pairs(self) -> tuple[InstalledPair, ...]:
-        if not self._sessions:  # nobody has looked for plugins, and nobody needs to
-            return ()
-        from agentfield.plugins.registration import installed_pairs
-
-        return installed_pairs(self._plugins())
+    @property
+    def _working(self) -> bool:
+        return self._link is not None
 
     def _start(self, watcher: Callable[[str, str, str], None]) -> tuple[NodeLink, asyncio.Task[None]]:
         if self._link is not None:
@@ -495,9 +286,3 @@ class Agent:
         return ControlPlaneUnavailable(
             f"{self.node_id} could not link to {url} in {FIRST_LINK:g} seconds{why}.", hint="Start one: af server"
         )
-
-
-def _tags(tags: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(tags, str):
-        raise InvalidInput(f"tags is a text; write [{tags!r}].", code="invalid_declaration", field="tags")
-    return tuple(tags)
