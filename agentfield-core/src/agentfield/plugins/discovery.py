@@ -119,6 +119,10 @@ class _Manager(pluggy.PluginManager):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 
+    def parse_hookspec_opts(self, module_or_class: ModuleType | type, name: str) -> pluggy.HookspecOpts | None:
+        """Return how a hook is marked."""
+        return None if name.startswith("__") else super().parse_hookspec_opts(module_or_class, name)
+
 
 def new_manager() -> pluggy.PluginManager:
     """Return a plugin manager that knows our hooks; one per registry, never a global one."""
