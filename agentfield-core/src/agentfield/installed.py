@@ -115,7 +115,7 @@ def _infos() -> Iterator[_Info]:
 
 
 def _is_metadata(name: str) -> bool:
-    return name.lower().endswith(("dist-info", "egg-info"))
+    return name.lower().endswith(("dist-info", "egg-info"))  # without a dot: in an egg it is just EGG-INFO
 
 
 def _entries_of(info: _Info, group: str) -> list[Entry]:
