@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import types
+import zipfile
 
 import pytest
 
@@ -172,6 +173,42 @@ def test_damaged_metadata_hides_nothing_else(install, tmp_path):
     }
 
 
+def test_of_two_copies_on_the_path_the_first_counts(install, tmp_path, monkeypatch):
+    """As for imports; the older copy does not bring back a plugin that the newer one has no more."""
+    old = tmp_path / "old"
+    for name, entries in (("alpha", "alpha = zz_no_such_module"), ("beta", "beta = zz_no_such_module")):
+        info = old / f"zz_{name}-0.9.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: zz-{name}\nVersion: 0.9\n")
+        (info / "entry_points.txt").write_text(f"[agentfield.plugins]\n{entries}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(old)])
+    install("alpha", good("alpha"))
+    install("beta", None)
+    (tmp_path / "zz_beta-1.2.3.dist-info" / "entry_points.txt").unlink()
+    found = [(p.distribution, p.version, p.state) for p in Registry.discover({}).plugins if p.name in ("alpha", "beta")]
+    assert found == [("zz-alpha", "1.2.3", "ok")]
+
+
+def test_plugins_are_found_in_archives_and_past_what_is_not_there(install, tmp_path, monkeypatch):
+    """A place on the path may be an archive, may have damaged metadata in it, and may not exist."""
+    install("beta", good("beta"))
+    archive = tmp_path / "plugins.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        info = "zz_alpha-1.2.3.dist-info"
+        file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\r\nName: zz-alpha\r\nVersion: 1.2.3\r\n\r\nWords.")
+        file.writestr(f"{info}/entry_points.txt", "[agentfield.plugins]\nalpha = zz_alpha_plugin\n")
+        file.writestr("zz_alpha_plugin.py", good("alpha"))
+        file.writestr("zz_gamma-1.dist-info/entry_points.txt", b"[agentfield.plugins]\n\xff = a")
+        file.writestr("zz_delta-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: zz-delta\nVersion: 1\n")
+    monkeypatch.delitem(sys.modules, "zz_alpha_plugin", raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "nowhere"), str(archive), *sys.path])
+    assert states(Registry.discover({})) == {
+        "zz-alpha": ("ok", ""),
+        "zz-beta": ("ok", ""),
+        "zz-gamma": ("broken", "its metadata cannot be read (UnicodeDecodeError): reinstall or uninstall zz-gamma"),
+    }
+
+
 def test_a_fork_with_the_same_module_does_not_take_the_first_one_down(install, tmp_path):
     """Two distributions whose entry points name one module: the second is invalid and says whose module it is."""
     install("alpha", good("alpha"))
@@ -257,6 +294,22 @@ def test_hooks_of_installed_plugins_count_while_they_are_ok(install):
     assert [(each.plugin, each.distribution) for each in found] == [("alpha", "zz-alpha")]
     reason = states(Registry.discover({}))["zz-sync"]
     assert reason == ("invalid", "agentfield_dag_event must be written with 'async def'")
+
+
+def test_whatever_else_a_plugin_module_has_is_no_hook(install):
+    """Names that are announced and not there, objects that answer to any name, and classes are passed over."""
+    odd = """
+class Odd:
+    agentfield_impl = {}
+    def __getattr__(self, name): raise RuntimeError(name)
+
+odd = Odd()
+Odd.agentfield_impl = hookimpl
+
+def __dir__(): return ["agentfield_manifest", "agentfield_gone", "odd", "Odd"]
+"""
+    install("alpha", good("alpha") + odd)
+    assert states(Registry.discover({})) == {"zz-alpha": ("ok", "")}
 
 
 class Handmade:

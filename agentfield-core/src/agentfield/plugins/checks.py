@@ -6,12 +6,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from functools import cache, partial
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from agentfield.plugins.spec import Manifest, PairSpec, ProviderInfo, RouteInfo, TransportInfo
 from agentfield.plugins.words import did_you_mean
 
-__all__ = ["CORE_TRANSPORTS", "manifest_problem", "vocabulary_problem"]
+__all__ = ["CORE_TRANSPORTS", "Words", "manifest_problem", "vocabulary_problem", "words_of"]
 
 CORE_TRANSPORTS = (
     TransportInfo(
@@ -98,14 +98,15 @@ def _plain(hint: type, kinds: tuple[type, ...], value: object) -> _Misfit | None
 
 
 def _fields_of(kind: type) -> _Check:
-    hints = get_type_hints(kind)
-    checks = [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(kind)]
+    checks = [(field.name, field.default, _check_of(cast("type", field.type))) for field in dataclasses.fields(kind)]
 
     def check(value: Any) -> _Misfit | None:
         if not isinstance(value, kind):
             return _Misfit("", f"{type(value).__name__}, not {kind.__name__}")
-        for name, part in checks:
-            if (misfit := part(getattr(value, name))) is not None:
+        for name, default, part in checks:
+            given = getattr(value, name)
+            # most are left at their default, which is ours
+            if given is not default and (misfit := part(given)) is not None:
                 return _Misfit(f".{name}{misfit.where}", misfit.what)
         return None
 
@@ -191,21 +192,38 @@ def _route_problem(route: RouteInfo) -> str | None:
     return None
 
 
-def vocabulary_problem(manifest: Manifest, all_manifests: Iterable[Manifest]) -> str | None:
+class Words(NamedTuple):
+    """The names that pairs may be made of."""
+
+    providers: frozenset[str]
+    transports: frozenset[str]
+
+
+def words_of(manifests: Iterable[Manifest]) -> Words:
+    """Return the providers and transports that manifests declare, and the transports of core."""
+    every = tuple(manifests)
+    transports = (*CORE_TRANSPORTS, *(info for each in every for info in each.transports))
+    return Words(
+        frozenset(info.name for each in every for info in each.providers),
+        frozenset(info.name for info in transports),
+    )
+
+
+def vocabulary_problem(manifest: Manifest, words: Words) -> str | None:
     """Return which word of `manifest` nobody declares, None when all are known.
 
     Args:
         manifest: The one to judge.
-        all_manifests: Those of every plugin that counts, `manifest` among them.
+        words: What the plugins that count declare, `manifest` among them.
     """
-    every = tuple(all_manifests)
-    providers = {info.name for each in every for info in each.providers}
-    transports = {info.name for each in every for info in each.transports} | {info.name for info in CORE_TRANSPORTS}
-    return next(filter(None, (_unknown_word(pair, providers, transports) for pair in manifest.pairs)), None)
+    return next(filter(None, (_unknown_word(pair, words) for pair in manifest.pairs)), None)
 
 
-def _unknown_word(pair: PairSpec, providers: set[str], transports: set[str]) -> str | None:
-    for kind, name, known in (("provider", pair.provider, providers), ("transport", pair.transport, transports)):
+def _unknown_word(pair: PairSpec, words: Words) -> str | None:
+    for kind, name, known in (
+        ("provider", pair.provider, words.providers),
+        ("transport", pair.transport, words.transports),
+    ):
         if name not in known:
             return f"{pair.name}: nothing installed declares {kind} {name!r}.{did_you_mean(name, known)}"
     return None

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Literal
 
 import pluggy
 
 from agentfield.installed import PLUGINS as GROUP
 from agentfield.installed import Entry, canonical, installed_entries
-from agentfield.plugins.checks import manifest_problem, vocabulary_problem
-from agentfield.plugins.hookchecks import hook_problem, implementations_of
+from agentfield.plugins.checks import Words, manifest_problem, vocabulary_problem, words_of
+from agentfield.plugins.hookchecks import Marked, hook_problem, implementations_of, marked_functions
 from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PROJECT, PluginHooks
 from agentfield.plugins.loading import Failed, Watch, run_each
@@ -103,10 +104,24 @@ def _switched_off(base: PluginRecord, disabled: set[str], *, autoload: bool) -> 
     return base
 
 
+_HOOKABLE = (FunctionType, MethodType, staticmethod, classmethod)
+"""What pluggy takes for the function of a hook."""
+
+
 class _Manager(pluggy.PluginManager):
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        """Return how a function is marked; what every module has is not even looked at, which halves the cost of one."""
-        return None if name.startswith("__") else super().parse_hookimpl_opts(plugin, name)
+        """Return how a function is marked.
+
+        What every module has, and what a module imports that is no function, is not even looked at: pluggy looks at each
+        name the long way round.
+        """
+        if name.startswith("__") or (type(plugin) is ModuleType and not isinstance(vars(plugin).get(name), _HOOKABLE)):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+    def parse_hookspec_opts(self, module_or_class: ModuleType | type, name: str) -> pluggy.HookspecOpts | None:
+        """Return how a hook is marked."""
+        return None if name.startswith("__") else super().parse_hookspec_opts(module_or_class, name)
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -142,8 +157,9 @@ def read_plugins(
 def _read(manager: pluggy.PluginManager, load: Callable[[], object], base: PluginRecord, watch: Watch) -> PluginRecord:
     plugin = load()
     try:
-        manifest = _manifest(manager, plugin, base, watch)
-        hooks = implementations_of(manager, plugin, name=base.name, distribution=base.distribution)
+        marked = _registered(manager, plugin, base, watch)
+        manifest = _manifest(marked, watch)
+        hooks = implementations_of(marked, name=base.name, distribution=base.distribution)
         return dataclasses.replace(base, state="ok", reason="", manifest=manifest, hooks=hooks)
     except _Misfit as misfit:
         record = dataclasses.replace(base, state=misfit.state, reason=misfit.reason)
@@ -174,18 +190,22 @@ def _reason(failed: Failed, base: PluginRecord) -> str:
     return failed.reason
 
 
-def _manifest(manager: pluggy.PluginManager, plugin: object, base: PluginRecord, watch: Watch) -> Manifest:
+def _registered(manager: pluggy.PluginManager, plugin: object, base: PluginRecord, watch: Watch) -> list[Marked]:
     _check_api(getattr(plugin, "AGENTFIELD_API", PLUGIN_API))
     watch.check()
     if (other := manager.get_name(plugin)) is not None:
         raise _Misfit("invalid", f"its module is that of {other.partition(':')[0]} too: uninstall one of the two")
     manager.register(plugin, name=_key(base))
-    if (problem := hook_problem(manager, plugin)) is not None:
+    return marked_functions(manager, plugin)
+
+
+def _manifest(marked: Sequence[Marked], watch: Watch) -> Manifest:
+    if (problem := hook_problem(marked)) is not None:
         raise _Misfit("invalid", problem)
-    mine = [impl for impl in manager.hook.agentfield_manifest.get_hookimpls() if impl.plugin is plugin]
-    if not mine:
+    function = next((impl.function for name, impl in marked if name == "agentfield_manifest"), None)
+    if function is None:
         raise _Misfit("invalid", "it has no function agentfield_manifest marked with @hookimpl")
-    manifest = mine[0].function()
+    manifest = function()
     watch.check()
     if not isinstance(manifest, Manifest):
         raise _Misfit("invalid", f"agentfield_manifest returned {type(manifest).__name__}, not Manifest")
@@ -209,15 +229,15 @@ def check_vocabulary(records: Iterable[PluginRecord]) -> tuple[PluginRecord, ...
     """Return `records` with those made invalid whose pairs name a provider or a transport that nobody declares."""
     records = tuple(records)
     while True:
-        counting = [record.manifest for record in records if record.state == "ok" and record.manifest]
-        checked = tuple(_with_vocabulary(record, counting) for record in records)
+        words = words_of(record.manifest for record in records if record.state == "ok" and record.manifest)
+        checked = tuple(_with_vocabulary(record, words) for record in records)
         if checked == records:
             return checked
         records = checked
 
 
-def _with_vocabulary(record: PluginRecord, counting: Iterable[Manifest]) -> PluginRecord:
+def _with_vocabulary(record: PluginRecord, words: Words) -> PluginRecord:
     if record.state != "ok" or record.manifest is None:
         return record
-    problem = vocabulary_problem(record.manifest, counting)
+    problem = vocabulary_problem(record.manifest, words)
     return dataclasses.replace(record, state="invalid", reason=problem) if problem else record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import pluggy
 
@@ -11,42 +11,45 @@ from agentfield.plugins.hooks import Implementation
 from agentfield.plugins.hookspecs import PluginHooks
 from agentfield.plugins.words import did_you_mean
 
-__all__ = ["hook_problem", "implementations_of"]
+__all__ = ["Marked", "hook_problem", "implementations_of", "marked_functions"]
+
+Marked = tuple[str, pluggy.HookImpl]
+"""The name of a hook, and a function that is marked as one."""
 
 _PREFIX = "agentfield_"
 _HOOKS = {name: function for name, function in vars(PluginHooks).items() if name.startswith(_PREFIX)}
 _ASYNC = frozenset(name for name, function in _HOOKS.items() if inspect.iscoroutinefunction(function))
 
 
-def hook_problem(manager: pluggy.PluginManager, plugin: object) -> str | None:
-    """Return what is wrong with the hooks that a registered plugin implements, None when nothing is."""
-    found = sorted(_marked(manager, plugin), key=lambda row: row[0])
-    return next(filter(None, (_problem(name, impl) for name, impl in found)), None)
-
-
-def implementations_of(
-    manager: pluggy.PluginManager, plugin: object, *, name: str, distribution: str
-) -> tuple[Implementation, ...]:
-    """Return the hooks that a registered plugin implements, its manifest left out.
+def marked_functions(manager: pluggy.PluginManager, plugin: object) -> list[Marked]:
+    """Return the functions of a registered plugin that are marked as hooks, by the name of the hook.
 
     Args:
         manager: Where it is registered.
         plugin: The module or object.
-        name: Its name.
+    """
+    callers = sorted(manager.get_hookcallers(plugin) or (), key=lambda caller: caller.name)
+    return [(caller.name, impl) for caller in callers for impl in caller.get_hookimpls() if impl.plugin is plugin]
+
+
+def hook_problem(marked: Iterable[Marked]) -> str | None:
+    """Return what is wrong with the hooks that a plugin implements, None when nothing is."""
+    return next(filter(None, (_problem(name, impl) for name, impl in marked)), None)
+
+
+def implementations_of(marked: Iterable[Marked], *, name: str, distribution: str) -> tuple[Implementation, ...]:
+    """Return the hooks that a plugin implements, its manifest left out.
+
+    Args:
+        marked: What `marked_functions` found.
+        name: Name of the plugin.
         distribution: Where it comes from.
     """
     return tuple(
         Implementation(hook, name, distribution, impl.function, takes_value=bool(impl.argnames))
-        for hook, impl in sorted(_marked(manager, plugin), key=lambda row: row[0])
+        for hook, impl in marked
         if hook in _HOOKS and hook != "agentfield_manifest"
     )
-
-
-def _marked(manager: pluggy.PluginManager, plugin: object) -> Iterator[tuple[str, pluggy.HookImpl]]:
-    for caller in manager.get_hookcallers(plugin) or ():
-        for impl in caller.get_hookimpls():
-            if impl.plugin is plugin:
-                yield caller.name, impl
 
 
 def _problem(name: str, impl: pluggy.HookImpl) -> str | None:

@@ -1,6 +1,7 @@
-"""The records of a manifest: providers, transports, pairs and what each pair can do. Standard library only: manifests must be light."""
+"""The records of a manifest: providers, transports, pairs and what each pair can do. Standard library only: manifests must be light.
 
-from __future__ import annotations
+Annotations are types here, not text: what a plugin hands over is compared with them (`agentfield.plugins.checks`).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
