@@ -55,8 +55,13 @@ async def test_retried_work_of_a_dead_node_runs_elsewhere(tmp_path: Path) -> Non
                 await second.answer(again, "second")
                 view = await cp.finished(execution_id)
         events = await cp.events(view["run_id"])
+        _, graph = await cp.get(f"/workflows/{view['run_id']}/dag")
     assert (view["output"], view["attempt"]) == ("second", 2)
     assert [e["body"]["attempt"] for e in events if e["type"] == "execution.started"] == [1, 2]
+    [lost] = [e for e in events if e["type"] == "execution.retrying"]
+    assert (lost["body"]["attempt"], lost["body"]["problem"]["code"]) == (1, "node_lost")
+    [told] = graph["executions"][0]["history"]
+    assert (told["type"], told["at"], told["body"]) == (lost["type"], lost["at"], lost["body"])
 
 
 async def test_the_second_loss_uses_up_the_retries(tmp_path: Path) -> None:

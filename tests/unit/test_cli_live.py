@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from agentfield.wire.rest import DagView, ExecutionView
+from agentfield.wire.rest import DagView, ExecutionView, HistoryView
 from agentfield_cli.calling import turn_rows
 from agentfield_cli.hearing import Mouth
 from agentfield_cli.live import Follower
@@ -171,6 +171,30 @@ def test_the_tree_of_a_workflow(capsys):
         "    └── turn n.voice succeeded 1000 ms exe_t",
         "        └── call n.look_up failed exe_c",
         "            [boom]",
+    ]
+
+
+def test_the_tree_tells_what_happened_on_the_way(capsys):
+    """Further attempts with their reason, questions to people, and what they decided, as plain words."""
+    node_lost = {"attempt": 1, "problem": {"code": "node_lost", "detail": "The node 'n' was lost."}}
+    happened = (
+        ("execution.retrying", node_lost),
+        ("approval.requested", {"approval_id": "apr_1", "title": "[Pay] 80?"}),
+        ("approval.decided", {"status": "changes_requested", "by": "mia", "note": "[20] is enough"}),
+        ("approval.requested", {"approval_id": "apr_2", "title": "Pay 20?"}),
+        ("approval.decided", {"status": "expired", "by": None, "note": None}),
+    )
+    history = tuple(HistoryView(type=kind, at=1.0, body=body) for kind, body in happened)
+    dag = DagView(run_id="run_1", executions=(execution("exe_c", "call", "n.pay", "running", None, history=history),))
+    Output().show(workflow_tree(dag))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "run_1",
+        "└── call n.pay running exe_c",
+        "    attempt 1 did not succeed: The node 'n' was lost.",
+        "    asked: [Pay] 80? (apr_1)",
+        "    sent back by mia: [20] is enough",
+        "    asked: Pay 20? (apr_2)",
+        "    expired",
     ]
 
 

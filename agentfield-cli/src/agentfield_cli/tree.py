@@ -8,15 +8,16 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-    from agentfield.wire.rest import DagView, ExecutionView
+    from agentfield.wire.rest import DagView, ExecutionView, HistoryView
 
 __all__ = ["workflow_tree"]
 
 _STYLES = {"succeeded": "green", "failed": "red", "timeout": "red", "cancelled": "yellow", "running": "cyan"}
+_DECISIONS = {"changes_requested": "sent back"}
 
 
 def workflow_tree(dag: DagView) -> Tree:
-    """Return the executions of a run under their parents, in the order they were made."""
+    """Return the executions of a run under their parents, in the order they were made, each with what happened to it."""
     from rich.text import Text
     from rich.tree import Tree
 
@@ -38,6 +39,23 @@ def _label(execution: ExecutionView) -> Text:
     if execution.started_at is not None and execution.ended_at is not None:
         label.append(f" {(execution.ended_at - execution.started_at) * 1000:.0f} ms", style="dim")
     label.append(f" {execution.id}", style="dim")
+    for entry in execution.history:
+        label.append(f"\n{_told(entry)}", style="yellow")
     if execution.problem:
         label.append(f"\n{execution.problem.get('detail', '')}", style="red")
     return label
+
+
+def _told(entry: HistoryView) -> str:
+    """Return what happened as a sentence."""
+    body = entry.body
+    match entry.type:
+        case "execution.retrying":
+            return f"attempt {body.get('attempt')} did not succeed: {(body.get('problem') or {}).get('detail', '')}"
+        case "approval.requested":
+            return f"asked: {body.get('title')} ({body.get('approval_id')})"
+        case _:
+            status = str(body.get("status"))
+            by = f" by {body['by']}" if body.get("by") else ""
+            note = f": {body['note']}" if body.get("note") else ""
+            return f"{_DECISIONS.get(status, status)}{by}{note}"

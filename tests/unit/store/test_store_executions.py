@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,23 @@ async def test_lease_in_the_insert(store: Store) -> None:
     assert await store.renew_leases("i1", until=50.0) == 1
     assert await store.renew_leases("i2", until=50.0) == 0
     assert (await store.open_executions(lease_owner="i1"))[0].lease_until == 50.0
+
+
+async def test_what_happened_on_the_way(store: Store) -> None:
+    """Of some executions of a run: further attempts, questions and decisions, in order, and nothing else."""
+    first, second, other = call(), call(), call()
+    await store.create_execution(first)
+    for new in (second, other):
+        await store.create_execution(replace(new, run_id=first.run_id))
+    kinds = ("execution.retrying", "something.else", "approval.requested", "execution.progress", "approval.decided")
+    for new in (first, other, second):
+        await store.append_events(first.run_id, [NewEvent(type=kind, execution_id=new.id) for kind in kinds])
+    told = await store.history(first.run_id, [second.id, first.id, "exe_none"])
+    wanted = ("execution.retrying", "approval.requested", "approval.decided")
+    assert [(event.execution_id, event.type) for event in told] == [
+        (new.id, kind) for new in (first, second) for kind in wanted
+    ]
+    assert await store.history("run_none", [first.id]) == []
 
 
 async def test_requeue_gives_up_the_attempt(store: Store) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "ExecutionKind",
     "ExecutionStatus",
     "ExecutionView",
+    "HistoryView",
     "InputRequest",
     "NodeView",
     "PluginView",
@@ -80,6 +81,16 @@ class StatusRequest(_Request):
     ids: tuple[str, ...] = Field(min_length=1, max_length=500)
 
 
+class HistoryView(_View):
+    """Something that happened to an execution before its end: another attempt, a question to a person, a decision."""
+
+    type: str
+    """`execution.retrying`, `approval.requested` or `approval.decided`."""
+    at: float
+    body: dict[str, Any]
+    """What the event says."""
+
+
 class ExecutionView(_View):
     """One execution."""
 
@@ -108,6 +119,8 @@ class ExecutionView(_View):
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
+    history: tuple[HistoryView, ...] = ()
+    """In the graph of a run: what happened to it on the way."""
 
 
 class ApprovalView(_View):

@@ -29,7 +29,7 @@ from agentfield_server.api.http import json_reply, read_limit, read_model, read_
 from agentfield_server.api.idempotency import idempotency_key
 from agentfield_server.api.routes import Route
 from agentfield_server.api.streams import follow, hints_of, last_event_id, open_stream, send
-from agentfield_server.api.views import dag_view, session_view
+from agentfield_server.api.views import dag_page, session_view
 from agentfield_server.bus import Bus
 from agentfield_server.sessions import Sessions
 from agentfield_server.sessions.turndesk import TurnDesk
@@ -230,9 +230,8 @@ class SessionRoutes:
     async def workflows(self, request: web.Request) -> web.Response:
         """Return the executions of a session, a page at a time."""
         row = await self._row(request)
-        limit = read_limit(request)
-        rows = await self._store.list_executions(row.run_id, after=request.query.get("after"), limit=limit)
-        return json_reply(dag_view(row.run_id, rows, session_id=row.id, limit=limit))
+        after, limit = request.query.get("after"), read_limit(request)
+        return json_reply(await dag_page(self._store, row.run_id, after=after, limit=limit, session_id=row.id))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream what was recorded and what is live; `Last-Event-ID` resumes, `audio=1` adds the audio of recorded turns."""

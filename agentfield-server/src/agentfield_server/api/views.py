@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from agentfield.realtime.config import SessionConfig
-from agentfield.wire.rest import DagView, ExecutionView, SessionView
+from agentfield.wire.rest import DagView, ExecutionView, HistoryView, SessionView
+from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import EventRow, Execution, SessionRow
 
-__all__ = ["dag_view", "execution_view", "session_view"]
+__all__ = ["dag_page", "execution_view", "session_view"]
 
 
-def execution_view(row: Execution, *, node_id: str | None = None, brief: bool = False) -> ExecutionView:
+def execution_view(
+    row: Execution, *, node_id: str | None = None, brief: bool = False, history: Iterable[EventRow] = ()
+) -> ExecutionView:
     """Return what may be seen of an execution; a `brief` one is without its input."""
     return ExecutionView(
         id=row.id,
@@ -38,15 +41,35 @@ def execution_view(row: Execution, *, node_id: str | None = None, brief: bool = 
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        history=tuple(HistoryView(type=event.type, at=event.at, body=_body(event)) for event in history),
     )
 
 
-def dag_view(run_id: str, rows: Sequence[Execution], *, session_id: str | None = None, limit: int) -> DagView:
-    """Return a page of a run; `next` continues it."""
+async def dag_page(
+    store: Store, run_id: str, *, after: str | None, limit: int, session_id: str | None = None
+) -> DagView:
+    """Return a page of the graph of a run, an empty one when there is no such run.
+
+    Args:
+        store: What is kept.
+        run_id: The run.
+        after: The last execution of the page before.
+        limit: How many executions a page has.
+        session_id: The session of the run, where it is known.
+
+    Raises:
+        InvalidInput: `after` is no execution of the run.
+    """
+    rows = await store.list_executions(run_id, after=after, limit=limit)
+    history: dict[str | None, list[EventRow]] = {}
+    # most have none, and the log of a run is long
+    if eventful := [row.id for row in rows if row.attempt > 1 or row.pauses]:
+        for event in await store.history(run_id, eventful):
+            history.setdefault(event.execution_id, []).append(event)
     return DagView(
         run_id=run_id,
         session_id=session_id or next((row.session_id for row in rows if row.session_id), None),
-        executions=tuple(execution_view(row) for row in rows),
+        executions=tuple(execution_view(row, history=history.get(row.id, ())) for row in rows),
         next=rows[-1].id if len(rows) == limit else None,
     )
 

@@ -9,7 +9,7 @@ from agentfield.wire.rest import CancelRequest, DagView
 from agentfield_server.api.http import json_reply, read_limit, read_model
 from agentfield_server.api.routes import Route
 from agentfield_server.api.streams import follow, hints_of, last_event_id, open_stream
-from agentfield_server.api.views import dag_view
+from agentfield_server.api.views import dag_page
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.store.protocol import Store
@@ -31,10 +31,10 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
     async def dag(request: web.Request) -> web.Response:
         """Return a page of the graph of a run."""
         run_id, after, limit = request.match_info["run_id"], request.query.get("after"), read_limit(request)
-        rows = await store.list_executions(run_id, after=after, limit=limit)
-        if not rows and after is None:
+        page = await dag_page(store, run_id, after=after, limit=limit)
+        if not page.executions and after is None:
             raise _unknown(run_id, await store.pruned_run(run_id))
-        return json_reply(dag_view(run_id, rows, limit=limit))
+        return json_reply(page)
 
     async def events(request: web.Request) -> web.StreamResponse:
         """Stream what is recorded of a run; it goes on until the reader leaves, since a run may always go on."""

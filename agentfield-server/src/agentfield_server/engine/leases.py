@@ -14,7 +14,7 @@ from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.engine.dispatch import Dispatcher
 from agentfield_server.nodes import Held, LinkHub, NodeLink
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import Execution
+from agentfield_server.store.records import Execution, NewEvent
 
 __all__ = ["Closer", "Leases"]
 
@@ -151,20 +151,31 @@ class Leases:
     async def _lost(self, row: Execution, why: str) -> None:
         """Run a lost attempt again where that is allowed, close it where not."""
         allowed = row.attempt < row.max_attempts if row.accepted else row.attempt < _NEVER_ENTERED
+        node_id = row.target.partition(".")[0]
+        detail = f"The node {node_id!r} was lost while it ran {row.target}: {why}."
         if allowed:
             if await self._store.requeue_execution(
-                row.id, attempt=row.attempt, epoch=row.lease_epoch, entered=row.accepted
+                row.id,
+                attempt=row.attempt,
+                epoch=row.lease_epoch,
+                entered=row.accepted,
+                events=(_retrying(row, detail),) if row.accepted else (),
             ):
-                self._dispatcher.waits(row.target.partition(".")[0])
+                self._dispatcher.waits(node_id)
             return
-        node_id = row.target.partition(".")[0]
         problem = NodeLost(
-            f"The node {node_id!r} was lost while it ran {row.target}: {why}.",
+            detail,
             hint=f"see why {node_id} ended; if {row.target} may safely run twice, declare it with retries=1",
             execution_id=row.id,
             target=row.target,
         )
         await self._close(row.id, status="failed", problem=problem, attempt=row.attempt, epoch=row.lease_epoch)
+
+
+def _retrying(row: Execution, detail: str) -> NewEvent:
+    problem = NodeLost(detail, target=row.target).to_problem()
+    body = {"attempt": row.attempt, "status": "failed", "problem": problem, "not_before": None}
+    return NewEvent(type="execution.retrying", body=body, execution_id=row.id)
 
 
 class _Attempt(Protocol):

@@ -275,6 +275,9 @@ class Store(Protocol):
     async def read_events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Return recorded events with a larger `seq`, in order."""
 
+    async def history(self, run_id: str, execution_ids: Sequence[str]) -> list[EventRow]:
+        """Return what happened to executions of a run on the way, in order: further attempts, questions and decisions."""
+
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""
 

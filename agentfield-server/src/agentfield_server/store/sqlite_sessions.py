@@ -17,7 +17,7 @@ from agentfield_server.store.records import (
     SessionRow,
     TokenRow,
 )
-from agentfield_server.store.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, event_row, session_row
+from agentfield_server.store.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, dump, event_row, session_row
 
 __all__ = ["SessionTable"]
 
@@ -107,6 +107,17 @@ class SessionTable(Connected):
             run_id,
             after,
             limit,
+        )
+        return [event_row(row) for row in rows]
+
+    async def history(self, run_id: str, execution_ids: Sequence[str]) -> list[EventRow]:
+        """Return what happened to executions of a run on the way, see `Store.history`."""
+        rows = await self._read(
+            f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = {KNOWN_RUN} "  # noqa: S608
+            "AND type IN ('execution.retrying', 'approval.requested', 'approval.decided') "
+            "AND execution_id IN (SELECT value FROM json_each(?)) ORDER BY seq",
+            run_id,
+            dump(list(execution_ids)),
         )
         return [event_row(row) for row in rows]
 
