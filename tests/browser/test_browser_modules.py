@@ -183,6 +183,35 @@ async def test_a_tool_is_timed_from_its_start_to_its_end(page: Page) -> None:
     assert tools[2]["ms"] == pytest.approx(20)
 
 
+async def test_a_tool_says_what_happened_on_the_way(page: Page) -> None:
+    """A lost attempt and the question to a person are told while they last, and stay as notes."""
+    lost = {"attempt": 1, "status": "failed", "problem": {"code": "node_lost", "detail": "The node was lost."}}
+    told = await _tell(
+        page,
+        _recorded(1, "execution.created", "exe_1", kind="call", target="n.f", parent_id="exe_t", status="running"),
+        _recorded(2, "execution.started", "exe_1", attempt=1, node_id="n", instance_id="i"),
+        _recorded(3, "execution.retrying", "exe_1", **lost),
+        _recorded(4, "execution.started", "exe_1", attempt=2, node_id="n", instance_id="j"),
+        _recorded(5, "approval.requested", "exe_1", approval_id="apr_1", title="Pay 80?"),
+        _recorded(6, "approval.decided", "exe_1", approval_id="apr_1", status="approved", by="mia", note=None),
+        _recorded(7, "execution.started", "exe_1", attempt=3, node_id="n", instance_id="j"),
+        _recorded(8, "execution.ended", "exe_1", kind="call", target="n.f", status="succeeded"),
+    )
+    tools = [event for event in told if event["told"] == "tool"]
+    assert [(tool["status"], tool.get("waitsFor")) for tool in tools] == [
+        ("running", None),
+        ("running", None),
+        ("queued", None),
+        ("running", None),
+        ("waiting", "Pay 80?"),
+        ("queued", None),
+        ("running", None),
+        ("succeeded", None),
+    ]
+    notes = ["attempt 1 did not succeed: The node was lost.", "asked: Pay 80?", "approved by mia"]
+    assert tools[-1]["notes"] == notes
+
+
 async def test_what_was_used_is_summed_until_the_total_is_told(page: Page) -> None:
     """Costs add up while the call lasts, the total replaces them; keys are lines, listening along is a mark."""
     told = await _tell(

@@ -198,6 +198,22 @@ def test_the_tree_tells_what_happened_on_the_way(capsys):
     ]
 
 
+def test_what_happens_on_the_way_is_printed(happens, capsys):
+    """A lost attempt, the question to a person with the command that shows it, and the decision."""
+    happens("execution.created", "exe_c", kind="call", target="n.pay", status="running")
+    happens("execution.retrying", "exe_c", attempt=1, problem={"detail": "The node 'n' was lost."})
+    happens("approval.requested", "exe_c", approval_id="apr_1", title="Pay 80?")
+    happens("approval.decided", "exe_c", approval_id="apr_1", status="approved", by="mia", note=None)
+    happens("approval.decided", "exe_unknown", approval_id="apr_2", status="approved", by="mia", note=None)
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "calls   n.pay",
+        "waits   n.pay attempt 1 did not succeed: The node 'n' was lost.",
+        "waits   n.pay asked: Pay 80? (apr_1)",
+        "hint    af approvals show apr_1",
+        "waits   n.pay approved by mia",
+    ]
+
+
 async def test_words_that_nobody_takes_are_not_waited_for_when_the_session_ends(follower, happens):
     """A caller whose audio is no longer fetched stops speaking with the session; what is said in time is waited for, and fails as it fails."""
     mouth = Mouth()

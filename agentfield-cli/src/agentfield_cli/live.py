@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from agentfield_cli.output import Output
+from agentfield_cli.tree import happened
 
 __all__ = ["Follower", "Speech", "Turn"]
 
@@ -134,6 +135,8 @@ class Follower:
                 self._speech(kind, body)
             case "execution.created" | "execution.started" | "execution.ended":
                 self._execution(kind, body, event)
+            case "execution.retrying" | "approval.requested" | "approval.decided":
+                self._on_the_way(kind, body, event)
             case "backchannel":
                 self.out.line("  (the caller listens along: the agent goes on)", style="dim")
             case "dtmf":
@@ -175,6 +178,14 @@ class Follower:
         self.out.line(
             f"  agent   {speech.generated or speech.asked or ''}{f' ({how})' if how else ''}", style="bold green"
         )
+
+    def _on_the_way(self, kind: str, body: Mapping[str, Any], event: Mapping[str, Any]) -> None:
+        work = self.work.get(str(event.get("execution_id")))
+        if work is None:
+            return
+        self.out.line(f"  waits   {work.target} {happened(kind, body)}", style="yellow")
+        if kind == "approval.requested":
+            self.out.line(f"  hint    af approvals show {body.get('approval_id')}", style="dim")
 
     def _execution(self, kind: str, body: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         name, at = str(event.get("execution_id")), float(event["at"])

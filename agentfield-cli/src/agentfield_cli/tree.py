@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-    from agentfield.wire.rest import DagView, ExecutionView, HistoryView
+    from agentfield.wire.rest import DagView, ExecutionView
 
-__all__ = ["workflow_tree"]
+__all__ = ["happened", "workflow_tree"]
 
 _STYLES = {"succeeded": "green", "failed": "red", "timeout": "red", "cancelled": "yellow", "running": "cyan"}
 _DECISIONS = {"changes_requested": "sent back"}
@@ -40,16 +41,20 @@ def _label(execution: ExecutionView) -> Text:
         label.append(f" {(execution.ended_at - execution.started_at) * 1000:.0f} ms", style="dim")
     label.append(f" {execution.id}", style="dim")
     for entry in execution.history:
-        label.append(f"\n{_told(entry)}", style="yellow")
+        label.append(f"\n{happened(entry.type, entry.body)}", style="yellow")
     if execution.problem:
         label.append(f"\n{execution.problem.get('detail', '')}", style="red")
     return label
 
 
-def _told(entry: HistoryView) -> str:
-    """Return what happened as a sentence."""
-    body = entry.body
-    match entry.type:
+def happened(kind: str, body: Mapping[str, Any]) -> str:
+    """Return what happened to an execution on the way as a sentence.
+
+    Args:
+        kind: Type of the event: `execution.retrying`, `approval.requested` or `approval.decided`.
+        body: What it says.
+    """
+    match kind:
         case "execution.retrying":
             return f"attempt {body.get('attempt')} did not succeed: {(body.get('problem') or {}).get('detail', '')}"
         case "approval.requested":

@@ -2,6 +2,10 @@
 
 const CALLS = new Set(['tool', 'call']);
 
+function decided({status, by, note}) {
+  return (status === 'changes_requested' ? 'sent back' : status) + (by ? ` by ${by}` : '') + (note ? `: ${note}` : '');
+}
+
 /** Knows what was said and done so far; tells each change to `emit(type, detail)`. No clock, no network, no page. */
 export class Story {
   #emit;
@@ -40,6 +44,15 @@ export class Story {
       case 'execution.started':
       case 'execution.ended':
         this.#execution(event, body);
+        break;
+      case 'execution.retrying':
+        this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not succeed: ${body.problem?.detail ?? body.status}`);
+        break;
+      case 'approval.requested':
+        this.#noted(event, {status: 'waiting', waitsFor: body.title}, `asked: ${body.title}`);
+        break;
+      case 'approval.decided':
+        this.#noted(event, {status: 'queued', waitsFor: undefined}, decided(body));
         break;
       case 'tool.requested':
         this.#emit('tool', {callId: body.call_id, target: body.target, status: 'requested', turnId: body.turn_id});
@@ -177,6 +190,14 @@ export class Story {
     if (event.type === 'execution.ended') Object.assign(now, {status: body.status, endedMs: ms, problem: body.problem});
     this.#executions.set(id, now);
     this.#tool(now);
+  }
+
+  /** Something happened to an execution on the way; `notes` has all of it, in order. */
+  #noted(event, change, note) {
+    const execution = this.#executions.get(event.execution_id);
+    if (!execution) return;
+    Object.assign(execution, change, {notes: [...(execution.notes ?? []), note]});
+    this.#tool(execution);
   }
 
   #answered(body) {

@@ -4,6 +4,10 @@ import {duration, el, follow, pretty, say} from './dom.js';
 
 const RUNNING = new Set(['queued', 'running', 'waiting']);
 
+function waits({waitsFor, pending}) {
+  return [waitsFor && 'somebody has to decide', pending && 'the model was told to wait'].filter(Boolean);
+}
+
 /** Renders `tool` events of a call, and what the workflow says of their inputs and outputs. */
 export class ToolTimeline {
   #rows = new Map();
@@ -45,13 +49,14 @@ export class ToolTimeline {
       name: el('code.af-tool-name'),
       ms: el('span.af-tool-ms'),
       id: el('code.af-tool-id', {title: 'execution'}),
+      notes: el('p.af-tool-notes', {hidden: true}),
       why: el('p.af-tool-why', {hidden: true}),
       data: el('div.af-tool-data'),
       depth: (this.#rows.get(tool.parentId)?.depth ?? -1) + 1,
       blocks: new Map(),
     };
     row.element = el('li.af-tool', {dataset: {executionId: tool.executionId ?? '', depth: Math.min(row.depth, 4)}},
-      el('div.af-tool-head', {}, row.name, row.ms), el('div.af-tool-sub', {}, row.status, row.id), row.why, row.data);
+      el('div.af-tool-head', {}, row.name, row.ms), el('div.af-tool-sub', {}, row.status, row.id), row.notes, row.why, row.data);
     this.#rows.set(id, row);
     this.#list.append(row.element);
     return row;
@@ -60,9 +65,11 @@ export class ToolTimeline {
   #fill(row, tool) {
     say(row.name, tool.target);
     say(row.id, tool.executionId ?? '');
-    say(row.status, tool.pending && RUNNING.has(tool.status) ? `${tool.status}, the model was told to wait` : tool.status);
+    say(row.status, [tool.status, ...RUNNING.has(tool.status) ? waits(tool) : []].join(', '));
     say(row.ms, duration(tool.ms));
     row.element.dataset.status = RUNNING.has(tool.status) ? 'running' : tool.status;
+    say(row.notes, tool.notes?.join('\n'));
+    row.notes.hidden = !tool.notes;
     const why = tool.why ?? tool.problem?.detail ?? tool.problem?.code;
     say(row.why, why);
     row.why.hidden = !why;
