@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agentfield.errors import AgentFieldError, CapabilityMissing, InvalidInput, LimitExceeded, Unavailable
@@ -104,6 +104,7 @@ class WebSocketLeg:
         self._socket = socket
         self._transport = transport
         self._audio = audio
+        self._sample = audio.frame
         self._capabilities = capabilities
         self._clock = clock
         self._began = clock()
@@ -172,11 +173,13 @@ class WebSocketLeg:
         """Yield what the caller does; frames that do not fit are answered with an error and left out."""
         while True:
             message = await self._socket.receive()
-            if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
-                yield CallerGone("the connection was lost", hung_up=False)
-                return
             try:
-                heard = self._read(message)
+                if message.type is WSMsgType.BINARY:
+                    heard = self._read_audio(message.data)
+                elif message.type is WSMsgType.TEXT:
+                    heard = self._read_control(message.data)
+                else:
+                    heard = CallerGone("the connection was lost", hung_up=False)
             except AgentFieldError as error:
                 if not await self._refuse(error):
                     yield CallerGone("too many frames did not fit", hung_up=False)
@@ -211,21 +214,16 @@ class WebSocketLeg:
 
     # --- inside
 
-    def _read(self, message: WSMessage) -> CallerInput | None:
-        if message.type is WSMsgType.BINARY:
-            return self._read_audio(message.data)
-        return self._read_control(message.data)
-
     def _read_audio(self, data: bytes) -> CallerInput | None:
         if not data:
             return None
         if len(data) > MAX_AUDIO:
             raise _too_large("An audio", len(data), MAX_AUDIO)
-        if len(data) % self._audio.frame:
+        if len(data) % self._sample:
             raise InvalidInput(
                 f"{len(data)} bytes are no whole number of samples of {self._audio.name}.",
                 code="odd_audio",
-                hint=f"send a multiple of {self._audio.frame} bytes; was another format meant?",
+                hint=f"send a multiple of {self._sample} bytes; was another format meant?",
             )
         return CallerAudio(data) if self._in_time(len(data)) else None
 
