@@ -43,6 +43,8 @@ _ON_ITS_WAY = 16 * 1024
 """Bytes that the library never waits for."""
 _SEND_WAIT = 5.0
 _COMPLAIN_EVERY = 1.0
+_LOST = 3
+"""Looks without a frame between them: one in the midst of silence, one that pings, and one that finds no answer."""
 
 
 class _Frame(BaseModel):
@@ -111,6 +113,10 @@ class WebSocketLeg:
         self._ahead_ms = 0.0
         self._complained = 0.0
         self._bad = 0
+        self._waits = False
+        """Whether `input` waits for a frame."""
+        self._silent = 0
+        """How often it was looked since the last frame."""
         self.hung_up = False
         """Whether the caller said that the call is over."""
 
@@ -172,12 +178,19 @@ class WebSocketLeg:
     async def input(self) -> AsyncIterator[CallerInput]:
         """Yield what the caller does; frames that do not fit are answered with an error and left out."""
         while True:
+            self._waits = True
             message = await self._socket.receive()
+            self._waits = False
+            self._silent = 0
             try:
                 if message.type is WSMsgType.BINARY:
                     heard = self._read_audio(message.data)
                 elif message.type is WSMsgType.TEXT:
                     heard = self._read_control(message.data)
+                elif message.type is WSMsgType.PING:
+                    heard = await self._answer(message.data)
+                elif message.type is WSMsgType.PONG:
+                    continue
                 else:
                     heard = CallerGone("the connection was lost", hung_up=False)
             except AgentFieldError as error:
@@ -195,6 +208,21 @@ class WebSocketLeg:
         await self._socket.close()
 
     # --- for the route
+
+    async def silence(self, seconds: float) -> None:
+        """Wait until the caller is not there: it was silent for `seconds`, was pinged, and was silent for as long again.
+
+        One timer looks now and then, none is set anew with each frame. Only while `input` waits is the caller silent.
+        """
+        while self._silent < _LOST:
+            await asyncio.sleep(seconds)
+            self._silent += self._waits
+            if self._silent == _LOST - 1:
+                try:
+                    async with asyncio.timeout(seconds):
+                        await self._socket.ping()
+                except (TimeoutError, ConnectionError, RuntimeError):
+                    return
 
     async def send(self, frame: Mapping[str, Any]) -> None:
         """Send a JSON frame.
@@ -273,6 +301,15 @@ class WebSocketLeg:
     def _need(self, name: str, can: bool) -> None:
         if not can:
             raise CapabilityMissing(f"This session's pair has no {name}.", hint="af adapters tells what each pair can")
+
+    async def _answer(self, ping: bytes) -> CallerInput | None:
+        """Answer a ping; returns the end of the call if that cannot be done in time."""
+        try:
+            async with asyncio.timeout(_SEND_WAIT):
+                await self._socket.pong(ping)
+        except (TimeoutError, ConnectionError, RuntimeError):
+            return CallerGone("the connection was lost", hung_up=False)
+        return None
 
     async def _refuse(self, error: AgentFieldError) -> bool:
         """Answer a frame that does not fit; returns whether the caller may go on."""
