@@ -10,10 +10,10 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidState, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import Event, State
+from websockets.protocol import Event
 
 from agentfield.adapterkit.network import proxy_for, socket_url
 from agentfield.adapterkit.refusals import unreachable
@@ -117,9 +117,12 @@ class _Connection(ClientConnection):
 
     def post(self, data: bytes) -> bool:
         """Write a text frame, or nothing; returns whether it was written."""
-        if self.paused or self.protocol.state is not State.OPEN:
+        if self.paused:
             return False
-        self.protocol.send_text(data)
+        try:
+            self.protocol.send_text(data)
+        except InvalidState:
+            return False
         for piece in self.protocol.data_to_send():
             self.transport.write(piece)
         return True

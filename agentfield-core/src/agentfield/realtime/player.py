@@ -154,7 +154,7 @@ class Player:
         out, line = self._awaited, self._line
         if out is None or out.reply != reply or out.size or out.ended or len(data) > self._frame:
             return False
-        if line is None or line.writable is None or line.over.is_set():
+        if line is None or line.writable is None or line.why is not None:
             return False
         now = self._clock()
         if line.paced_until - now > _EARLY or not line.writable.writable:
@@ -294,13 +294,10 @@ class Player:
             out.begun = True
             self._emit(PlayoutStarted(reply=out.reply))
         out.playout.send(ms, now)
-        self._pace(line, ms, now)
-        return line.to_caller(piece)
-
-    def _pace(self, line: Line, ms: float, now: float) -> None:
         # behind by more than we stood still: the provider was not ready, and what comes now is heard from now on
         line.paced_until = max(line.paced_until, now - line.stalled) + ms / 1000
         line.stalled = max(0.0, min(line.stalled, now - line.paced_until))
+        return line.to_caller(piece)
 
     def _due_mark(self, line: Line, out: _Outgoing) -> str | None:
         """Return the name of a mark that the caller is to be asked for now."""

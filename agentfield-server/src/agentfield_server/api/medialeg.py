@@ -45,6 +45,7 @@ _SEND_WAIT = 5.0
 _COMPLAIN_EVERY = 1.0
 _LOST = 3
 """Looks without a frame between them: one in the midst of silence, one that pings, and one that finds no answer."""
+_write = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class _Frame(BaseModel):
@@ -230,7 +231,7 @@ class WebSocketLeg:
         Raises:
             Unavailable: The connection is gone.
         """
-        await self._send(json.dumps(frame, separators=(",", ":"), ensure_ascii=False))
+        await self._send(_write(frame))
 
     async def tell(self, error: AgentFieldError) -> None:
         """Send an error frame.
