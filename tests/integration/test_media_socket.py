@@ -16,8 +16,10 @@ from agentfield.errors import LimitExceeded, ProviderError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AddText, AppendAudio, CancelReply, CommitTurn, End, Say
 from agentfield.realtime.events import ReplyAudio, ReplyStarted, SessionClosed, SessionReady, TurnStarted
+from agentfield.wire.rest import StartResponse
+from agentfield_server.api import media
 from agentfield_server.media.convert import converter
-from unit.media_kit import PCM24, PROTOCOL, House, house
+from unit.media_kit import PCM24, PROTOCOL, Caller, House, house
 from unit.waiting import until
 
 SECOND = b"\1\0" * 24000
@@ -410,6 +412,56 @@ async def test_a_caller_that_does_not_read_is_let_go_and_others_are_not_held_up(
     assert (await it.client.get_session(session.session_id)).state == "live"
     transport.abort()  # type: ignore[union-attr]
     await socket.close()
+
+
+async def pings(caller: Caller, count: int, *, answer: bool) -> None:
+    """Take that many pings, and answer them or not."""
+    while count:
+        message = await caller.socket.receive()
+        assert message.type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.TEXT)
+        if message.type is aiohttp.WSMsgType.PING:
+            count -= 1
+            if answer:
+                await caller.socket.pong(message.data)
+
+
+async def quiet(it: House, session: StartResponse, beat: float) -> tuple[Caller, Any]:
+    """Connect a caller that answers pings itself, after so many seconds of silence."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(media, "_HEARTBEAT", beat)
+        caller = await it.call(session, autoping=False)
+        provider = await it.adapter.socket()
+        await it.state(session, "live")
+    caller._reader.cancel()
+    await asyncio.gather(caller._reader, return_exceptions=True)
+    return caller, provider
+
+
+async def test_a_silent_caller_that_answers_pings_is_kept(it: House) -> None:
+    """However long it says nothing, a caller that is there is carried, and its own pings are answered."""
+    caller, provider = await quiet(it, await it.start(), 0.3)
+    await pings(caller, 4, answer=True)
+    await caller.socket.ping(b"there?")
+    while (message := await caller.socket.receive()).type is not aiohttp.WSMsgType.PONG:
+        if message.type is aiohttp.WSMsgType.PING:
+            await caller.socket.pong(message.data)
+    assert message.data == b"there?"
+    await caller.socket.send_bytes(SECOND)
+    assert (await provider.asked(AppendAudio)).data == SECOND
+
+
+async def test_a_silent_caller_that_answers_no_ping_is_let_go(it: House) -> None:
+    """A connection behind which nobody is any more is over, and the caller may come back."""
+    session = await it.start()
+    caller, provider = await quiet(it, session, 0.05)
+    await pings(caller, 1, answer=False)
+    while (message := await caller.socket.receive()).type is aiohttp.WSMsgType.TEXT:
+        pass
+    assert message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+    again = await it.call(session)
+    await again.frame("ready")
+    await again.socket.send_bytes(SECOND)
+    assert (await provider.asked(AppendAudio)).data == SECOND
 
 
 async def test_a_session_that_is_not_ready_yet_takes_audio(it: House) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import struct
 import sys
 
@@ -55,6 +56,15 @@ def test_pieces_of_odd_length_make_the_same_audio(size: int) -> None:
     source, target = AudioFormat("pcm16", 16000), AudioFormat("pcm16", 24000)
     assert abs(len(through(data, source, target, size)) - len(through(data, source, target, len(data)))) <= 2
     assert through(data, source, source, size) == data
+
+
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMATS, FORMATS)), ids=lambda f: f.name)
+def test_pieces_of_one_length_make_the_same_audio_as_one_piece(source: AudioFormat, target: AudioFormat) -> None:
+    """What is used again from one piece to the next holds nothing of the last one."""
+    data = random.Random(1).randbytes(source.size(200))
+    made, whole = through(data, source, target, source.size(20)), through(data, source, target, len(data))
+    assert made[: len(whole)] == whole[: len(made)]
+    assert abs(len(made) - len(whole)) <= 2 * target.frame
 
 
 def test_equal_formats_pass_as_they_are() -> None:

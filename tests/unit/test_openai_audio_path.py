@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,6 +64,10 @@ def test_more_audio_of_a_reply_is_told_by_either_way() -> None:
         delta(1, item_id="item_other"),
         delta(1, item_id=["item_r"]),
         delta(1, response_id="resp_2"),
+        delta(1, response_id=["resp_1"]),
+        delta(1, event_id="e" * 600),
+        delta(1, event_id="half \ud83d"),
+        delta(1, type=["response.output_audio.delta"], text="audio.delta"),
         delta(1, delta="no base64"),
         delta(1, delta=None),
         delta(1, event_id=None),
@@ -182,6 +187,106 @@ async def test_frames_arrive_whole_however_the_network_cuts_them(size: int) -> N
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
     assert seen == list(range(8))
+
+
+def text(event: dict[str, Any], *, parts: int = 1) -> list[Frame]:
+    data = raw(event)
+    size = -(-len(data) // parts)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    kinds = [Opcode.TEXT, *[Opcode.CONT] * (len(pieces) - 1)]
+    return [
+        Frame(kind, piece, fin=number == len(pieces))
+        for number, (kind, piece) in enumerate(zip(kinds, pieces, strict=True), 1)
+    ]
+
+
+def conversation(dice: random.Random) -> tuple[list[Frame], list[int | str]]:
+    """Return frames of a reply as servers may send them, and what is to be seen of it in order."""
+    ping, frames, expected = Frame(Opcode.PING, b"?"), text(CREATED), list[int | str]()
+    for number in range(40):
+        match dice.choice(("audio", "audio", "audio", "long", "parts", "words", "words in parts", "short", "ping")):
+            case "audio":
+                frames += text(delta(number, bytes([number, 0]) * 100))
+                expected.append(number)
+            case "long":
+                frames += text(delta(number, bytes([number, 0]) * 30_000))
+                expected.append(number)
+            case "parts":
+                first, *others = text(delta(number, bytes([number, 0]) * 100), parts=3)
+                frames += [first, ping, *others]
+                expected.append(number)
+            case "ping":
+                frames.append(ping)
+            case "short":
+                frames += text({"type": "unknown"})
+            case words:
+                event = {"type": "response.output_audio_transcript.delta", "response_id": "resp_1", "item_id": "item_r"}
+                pieces = 2 if words == "words in parts" else 1
+                frames += text({**event, "event_id": f"words_{number}", "delta": f"{number} "}, parts=pieces)
+                expected.append(f"{number} ")
+    return frames, expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_frames_come_and_however_they_are_cut_the_parser_and_the_look_agree(seed: int) -> None:
+    """Frames that are looked at before the parser, and those that are not, are seen once and in order."""
+    dice = random.Random(seed)
+    frames, expected = conversation(dice)
+    chunks = [frame.serialize(mask=False) for frame in frames]
+    if seed % 2:  # else one frame at a time, as they come in a quiet call
+        stream, chunks = b"".join(chunks), []
+        while stream:
+            size = dice.choice((1, 2, 5, 200, 1500, 70_000))
+            chunks.append(stream[:size])
+            stream = stream[size:]
+    seen: list[int | str] = []
+    async with session_with([], []) as session:
+        session.hear(lambda _, data: seen.append(data[0]))
+
+        async def read() -> None:
+            async for event in session.events():
+                match event:
+                    case ReplyAudio():
+                        seen.append(event.data[0])
+                    case ReplyTranscript():
+                        seen.append(event.text)
+
+        reading = asyncio.create_task(read())
+        connection = session._socket._connection
+        assert connection is not None
+        for chunk in chunks:
+            connection.data_received(chunk)
+            for _ in range(dice.choice((0, 0, 8))):
+                await asyncio.sleep(0)
+        await until(lambda: len(seen) == len(expected))
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert seen == expected
+
+
+async def test_nothing_is_heard_after_the_provider_said_goodbye() -> None:
+    """Audio behind a close frame is none, whether or not it comes as one frame."""
+    seen: list[int] = []
+    async with session_with([], []) as session:
+        session.hear(lambda _, data: seen.append(data[0]))
+
+        async def read() -> None:
+            async for _ in session.events():
+                pass
+
+        reading = asyncio.create_task(read())
+        connection = session._socket._connection
+        assert connection is not None
+        for frame in [*text(CREATED), *text(delta(0, b"\0\0" * 100))]:
+            connection.data_received(frame.serialize(mask=False))
+        await until(lambda: connection.drained)
+        connection.data_received(text(delta(1, b"\1\0" * 100))[0].serialize(mask=False))
+        assert seen == [1]
+        connection.data_received(Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False))
+        connection.data_received(text(delta(2, b"\2\0" * 100))[0].serialize(mask=False))
+        assert seen == [1]
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 async def test_audio_is_sent_at_once_until_the_provider_takes_no_more() -> None:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidState, InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.protocol import Event, State
+from websockets.protocol import Event
 
 from agentfield.adapterkit.network import proxy_for, socket_url
 from agentfield.adapterkit.refusals import unreachable
@@ -37,6 +37,9 @@ _COMES_BACK = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
 """Close codes after which the same call can be attached to again."""
 _FAULTS = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
 """Close codes that say that somebody did something wrong (RFC 6455, section 7.4.1); no call is over by them."""
+
+_BETWEEN = frozenset({Opcode.PING, Opcode.PONG})
+"""Frames that may come in the midst of a message."""
 
 
 class Dropped(Exception):
@@ -64,29 +67,76 @@ class Dropped(Exception):
 
 
 class _Connection(ClientConnection):
-    """A connection that can be written to without waiting, and whose frames can be looked at as they arrive."""
+    """A connection that can be written to without waiting, and whose frames can be looked at as they arrive.
+
+    What arrives as exactly one text frame, which is how audio comes as it is spoken, is looked at before the library's
+    parser sees it; that costs a tenth of a carried call less. Everything else, and what was looked at and not taken, is the
+    library's to parse.
+    """
 
     look: Callable[[bytes], bool] | None = None
     """Takes a whole text frame, or leaves it to be received."""
     drained = False
     """Whether the reader waits and has nothing to read."""
+    _head = b""
+    """What was received of the handshake."""
+    _rest: int | None = None
+    """Bytes that the parser holds of a frame that is not whole, None until the handshake is over."""
+    _alone = True
+    """Whether a text frame would be a whole message: none is half read, and the peer has not said goodbye."""
+
+    def data_received(self, data: bytes) -> None:
+        """Let `look` have what is one text frame; the parser gets the rest."""
+        if self._rest is None:
+            self._head += data
+        elif self._rest == 0 and self._alone and self.drained and self.look is not None and _is_text_frame(data):
+            if self.look(data[4:]):
+                return
+            self._rest = len(data)
+        else:
+            self._rest += len(data)
+        super().data_received(data)
 
     def process_event(self, event: Event) -> None:
         """Let `look` have a text frame if nothing before it waits to be read."""
-        if self.drained and self.look is not None and isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-            if event.fin and self.look(bytes(event.data)):
-                return
-            self.drained = False
+        if not isinstance(event, Frame):  # the answer to the handshake; frames may follow on its heels
+            _, _, after = self._head.partition(b"\r\n\r\n")
+            self._rest, self._head = len(after), b""
+        else:
+            self._rest = (self._rest or 0) - _frame_size(event)
+            if event.opcode not in _BETWEEN:
+                self._alone = event.fin and event.opcode is not Opcode.CLOSE
+                if self._taken(event):
+                    return
+                self.drained = False
         super().process_event(event)
+
+    def _taken(self, frame: Frame) -> bool:
+        whole = frame.fin and frame.opcode is Opcode.TEXT
+        return whole and self.drained and self.look is not None and self.look(bytes(frame.data))
 
     def post(self, data: bytes) -> bool:
         """Write a text frame, or nothing; returns whether it was written."""
-        if self.paused or self.protocol.state is not State.OPEN:
+        if self.paused:
             return False
-        self.protocol.send_text(data)
+        try:
+            self.protocol.send_text(data)
+        except InvalidState:
+            return False
         for piece in self.protocol.data_to_send():
             self.transport.write(piece)
         return True
+
+
+def _is_text_frame(data: bytes) -> bool:
+    """Tell whether it is one whole text frame of 126 to 65535 bytes as a server writes it (RFC 6455, section 5.2)."""
+    return data[:2] == b"\x81\x7e" and int.from_bytes(data[2:4], "big") == len(data) - 4
+
+
+def _frame_size(frame: Frame) -> int:
+    """Return how long a server's frame is at least; one with a wasteful length only looks as if bytes of it were left."""
+    size = len(frame.data)
+    return size + (2 if size < 126 else 4 if size < 65536 else 10)
 
 
 class RealtimeSocket:

@@ -27,13 +27,15 @@ def words(data: Mapping[str, Any], key: str) -> str | None:
     found = data.get(key)
     if not isinstance(found, str):
         return None
-    return found if found.isascii() else found.encode("utf-8", "replace").decode()
+    return found if found.isascii() else _whole(found)
 
 
 def ident(data: Mapping[str, Any], key: str) -> str | None:
     """Return the identifier at `key`: text that is neither empty nor endless."""
-    found = words(data, key)
-    return found if found and len(found) <= _LONGEST_ID else None
+    found = data.get(key)
+    if not isinstance(found, str) or not 0 < len(found) <= _LONGEST_ID:
+        return None
+    return found if found.isascii() else _whole(found)
 
 
 def number(data: Mapping[str, Any], key: str) -> float | None:
@@ -68,3 +70,7 @@ def mappings(data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """Return the objects in the list at `key`."""
     found = data.get(key)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -29,7 +29,7 @@ class AudioFormat:
 
     def ms(self, size: int) -> float:
         """Return how long `size` bytes sound, milliseconds (not of `opus`)."""
-        return size * 1000 / (self.rate * self.frame)
+        return size * 1000 / (self.rate * self.channels * (2 if self.codec == "pcm16" else 1))
 
     def size(self, ms: float) -> int:
         """Return how many bytes sound for `ms` milliseconds, whole samples (not of `opus`)."""

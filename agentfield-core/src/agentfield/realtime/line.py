@@ -73,6 +73,7 @@ class Line:
     from_caller: Converter
     over: asyncio.Event = field(default_factory=asyncio.Event)
     why: LineEnd | None = None
+    """Why it is over, None as long as it is not."""
     paced_until: float = 0.0
     """When the caller will have heard all that was sent, had nothing ever stalled."""
     stalled: float = 0.0

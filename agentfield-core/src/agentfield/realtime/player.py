@@ -118,6 +118,8 @@ class Player:
         self._names = itertools.count(1)
         self._wake = asyncio.Event()
         self._starving = False
+        self._awaited: _Outgoing | None = None
+        """The reply that is played next, while all that came of it was sent and the player waits for more."""
         self._stalls = stalls
         self._stood_still = 0.0
         """What was known of stalls when the player looked last."""
@@ -149,30 +151,25 @@ class Player:
 
         Audio that comes as it is spoken takes this way, past the buffer and the player's task.
         """
-        line, now = self._line, self._clock()
-        if line is None or not self._starving or line.writable is None or line.over.is_set():
+        out, line = self._awaited, self._line
+        if out is None or out.reply != reply or out.size or out.ended or len(data) > self._frame:
             return False
-        out = self._replies.get(reply)
-        if out is None or out.size or out.ended or len(data) > self._frame or not self._is_next(out):
+        if line is None or line.writable is None or line.why is not None:
             return False
+        now = self._clock()
         if line.paced_until - now > _EARLY or not line.writable.writable:
             return False
         self._notice(line, now)
-        out.playout.receive(self._audio.ms(len(data)))
+        ms = self._audio.ms(len(data))
+        out.playout.receive(ms)
         try:
-            if converted := self._begin(line, out, data, now):
+            if converted := self._begin(line, out, data, ms, now):
                 _at_once(line.leg.play(reply, converted))
             if name := self._due_mark(line, out):
                 _at_once(line.leg.mark(name))
         except AgentFieldError:
             line.end("gone")
         return True
-
-    def _is_next(self, out: _Outgoing) -> bool:
-        for each in self._replies.values():
-            if not each.sent:
-                return each is out
-        return False
 
     def ended(self, event: ReplyEnded) -> ReplyEnded:
         """Generation of a reply is over; returns the event with how much audio there was."""
@@ -206,6 +203,8 @@ class Player:
             return int(self._past.get(reply, 0.0)), "wallclock", False
         heard, method = out.playout.heard(self._clock())
         heard = min(heard, int(out.playout.received_ms))
+        if out is self._awaited:
+            self._awaited = None
         self._forget(reply, out.playout.received_ms)
         playing = out.playout.sent_ms > 0
         out.playout.clear()
@@ -261,6 +260,7 @@ class Player:
         if out is None:
             await self._sleep(due, starving=True)
         elif not out.size and not out.ended:
+            self._awaited = out
             await self._sleep_on(line, due, starving=True)
         elif (wait := self._too_early(line, out, now)) > 0:
             await self._sleep_on(line, now + wait if due is None else min(due, now + wait), starving=False)
@@ -279,7 +279,7 @@ class Player:
 
     async def _send(self, line: Line, out: _Outgoing, now: float) -> None:
         piece = out.take(self._frame if line.leg.paced else out.size)
-        if piece and (data := self._begin(line, out, piece, now)):
+        if piece and (data := self._begin(line, out, piece, self._audio.ms(len(piece)), now)):
             await line.leg.play(out.reply, data)
         if out.ended and not out.size:
             out.sent = True
@@ -288,20 +288,16 @@ class Player:
         if name := self._due_mark(line, out):
             await line.leg.mark(name)
 
-    def _begin(self, line: Line, out: _Outgoing, piece: bytes, now: float) -> bytes:
-        """Count a piece as sent and return it as the caller wants it."""
+    def _begin(self, line: Line, out: _Outgoing, piece: bytes, ms: float, now: float) -> bytes:
+        """Count a piece of `ms` milliseconds as sent and return it as the caller wants it."""
         if not out.begun:
             out.begun = True
             self._emit(PlayoutStarted(reply=out.reply))
-        ms = self._audio.ms(len(piece))
         out.playout.send(ms, now)
-        self._pace(line, ms, now)
-        return line.to_caller(piece)
-
-    def _pace(self, line: Line, ms: float, now: float) -> None:
         # behind by more than we stood still: the provider was not ready, and what comes now is heard from now on
         line.paced_until = max(line.paced_until, now - line.stalled) + ms / 1000
         line.stalled = max(0.0, min(line.stalled, now - line.paced_until))
+        return line.to_caller(piece)
 
     def _due_mark(self, line: Line, out: _Outgoing) -> str | None:
         """Return the name of a mark that the caller is to be asked for now."""
@@ -349,7 +345,7 @@ class Player:
         try:
             await self._wake.wait()
         finally:
-            self._starving = False
+            self._starving, self._awaited = False, None
             if timer is not None:
                 timer.cancel()
 

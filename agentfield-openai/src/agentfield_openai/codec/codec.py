@@ -28,7 +28,7 @@ from agentfield_openai.codec.intruders import Intruders
 from agentfield_openai.codec.ledger import Asked, Ledger, Recent
 from agentfield_openai.codec.replies import Replies
 from agentfield_openai.codec.session import SessionObject
-from agentfield_openai.codec.sounds import more_sound, read
+from agentfield_openai.codec.sounds import more_sound, read, read_plain
 from agentfield_openai.codec.turns import Turns
 from agentfield_openai.options import OpenAIOptions
 
@@ -169,11 +169,13 @@ class Codec:
 
         None, and nothing happened, for whatever else it is: `decode` tells.
         """
-        if self.audio is None or b"audio.delta" not in raw or self.ended or self.due() is not None:
+        if self.audio is None or self.ended or self._replies.waiting or self._gaps.open or b"audio.delta" not in raw:
             return None
-        data = read(raw) or {}
-        event_id, kind = ident(data, "event_id"), words(data, "type") or ""
-        if self._dialect.events.get(kind, kind) != "response.output_audio.delta":
+        data = read_plain(raw)
+        if data is None:
+            return None
+        kind, event_id = data.get("type"), ident(data, "event_id")
+        if not isinstance(kind, str) or self._dialect.events.get(kind, kind) != "response.output_audio.delta":
             return None
         if event_id is None or event_id in self._seen:
             return None

@@ -21,7 +21,8 @@ from agentfield_server.sessions.ways import may_be_cured, wrong_media
 
 __all__ = ["MediaRoutes", "asked_format"]
 
-_HEARTBEAT = 15.0
+_HEARTBEAT = 7.5
+"""Seconds of silence after which a caller is pinged, and in which it answers."""
 _CLOSE_WAIT = 2.0
 _PROTOCOL = (
     f"A WebSocket. The token comes as `Authorization: Bearer`, or from a page as a second subprotocol behind "
@@ -107,13 +108,15 @@ class MediaRoutes:
         await leg.send({"type": "ready", "session_id": session_id, "format": form})
         with self._bus.subscribe(f"live:{session_id}") as live:
             pump = asyncio.create_task(_pump(leg, live), name="live events of a caller")
+            watch = asyncio.create_task(_watch(leg, request.transport), name="silence of a caller")
             try:
                 why: LineEnd | AgentFieldError = await self._sessions.connect(session_id, leg)
             except AgentFieldError as error:
                 why = error
             finally:
                 pump.cancel()
-                await asyncio.gather(pump, return_exceptions=True)
+                watch.cancel()
+                await asyncio.gather(pump, watch, return_exceptions=True)
         try:
             async with asyncio.timeout(_CLOSE_WAIT * 2):
                 await self._finish(session_id, leg, socket, why)
@@ -169,7 +172,7 @@ def _socket(request: web.Request) -> web.WebSocketResponse:
         )
     socket = web.WebSocketResponse(
         protocols=(MEDIA_PROTOCOL,),
-        heartbeat=_HEARTBEAT,
+        autoping=False,  # the leg does it, and knows who is silent without a timer that is set anew with each frame
         max_msg_size=MAX_MESSAGE,
         timeout=_CLOSE_WAIT,
         compress=False,
@@ -181,6 +184,12 @@ def _socket(request: web.Request) -> web.WebSocketResponse:
         error.status = 426
         raise error
     return socket
+
+
+async def _watch(leg: WebSocketLeg, transport: asyncio.Transport | None) -> None:
+    await leg.silence(_HEARTBEAT)
+    if transport is not None:
+        transport.abort()
 
 
 async def _pump(leg: WebSocketLeg, live: AsyncIterator[object]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agentfield.errors import AgentFieldError, CapabilityMissing, InvalidInput, LimitExceeded, Unavailable
@@ -43,6 +43,9 @@ _ON_ITS_WAY = 16 * 1024
 """Bytes that the library never waits for."""
 _SEND_WAIT = 5.0
 _COMPLAIN_EVERY = 1.0
+_LOST = 3
+"""Looks without a frame between them: one in the midst of silence, one that pings, and one that finds no answer."""
+_write = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 class _Frame(BaseModel):
@@ -104,12 +107,17 @@ class WebSocketLeg:
         self._socket = socket
         self._transport = transport
         self._audio = audio
+        self._sample = audio.frame
         self._capabilities = capabilities
         self._clock = clock
         self._began = clock()
         self._ahead_ms = 0.0
         self._complained = 0.0
         self._bad = 0
+        self._waits = False
+        """Whether `input` waits for a frame."""
+        self._silent = 0
+        """How often it was looked since the last frame."""
         self.hung_up = False
         """Whether the caller said that the call is over."""
 
@@ -171,12 +179,21 @@ class WebSocketLeg:
     async def input(self) -> AsyncIterator[CallerInput]:
         """Yield what the caller does; frames that do not fit are answered with an error and left out."""
         while True:
+            self._waits = True
             message = await self._socket.receive()
-            if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
-                yield CallerGone("the connection was lost", hung_up=False)
-                return
+            self._waits = False
+            self._silent = 0
             try:
-                heard = self._read(message)
+                if message.type is WSMsgType.BINARY:
+                    heard = self._read_audio(message.data)
+                elif message.type is WSMsgType.TEXT:
+                    heard = self._read_control(message.data)
+                elif message.type is WSMsgType.PING:
+                    heard = await self._answer(message.data)
+                elif message.type is WSMsgType.PONG:
+                    continue
+                else:
+                    heard = CallerGone("the connection was lost", hung_up=False)
             except AgentFieldError as error:
                 if not await self._refuse(error):
                     yield CallerGone("too many frames did not fit", hung_up=False)
@@ -193,13 +210,28 @@ class WebSocketLeg:
 
     # --- for the route
 
+    async def silence(self, seconds: float) -> None:
+        """Wait until the caller is not there: it was silent for `seconds`, was pinged, and was silent for as long again.
+
+        One timer looks now and then, none is set anew with each frame. Only while `input` waits is the caller silent.
+        """
+        while self._silent < _LOST:
+            await asyncio.sleep(seconds)
+            self._silent += self._waits
+            if self._silent == _LOST - 1:
+                try:
+                    async with asyncio.timeout(seconds):
+                        await self._socket.ping()
+                except (TimeoutError, ConnectionError, RuntimeError):
+                    return
+
     async def send(self, frame: Mapping[str, Any]) -> None:
         """Send a JSON frame.
 
         Raises:
             Unavailable: The connection is gone.
         """
-        await self._send(json.dumps(frame, separators=(",", ":"), ensure_ascii=False))
+        await self._send(_write(frame))
 
     async def tell(self, error: AgentFieldError) -> None:
         """Send an error frame.
@@ -211,21 +243,16 @@ class WebSocketLeg:
 
     # --- inside
 
-    def _read(self, message: WSMessage) -> CallerInput | None:
-        if message.type is WSMsgType.BINARY:
-            return self._read_audio(message.data)
-        return self._read_control(message.data)
-
     def _read_audio(self, data: bytes) -> CallerInput | None:
         if not data:
             return None
         if len(data) > MAX_AUDIO:
             raise _too_large("An audio", len(data), MAX_AUDIO)
-        if len(data) % self._audio.frame:
+        if len(data) % self._sample:
             raise InvalidInput(
                 f"{len(data)} bytes are no whole number of samples of {self._audio.name}.",
                 code="odd_audio",
-                hint=f"send a multiple of {self._audio.frame} bytes; was another format meant?",
+                hint=f"send a multiple of {self._sample} bytes; was another format meant?",
             )
         return CallerAudio(data) if self._in_time(len(data)) else None
 
@@ -275,6 +302,15 @@ class WebSocketLeg:
     def _need(self, name: str, can: bool) -> None:
         if not can:
             raise CapabilityMissing(f"This session's pair has no {name}.", hint="af adapters tells what each pair can")
+
+    async def _answer(self, ping: bytes) -> CallerInput | None:
+        """Answer a ping; returns the end of the call if that cannot be done in time."""
+        try:
+            async with asyncio.timeout(_SEND_WAIT):
+                await self._socket.pong(ping)
+        except (TimeoutError, ConnectionError, RuntimeError):
+            return CallerGone("the connection was lost", hung_up=False)
+        return None
 
     async def _refuse(self, error: AgentFieldError) -> bool:
         """Answer a frame that does not fit; returns whether the caller may go on."""

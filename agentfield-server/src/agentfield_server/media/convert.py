@@ -90,6 +90,7 @@ class _Chain:
         from av import AudioFrame
 
         self._make = AudioFrame
+        self._last: AudioFrame | None = None
         self._source = source
         self._target = target
         self._whole = _Whole(source)
@@ -101,7 +102,11 @@ class _Chain:
         data = self._whole(data)
         if not data:
             return b""
-        return b"".join(self._encoded(frame) for each in self._decoded(data) for frame in self._resampled(each))
+        pieces: list[bytes] = []
+        for frame in self._decoded(data):
+            for each in [frame] if self._resampler is None else self._resampler(frame):
+                pieces.append(self._encoded(each))  # noqa: PERF401 - a list of lists would be one more call for each piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def flush(self) -> bytes:
         """Return what the resampler still holds; the next piece begins a new stream."""
@@ -122,13 +127,18 @@ class _Chain:
         return frames
 
     def _frame(self, data: bytes) -> AudioFrame:
-        frame = self._make(format="s16", layout="mono", samples=len(data) // 2)
+        """Return a frame of samples: the last one again if it fits, since making one costs as much as resampling."""
+        frame = self._last
+        if frame is not None and frame.samples == len(data) // 2:
+            frame.make_writable()  # it gets other memory, with room to spare, should the library still hold what it had
+            plane = frame.planes[0]
+            if plane.buffer_size == len(data):
+                plane.update(data)
+                return frame
+        frame = self._last = self._make(format="s16", layout="mono", samples=len(data) // 2)
         frame.sample_rate = self._source.rate
         frame.planes[0].update(data)
         return frame
-
-    def _resampled(self, frame: AudioFrame) -> list[AudioFrame]:
-        return [frame] if self._resampler is None else self._resampler(frame)
 
     def _encoded(self, frame: AudioFrame) -> bytes:
         if self._encoder is None:
@@ -148,10 +158,10 @@ class _Resampler:
 
         self._graph = Graph()  # owns the others
         begin = self._graph.add("abuffer", sample_rate=str(source), sample_fmt="s16", channel_layout="mono")
-        form = self._graph.add("aformat", sample_rates=str(target), sample_fmts="s16", channel_layouts="mono")
+        resample = self._graph.add("aresample", f"out_sample_rate={target}:out_sample_fmt=s16:out_chlayout=mono")
         end = self._graph.add("abuffersink")
-        begin.link_to(form)
-        form.link_to(end)
+        begin.link_to(resample)
+        resample.link_to(end)
         self._graph.configure()
         self._push, self._next = begin.push, end.pull
         self._used = False
