@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentfield.errors import InvalidInput, Unavailable
+from agentfield.realtime.heap import keep_for_good
 from agentfield_cli.output import Output
 from agentfield_cli.reloading import Reloader
 from agentfield_server.app import ControlPlane, control_plane
@@ -84,6 +85,7 @@ async def develop(folder: Path, settings: Settings, out: Output) -> None:
     file = agent_file(folder)
     with interrupted() as stop:
         async with control_plane(settings) as plane:
+            keep_for_good()
             out.result({"url": plane.url, "agents": [str(file)]})
             out.line(f"page     {plane.url}/", "bold")
             out.line(f"agent    {file}")

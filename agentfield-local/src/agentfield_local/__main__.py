@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfield.errors import AgentFieldError, InvalidInput, Unavailable
+from agentfield.realtime.heap import keep_for_good
 from agentfield_local.behaviour import Behaviour
 from agentfield_local.brain import BRAIN_NAMES, load_brain
 from agentfield_local.server import LocalServer
@@ -148,6 +149,7 @@ async def _serve(options: argparse.Namespace) -> None:
         tls=tls,
     )
     async with server:
+        keep_for_good()
         if options.state_file is not None:
             write_state(options.state_file, port=server.port, url=server.url, token=token)
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agentfield.plugins import Registry
 from agentfield.plugins.observers import Observers
 from agentfield.plugins.registration import refused_sessions
+from agentfield.realtime.heap import keep_for_good
 from agentfield_server.access.guards import Door
 from agentfield_server.access.tokens import TokenDesk
 from agentfield_server.adapters import AdapterPool
@@ -182,6 +183,7 @@ async def run_server(
         loop.add_signal_handler(name, stop.set)
     try:
         async with control_plane(settings, registry=registry) as plane:
+            keep_for_good()
             if ready is not None:
                 ready(plane)
             await stop.wait()

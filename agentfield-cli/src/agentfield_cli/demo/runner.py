@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
+from agentfield.realtime.heap import keep_for_good
 from agentfield.wire.rest import StartRequest
 from agentfield_cli.audio import read_speech
 from agentfield_cli.calling import CallReport, make_call
@@ -69,6 +70,7 @@ async def run_demo(options: DemoOptions, out: Output) -> int:
             out.line(f"local provider {speech.url}")
             await _link_agent(stack, plane, folder / "agent.py", home, out)
             client = await stack.enter_async_context(ControlPlaneClient(plane.url))
+            keep_for_good()
             code = await _until(stop, _call(client, recordings, speech, options, out, stop))
     return code
 
