@@ -69,12 +69,12 @@ async def test_real_speech_is_understood_and_its_answer_can_be_understood() -> N
         assert heard.words == SPOKEN
         again = await listen(await client.chat.completions.create(**body(said(heard.audio, "wav"))))
         assert again.words.startswith("You said: ")
-        assert word_error_rate([(SPOKEN, again.words.removeprefix("You said: "))]) <= 0.1
+        assert word_error_rate([(SPOKEN, again.words.removeprefix("You said: "))]) <= 0.2
         pcm, text = _recording()
         person = await listen(await client.chat.completions.create(**body(said(pcm, "wav"))))
         assert word_error_rate([(text, person.words.removeprefix("You said: "))]) <= 0.2
         raw = await post(server, "/audio/transcriptions", {"model": "moonshine-tiny-en", **_as_json(heard.audio)})
-        assert word_error_rate([(SPOKEN, raw.json["text"])]) <= 0.1
+        assert word_error_rate([(SPOKEN, raw.json["text"])]) <= 0.2
 
 
 def _as_json(pcm: bytes) -> dict[str, Any]:

@@ -230,4 +230,4 @@ async def test_both_pairs_share_one_process_and_understand_each_other(tmp_path: 
         async with talking(turns, settings("audio_turns", voice="joe")) as talk:
             await talk.send(AppendAudio(data=audio), CommitTurn())
             heard = await talk.wait(TurnTranscript, lambda event: event.final)
-        assert word_error_rate([(SPOKEN, heard.text)]) <= 0.1
+        assert word_error_rate([(SPOKEN, heard.text)]) <= 0.2

@@ -10,7 +10,7 @@ from typing import Any
 
 import av
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded, Unavailable
@@ -181,6 +181,7 @@ def test_without_its_library_decoding_says_what_to_install(monkeypatch: pytest.M
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=12),
 )
+@example(which=("audio/wav", "wav", "pcm_mulaw"), cut=1.0, flips=[(0.0234375, 0)])  # no codec has this number
 def test_damage_is_decoded_or_refused(which: tuple[str, str, str], cut: float, flips: list[tuple[float, int]]) -> None:
     """Whatever happened to a recording, samples come out or a typed refusal, and nothing else."""
     media_type, container, codec = which

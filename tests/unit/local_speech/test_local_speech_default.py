@@ -110,6 +110,12 @@ def test_replies_are_understood(engines: SpeechEngines) -> None:
     assert word_error_rate(pairs) <= LEAST, pairs
 
 
+def test_a_voice_that_was_just_loaded_sounds_alike_each_time() -> None:
+    """The melody is drawn at random, from a fixed seed: what one start says, the next one says in the same way."""
+    first, second = (b"".join(load_engines().tts.say("Good morning. Your parcel left on Monday.")) for _ in range(2))
+    assert first == second
+
+
 def test_a_reply_comes_in_pieces(engines: SpeechEngines) -> None:
     """The first clause is ready before the rest is made, so that it can be heard, or stopped, early."""
     assert engines.tts.voices == ("joe",)

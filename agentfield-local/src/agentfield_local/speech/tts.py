@@ -18,6 +18,7 @@ __all__ = ["PiperTts", "speakable"]
 _RATE = 22_050
 # Less noise than the voice's default of 0.667: the words are recognised better, and the melody is kept.
 _NOISE, _LENGTH, _NOISE_WIDTH = 0.333, 1.0, 0.8
+_SEED = 427
 _PEAK = 32_767
 _NOON = 12
 _TIME = re.compile(r"\b([01]?\d|2[0-3]):([0-5]\d)\b(?:\s*([ap])\.?\s*m\b\.?)?", re.IGNORECASE)
@@ -59,6 +60,8 @@ class PiperTts:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # The melody is drawn at random: a voice that was just loaded says the same words in the same way each time.
+        onnxruntime.set_seed(_SEED)
         # Threads that wait by spinning take the cores from what else a call needs, and gain nothing here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -197,6 +197,8 @@ def _audio_stream(container: InputContainer, kind: _Kind, name: str) -> AudioStr
         raise InvalidInput(f"There is no audio in this {name}.", code="invalid_audio", hint=f"send {ACCEPTED}")
     stream = container.streams.audio[0]
     context = stream.codec_context
+    if context is None:  # the library knows no codec by what the recording says of itself
+        raise _unsupported(f"What is inside this {name} cannot be decoded.")
     if context.name not in kind.decoders:
         raise _unsupported(f"{name} with {context.name} inside cannot be decoded.")
     if not context.channels or not context.sample_rate:
