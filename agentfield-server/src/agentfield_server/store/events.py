@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentfield.errors import NotFound
 from agentfield.identity import canonical, leaf_hash
@@ -13,14 +13,42 @@ from agentfield_server.store.records import EventRow, NewEvent
 from agentfield_server.store.rows import EVENT_COLUMNS
 from agentfield_server.store.writer import Transaction
 
-__all__ = ["record"]
+__all__ = ["Numbers", "begin", "record"]
 
 _INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
 _NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING seq, session_id"
+_BEGIN = (
+    "INSERT INTO runs (id, seq, created_at) VALUES (?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING seq, session_id"
+)
 
 
-def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) -> list[EventRow]:
+class Numbers(NamedTuple):
+    """The place of events in the log of a run."""
+
+    last: int
+    session_id: str | None
+
+
+def begin(transaction: Transaction, run_id: str, count: int) -> Numbers:
+    """Return numbers for so many events of a run, which begins with them when there is none yet.
+
+    Raises:
+        NotFound: The run was pruned.
+    """
+    return _numbers(transaction.one(_BEGIN, run_id, count, transaction.now), run_id)
+
+
+def record(
+    transaction: Transaction, run_id: str, events: Sequence[NewEvent], numbers: Numbers | None = None
+) -> list[EventRow]:
     """Append events to a run and return their rows.
+
+    Args:
+        transaction: Where they are written.
+        run_id: The run.
+        events: What happened.
+        numbers: What `begin` returned for them; else they get the next ones.
 
     Raises:
         NotFound: There is no such run.
@@ -29,10 +57,7 @@ def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) ->
     if not events:
         return []
     count = len(events)
-    run = transaction.one(_NUMBER, count, run_id)
-    if run is None:
-        raise NotFound(f"There is no run {run_id!r}.", code="unknown_run")
-    last, session_id = run
+    last, session_id = numbers or _numbers(transaction.one(_NUMBER, count, run_id), run_id)
     rows = [
         _row(new, run_id=run_id, session_id=session_id, seq=last - count + offset, at=round(transaction.now, 6))
         for offset, new in enumerate(events, start=1)
@@ -53,6 +78,12 @@ def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) ->
     transaction.events.extend(rows)
     webhooks.enqueue(transaction, rows)
     return rows
+
+
+def _numbers(run: tuple[Any, ...] | None, run_id: str) -> Numbers:
+    if run is None:
+        raise NotFound(f"There is no run {run_id!r}.", code="unknown_run")
+    return Numbers(*run)
 
 
 def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: float) -> EventRow:

@@ -8,7 +8,7 @@ from typing import Any
 from agentfield.errors import InvalidInput, LimitExceeded
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store import approvals, keys, payloads
-from agentfield_server.store.events import record
+from agentfield_server.store.events import begin, record
 from agentfield_server.store.records import LIVE, Execution, NewEvent, NewExecution
 from agentfield_server.store.rows import EXECUTION_COLUMNS, dump, execution_row
 from agentfield_server.store.writer import Transaction
@@ -42,12 +42,10 @@ UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL,
 """  # noqa: S608
 _PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE status = 'queued' AND node_id = ? LIMIT ?)"
-_LAST_OF_SHARE = (
-    "SELECT MAX(place) FROM executions WHERE status = 'queued' AND node_id = ? AND priority = ? AND share = ?"
-)
-_FIRST_IN_QUEUE = (
-    "SELECT place FROM executions WHERE status = 'queued' AND node_id = ? AND priority = ? ORDER BY place LIMIT 1"
-)
+_ENDS_OF_QUEUE = """
+SELECT (SELECT MAX(place) FROM executions WHERE status = 'queued' AND node_id = ?1 AND priority = ?2 AND share = ?3),
+    (SELECT place FROM executions WHERE status = 'queued' AND node_id = ?1 AND priority = ?2 ORDER BY place LIMIT 1)
+"""
 _RETRY_AFTER = 2
 _COMPLETE = f"""
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
@@ -83,13 +81,13 @@ def create(
     if status == "queued":
         _check_room(transaction, values, room)
         values["place"] = _place(transaction, values)
-    transaction.run("INSERT OR IGNORE INTO runs (id, created_at) VALUES (?, ?)", new.run_id, transaction.now)
+    numbers = begin(transaction, new.run_id, 1 + len(new.events))
     transaction.run(_INSERT, values | _kept(transaction, "input", values["input"], instead="null"))
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     if new.traceparent is not None:
         body["traceparent"] = new.traceparent
     created = NewEvent(type="execution.created", body=body, execution_id=new.id)
-    record(transaction, new.run_id, [created, *new.events])
+    record(transaction, new.run_id, [created, *new.events], numbers)
     return _as_created(new, values), True
 
 
@@ -136,11 +134,9 @@ def _place(transaction: Transaction, values: Mapping[str, Any]) -> int:
     This is start-time fair queueing (Goyal, Vin and Cheng, 1996) with executions of equal weight: behind the last one of
     the same share, and not before whatever is to start next.
     """
-    node_id, priority = values["node_id"], values["priority"]
-    last = transaction.one(_LAST_OF_SHARE, node_id, priority, values["share"])
-    first = transaction.one(_FIRST_IN_QUEUE, node_id, priority)
-    behind = -1 if last is None or last[0] is None else last[0]
-    return max(behind + 1, 0 if first is None else first[0])
+    ends = transaction.one(_ENDS_OF_QUEUE, values["node_id"], values["priority"], values["share"])
+    last, first = ends or (None, None)
+    return max(0 if last is None else last + 1, first or 0)
 
 
 def _values(
