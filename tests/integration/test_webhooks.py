@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import socket
@@ -25,7 +26,8 @@ from agentfield.wire.frames import Invoke
 from agentfield.wire.rest import WebhookRequest
 from agentfield_server.access.signatures import HEADER, check_signature, signature
 from agentfield_server.engine.outbound import Allowed, outbound_session
-from agentfield_server.engine.webhooks import ATTEMPTS
+from agentfield_server.engine.webhooks import ATTEMPTS, Webhooks
+from agentfield_server.store.records import Webhook
 from engine_kit import Plane, RawNode, plane, until, until_async
 
 
@@ -207,6 +209,28 @@ async def test_a_webhook_that_is_removed_is_told_nothing_more(cp: Plane, receive
         assert await cp.store.next_delivery() is None
     status, body, _ = await cp.post(f"/webhooks/{made.id}/redrive")
     assert (status, body["code"], body["hint"]) == (404, "unknown_webhook", "af webhooks list")
+
+
+async def test_a_webhook_that_nobody_waited_for_is_told_all_the_same(
+    cp: Plane, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it went away in the middle: it is kept, and hears of what is recorded from then on."""
+    begun, add_webhook = asyncio.Event(), cp.store.add_webhook
+
+    async def begin(webhook: Webhook) -> None:
+        begun.set()
+        await add_webhook(webhook)
+
+    monkeypatch.setattr(cp.store, "add_webhook", begin)
+    async with Webhooks(cp.store, cp.bus, Allowed(("127.0.0.0/8",)), clock=time.time) as webhooks:
+        adding = asyncio.create_task(webhooks.add(receiver.url, ("execution.ended",)))
+        await begun.wait()
+        adding.cancel()
+        await asyncio.gather(adding, return_exceptions=True)
+        await until_async(cp.store.list_webhooks)
+        async with RawNode().linked(cp) as node:
+            await work(cp, node)
+            await until(lambda: len(receiver.got) == 1)
 
 
 @pytest.mark.parametrize(

@@ -98,9 +98,9 @@ class Webhooks:
         self._wanted[webhook.id] = webhook.events  # before the first event can be on its way to it
         try:
             await self._store.add_webhook(webhook)
-        except BaseException:
+        except AgentFieldError:
             del self._wanted[webhook.id]
-            raise
+            raise  # who asked may be cancelled meanwhile: then it is kept all the same
         return webhook
 
     async def remove(self, webhook_id: str) -> Webhook:
