@@ -26,9 +26,10 @@ import psutil
 from agentfield.client import ControlPlaneClient
 from agentfield.wire.rest import StartRequest
 from benchmarks.echo import BARGE, FRAME, STAMP
+from benchmarks.processor import processor_seconds
 from benchmarks.rows import Row, percentile
 
-SESSIONS, SECONDS, MANY, REPEATS = 8, 4.0, 60, 5
+SESSIONS, SECONDS, MANY, REPEATS = 8, 3.0, 60, 7
 TICK = 0.02
 _AGENT = """
 import sys
@@ -182,11 +183,11 @@ async def _run(
     """Return the processor time of a session (percent of a core) and the median time of a frame there and back."""
     async with _calls(http, connect, rate, sessions) as callers:
         await _speak(callers, 1.0)
-        before, begin = _cpu(process), time.monotonic()
+        before, begin = processor_seconds(process.pid), time.monotonic()
         for caller in callers:
             caller.times.clear()
         await _speak(callers, SECONDS)
-        used, lasted = _cpu(process) - before, time.monotonic() - begin
+        used, lasted = processor_seconds(process.pid) - before, time.monotonic() - begin
         times = [ms for caller in callers for ms in caller.times]
     return 100 * used / lasted / sessions, percentile(times, 50) if len(times) > 1 else 0.0
 
@@ -226,11 +227,11 @@ async def _crowd(http: aiohttp.ClientSession, process: psutil.Process, connect: 
     try:
         async with _calls(http, connect, 24_000, MANY) as callers:
             await _speak(callers, 2.0)
-            before, begin = _cpu(process), time.monotonic()
+            before, begin = processor_seconds(process.pid), time.monotonic()
             for caller in callers:
                 caller.times.clear()
             await _speak(callers, SECONDS)
-            busy = 100 * (_cpu(process) - before) / (time.monotonic() - begin)
+            busy = 100 * (processor_seconds(process.pid) - before) / (time.monotonic() - begin)
             times = [ms for caller in callers for ms in caller.times]
     finally:
         process.cpu_affinity(cores)
@@ -314,11 +315,6 @@ async def _process(*argv: str, **env: str) -> AsyncIterator[psutil.Process]:
     finally:
         running.send_signal(signal.SIGTERM)
         await running.wait()
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ import random
 import struct
 import sys
 
+import psutil
 import pytest
 
 from agentfield.errors import InvalidInput, Unavailable
@@ -80,6 +81,15 @@ def test_a_flush_begins_a_new_stream() -> None:
     convert = converter(AudioFormat("pcm16", 8000), AudioFormat("pcm16", 24000))
     data = tone(8000, 0.1)
     assert convert(data) + convert.flush() == convert(data) + convert.flush()
+
+
+def test_a_converter_starts_no_thread() -> None:
+    """FFmpeg's graphs start one for each processor if they are let: a hundred calls are no reason for a hundred threads."""
+    before = psutil.Process().num_threads()
+    converters = [converter(AudioFormat("pcm16", 16000), AudioFormat("pcm16", 24000)) for _ in range(8)]
+    for convert in converters:
+        assert convert(tone(16000, 0.1))
+    assert psutil.Process().num_threads() <= before
 
 
 def test_opus_is_refused() -> None:

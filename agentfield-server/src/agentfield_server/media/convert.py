@@ -157,6 +157,7 @@ class _Resampler:
         from av.filter import Graph
 
         self._graph = Graph()  # owns the others
+        self._graph.threads = 1  # else it starts one for each processor, with nothing to do
         begin = self._graph.add("abuffer", sample_rate=str(source), sample_fmt="s16", channel_layout="mono")
         resample = self._graph.add("aresample", f"out_sample_rate={target}:out_sample_fmt=s16:out_chlayout=mono")
         end = self._graph.add("abuffersink")

@@ -6,36 +6,21 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.frames import (
-    Accepted,
-    Call,
-    Drain,
-    FunctionSpec,
-    Hello,
-    Ping,
-    Pong,
-    Progress,
-    Result,
-    SessionCommand,
-    SessionDone,
-    encode_frame,
-)
+from agentfield.wire.frames import Drain, FunctionSpec, Hello, encode_frame
 from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
-from agentfield_server.nodes.greeting import decode, greet, refuse
+from agentfield_server.nodes.greeting import greet, refuse
 from agentfield_server.nodes.known import KnownNodes
 from agentfield_server.nodes.link import NodeLink
 from agentfield_server.nodes.ports import EnginePort, SessionPort
+from agentfield_server.nodes.traffic import CLOSE_DEADLINE, Traffic, close
 from agentfield_server.store.protocol import Store
 
 __all__ = ["LinkHub"]
@@ -44,9 +29,6 @@ _log = logging.getLogger("agentfield.nodes")
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one frame: well above the limits of inputs and outputs, so that those are refused with a reason."""
-
-_AT_ONCE = 256
-_CLOSE_DEADLINE = 1.0
 
 
 class LinkHub:
@@ -212,7 +194,7 @@ class LinkHub:
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serve ``GET /api/v1/nodes/link`` for as long as the link stands."""
-        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=_CLOSE_DEADLINE)
+        socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_DEADLINE)
         await socket.prepare(request)
         try:
             hello = await greet(socket, stopping=lambda: self._closing or self._engine is None)
@@ -240,7 +222,7 @@ class LinkHub:
             self._serving.pop(link, None)
             if not self._serving:
                 self._idle.set()
-            await _close(socket, request, link.ended or "the link ended")
+            await close(socket, request, link.ended or "the link ended")
 
     async def close(self) -> None:
         """End all links, keeping what their nodes hold: they come back to the next control plane. Idempotent."""
@@ -274,7 +256,17 @@ class LinkHub:
             if link.draining:
                 self._drains(link)
             _log.info("node %s linked (%s)", link.node_id, link.instance_id)
-            await self._carry(link, socket)
+            traffic = Traffic(
+                link,
+                socket,
+                engine=engine,
+                sessions=self._sessions,
+                drains=self._drains,
+                ping=self._ping,
+                dead=self._dead,
+                monotonic=self._monotonic,
+            )
+            await traffic.carry()
         except (AgentFieldError, ConnectionError) as error:
             link.end(str(error))
         finally:
@@ -302,144 +294,6 @@ class LinkHub:
         if self._engine is None:
             raise Unavailable("No engine runs here.", code="stopping")
         return self._engine
-
-    async def _carry(self, link: NodeLink, socket: web.WebSocketResponse) -> None:
-        """Carry frames both ways until the link ends for whatever reason."""
-        async with asyncio.TaskGroup() as work:
-            ends = [
-                asyncio.create_task(self._read(link, socket, work)),
-                asyncio.create_task(link.write()),
-                asyncio.create_task(self._watch(link)),
-                asyncio.create_task(link.until_ended()),
-            ]
-            try:
-                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in ends:
-                    task.cancel()
-                await asyncio.gather(*ends, return_exceptions=True)
-                await link.stop_followers()
-            # frames that were read are still worked off: the task group waits for them
-            for task in done:
-                match task.exception():
-                    case None:
-                        pass
-                    case AgentFieldError() | ConnectionError() as error:
-                        link.end(str(error))
-                    case error:
-                        raise error
-
-    async def _watch(self, link: NodeLink) -> None:
-        """Ping, and give the node up when it is silent; a control plane that was itself frozen listens once more."""
-        last = link.heard_at = self._monotonic()
-        while True:
-            await link.send(Ping())
-            await asyncio.sleep(self._ping)
-            now = self._monotonic()
-            if now - last > 2 * self._ping:
-                link.heard_at = now
-            last = now
-            if now - link.heard_at > self._dead:
-                link.end(f"it was silent for {self._dead:g} s", silent=True)
-                return
-
-    async def _read(self, link: NodeLink, socket: web.WebSocketResponse, work: asyncio.TaskGroup) -> None:
-        room = asyncio.Semaphore(_AT_ONCE)
-        while True:
-            message = await socket.receive()
-            match message.type:
-                case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
-                    link.end("it closed the link")
-                    return
-                case aiohttp.WSMsgType.ERROR:
-                    link.end(f"its connection broke ({message.data})", silent=True)
-                    return
-            try:
-                frames = decode(message)
-            except NodeRefused as error:
-                await refuse(socket, error)
-                link.end(error.message)
-                return
-            link.heard_at = self._monotonic()
-            entered = _entered_and_done(frames)
-            for frame in frames:
-                link.heard(frame)
-                if not (isinstance(frame, Accepted) and (frame.execution_id, frame.attempt) in entered):
-                    await self._dispatch(link, frame, work, room, entered)
-
-    async def _dispatch(
-        self,
-        link: NodeLink,
-        frame: Any,
-        work: asyncio.TaskGroup,
-        room: asyncio.Semaphore,
-        entered: AbstractSet[tuple[str, int]],
-    ) -> None:
-        engine = self._port()
-        match frame:
-            case Ping():
-                await link.send(Pong())
-            case Pong():
-                pass
-            case Drain():
-                self._drains(link)
-            case Accepted() | Result() | Progress() | Call():
-                await room.acquire()
-                work.create_task(_settle(engine, link, frame, room, entered))
-            case SessionCommand() if self._sessions is not None:
-                await self._sessions.session_command(link, frame)
-            case SessionDone() if self._sessions is not None:
-                await self._sessions.session_done(link, frame)
-            case _:
-                _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
-
-
-def _entered_and_done(frames: Sequence[Any]) -> AbstractSet[tuple[str, int]]:
-    """Return the attempts whose entry and success are told in one message; both are recorded at once then."""
-    if len(frames) == 1:
-        return frozenset()
-    done = {(f.execution_id, f.attempt) for f in frames if isinstance(f, Result) and f.status == "succeeded"}
-    return done & {(f.execution_id, f.attempt) for f in frames if isinstance(f, Accepted)}
-
-
-async def _settle(
-    engine: EnginePort,
-    link: NodeLink,
-    frame: Accepted | Result | Progress | Call,
-    room: asyncio.Semaphore,
-    entered: AbstractSet[tuple[str, int]],
-) -> None:
-    try:
-        match frame:
-            case Accepted():
-                await engine.accepted(link, frame)
-            case Result():
-                await engine.result(link, frame, entered=(frame.execution_id, frame.attempt) in entered)
-            case Progress():
-                await engine.progress(link, frame)
-            case Call():
-                await engine.call(link, frame)
-    except AgentFieldError as error:
-        # nothing was acknowledged: the node sends it again over its next link
-        _log.warning("a frame of node %s could not be settled: %s", link.node_id, error.message)
-        link.end(error.message)
-    except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and ends the link
-        # the same, and what else was read is worked off: one failure must not cancel what others have begun
-        _log.exception("a frame of node %s could not be settled", link.node_id)
-        link.end(f"the control plane failed at it ({type(error).__name__})")
-    finally:
-        room.release()
-
-
-async def _close(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:
-    if not socket.closed:
-        message = why.encode()[:120]
-        try:
-            async with asyncio.timeout(_CLOSE_DEADLINE):
-                await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY, message=message)
-        except (TimeoutError, ConnectionError):
-            if request.transport is not None:
-                request.transport.abort()
 
 
 def _view(link: NodeLink) -> NodeView:

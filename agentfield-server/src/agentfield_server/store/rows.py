@@ -58,6 +58,8 @@ WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
 
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 _EXECUTION = [*_EXECUTION_FIELDS.split(", "), "input", "input_size", "output", "output_size"]
 _SESSION = SESSION_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
@@ -73,7 +75,7 @@ def dump(value: Any) -> str:
         InvalidInput: It is no JSON value.
     """
     try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+        return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"This cannot be kept as JSON: {error}.", code="not_json") from None
 
