@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
+from av import AudioFrame, AudioResampler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,6 +72,35 @@ def test_resampling_in_pieces_keeps_length_and_level(source: int, target: int) -
     expected = np.frombuffer(tone(1000, target), "<i2").astype(np.float64)
     n = min(samples.size, expected.size)
     assert np.corrcoef(samples[:n], expected[:n])[0, 1] > 0.99
+
+
+def stereo(ms: int, rate: int) -> AudioFrame:
+    frame = AudioFrame.from_ndarray(np.repeat(np.frombuffer(tone(ms, rate), "<i2"), 2).reshape(1, -1), layout="stereo")
+    frame.sample_rate = rate
+    return frame
+
+
+def test_decoded_frames_of_any_layout_come_out_as_the_library_has_them() -> None:
+    """Both channels of a caller become one, at the same level."""
+    resampler, library = Resampler(48_000, 16_000), AudioResampler(format="s16", layout="mono", rate=16_000)
+    ours = b"".join(resampler.feed_frame(stereo(20, 48_000)) for _ in range(10)) + resampler.drain()
+    frames = [out for _ in range(10) for out in library.resample(stereo(20, 48_000))] + library.resample(None)
+    assert ours == b"".join(out.to_ndarray().tobytes() for out in frames)
+
+
+def test_a_recording_whose_format_changes_goes_on() -> None:
+    """What the first format left inside comes out before the second one begins."""
+    resampler = Resampler(48_000, 16_000)
+    out = b"".join(resampler.feed_frame(stereo(100, rate)) for rate in (48_000, 24_000, 48_000)) + resampler.drain()
+    assert abs(len(out) // 2 - 3 * 1600) < 10
+
+
+def test_resamplers_start_no_threads() -> None:
+    """FFmpeg's graphs start one for each processor if they are let, and a call has several."""
+    before = psutil.Process().num_threads()
+    resamplers = [Resampler(24_000, 16_000) for _ in range(8)]
+    assert all(resampler.feed(tone(100, 24_000)) for resampler in resamplers)
+    assert psutil.Process().num_threads() <= before
 
 
 def test_half_a_sample_waits_for_its_other_half() -> None:

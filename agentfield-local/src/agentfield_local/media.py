@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
-from av import AudioFrame, AudioResampler
+from av import AudioFrame
+from av.filter import Graph
 
 from agentfield_local.pcm import alaw_decode, alaw_encode, ulaw_decode, ulaw_encode
 from agentfield_local.speech.protocols import SPEECH_RATE
@@ -35,7 +36,8 @@ class Resampler:
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self._source_rate = source_rate
         self._same = source_rate == target_rate
-        self._resampler = AudioResampler(format="s16", layout="mono", rate=target_rate)
+        self._target_rate = target_rate
+        self._stream: _Stream | None = None
 
     def feed(self, pcm: bytes) -> bytes:
         """Return what is ready after this piece."""
@@ -48,15 +50,64 @@ class Resampler:
     def feed_frame(self, frame: AudioFrame) -> bytes:
         """Return what is ready after a decoded frame of any layout."""
         frame.pts = None
-        return b"".join(out.to_ndarray().tobytes() for out in self._resampler.resample(frame))
+        if self._stream is not None and self._stream.fits(frame):
+            return self._stream.feed(frame)
+        before = self.drain()
+        self._stream = _Stream(frame, self._target_rate)
+        return before + self._stream.feed(frame)
 
     def flush(self) -> bytes:
         """Return what was still inside; the stream is over."""
         return b"" if self._same else self.drain()
 
     def drain(self) -> bytes:
-        """Return what frames left inside; the stream is over."""
-        return b"".join(out.to_ndarray().tobytes() for out in self._resampler.resample(None))
+        """Return what frames left inside; the stream is over, and what comes next begins another."""
+        stream, self._stream = self._stream, None
+        return b"" if stream is None else stream.end()
+
+
+class _Stream:
+    """Frames of one format through FFmpeg's resampler.
+
+    PyAV's own starts a thread for each processor, with nothing to do, and takes no word against it.
+    """
+
+    def __init__(self, first: AudioFrame, target_rate: int) -> None:
+        self._format = _format(first)
+        self._graph = graph = Graph()  # owns the others
+        graph.threads = 1
+        rate, sample, layout = self._format
+        begin = graph.add_abuffer(sample_rate=rate, format=sample, layout=layout)
+        resample = graph.add("aresample", f"out_sample_rate={target_rate}:out_sample_fmt=s16:out_chlayout=mono")
+        end = graph.add("abuffersink")
+        graph.link_nodes(begin, resample, end).configure()
+        self._push, self._pull = begin.push, end.pull
+
+    def fits(self, frame: AudioFrame) -> bool:
+        """Tell whether a frame is of the format of the first one."""
+        return _format(frame) == self._format
+
+    def feed(self, frame: AudioFrame) -> bytes:
+        """Return what came out, one frame at most for each that goes in."""
+        self._push(frame)
+        return self._next() or b""
+
+    def end(self) -> bytes:
+        """Return what is held."""
+        self._push(None)
+        return b"".join(iter(self._next, None))
+
+    def _next(self) -> bytes | None:
+        try:
+            out: Any = self._pull()
+        except (BlockingIOError, EOFError):
+            return None
+        samples: bytes = out.to_ndarray().tobytes()
+        return samples
+
+
+def _format(frame: AudioFrame) -> tuple[int, str, str]:
+    return frame.sample_rate, frame.format.name, frame.layout.name
 
 
 class Decoder:
