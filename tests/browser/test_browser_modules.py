@@ -183,6 +183,18 @@ async def test_a_tool_is_timed_from_its_start_to_its_end(page: Page) -> None:
     assert tools[2]["ms"] == pytest.approx(20)
 
 
+async def test_a_tool_that_was_recorded_late_says_how_long_it_ran(page: Page) -> None:
+    """Its begin was recorded with its end, and says when it was."""
+    told = await _tell(
+        page,
+        _recorded(1, "execution.created", "exe_1", kind="call", target="n.f", parent_id="exe_t", status="running"),
+        _recorded(9, "execution.started", "exe_1", attempt=1, node_id="n", instance_id="i", entered_at=1000.006),
+        _recorded(10, "execution.ended", "exe_1", kind="call", target="n.f", status="succeeded"),
+    )
+    (done,) = [event for event in told if event["told"] == "tool" and event["status"] == "succeeded"]
+    assert done["ms"] == pytest.approx(4)
+
+
 async def test_a_tool_says_what_happened_on_the_way(page: Page) -> None:
     """A lost attempt and the question to a person are told while they last, and stay as notes."""
     lost = {"attempt": 1, "status": "failed", "problem": {"code": "node_lost", "detail": "The node was lost."}}

@@ -74,7 +74,7 @@ async def test_a_reasoner_goes_on_with_the_decision(cp: Plane) -> None:
         row = await cp.store.get_execution(execution_id)
         assert row is not None
         assert (row.status, row.lease_owner, row.lease_until) == ("waiting", None, None)
-        assert [link.running for link in cp.hub.links()] == [0]
+        await until(lambda: [link.running for link in cp.hub.links()] == [0], "its place on the node is free")
         decision = {"decision": "changes_requested", "by": "mia", "note": "too much", "data": {"amount": 20}}
         status, body, _ = await cp.post(f"/approvals/{approval['id']}/decision", decision)
         assert (status, body["status"], body["via"]) == (200, "changes_requested", "rest")

@@ -217,6 +217,17 @@ async def test_a_quick_function_says_all_in_one_message(cp: Plane) -> None:
     assert kinds == [("succeeded", recorded, True), ("failed", recorded, True), ("failed", recorded, True)]
 
 
+async def test_a_quick_function_shows_how_long_it_ran(cp: Plane) -> None:
+    """The node says how long; a node that says more than there was since the call is not believed."""
+    node = RawNode()
+    async with node.linked(cp):
+        for took, since in ((0.0, "ended_at"), (1e9, "created_at")):
+            execution_id = await cp.start("node.fn")
+            await node.answer_at_once(await node.next(Invoke), 1, took=took)
+            done = await cp.finished(execution_id)
+            assert done["started_at"] == done[since]
+
+
 async def test_a_frame_that_cannot_be_settled_harms_no_other(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of ours at one frame ends the link, what else was read is worked off, and the node comes back with both."""
     node, accept = RawNode(), cp.store.accept_execution

@@ -31,6 +31,14 @@ def happens(follower):
     return take
 
 
+def test_a_call_that_was_recorded_late_shows_how_long_it_ran(happens, capsys):
+    """Its begin and its end have one time; the begin says when it was."""
+    happens("execution.created", "exe_c", 2.0, kind="call", target="n.f", status="running")
+    happens("execution.started", "exe_c", 2.1, attempt=1, entered_at=2.088)
+    happens("execution.ended", "exe_c", 2.1, kind="call", target="n.f", status="succeeded")
+    assert "n.f succeeded in 12 ms" in capsys.readouterr().out
+
+
 def call_with_one_turn(happens) -> None:
     happens("session.state", state="live")
     happens("execution.created", "exe_t", 1.0, kind="turn", target="voice-support.voice", status="running")

@@ -100,6 +100,8 @@ async def test_a_reasoner_runs_and_its_result_is_signed(plane: Plane) -> None:
         link = await plane.link()
         result = await run(link, "lookup", {"order": {"number": 427}})
     assert (result.status, result.output) == ("succeeded", {"number": 427, "note": ""})
+    assert result.took is not None
+    assert 0 < result.took < 60
 
 
 async def test_a_sync_reasoner_runs_in_a_thread_with_its_context(plane: Plane) -> None:

@@ -198,7 +198,7 @@ class Follower:
         if work is None:
             return
         if kind == "execution.started":
-            work.started_at = at
+            work.started_at = float(body.get("entered_at", at))
             return
         work.status = str(body.get("status"))
         if work.kind in ("tool", "call"):

@@ -43,17 +43,34 @@ async def test_entry_and_end_are_recorded_at_once(store: Store) -> None:
     quick, slow = call(), call()
     for new in (quick, slow):
         await store.create_execution(new, lease_to="i1", lease_until=5.0)
-    assert await store.complete_execution(quick.id, attempt=2, epoch=1, status="succeeded", entered=True) is None
+    assert await store.complete_execution(quick.id, attempt=2, epoch=1, status="succeeded", entered=0.0) is None
     await store.accept_execution(slow.id, attempt=1, epoch=1)
     for new in (quick, slow):
-        done = await store.complete_execution(new.id, attempt=1, epoch=1, status="succeeded", entered=True)
+        done = await store.complete_execution(new.id, attempt=1, epoch=1, status="succeeded", entered=0.0)
         assert done is not None
         assert (done.accepted, done.started_at) == (True, 1_800_000_000.0)
         assert await store.get_execution(new.id) == done
         events = await store.read_events(new.run_id)
         assert [event.type for event in events] == ["execution.created", "execution.started", "execution.ended"]
     first, second = [json.loads((await store.read_events(new.run_id))[1].canonical)["body"] for new in (quick, slow)]
-    assert first == second
+    assert first == {**second, "entered_at": 1_800_000_000.0}
+
+
+async def test_what_is_recorded_late_began_when_it_did(opens: Opened) -> None:
+    """A function that is entered with its end ran as long as is said of it, and not longer than there was time."""
+    clock, times = opens.clock, []
+    async with opens() as store:
+        for seconds in (0.25, 5.0):
+            new = call()
+            await store.create_execution(new, lease_to="i1", lease_until=5.0)
+            clock.now += 1.0
+            done = await store.complete_execution(new.id, attempt=1, epoch=1, status="succeeded", entered=seconds)
+            assert done is not None
+            assert done.started_at is not None
+            times.append(clock.now - done.started_at)
+            started = json.loads((await store.read_events(new.run_id))[1].canonical)
+            assert (started["body"]["entered_at"], started["at"]) == (done.started_at, clock.now)
+    assert times == [0.25, 1.0]
 
 
 async def test_lease_in_the_insert(store: Store) -> None:

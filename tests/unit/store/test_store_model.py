@@ -198,9 +198,9 @@ class StoreMachine(RuleBasedStateMachine):
         stale=st.booleans(),
         status=st.sampled_from(["succeeded", "failed"]),
         output=VALUES,
-        entered=st.booleans(),
+        entered=st.none() | st.sampled_from([0.0, 0.25, 3600.0]),
     )
-    def complete(self, execution: str, stale: bool, status: Any, output: Any, entered: bool = False) -> None:
+    def complete(self, execution: str, stale: bool, status: Any, output: Any, entered: float | None = None) -> None:
         """Only the current attempt of an open execution can be completed, and be entered in the same moment."""
         if (row := self.known(execution)) is None:
             return
@@ -218,7 +218,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
         assert (stored is not None) == may
         if may:
-            if entered and not row.accepted:
+            if entered is not None and not row.accepted:
                 row.accepted = True
                 self.model.record(row.new.run_id, self.clock.now, "execution.started")
             self.model.close(row, status, self.clock.now, output)

@@ -101,11 +101,13 @@ class Runs:
         with context.use(invoke.context, RunState(invoke, reporter)):
             async with self.room.place(invoke.context.execution_id):
                 self._apply(self._book.entered(*_key(invoke)))
+                entered = time.monotonic()
                 try:
                     result = await self._attempt(invoke)
                 finally:
                     reporter.close()
-                self._apply(self._book.finished(result))
+                took = round(time.monotonic() - entered, 6)
+                self._apply(self._book.finished(result.model_copy(update={"took": took})))
 
     def _tell(self, frame: Progress) -> None:
         self._apply([Send(frame)])

@@ -352,6 +352,8 @@ class Result(_Frame):
     retry: bool = False
     """Whether the function asked to be run again after a failure like this one."""
     pause: PauseRequest | None = None
+    took: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Seconds that the function ran in this attempt, by the node's clock; None where it was not entered."""
 
 
 class Progress(_Frame):

@@ -376,7 +376,7 @@ class Engine:
             output_digest=outcome.output_digest,
             signature=outcome.signature,
             signer=outcome.signer,
-            entered=entered,
+            entered=(frame.took or 0.0) if entered else None,
         )
         if done is not None:
             self._closed(done, link)

@@ -33,7 +33,7 @@ UPDATE executions SET status = 'running', attempt = attempt + 1, lease_epoch = l
 WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
-_ENTER = f"UPDATE executions SET accepted = 1, started_at = ? {_CURRENT} AND accepted = 0"  # noqa: S608
+_ENTER = f"UPDATE executions SET accepted = 1, started_at = MAX(created_at, ?) {_CURRENT} AND accepted = 0"  # noqa: S608
 _ACCEPT = f"{_ENTER} RETURNING run_id, lease_owner, kind, target"
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
@@ -213,9 +213,15 @@ def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: 
     return True
 
 
-def _started(execution_id: str, kind: str, target: str, attempt: int, instance_id: str | None) -> NewEvent:
+def _started(
+    execution_id: str, kind: str, target: str, attempt: int, instance_id: str | None, *, at: float | None = None
+) -> NewEvent:
+    """Return the event of a function that was entered now, or earlier (`at`)."""
     node_id = target.partition(".")[0]
-    body = {"kind": kind, "target": target, "attempt": attempt, "node_id": node_id, "instance_id": instance_id}
+    body: dict[str, Any] = {"kind": kind, "target": target, "attempt": attempt, "node_id": node_id}
+    body["instance_id"] = instance_id
+    if at is not None:
+        body["entered_at"] = round(at, 6)
     return NewEvent(type="execution.started", body=body, execution_id=execution_id)
 
 
@@ -272,11 +278,13 @@ def complete(
     output_digest: str | None,
     signature: str | None,
     signer: str | None,
-    entered: bool,
+    entered: float | None,
     events: Sequence[NewEvent],
 ) -> Execution | None:
     """Close an execution, see `Store.complete_execution`."""
-    begins = entered and transaction.run(_ENTER, transaction.now, execution_id, attempt, epoch) == 1
+    begins = entered is not None and (
+        transaction.run(_ENTER, transaction.now - entered, execution_id, attempt, epoch) == 1
+    )
     text = None if output is None else dump(output)
     kept = _kept(transaction, "output", text, instead=None)
     values = {
@@ -303,6 +311,10 @@ def complete(
     if problem is not None:
         body["problem"] = dict(problem)
     ended = NewEvent(type="execution.ended", body=body, execution_id=execution_id)
-    started = [_started(done.id, done.kind, done.target, done.attempt, done.lease_owner)] if begins else []
+    started = (
+        [_started(done.id, done.kind, done.target, done.attempt, done.lease_owner, at=done.started_at)]
+        if begins
+        else []
+    )
     record(transaction, done.run_id, [*started, ended, *events])
     return done

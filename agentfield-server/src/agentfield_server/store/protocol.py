@@ -108,14 +108,14 @@ class Store(Protocol):
         output_digest: str | None = None,
         signature: str | None = None,
         signer: str | None = None,
-        entered: bool = False,
+        entered: float | None = None,
         events: Sequence[NewEvent] = (),
     ) -> Execution | None:
         """Close an execution that is open, in that attempt (None: any), with the event `execution.ended`.
 
         Returns the closed execution, None when nothing changed (closed before, or another attempt is current); then
-        no event is written either. `entered` says that the function was entered, as `accept_execution` does: a function
-        that is quickly done is recorded once. `events` are appended after `execution.ended`.
+        no event is written either. `entered` says that the function was entered so many seconds ago, as `accept_execution`
+        does: a function that is quickly done is recorded once. `events` are appended after `execution.ended`.
         """
 
     async def get_execution(self, execution_id: str) -> Execution | None:

@@ -89,7 +89,7 @@ class ExecutionTable(Connected):
         output_digest: str | None = None,
         signature: str | None = None,
         signer: str | None = None,
-        entered: bool = False,
+        entered: float | None = None,
         events: Sequence[NewEvent] = (),
     ) -> Execution | None:
         """Close an execution, see `Store.complete_execution`."""

@@ -186,7 +186,10 @@ export class Story {
     const ms = event.at * 1000;
     const now = before ?? {executionId: id, kind: body.kind, target: body.target, parentId: body.parent_id, createdMs: ms};
     if (event.type === 'execution.created') now.status = body.status ?? 'queued';
-    if (event.type === 'execution.started') Object.assign(now, {status: 'running', startedMs: ms, attempt: body.attempt});
+    if (event.type === 'execution.started') {
+      const startedMs = body.entered_at === undefined ? ms : body.entered_at * 1000;
+      Object.assign(now, {status: 'running', startedMs, attempt: body.attempt});
+    }
     if (event.type === 'execution.ended') Object.assign(now, {status: body.status, endedMs: ms, problem: body.problem});
     this.#executions.set(id, now);
     this.#tool(now);
