@@ -23,22 +23,37 @@ MODULES = {
     "agentfield-core": "agentfield",
     "pydantic-core": "pydantic_core",
 }
+SHORT = tuple(dist.removeprefix("agentfield-") for dist in DISTS)
 CHROMIUM = Path("/usr/bin/chromium")
+# tests start hundreds of processes: containers often forbid the cache without which each compiles everything anew
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests", "browser", "packaging", "demo"]
 
 
-def uv(session: nox.Session, *args: str, groups: tuple[str, ...] = (), **env: str) -> None:
-    """Run something in the one environment of the workspace, with these dependency groups."""
+def uv(
+    session: nox.Session,
+    *args: str,
+    groups: tuple[str, ...] = (),
+    **env: str,
+) -> None:
+    """Run a command in the one environment of the workspace, with these dependency groups.
+
+    Args:
+        session: The running session.
+        args: The command.
+        groups: The dependency groups that it needs.
+        env: Environment variables beside the inherited ones.
+    """
     program = os.environ.get("UV", "uv")
     flags = [flag for group in groups for flag in ("--group", group)]
-    session.run(program, "run", *flags, *args, external=True, env={**os.environ, **env})
+    session.run(program, "run", *flags, *args, external=True, env={**os.environ, **BYTECODE, **env})
 
 
 def _examples(folder: str) -> list[str]:
-    """Return a folder of each plugin that is written as a stranger would."""
+    """Return this folder of each example plugin."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples" / "plugins").glob(f"*/{folder}"))
 
 
@@ -64,31 +79,47 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything that needs no browser: units, contracts, real processes on loopback."""
-    paths = session.posargs or [
-        "tests/unit",
-        "tests/contract",
-        "tests/integration",
-        "tests/faults",
-        *_examples("tests"),
-    ]
-    present = [path for path in paths if (ROOT / path.split("::")[0]).exists()]
-    if session.posargs:
-        uv(session, "pytest", "-q", *present, groups=("test",))
-        return
-    # these need their plugins installed: tests/contract runs them so
-    apart = ("--ignore-glob", "examples/plugins/*/tests/test_conformance.py")
-    # calls mostly wait: three files at a time on two cores; speech that is judged in real time has the machine to itself
-    spread = ("-n", "3", "--dist", "loadgroup")
-    uv(session, "pytest", "-q", "-m", "not speech", *spread, *apart, *present, groups=("test",))
-    uv(session, "pytest", "-q", "-m", "speech", *apart, *present, groups=("test",))
+    """Run what needs no browser: everything, a distribution's unit tests (``-- server``), or ``-- PATHS`` and options."""
+    # a file stays on one worker, for its fixtures; files start in the order of the paths, the longest ones first
+    spread = ("--dist", "loadfile", "--no-loadscope-reorder")
+    if session.posargs and not set(session.posargs) <= set(SHORT):
+        uv(session, "pytest", "-q", *session.posargs, groups=("test",))
+    elif session.posargs:
+        paths = [f"tests/unit/{name}" for name in session.posargs]
+        uv(session, "pytest", "-q", "-n", "2", *spread, "-m", "not speech and not long", *paths, groups=("test",))
+    else:
+        # the conformance tests of the example plugins need these installed: tests/contract runs them so
+        apart = ("--ignore-glob", "examples/plugins/*/tests/test_conformance.py")
+        paths = ["tests/contract", "tests/faults", "tests/integration", "tests/unit", *_examples("tests")]
+        # calls mostly wait: four files at a time on two cores; what judges speech in real time has the machine to itself
+        together = ("-n", "4", *spread, "-m", "not realtime and not long")
+        uv(session, "pytest", "-q", *together, *apart, *paths, groups=("test",))
+        uv(session, "pytest", "-q", "-m", "realtime and not long", *apart, *paths, groups=("test",))
+
+
+@nox.session
+def contract(session: nox.Session) -> None:
+    """Check one pair: its conformance suite and its calls in the contract tests, ``nox -s contract -- openai/websocket``."""
+    if len(session.posargs) != 1 or "/" not in session.posargs[0]:
+        session.error("name one pair, such as: nox -s contract -- openai/websocket")
+    options = ("-q", "-n", "2", "--dist", "loadfile")
+    uv(session, "pytest", *options, "tests/contract", groups=("test",), CONTRACT_PAIR=session.posargs[0])
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Break the engine in every way that we know, for minutes, and print what was counted: ``nox -s faults``."""
-    paths = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "faults").glob("test_engine_*.py"))
-    uv(session, "pytest", "-q", "-s", *(session.posargs or paths), groups=("test",), FAULT_KILLS="50")
+    """Break the engine in every known way, for minutes, and print the counts."""
+    uv(session, "pytest", "-q", "-s", *(session.posargs or ["tests/faults/engine"]), groups=("test",), FAULT_KILLS="50")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Run what takes too long for each change: calls with every behaviour variant, and the engine's faults at length."""
+    options = ("-q", "-n", "3", "--dist", "loadfile")
+    every = ("tests/contract", "tests/integration", "tests/unit")
+    uv(session, "pytest", *options, "-m", "long", *every, groups=("test",), CONTRACT_ALL_VARIANTS="1")
+    uv(session, "pytest", *options, "-k", "capabilities", "tests/contract", groups=("test",), CONTRACT_ALL_VARIANTS="1")
+    faults(session)
 
 
 @nox.session

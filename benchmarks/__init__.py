@@ -1,1 +1,1 @@
-"""Measurements, each beside a floor or a peer of the same run. They judge nothing on their own; they print rows."""
+"""Benchmarks; each measures a floor or a peer in the same run and prints rows. A missed goal is printed, not an error."""

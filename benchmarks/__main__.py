@@ -14,10 +14,10 @@ NAMES = ("imports", "plugins", "dispatch", "offer", "reply", "bridge", "media", 
 
 
 def main() -> int:
-    """Run what was named, everything by default."""
+    """Run the named benchmarks, by default all of them."""
     parser = argparse.ArgumentParser(prog="nox -s bench --", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"any of: {', '.join(NAMES)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     options = parser.parse_args()
     unknown = set(options.names) - set(NAMES)
     if unknown:

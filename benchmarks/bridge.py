@@ -1,7 +1,7 @@
-"""A call whose audio the control plane carries: its processor time, what it adds to a frame, how fast an interruption is.
+"""Calls whose audio the control plane carries: processor time, added latency of a frame, and speed of an interruption.
 
-The floor is a bare relay on the same machine in the same run (`benchmarks.relay`); both talk to the same peer, which sends every
-frame back at once (`benchmarks.echo`).
+The floor is a bare relay on the same machine in the same run (`benchmarks.relay`); both connect to the same peer, which sends
+every frame back at once (`benchmarks.echo`).
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ Connect = Callable[[aiohttp.ClientSession, int], Awaitable[aiohttp.ClientWebSock
 
 
 class Caller:
-    """A caller that sends a frame each 20 ms and takes the time of what comes back."""
+    """A caller that sends a frame every 20 ms and measures the round trip."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, *, frame: int = FRAME) -> None:
         self.socket = socket
         self.frame = frame
         self.times: list[float] = []
-        """Milliseconds from sending a frame to having all of it back."""
+        """Milliseconds from sending a frame to receiving all of it."""
         self.cleared: list[float] = []
-        """Milliseconds from the peer's word that the caller speaks to the clear."""
+        """Milliseconds from the peer's `speech_started` to the clear."""
         self._spoke = self._clear = 0
         self._rest = bytearray()
 
     async def send(self, begin: float, frames: int, *, barge: int = 0) -> None:
-        """Send frames at the pace of the clock; each `barge`-th one interrupts."""
+        """Send frames in real time; every `barge`-th one interrupts."""
         loop = asyncio.get_running_loop()
         for number in range(frames):
             await asyncio.sleep(begin + number * TICK - loop.time())
@@ -68,13 +68,13 @@ class Caller:
             await self.socket.send_bytes(stamp.ljust(self.frame, b"\0"))
 
     async def receive(self) -> None:
-        """Take what comes back until the connection is closed."""
+        """Receive frames until the connection is closed."""
         async for message in self.socket:
             now = time.monotonic_ns()
             if message.type is aiohttp.WSMsgType.BINARY:
                 self._audio(message.data, now)
             else:
-                await self._told(json.loads(message.data), now)
+                await self._receive_text(json.loads(message.data), now)
 
     def _audio(self, data: bytes, now: int) -> None:
         if self.frame != FRAME:
@@ -85,27 +85,27 @@ class Caller:
             self.times.append((now - sent) / 1e6)
             del self._rest[:FRAME]
 
-    async def _told(self, frame: dict[str, object], now: int) -> None:
+    async def _receive_text(self, frame: dict[str, object], now: int) -> None:
         match frame:
             case {"type": "mark", "name": name}:
                 await self.socket.send_json({"type": "mark", "name": name})
             case {"type": "event", "event": {"type": "turn.started", "item": str(item)}}:
                 self._spoke = int(item.partition("_")[2])
-                self._cut()
+                self._note_interruption()
             case {"type": "clear"}:
                 self._rest.clear()
                 self._clear = now
-                self._cut()
+                self._note_interruption()
 
-    def _cut(self) -> None:
-        """Of an interruption, either may be told first: that the caller speaks, or the clear that follows from it."""
+    def _note_interruption(self) -> None:
+        """Record an interruption once both frames arrived: the turn's start and the clear may come in either order."""
         if self._spoke and self._clear > self._spoke:
             self.cleared.append((self._clear - self._spoke) / 1e6)
             self._spoke = 0
 
 
 def measure() -> list[Row]:
-    """Run the relay and the control plane against the same peer."""
+    """Measure the relay and the control plane with the same peer."""
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(_measure(Path(folder)))
 
@@ -119,7 +119,7 @@ async def _measure(folder: Path) -> list[Row]:
         relay = await stack.enter_async_context(
             _child("benchmarks.relay", str(relay_port), peer_url, ready=f"http://127.0.0.1:{relay_port}/")
         )
-        plane, client = await stack.enter_async_context(_house(folder, peer_url))
+        plane, client = await stack.enter_async_context(_control_plane(folder, peer_url))
         through = _sessions(client)
 
         async def straight(http: aiohttp.ClientSession, _: int) -> aiohttp.ClientWebSocketResponse:
@@ -127,7 +127,7 @@ async def _measure(folder: Path) -> list[Row]:
 
         runs: list[list[tuple[float, float]]] = [[], [], []]
         for _ in range(REPEATS):
-            # one after the other, over and over: what else the machine does meets all of them alike
+            # interleaved, so that other load on the machine affects all of them equally
             runs[0].append(await _run(http, relay, straight))
             runs[1].append(await _run(http, plane, through))
             runs[2].append(await _run(http, plane, through, rate=16_000))
@@ -180,7 +180,7 @@ async def _run(
     rate: int = 24_000,
     sessions: int = SESSIONS,
 ) -> tuple[float, float]:
-    """Return the processor time of a session (percent of a core) and the median time of a frame there and back."""
+    """Return the processor time of a session (percent of a core) and the median round trip of a frame (ms)."""
     async with _calls(http, connect, rate, sessions) as callers:
         await _speak(callers, 1.0)
         before, begin = processor_seconds(process.pid), time.monotonic()
@@ -199,7 +199,7 @@ async def _interruptions(http: aiohttp.ClientSession, connect: Connect) -> float
 
 
 async def _stall(http: aiohttp.ClientSession, process: psutil.Process, connect: Connect, peer_url: str) -> float:
-    """Stop the process for half a second; return by how much the caller's frames are late 2 s after that, at the peer."""
+    """Suspend the process for half a second; return the added latency of the caller's frames 2 s later (ms), at the peer."""
 
     async def arrived() -> list[tuple[int, int]]:
         async with http.get(f"{peer_url}/arrivals") as response:
@@ -221,7 +221,7 @@ async def _stall(http: aiohttp.ClientSession, process: psutil.Process, connect: 
 
 
 async def _crowd(http: aiohttp.ClientSession, process: psutil.Process, connect: Connect) -> tuple[float, float]:
-    """Return how many frames of many sessions were late (percent), the process bound to one core, and how busy it was."""
+    """Run many sessions on one core; return the percentage of late frames and the load of the core (percent)."""
     cores = sorted(os.sched_getaffinity(0))
     process.cpu_affinity(cores[:1])
     try:
@@ -271,7 +271,7 @@ def _sessions(client: ControlPlaneClient) -> Connect:
 
 
 @asynccontextmanager
-async def _house(folder: Path, peer_url: str) -> AsyncIterator[tuple[psutil.Process, ControlPlaneClient]]:
+async def _control_plane(folder: Path, peer_url: str) -> AsyncIterator[tuple[psutil.Process, ControlPlaneClient]]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     program = folder / "agent.py"
@@ -283,7 +283,7 @@ async def _house(folder: Path, peer_url: str) -> AsyncIterator[tuple[psutil.Proc
         ControlPlaneClient(url) as client,
     ):
         async with asyncio.timeout(20):
-            while not any(node.connected for node in await client.nodes()):  # noqa: ASYNC110 - another process, which tells nobody
+            while not any(node.connected for node in await client.nodes()):  # noqa: ASYNC110 - another process, which has no event for it
                 await asyncio.sleep(0.1)
         yield plane, client
 
@@ -292,7 +292,7 @@ async def _house(folder: Path, peer_url: str) -> AsyncIterator[tuple[psutil.Proc
 async def _child(module: str, *argv: str, ready: str, **env: str) -> AsyncIterator[psutil.Process]:
     async with _process(sys.executable, "-m", module, *argv, **env) as process, aiohttp.ClientSession() as http:
         async with asyncio.timeout(30):
-            while not await _answers(http, ready):  # noqa: ASYNC110 - the same
+            while not await _answers(http, ready):  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.1)
         yield process
 

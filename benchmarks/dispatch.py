@@ -1,4 +1,4 @@
-"""From "a tool is asked for" to "its reasoner was entered", durable before dispatch, the node in a process of its own."""
+"""Latency from a tool call to the entry of its reasoner on a node in another process, committed before dispatch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import apsw
 from aiohttp import web
 
 from agentfield.ids import new_id
-from agentfield_server.access.guards import Door
-from agentfield_server.access.tokens import TokenDesk
-from agentfield_server.api import nodes
+from agentfield_server.access.browser_tokens import BrowserTokenService
+from agentfield_server.access.guard import AuthGuard
 from agentfield_server.api.application import build_application
+from agentfield_server.api.resources import nodes
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
 from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import NewExecution
-from agentfield_server.store.sqlite import SqliteStore
+from agentfield_server.store.sqlite.store import SqliteStore
 from benchmarks.rows import Row, percentile
 
 WARM, ROUNDS = 50, 1000
@@ -34,7 +34,7 @@ app = Agent("bench", url=sys.argv[1])
 
 @app.reasoner()
 async def entered(asked: float, text: str) -> float:
-    # CLOCK_MONOTONIC is one clock for all processes of a machine
+    # CLOCK_MONOTONIC is shared by all processes of a machine
     return time.monotonic() - asked
 
 app.run()
@@ -42,7 +42,7 @@ app.run()
 
 
 def measure() -> list[Row]:
-    """Call a reasoner again and again, one call at a time."""
+    """Call a reasoner repeatedly, one call at a time."""
     with tempfile.TemporaryDirectory() as folder:
         floor = _commit_seconds(Path(folder)) * 1000
         times = [1000 * seconds for seconds in asyncio.run(_dispatch(Path(folder)))]
@@ -57,7 +57,7 @@ def measure() -> list[Row]:
 
 
 def _commit_seconds(folder: Path) -> float:
-    """Return the median time of one durable commit of one row on this disk: the floor of anything durable."""
+    """Return the median time of a durable commit of one row on this disk: the floor of a durable call."""
     connection = apsw.Connection(str(folder / "floor.db"))
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
@@ -76,8 +76,8 @@ async def _dispatch(folder: Path) -> list[float]:
     await store.open()
     hub = LinkHub(store, clock=time.time)
     async with Engine(store, hub, Bus(), clock=time.time) as engine:
-        door = Door(Settings(home=folder), TokenDesk(store, clock=time.time, code_ttl=60))
-        runner = web.AppRunner(build_application(nodes.routes(hub), door))
+        guard = AuthGuard(Settings(home=folder), BrowserTokenService(store, clock=time.time, code_ttl=60))
+        runner = web.AppRunner(build_application(nodes.routes(hub), guard))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

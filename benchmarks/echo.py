@@ -1,7 +1,7 @@
-"""A peer that speaks just enough of the Realtime protocol to send every frame back: ``python -m benchmarks.echo PORT``.
+"""A minimal Realtime server that sends every frame back: ``python -m benchmarks.echo PORT``.
 
-A frame is 20 ms of pcm16 at 24 kHz and begins with the time at which it was sent (nanoseconds of the monotonic clock, which is
-one clock for all processes of a machine). A frame that is marked makes the peer report that the caller speaks.
+A frame is 20 ms of pcm16 at 24 kHz and begins with the time at which it was sent (nanoseconds of the monotonic clock, which all
+processes of a machine share) and a flag; with the flag `BARGE` the peer reports that the caller started to speak.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BARGE = 0x5A17
 
 
 class Conversation:
-    """One connection: a response that lasts until somebody speaks over it."""
+    """A connection with one response, which lasts until the caller interrupts it."""
 
     def __init__(self, socket: web.WebSocketResponse, arrived: list[tuple[int, int]]) -> None:
         self._socket = socket
@@ -31,7 +31,7 @@ class Conversation:
         self._events = 0
 
     async def run(self, model: str) -> None:
-        """Answer until the connection is closed."""
+        """Serve the connection until it is closed."""
         await self._send("session.created", session={"id": "sess_1", "type": "realtime", "model": model})
         async for message in self._socket:
             if message.type is not WSMsgType.TEXT:
@@ -94,20 +94,20 @@ class Conversation:
 
 
 class Peer:
-    """The server, and what arrived at it."""
+    """The server, with the arrival times of all frames."""
 
     def __init__(self) -> None:
         self.arrived: list[tuple[int, int]] = []
 
     async def realtime(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve one conversation."""
+        """Serve a conversation."""
         socket = web.WebSocketResponse(max_msg_size=2**22)
         await socket.prepare(request)
         await Conversation(socket, self.arrived).run(request.query.get("model", ""))
         return socket
 
     async def arrivals(self, _: web.Request) -> web.Response:
-        """Tell when each frame arrived and when it had been sent, and forget it."""
+        """Return and forget the arrival and sending times of the received frames."""
         seen = list(self.arrived)
         self.arrived.clear()
         return web.json_response(seen)

@@ -1,4 +1,4 @@
-"""Executions through a control plane in a process of its own, against what HTTP and SQLite cost by themselves in this run."""
+"""Executions through a control plane in its own process, compared with the cost of HTTP and SQLite alone in the same run."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ asyncio.run(main())
 
 
 def measure() -> list[Row]:
-    """Measure floors and the control plane, one after the other."""
+    """Measure the floors, then the control plane."""
     with tempfile.TemporaryDirectory() as folder:
         unit_cpu, unit_wall = _unit_floor(Path(folder))
         return asyncio.run(_measure(Path(folder), unit_cpu, unit_wall))
@@ -133,7 +133,7 @@ async def _measure(folder: Path, unit_cpu: float, unit_wall: float) -> list[Row]
 
 
 def _unit_floor(folder: Path, batch: int = 32, rounds: int = 150) -> tuple[float, float]:
-    """Return processor and wall time in ms of what one execution costs SQLite: four statements and three events, two commits."""
+    """Return the processor and wall time (ms) of one execution in SQLite: four statements, three events, two commits."""
     connection = apsw.Connection(str(folder / "unit.db"))
     connection.pragma("journal_mode", "wal")
     connection.pragma("synchronous", "full")
@@ -176,18 +176,18 @@ async def _cpu_of_posts(pid: int, url: str) -> float:
 
 
 async def _async(plane: _Running, count: int) -> tuple[float, float]:
-    """Return processor time in ms of one execution, and how many a second were completed."""
+    """Return the processor time of an execution (ms) and the completed executions per second."""
     url = f"{plane.url}/api/v1/execute/async/bench.echo"
     done = await _ended(plane.url)
     before, begin = processor_seconds(plane.pid), time.perf_counter()
     await _times(AT_ONCE, count, url)
-    while await _ended(plane.url) < done + count:  # noqa: ASYNC110 - another process, which says so only when it is asked
+    while await _ended(plane.url) < done + count:  # noqa: ASYNC110 - another process, which must be polled
         await asyncio.sleep(0.02)
     return (processor_seconds(plane.pid) - before) * 1000 / count, count / (time.perf_counter() - begin)
 
 
 async def _first_page(url: str) -> float:
-    """Return the median time in ms of the first page of a large workflow."""
+    """Return the median time of the first page of a large workflow (ms)."""
     async with aiohttp.ClientSession() as http:
         async with http.post(
             f"{url}/api/v1/execute/bench.fan", json={"input": {"count": GRAPH}, "timeout": 600}
@@ -203,7 +203,7 @@ async def _first_page(url: str) -> float:
 
 
 async def _memory(plane: _Running, count: int) -> float:
-    """Return by how many MB the control plane grew while it ran many executions, from a tenth of them on."""
+    """Return the memory growth of the control plane over many executions (MB), after the first tenth of them."""
     url = f"{plane.url}/api/v1/execute/async/bench.echo"
     process = psutil.Process(plane.pid)
     await _times(AT_ONCE, count // 10, url)
@@ -212,7 +212,7 @@ async def _memory(plane: _Running, count: int) -> float:
     return (process.memory_info().rss - before) / 1e6
 
 
-# --- what grouping commits brings on a slow disk
+# --- effect of group commit on a slow disk
 
 _SHIM = """
 #define _GNU_SOURCE
@@ -226,7 +226,7 @@ _COMMITS = """
 import asyncio, sys, time
 from agentfield.ids import new_id
 from agentfield_server.store.records import NewExecution
-from agentfield_server.store.sqlite import SqliteStore
+from agentfield_server.store.sqlite.store import SqliteStore
 
 async def main(path, batch, count):
     store = SqliteStore(path, on_commit=lambda _: None, clock=time.time, batch=batch)
@@ -249,14 +249,14 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 
 
 def _slow_disk(folder: Path) -> Row:
-    """Measure durable inserts, 64 at once, with 2 ms added to each flush: all in one commit, and each in its own."""
+    """Measure durable inserts, 64 at a time, with 2 ms added to each flush: grouped in one commit, and one commit each."""
     import subprocess
 
     shim = folder / "slow.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, "-x", "c", "-", "-ldl"], input=_SHIM.encode(), check=True)
     rates: dict[int, list[float]] = {256: [], 1: []}
     for _ in range(3):
-        # one after the other, over and over: what else the machine does meets both alike
+        # interleaved, so that other load on the machine affects both equally
         for batch, count in ((256, 4000), (1, 400)):
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 argv = [sys.executable, "-c", _COMMITS, str(Path(place) / "slow.db"), str(batch), str(count)]
@@ -276,7 +276,7 @@ def _slow_disk(folder: Path) -> Row:
 
 
 class _Running:
-    """A program that serves."""
+    """A server process."""
 
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         self.pid = process.pid
@@ -319,7 +319,7 @@ async def _ended(url: str) -> int:
 
 
 async def _times(at_once: int, count: int, url: str) -> list[float]:
-    """POST so many times, so many at once, and return how long each took, ms."""
+    """Send `count` POST requests, `at_once` at a time, and return their times (ms)."""
     times: list[float] = []
     left = iter(range(count))
 

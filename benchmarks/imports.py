@@ -1,4 +1,4 @@
-"""What it costs to import the package, and how much it brings along."""
+"""Import time of the package and size of its dependencies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = 9
 
 
 def measure() -> list[Row]:
-    """Time fresh interpreters, and weigh core with all that it depends on."""
+    """Time imports in fresh interpreters, and sum up the size of core and its dependencies."""
     floor = _import_seconds("pass")
     return [
         Row(name="import agentfield", value=_import_seconds("import agentfield"), unit="s", floor=floor, goal=0.25),

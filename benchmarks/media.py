@@ -1,7 +1,7 @@
-"""Sound over WebRTC: there and back through the local server, what a call keeps in memory, what a stall leaves behind.
+"""Audio over WebRTC through the local server: round trip, memory of a call, and latency after a stall.
 
-The floor is aiortc's own way to echo on the same machine in the same run (`python -m benchmarks.media` serves it). Both servers are
-processes of their own, both have the same client, which sends a click each second and takes the time until it comes back.
+The floor is an echo server as in aiortc's examples, on the same machine in the same run (`python -m benchmarks.media` serves it).
+Both servers are separate processes with the same client, which sends a click every second and measures its round trip.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
 
-from agentfield_local.webrtc.loopback import only_loopback
+from agentfield_local.webrtc.ice import restrict_to_loopback
 from benchmarks.rows import Row, percentile
 
 ROUNDS, SECONDS, SESSIONS, BATCHES = 3, 8, 8, 10
@@ -33,14 +33,14 @@ _LOUD = 3000
 
 
 class Clicks(MediaStreamTrack):
-    """Silence with 20 ms of a rising tone in each second."""
+    """Silence with a click every second: 20 ms of a rising tone."""
 
     kind = "audio"
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[float] = []
-        """When each click left."""
+        """Time at which each click was sent."""
         self._frames = 0
         self._begin = time.monotonic()
         at = np.arange(_SAMPLES) / _RATE
@@ -60,7 +60,7 @@ class Clicks(MediaStreamTrack):
 
 
 class Caller:
-    """A stock peer that hears when its clicks are back."""
+    """A plain aiortc peer that detects its returning clicks."""
 
     def __init__(self) -> None:
         self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -71,11 +71,11 @@ class Caller:
         self._up = asyncio.Event()
         self.peer.addTrack(self.track)
         self.peer.createDataChannel("oai-events")
-        self.peer.on("track", lambda track: self._tasks.append(asyncio.create_task(self._hear(track))))
+        self.peer.on("track", lambda track: self._tasks.append(asyncio.create_task(self._detect_clicks(track))))
         self.peer.on("connectionstatechange", self._state)
 
-    async def dial(self, http: aiohttp.ClientSession, url: str) -> None:
-        """Connect."""
+    async def connect(self, http: aiohttp.ClientSession, url: str) -> None:
+        """Place the call."""
         await self.peer.setLocalDescription(await self.peer.createOffer())
         body, headers = self.peer.localDescription.sdp, {"Content-Type": "application/sdp"}
         async with http.post(url, data=body, headers=headers) as response:
@@ -91,7 +91,7 @@ class Caller:
         await asyncio.gather(*self._tasks)
 
     def trips(self, since: float = 0.0) -> list[float]:
-        """Return milliseconds there and back of the clicks that were sent after a moment."""
+        """Return the round trips (ms) of the clicks sent after `since`."""
         found = []
         for sent in self.track.sent:
             back = next((at for at in self.back if sent < at < sent + 0.95), None)
@@ -103,7 +103,7 @@ class Caller:
         if self.peer.connectionState == "connected":
             self._up.set()
 
-    async def _hear(self, track: MediaStreamTrack) -> None:
+    async def _detect_clicks(self, track: MediaStreamTrack) -> None:
         while True:
             try:
                 frame = await track.recv()
@@ -120,8 +120,8 @@ class Caller:
 
 
 def measure() -> list[Row]:
-    """Run both servers and take turns between them."""
-    only_loopback()
+    """Run both servers and alternate between them."""
+    restrict_to_loopback()
     return asyncio.run(_measure())
 
 
@@ -137,7 +137,7 @@ async def _measure() -> list[Row]:
             floor += await _trips(http, floor_url)
         stall, lost = await _stall(http, url, server)
         floor_stall, _ = await _stall(http, floor_url, floor_server)
-    async with AsyncExitStack() as stack:  # fresh ones: what calls before have left behind would hide what a call takes
+    async with AsyncExitStack() as stack:  # new servers: memory freed by earlier calls would hide the memory of a call
         http = await stack.enter_async_context(aiohttp.ClientSession())
         server, url = await stack.enter_async_context(_server(*ours))
         floor_server, floor_url = await stack.enter_async_context(_server(*stock))
@@ -181,7 +181,7 @@ async def _trips(http: aiohttp.ClientSession, url: str) -> list[float]:
 
 
 async def _stall(http: aiohttp.ClientSession, url: str, server: psutil.Process) -> tuple[float, int]:
-    """Stop a server for half a second; return how much later clicks are 2 s after that, and how many never came."""
+    """Suspend a server for half a second; return the added round trip 2 s later (ms), and the number of lost clicks."""
     async with _call(http, url) as caller:
         await asyncio.sleep(7)
         normal = percentile(caller.trips(), 50)
@@ -232,7 +232,7 @@ def _curve(sizes: list[float]) -> str:
 async def _call(http: aiohttp.ClientSession, url: str) -> AsyncIterator[Caller]:
     caller = Caller()
     try:
-        await caller.dial(http, url)
+        await caller.connect(http, url)
         yield caller
     finally:
         await caller.close()
@@ -240,7 +240,7 @@ async def _call(http: aiohttp.ClientSession, url: str) -> AsyncIterator[Caller]:
 
 @asynccontextmanager
 async def _server(module: str, *argv: str) -> AsyncIterator[tuple[psutil.Process, str]]:
-    """Run a server that says in a line of JSON where it is."""
+    """Run a server that prints its address in a line of JSON."""
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *argv), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
@@ -256,7 +256,7 @@ async def _server(module: str, *argv: str) -> AsyncIterator[tuple[psutil.Process
 
 
 async def _stock(request: web.Request) -> web.Response:
-    """Answer an offer the way of the library's own examples: what is received is relayed back."""
+    """Answer an offer as in aiortc's examples: received audio is relayed back."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     relay = MediaRelay()
     request.app[_PEERS].add(peer)
@@ -277,7 +277,7 @@ _PEERS = web.AppKey("peers", set[RTCPeerConnection])
 
 
 async def _serve_stock() -> None:
-    only_loopback()
+    restrict_to_loopback()
     app = web.Application()
     app[_PEERS] = set()
     app.router.add_post("/v1/realtime/calls", _stock)

@@ -1,4 +1,4 @@
-"""What the control plane adds to an SDP offer: its own time from the request to the answer, the provider's subtracted."""
+"""Time that the control plane adds to an SDP offer: from request to answer, less the time of the provider."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agentfield import Agent
 from agentfield.client import ControlPlaneClient
 from agentfield.plugins import Manifest, Registry, hookimpl
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.provider import AdapterRuntime, Answer, CallRef, ProviderSession
+from agentfield.realtime.provider import AdapterRuntime, CallRef, ProviderSession, SdpAnswer
 from agentfield.wire.rest import StartRequest
 from agentfield_local.brain import load_brain
 from agentfield_local.server import LocalServer
@@ -32,14 +32,14 @@ WARM, ROUNDS = 5, 40
 _inside: list[float] = []
 
 
-class Timed:
-    """An adapter that keeps account of the time that is the provider's."""
+class TimedAdapter:
+    """An adapter that measures the time of the provider."""
 
     def __init__(self, adapter: WebRtcAdapter) -> None:
         self._adapter = adapter
 
-    async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
-        """Create the call."""
+    async def negotiate(self, offer: str, config: SessionConfig) -> SdpAnswer:
+        """Create the call and record the time."""
         begin = time.perf_counter()
         try:
             return await self._adapter.negotiate(offer, config)
@@ -47,7 +47,7 @@ class Timed:
             _inside.append(time.perf_counter() - begin)
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> ProviderSession:
-        """Attach to it."""
+        """Attach to the call and record the time."""
         begin = time.perf_counter()
         try:
             return await self._adapter.attach(ref, config)
@@ -55,26 +55,26 @@ class Timed:
             _inside.append(time.perf_counter() - begin)
 
     async def hang_up(self, ref: CallRef) -> None:
-        """End it."""
+        """End the call and record the time."""
         await self._adapter.hang_up(ref)
 
 
 @asynccontextmanager
-async def timed(runtime: AdapterRuntime) -> AsyncIterator[Timed]:
-    """Yield the adapter of the pair under measurement."""
+async def timed(runtime: AdapterRuntime) -> AsyncIterator[TimedAdapter]:
+    """Yield the adapter of the measured pair."""
     async with webrtc(runtime) as adapter:
-        yield Timed(adapter)
+        yield TimedAdapter(adapter)
 
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return OpenAI's manifest with the adapter that is timed."""
+    """Return OpenAI's manifest with the timed adapter."""
     manifest = openai_plugin.agentfield_manifest()
     return replace(manifest, pairs=tuple(replace(pair, factory=f"{__name__}:timed") for pair in manifest.pairs))
 
 
 def measure() -> list[Row]:
-    """Exchange offers, one at a time, each for a session of its own."""
+    """Exchange offers one at a time, each for its own session."""
     with tempfile.TemporaryDirectory() as folder:
         total, own = asyncio.run(_exchange(Path(folder)))
     floor = percentile([a - b for a, b in zip(total, own, strict=True)], 50)
@@ -105,7 +105,7 @@ async def _exchange(folder: Path) -> tuple[list[float], list[float]]:
         plane = await stack.enter_async_context(
             control_plane(Settings(home=folder, port=0), registry=registry, environ=environ)
         )
-        app._url = plane.url  # noqa: SLF001 - the port is known only now
+        app._url = plane.url  # noqa: SLF001 - the port is not known before
         await stack.enter_async_context(app)
         client = await stack.enter_async_context(ControlPlaneClient(plane.url))
         for _ in range(WARM + ROUNDS):

@@ -1,4 +1,4 @@
-"""What plugins cost: finding fifty of them, the way to an adapter, and telling five observers of an event."""
+"""Cost of plugins: discovery of fifty, resolution of an adapter, and dispatch of an event to five observers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from agentfield.plugins import PLUGIN_API, Manifest, RecordedEvent, Registry, hookimpl
-from agentfield.plugins.observers import Observers
+from agentfield.plugins.hooks.observers import ObserverDispatcher
 from benchmarks.rows import Row, percentile
 
 PLUGINS = 50
@@ -24,7 +24,7 @@ CALLS = 2000
 EVENTS = 500
 
 _PLUGIN = """
-from agentfield.plugins import Capabilities, Manifest, PairSpec, ProviderInfo, hookimpl
+from agentfield.plugins import Capabilities, Manifest, PairSpec, ProviderSpec, hookimpl
 
 @hookimpl
 def agentfield_manifest():
@@ -32,7 +32,7 @@ def agentfield_manifest():
     pair = PairSpec(
         provider="{name}", transport="websocket", factory="{name}.adapter:adapter", media="bridged", capabilities=can
     )
-    return Manifest(api=(1, 0), providers=(ProviderInfo(name="{name}", title="{name}"),), pairs=(pair,))
+    return Manifest(api=(2, 0), providers=(ProviderSpec(name="{name}", title="{name}"),), pairs=(pair,))
 """
 _PEER = """
 import json, time
@@ -66,7 +66,7 @@ list(importlib_metadata.distributions(path=["nowhere"]))
 
 
 def measure() -> list[Row]:
-    """Find generated distributions in fresh interpreters, resolve among them, and feed observers in this one."""
+    """Discover and resolve generated distributions in fresh interpreters, and dispatch events in this one."""
     with tempfile.TemporaryDirectory() as folder:
         _generate(Path(folder))
         peer, _ = _median(folder, _PEER)
@@ -93,9 +93,9 @@ def _generate(folder: Path) -> None:
 
 
 def _median(folder: str, program: str) -> tuple[float, float]:
-    """Return the medians of discovery and of one resolve; the first run, which compiles, does not count.
+    """Return the median times of discovery and of a resolve; the first run, which compiles, is not counted.
 
-    The others find what it compiled, as they would after an installation, also where the environment forbids to write it.
+    The other runs use the compiled files, as after an installation, even if the environment forbids writing them.
     """
     runs = []
     for _ in range(RUNS + 1):
@@ -113,15 +113,17 @@ def _median(folder: str, program: str) -> tuple[float, float]:
 
 
 async def _emit() -> tuple[float, float]:
-    """Return what it costs to feed five observers an event, and to append it to five lists."""
+    """Return the time to dispatch an event to five observers, and the time to append it to five lists."""
     logging.getLogger("agentfield.plugins").setLevel(logging.ERROR)
     about = dict.fromkeys(("id", "seq", "type", "at", "run_id", "session_id", "execution_id"))
     data = json.dumps({**about, "body": {"kind": "tool"}}).encode()
     values, floors = [], []
-    async with Observers(Registry.of([_observer(name) for name in "abcde"]), size=EVENTS, drain=0.1) as observers:
+    async with ObserverDispatcher(
+        Registry.of([_observer(name) for name in "abcde"]), size=EVENTS, drain=0.1
+    ) as observers:
         lists: list[list[bytes]] = [[] for _ in range(5)]
         for _ in range(RUNS):
-            values.append(_each(lambda: observers.feed("execution.ended", data)))
+            values.append(_each(lambda: observers.dispatch("execution.ended", data)))
             floors.append(_each(lambda: [waiting.append(data) for waiting in lists]))
         assert sum(counts.dropped for counts in observers.counts.values()) == 5 * EVENTS * (RUNS - 1)
     return percentile(values, 50), percentile(floors, 50)

@@ -1,4 +1,4 @@
-"""How much of a processor another process has used."""
+"""Processor time of another process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["processor_seconds"]
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process, of all the threads that it has now.
+    """Return the processor time (seconds) of the current threads of a process.
 
-    To the nanosecond where the kernel tells (``/proc/PID/task/TID/schedstat``, Linux); else in its ticks of 10 ms, which are a
+    The resolution is a nanosecond where the kernel has ``/proc/PID/task/TID/schedstat`` (Linux), else a tick of 10 ms, which is a
     fortieth of what a short run measures.
     """
-    told = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-    if told:
-        return sum(int(line.split()[0]) for line in told) / 1e9
+    statistics = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    if statistics:
+        return sum(int(line.split()[0]) for line in statistics) / 1e9
     times = psutil.Process(pid).cpu_times()
     return float(times.user + times.system)

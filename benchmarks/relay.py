@@ -1,4 +1,4 @@
-"""The floor of the bridge: a bare relay that parses every event and does nothing else: ``python -m benchmarks.relay PORT PEER``."""
+"""Floor of the bridge benchmark, a bare relay that only parses every event: ``python -m benchmarks.relay PORT PEER``."""
 
 from __future__ import annotations
 

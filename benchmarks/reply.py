@@ -1,4 +1,4 @@
-"""How long a caller waits: from the end of their speech to the first audio of the answer, over the whole local stack."""
+"""Response time of a call: from the end of the caller's speech to the first audio of the answer, over the whole local stack."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from benchmarks.rows import Row, percentile
 
-CLIPS = Path(__file__).parents[1] / "tests" / "speech_fixtures" / "synthetic"
+CLIPS = Path(__file__).parents[1] / "tests" / "fixtures" / "speech" / "synthetic"
 SILENCE = 0.5
-"""Seconds of silence that end a turn: nobody can answer before."""
+"""Seconds of silence that end a turn; no answer can start earlier."""
 
 
 def measure() -> list[Row]:
-    """Make demo calls of several turns and take what the caller's own recording says."""
+    """Make demo calls of several turns and measure the recordings of the caller."""
     waits: list[float] = []
     for clips in (("01", "02", "03", "04", "05"), ("06", "07", "08", "09", "10")):
         report = _demo(*clips)

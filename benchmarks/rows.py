@@ -1,4 +1,4 @@
-"""A row of a benchmark, and the table that people read."""
+"""`Row`, the result of a measurement, and its table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Row", "percentile", "print_rows"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One measured value: `floor` is what the same machine did in the same run without us, `goal` the largest value that is good."""
+    """A measured value; `floor` is the value of the same run without AgentField, `goal` the largest acceptable value."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The value in floors."""
+        """The value divided by the floor, None without a floor."""
         return self.value / self.floor if self.floor else None
 
     @property
@@ -31,17 +31,17 @@ class Row:
         return None if self.goal is None else self.value <= self.goal
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row as JSON."""
+        """Return the row as JSON values."""
         return {**asdict(self), "ratio": self.ratio, "holds": self.holds}
 
 
 def percentile(values: Iterable[float], percent: int) -> float:
-    """Return a percentile of at least two values."""
+    """Return a percentile of two or more values."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """Print a table."""
+    """Print the rows as a table."""
     head = ("name", "value", "unit", "floor", "ratio", "goal", "holds")
     cells = [head, *(_cells(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]

@@ -1,4 +1,4 @@
-"""What every test relies on: the log of the process is as it was before."""
+"""A rule for all tests: they leave the root logger unchanged."""
 
 from __future__ import annotations
 
@@ -8,24 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests together where several processes share them, and all that need the speech engines in one.
-
-    Speech that is made, heard and judged in real time needs its time; two of these calls at once take it from each other.
-    """
-    speech = {item.path for item in items if item.get_closest_marker("speech")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("speech" if item.path in speech else str(item.path)))
-
-
 @pytest.fixture(autouse=True)
-def _log_as_it_was() -> Iterator[None]:
-    """Take back what a program run inside this process did to the root logger."""
+def _unchanged_root_logger() -> Iterator[None]:
+    """Undo the changes that a program run in this process made to the root logger."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
-    # pytest's own handlers come and go with its phases; only what was added and stayed is taken away
+    # pytest exchanges its own handlers between phases: leave those alone
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         if not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)

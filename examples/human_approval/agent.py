@@ -6,24 +6,24 @@ app = Agent(node_id="support")
 
 ORDERS = {"427": {"order": "427", "paid": 80.0, "state": "stuck in customs"}}
 LIMIT = 50.0
-"""Dollars that may be refunded without asking anybody."""
+"""Dollars that may be refunded without approval."""
 
 
 @app.reasoner()
 async def find_order(text: str) -> dict:
-    """Retrieval: the order that the caller speaks of; without a number, the last one."""
+    """Retrieval: the order that the caller mentions; without a number, order 427."""
     return next((order for number, order in ORDERS.items() if number in text), ORDERS["427"])
 
 
 @app.reasoner()
 async def check_policy(order: dict) -> dict:
-    """Policy: what may be done, and whether somebody has to agree."""
+    """Policy: the refund, and whether a person has to approve it."""
     return {"refund": order["paid"], "needs_approval": order["paid"] > LIMIT}
 
 
 @app.reasoner()
 async def handle_turn(turn: dict) -> dict:
-    """The pipeline behind a turn; it is parked while nobody has decided."""
+    """Pipeline of a turn; it is suspended until the decision."""
     order = await app.call("support.find_order", text=turn["text"] or "")
     policy = await app.call("support.check_policy", order=order)
     if policy["needs_approval"]:

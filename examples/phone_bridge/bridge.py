@@ -1,8 +1,8 @@
-"""A telephone line in front of a session: speaks a recording into the call in real time and records what it hears.
+"""A telephone line for a session: plays a recording into the call in real time and records the answer.
 
     python bridge.py CALLER.wav --target front-desk.phone --save answer.wav [--keys 1#]
 
-Where this reads a file and writes one, a real bridge reads from its line and writes to it; the rest stays.
+A real bridge reads from and writes to its line instead of the two files; the rest stays the same.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
 from agentfield.wire.rest import StartRequest
 
-FRAME = 0.02  # seconds: what a telephone line carries at a time
-SILENCE_AFTER = 1.5  # seconds of silence after the recording, so that the end of the turn is heard
+FRAME = 0.02  # seconds: the usual frame of a telephone line
+SILENCE_AFTER = 1.5  # seconds of silence after the recording, so that the end of the turn is detected
 
 
 class Line:
-    """The caller's end of the line: what was recorded goes in, what is heard comes out, at the pace of the clock."""
+    """The caller's end of the line: sends the recording and records the received audio, both in real time."""
 
     def __init__(self, recording: Path) -> None:
         with wave.open(str(recording)) as source:
@@ -37,41 +37,41 @@ class Line:
             self.speech = source.readframes(source.getnframes())
         self.frame = int(self.rate * FRAME) * 2
         self.heard = bytearray()
-        self._queue: deque[bytes | str] = deque()  # audio to be played, and the names of marks in between
+        self._queue: deque[bytes | str] = deque()  # audio to play, and the names of marks in between
 
     def receive(self, item: bytes | str) -> None:
-        """Take audio, or a mark, that follows what came before."""
+        """Queue audio or a mark."""
         self._queue.append(item)
 
     def clear(self) -> None:
-        """Throw away what was not played, its marks included."""
+        """Discard everything that was not played, marks included."""
         self._queue.clear()
 
     def play(self) -> list[str]:
-        """Play one frame; returns the marks that were reached."""
+        """Play one frame and return the marks that were reached."""
         frame, reached = bytearray(), []
         while self._queue and len(frame) < self.frame:
             item = self._queue.popleft()
             if isinstance(item, str):
                 reached.append(item)
                 continue
-            room = self.frame - len(frame)
-            frame += item[:room]
-            if len(item) > room:
-                self._queue.appendleft(item[room:])
+            missing = self.frame - len(frame)
+            frame += item[:missing]
+            if len(item) > missing:
+                self._queue.appendleft(item[missing:])
         self.heard += frame.ljust(self.frame, b"\0")
         while self._queue and isinstance(self._queue[0], str):
             reached.append(str(self._queue.popleft()))
         return reached
 
     def spoken(self) -> list[bytes]:
-        """Return the recording and a silence after it, frame by frame."""
+        """Return the frames of the recording and of a silence after it."""
         sound = self.speech + bytes(self.frame * round(SILENCE_AFTER / FRAME))
         return [sound[at : at + self.frame] for at in range(0, len(sound) - self.frame + 1, self.frame)]
 
 
 async def carry(socket: aiohttp.ClientWebSocketResponse, line: Line, *, keys: str, hold: float) -> None:
-    """Carry frames both ways, one of each a tick, until the recording is over and `hold` seconds have passed."""
+    """Send and play one frame per tick until `hold` seconds after the recording, then hang up."""
     loop = asyncio.get_running_loop()
     begin = loop.time()
     frames = line.spoken()
@@ -87,7 +87,7 @@ async def carry(socket: aiohttp.ClientWebSocketResponse, line: Line, *, keys: st
 
 
 async def listen(socket: aiohttp.ClientWebSocketResponse, line: Line) -> None:
-    """Take what the control plane sends, until it says that the call is over."""
+    """Receive from the control plane until the connection closes."""
     async for message in socket:
         if message.type is aiohttp.WSMsgType.BINARY:
             line.receive(message.data)
@@ -107,18 +107,18 @@ async def listen(socket: aiohttp.ClientWebSocketResponse, line: Line) -> None:
 
 
 def show(event: dict[str, object]) -> None:
-    """Print the words of both sides as they become final."""
+    """Print the final transcripts of both sides."""
     if event["type"] in ("turn.transcript", "reply.transcript") and event.get("final"):
         print(f"{'caller' if event['type'].startswith('turn') else 'agent '}: {event['text']}")
 
 
 async def call(options: argparse.Namespace) -> None:
-    """Start a session, make the call, write down what was heard."""
+    """Start a session, make the call and save the received audio."""
     line = Line(options.recording)
     async with ControlPlaneClient(options.url) as client, aiohttp.ClientSession() as http:
         session = await client.start_session(StartRequest(target=options.target, caller=options.caller))
         if session.media_url is None:
-            sys.exit(f"{session.target} runs over {session.transport}, which carries its audio otherwise")
+            sys.exit(f"{session.target} runs over {session.transport}, which has no audio WebSocket")
         headers = {"Authorization": f"Bearer {session.token}"}
         params = {"format": "pcm16", "rate": str(line.rate)}
         async with http.ws_connect(session.media_url, headers=headers, params=params, heartbeat=10) as socket:
@@ -131,18 +131,18 @@ async def call(options: argparse.Namespace) -> None:
         target.setsampwidth(2)
         target.setframerate(line.rate)
         target.writeframes(bytes(line.heard))
-    print(f"what was heard is in {options.save}; the call: af session workflows {session.session_id}")
+    print(f"the received audio is in {options.save}; the call: af session workflows {session.session_id}")
 
 
 def main() -> None:
-    """Read the command line and make the call."""
+    """Parse the command line and make the call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recording", type=Path, help="a mono 16-bit WAV file of 8, 16, 24 or 48 kHz")
     parser.add_argument("--target", default="front-desk.phone", help="the session to call")
-    parser.add_argument("--caller", default=None, help="who calls")
+    parser.add_argument("--caller", default=None, help="the caller's name or number")
     parser.add_argument("--keys", default="", help="keys to press after the recording, such as 1#")
     parser.add_argument("--hold", type=float, default=6.0, help="seconds to listen after the recording")
-    parser.add_argument("--save", type=Path, default=Path("heard.wav"), help="where to write what was heard")
+    parser.add_argument("--save", type=Path, default=Path("heard.wav"), help="file for the received audio")
     parser.add_argument("--url", default=None, help="the control plane, by default the one that runs here")
     try:
         asyncio.run(call(parser.parse_args()))

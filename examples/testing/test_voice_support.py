@@ -1,4 +1,4 @@
-"""The first program, unchanged, tested without a key, without audio and without a network: ``pytest examples/testing``."""
+"""The example voice_support, unchanged, tested without a key, audio or network: ``pytest examples/testing``."""
 
 from __future__ import annotations
 

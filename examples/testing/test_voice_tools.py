@@ -1,17 +1,17 @@
-"""A voice agent without code, on three nodes: the script says what the model does, the tools are real."""
+"""A voice agent without handler code, on three nodes: the model is scripted, the tools are real."""
 
 from __future__ import annotations
 
-from agentfield.testing.answers import Use
+from agentfield.testing.scripted import ToolUse
 
 NODES = [f"../voice_tools/{name}.py" for name in ("voice", "orders", "refunds")]
 
 
 async def test_the_model_looks_an_order_up(call):
-    """The model uses a tool, and says what it gave."""
+    """The model calls a tool and speaks its result."""
     async with call(*NODES) as caller:
         caller.model_answers(
-            Use("orders.lookup_order", order_number="427"),
+            ToolUse("orders.lookup_order", order_number="427"),
             lambda asked: asked.results["orders.lookup_order"]["message"],
         )
         turn = await caller.says("Where is my order? The number is 427.")
@@ -21,7 +21,7 @@ async def test_the_model_looks_an_order_up(call):
 
 
 async def test_an_impatient_caller(call):
-    """The caller has heard enough after the first sentence, and goes on."""
+    """The caller interrupts after the first sentence."""
     async with call(*NODES) as caller:
         caller.model_answers("It is on its way. Shall I tell you more?", "You are welcome.")
         turn = await caller.says("Where is my order?", pause="It is on its way.")

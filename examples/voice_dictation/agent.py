@@ -1,9 +1,9 @@
-"""An agent that takes dictation: it notes what the caller says and tells what it noted.
+"""An agent that takes dictation: it saves what the caller says as a note and reads the note back.
 
     af dev examples/voice_dictation
 
-It runs on the local provider, without a key and without a network. To run it on another provider, change these
-four values here or in the environment; nothing else.
+It runs on the local provider, without a key or network. For another provider change only the four values below,
+here or in the environment.
 """
 
 from __future__ import annotations

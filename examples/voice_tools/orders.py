@@ -1,4 +1,4 @@
-"""The node that knows orders."""
+"""Node `orders`: the tool that looks up an order."""
 
 from agentfield import Agent
 

@@ -1,4 +1,4 @@
-"""The node that opens refunds; a person approves them later."""
+"""Node `refunds`: the tool that requests a refund; a person approves it later."""
 
 from agentfield import Agent
 

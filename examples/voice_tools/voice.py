@@ -1,4 +1,4 @@
-"""A voice agent without code: the model answers, and picks from two tools that live on other nodes."""
+"""A voice agent without handler code: the model answers, and calls two tools on other nodes."""
 
 from agentfield import Agent
 

@@ -1,4 +1,4 @@
-"""The built-in call page on a transport of recorded turns: hold to talk, hear the answer, talk over it, go away."""
+"""The built-in call page with recorded turns: hold to talk, hear the answer, interrupt it, leave."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
-from agentfield.realtime.commands import CancelReply
+from agentfield.realtime.commands import CancelReplyCommand
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.media.decode import audible
-from browser.browser_kit import Watched, chromium, eventually, line, watched_page
-from turns_house import House, house
-from unit.turns_kit import Scripted, tone, wav
+from support.audio import tone, wav
+from support.browser.chromium import Watched, chromium, line, watched_page
+from support.providers.scripted_turns import Scripted
+from support.server.recorded_turns import Installation, run_installation
+from support.waiting import until_async
 
 TALK = "Hold to talk"
 
 
 @pytest.fixture
-async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
-    """An installation whose agent speaks long enough to be heard and interrupted."""
+async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
+    """Return an installation whose agent speaks long enough to be heard and interrupted."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
-    async with house(tmp_path, Scripted(seconds=1.0)) as made:
+    async with run_installation(tmp_path, Scripted(seconds=1.0)) as made:
         yield made
 
 
 @pytest.fixture
-async def watched(it: House, tmp_path: Path) -> AsyncIterator[Watched]:
-    """The call page of a started session, in a browser whose microphone hums."""
+async def watched(it: Installation, tmp_path: Path) -> AsyncIterator[Watched]:
+    """Return the call page of a started session in a browser whose microphone records a tone."""
     microphone = tmp_path / "hum.wav"
-    microphone.write_bytes(wav(tone(120.0)))
+    microphone.write_bytes(wav(tone(120000)))
     session = await it.start("kiosk.polite")
     async with chromium(microphone) as browser:
         watched = await watched_page(await browser.new_context(), session.page_url)
@@ -46,8 +48,8 @@ async def watched(it: House, tmp_path: Path) -> AsyncIterator[Watched]:
 
 
 async def _heard(page: Page) -> None:
-    """Wait until the agent is heard."""
-    await eventually(lambda: _level(page), lambda level: level > 0.2)
+    """Wait until the agent is audible."""
+    await until_async(lambda: _level(page), lambda level: level > 0.2)
 
 
 async def _level(page: Page) -> float:
@@ -56,7 +58,7 @@ async def _level(page: Page) -> float:
 
 
 async def _talk(page: Page, seconds: float = 0.6) -> None:
-    """Hold the button for as long as somebody speaks."""
+    """Hold the button while the caller speaks."""
     button = page.locator(".af-push")
     await button.hover()
     await page.mouse.down()
@@ -66,7 +68,7 @@ async def _talk(page: Page, seconds: float = 0.6) -> None:
     await expect(button).to_have_attribute("aria-pressed", "false")
 
 
-async def test_a_page_talks_by_holding_a_button(it: House, watched: Watched) -> None:
+async def test_a_page_talks_by_holding_a_button(it: Installation, watched: Watched) -> None:
     """The greeting is heard, a turn is recorded and sent, its answer is heard and shown, and hanging up ends the session."""
     it.script.hears += ["tea"]
     page = watched.page
@@ -87,8 +89,8 @@ async def test_a_page_talks_by_holding_a_button(it: House, watched: Watched) -> 
     assert (await it.client.get_session(session_id)).end_reason == "caller_hangup"
 
 
-async def test_talking_stops_the_answer(it: House, watched: Watched) -> None:
-    """Who presses the button hears the agent no more; the turn that follows cancels what it was saying."""
+async def test_talking_stops_the_answer(it: Installation, watched: Watched) -> None:
+    """Pressing the button silences the agent; the turn that follows cancels its speech."""
     it.script.holds.add("You said tea.")
     it.script.seconds = 20.0
     it.script.hears += ["tea", "stop"]
@@ -100,15 +102,15 @@ async def test_talking_stops_the_answer(it: House, watched: Watched) -> None:
     await _heard(page)
     button = page.locator(".af-push")
     await button.press("Enter", delay=500)
-    await eventually(lambda: _level(page), lambda level: level < 0.05)
+    await until_async(lambda: _level(page), lambda level: level < 0.05)
     await expect(line(page, "caller", 1)).to_have_text("stop")
     provider = await it.script.session()
-    assert [command for command in provider.sent if isinstance(command, CancelReply)]
+    assert [command for command in provider.sent if isinstance(command, CancelReplyCommand)]
     await expect(page.locator('.af-line[data-role="agent"]', has_text="You said stop.")).to_be_visible()
 
 
-async def test_typed_words_are_answered_aloud(it: House, watched: Watched) -> None:
-    """Words that are typed into the page are answered through the event stream, and heard."""
+async def test_typed_words_are_answered_aloud(it: Installation, watched: Watched) -> None:
+    """Typed words are answered through the event stream and heard."""
     page = watched.page
     await page.get_by_role("button", name="Start the call").click()
     await expect(page.locator(".af-pill")).to_have_attribute("data-state", "live")
@@ -122,8 +124,8 @@ async def test_typed_words_are_answered_aloud(it: House, watched: Watched) -> No
 
 _SEND = """
 async () => {
-  const {TurnCall} = await import('/agentfield/turncall.js');
-  const {TurnPlayer} = await import('/agentfield/turnaudio.js');
+  const {TurnCall} = await import('/agentfield/turn_call.js');
+  const {TurnPlayer} = await import('/agentfield/turn_audio.js');
   const played = [];
   TurnPlayer.prototype.play = (data) => played.push(atob(data));
   const call = new TurnCall({session_id: 'ses_1', transport: 'audio_turns'}, 'ek_af_test');
@@ -138,7 +140,7 @@ async () => {
 
 
 class _Peer:
-    """A control plane whose answers break off once, and that refuses one recording."""
+    """A control plane whose answers break off once and which refuses one recording."""
 
     def __init__(self) -> None:
         self.turns: list[tuple[str, str, str]] = []
@@ -184,7 +186,7 @@ def _sound(reply: str, data: str) -> bytes:
 
 
 async def test_an_answer_that_breaks_off_goes_on_where_it_was() -> None:
-    """The page asks again with the same key, plays no piece twice, and tells what the control plane refused."""
+    """The page repeats the request with the same key, plays no piece twice, and shows refusals."""
     peer = _Peer()
     server = await peer.serve()
     try:

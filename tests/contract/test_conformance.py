@@ -1,4 +1,4 @@
-"""Every pair that we ship, and every example of a stranger's, passes the conformance kit, run as a stranger runs it: pytest, one line, no file."""
+"""Every pair of ours and of the example plugins passes the conformance kit, run as its documentation says: one command, no file."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 
 import pytest
 
-from contract.contract_kit import PAIRS, name_of
-from strangers import TONES, TWILIO, conformance, install_project
+from support.contract.installation import PAIRS, name_of
+from support.packaging.third_party import TONES, TWILIO, conformance, install_project
 
 pytestmark = pytest.mark.timeout(300)  # a whole suite each, several at once
 AT_ONCE = 3
-"""WebRTC speaks in real time, so several runs take little more than one."""
-STRANGERS = ("tones/twilio",)
-"""A provider and a transport that know nothing of each other, together; packaging runs each by itself, from its wheel."""
+"""Runs at the same time; over WebRTC they mostly wait for sound to pass."""
+EXAMPLES = ("tones/twilio",)
+"""A provider and a transport of two independent plugins; tests/packaging runs each by itself, from its wheel."""
 Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Begin all runs, those that take longest first."""
-    folder = tmp_path_factory.mktemp("author")
-    first = sorted(PAIRS, key=lambda pair: pair[1] != "webrtc")
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Start the runs of all collected pairs, those over WebRTC first: they take longest."""
+    collected = [item.callspec.params["pair"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
+    folder, site = tmp_path_factory.mktemp("author"), tmp_path_factory.mktemp("site")
+    path = [str(site), *(install_project(site, project) for project in (TONES, TWILIO))]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = {name_of(pair): pool.submit(_run, name_of(pair), folder, []) for pair in first}
-        site = tmp_path_factory.mktemp("site")
-        path = [str(site), *(install_project(site, project) for project in (TONES, TWILIO))]
-        found |= {pair: pool.submit(_run, pair, folder, path) for pair in STRANGERS}
-        yield found
+        yield {
+            pair: pool.submit(_run, pair, folder, path if pair in EXAMPLES else [])
+            for pair in sorted(collected, key=lambda pair: not pair.endswith("/webrtc"))
+        }
 
 
 def _run(pair: str, folder: Path, path: list[str]) -> subprocess.CompletedProcess[str]:
     return conformance("--pyargs", "agentfield.testing.conformance", "--adapter", pair, cwd=folder, path=path)
 
 
-@pytest.mark.parametrize("pair", [*map(name_of, PAIRS), *STRANGERS])
+@pytest.mark.parametrize("pair", [*map(name_of, PAIRS), *EXAMPLES])
 def test_a_pair_passes_the_kit(runs: Runs, pair: str) -> None:
     """All standard tests pass, and none of them is skipped or expected to fail."""
     done = runs[pair].result()

@@ -1,4 +1,4 @@
-"""The page of what was verified: its tables are written from the tests that they name, and those exist."""
+"""The tables of `docs/providers.md` are generated from the tests that they name, and these exist."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import ast
 
 import pytest
 
-from agentfield_local.chat.behaviour import CHAT_BEHAVIOURS
-from agentfield_local.positions import BEHAVIOURS
-from contract.contract_kit import PAIRS
-from contract.test_positions import written
-from contract.verified import OFFICIAL, PAGE, REGENERATE, UNKNOWN, page
+from agentfield_local.chat.behaviour import CHAT_VARIANTS
+from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS
+from contract.test_behaviour_variants import expected
+from support.contract.installation import PAIRS
+from support.contract.verified import OFFICIAL, PAGE, REGENERATE, UNKNOWN, page
 
 TESTS = PAGE.parents[1] / "tests"
 NAMED = sorted({check.test for check in OFFICIAL} | {unknown.live for unknown in UNKNOWN if unknown.live})
 
 
-def test_the_page_is_what_the_tests_say() -> None:
-    """`docs/providers.md` holds the tables that are made from the tests; a difference says how to write them anew."""
+def test_the_page_is_up_to_date() -> None:
+    """The page is up to date; a failure names the command that writes it."""
     text = PAGE.read_text(encoding="utf-8")
     assert text == page(text), f"docs/providers.md is out of date; write it with: {REGENERATE}"
 
 
 @pytest.mark.parametrize("named", NAMED)
-def test_every_check_that_is_named_exists(named: str) -> None:
-    """A check is the name of a test that can be run."""
+def test_every_named_check_exists(named: str) -> None:
+    """Every named check is an existing test."""
     path, _, name = named.partition("::")
     tree = ast.parse((TESTS / path).read_text(encoding="utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
@@ -32,14 +32,14 @@ def test_every_check_that_is_named_exists(named: str) -> None:
 
 @pytest.mark.parametrize("pair", PAIRS, ids="/".join)
 def test_every_pair_was_checked_against_something_official(pair: tuple[str, str]) -> None:
-    """No pair rests on our own word alone."""
+    """Every pair has a check against an official client, its types or a browser."""
     assert [check for check in OFFICIAL if pair in check.pairs]
 
 
-def test_what_stands_for_the_unknown_is_a_position_of_a_whole_call() -> None:
-    """Each position that is named exists, and what a call comes to in it is written down."""
+def test_unknown_behaviour_is_covered_by_variants_of_whole_calls() -> None:
+    """Each named variant exists and has an expected outcome."""
     for unknown in UNKNOWN:
         for pair in unknown.pairs:
-            known = CHAT_BEHAVIOURS if pair[1] == "audio_turns" else BEHAVIOURS
-            assert set(unknown.positions) <= set(known)
-            assert all(written(pair, name).reason == "caller_hangup" for name in unknown.positions)
+            known = CHAT_VARIANTS if pair[1] == "audio_turns" else BEHAVIOUR_VARIANTS
+            assert set(unknown.variants) <= set(known)
+            assert all(expected(pair, name).reason == "caller_hangup" for name in unknown.variants)

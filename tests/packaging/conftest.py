@@ -1,7 +1,7 @@
-"""The wheels are built once for all packaging tests."""
+"""The wheels, built once for all packaging tests."""
 
 from __future__ import annotations
 
-from packaging_kit import wheels
+from support.packaging.environments import wheels
 
 __all__ = ["wheels"]

@@ -1,4 +1,4 @@
-"""The distributions installed one after the other into one clean environment: what each adds, and what goes wrong."""
+"""The distributions, installed one after the other into a clean environment: what each adds and how a foreign package is detected."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from packaging_kit import Environment, Ran, build
+from support.packaging.environments import Environment, Ran, build
 
 PAIRS = {
     "agentfield-openai": ["openai/webrtc", "openai/websocket"],
     "agentfield-openrouter": ["openrouter/audio_turns"],
     "agentfield-local": ["local/audio_turns", "local/webrtc", "local/websocket"],
 }
-"""What each plugin adds, in the order in which they are installed."""
+"""The pairs of each plugin, in the order of installation."""
 
 RESOLVE = """
 from agentfield import Agent
@@ -31,8 +31,8 @@ except AgentFieldError as error:
 
 
 @dataclass
-class Seen:
-    """What was seen after each step."""
+class Observed:
+    """Observations after each step."""
 
     packages: set[str] = field(default_factory=set)
     resolved: str = ""
@@ -46,9 +46,9 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Seen:
-    """Install step by step, and look after each step."""
-    here, seen = Environment.make(tmp_path_factory.mktemp("installed"), wheels), Seen()
+def seen(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Observed:
+    """Install step by step and record the state after each."""
+    here, seen = Environment.make(tmp_path_factory.mktemp("installed"), wheels), Observed()
     here.install("agentfield-core")
     seen.packages = {row["name"] for row in json.loads(here.pip("list", "--format", "json"))}
     seen.resolved = here.run("python", "-c", RESOLVE).out
@@ -62,8 +62,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Seen:
         seen.checked[dist] = here.run("af", "plugins", "check", dist, "--json").json
     seen.doctor["before"] = here.run("af", "doctor", "--json")
     for version, source in (("0.1.144", "__version__ = '0.1.144'"), ("0.1.145", "raise ImportError('no fastapi')")):
-        intruder = _intruder(here.folder / version, version, source)
-        here.pip("install", "--reinstall", "--no-deps", intruder)
+        foreign = _foreign_package(here.folder / version, version, source)
+        here.pip("install", "--reinstall", "--no-deps", foreign)
         seen.doctor[version] = here.run("af", "doctor", "--json")
     seen.help_after_ruin = here.run("af", "nodes")
     here.pip("uninstall", "agentfield")
@@ -72,8 +72,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Seen:
     return seen
 
 
-def _intruder(folder: Path, version: str, source: str) -> Path:
-    """Build the wheel of a distribution that is called like our package and ships one of that name."""
+def _foreign_package(folder: Path, version: str, source: str) -> Path:
+    """Build the wheel of an unrelated distribution that ships a package `agentfield`."""
     (folder / "agentfield").mkdir(parents=True)
     (folder / "agentfield" / "__init__.py").write_text(f"{source}\n")
     (folder / "pyproject.toml").write_text(
@@ -85,8 +85,8 @@ def _intruder(folder: Path, version: str, source: str) -> Path:
     return wheel
 
 
-def test_core_alone_imports_and_says_what_to_install(seen: Seen) -> None:
-    """An agent can be declared with core alone; no heavy library came along, there is no `af`, and a pair names its plugin."""
+def test_core_alone_imports_and_says_what_to_install(seen: Observed) -> None:
+    """Core alone declares an agent without heavy dependencies and without `af`; an absent pair names its plugin."""
     assert not seen.packages & {"aiortc", "av", "numpy", "apsw", "structlog", "websockets", "typer"}
     assert not seen.had_af
     assert seen.resolved == (
@@ -95,16 +95,16 @@ def test_core_alone_imports_and_says_what_to_install(seen: Seen) -> None:
     )
 
 
-def test_the_command_alone_lists_no_pair_that_works(seen: Seen) -> None:
-    """Without plugins there is nothing to call over; each pair of ours names the line that installs it."""
+def test_the_command_alone_lists_no_pair_that_works(seen: Observed) -> None:
+    """Without plugins no pair works; each of ours names the command that installs it."""
     assert {(row["installed"], row["state"]) for row in seen.empty} == {(False, "adapter_not_installed")}
     hints = {f"{row['provider']}/{row['transport']}": row["hint"] for row in seen.empty}
     assert hints == {pair: f"uv pip install {dist}" for dist, pairs in PAIRS.items() for pair in pairs}
     assert "(uv pip install agentfield-local)" in " ".join(seen.empty_table.split())
 
 
-def test_each_plugin_adds_exactly_its_pairs(seen: Seen) -> None:
-    """What can be called is what is installed, no more and no less."""
+def test_each_plugin_adds_exactly_its_pairs(seen: Observed) -> None:
+    """Exactly the pairs of the installed plugins are available."""
     expected: list[str] = []
     for dist, pairs in PAIRS.items():
         expected = sorted([*expected, *pairs])
@@ -112,18 +112,15 @@ def test_each_plugin_adds_exactly_its_pairs(seen: Seen) -> None:
 
 
 @pytest.mark.parametrize("dist", PAIRS)
-def test_what_a_plugin_declares_is_there_and_its_manifest_is_light(seen: Seen, dist: str) -> None:
+def test_a_plugins_declarations_load_and_its_manifest_is_light(seen: Observed, dist: str) -> None:
     """Every factory and options model that the manifest names loads from the wheel, and the manifest imports nothing heavy."""
     found = seen.checked[dist]
     assert (found["ok"], found["problems"], found["pairs"]) == (True, [], PAIRS[dist])
     assert [warning for warning in found["warnings"] if "no peer" not in warning] == []
 
 
-def test_doctor_finds_the_package_that_overwrites_ours(seen: Seen) -> None:
-    """An installation in order has no problem; with the other `agentfield` the doctor names it, the files and the cure.
-
-    Also where that package does not even import, so that nothing of ours does.
-    """
+def test_doctor_finds_a_foreign_package(seen: Observed) -> None:
+    """A correct installation has no problem; a foreign `agentfield` is named with its files and the remedy, even if it cannot be imported."""
     assert (seen.doctor["before"].code, _package(seen.doctor["before"])) == (
         0,
         [("ok", "`import agentfield` is agentfield-core's", "")],
@@ -133,10 +130,10 @@ def test_doctor_finds_the_package_that_overwrites_ours(seen: Seen) -> None:
     assert _package(seen.doctor["0.1.144"]) == [
         (
             "problem",
-            "agentfield 0.1.144 is somebody else's project and ships a package `agentfield` too, in the place of ours",
+            "agentfield 0.1.144 is an unrelated project that ships a package `agentfield` too and replaces ours",
             cure,
         ),
-        ("problem", "files of agentfield-core are not as they were installed: agentfield/__init__.py", cure),
+        ("problem", "files of agentfield-core were changed after installation: agentfield/__init__.py", cure),
     ]
     for ruined in (seen.doctor["0.1.145"], seen.help_after_ruin):
         assert (ruined.code, ruined.out) == (1, "")

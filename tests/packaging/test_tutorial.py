@@ -1,4 +1,4 @@
-"""The tutorial, followed to the letter: its commands are run, its changes are made, and what it says comes of them does."""
+"""The tutorial, executed literally: its commands, its changes and the output that it shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from packaging_kit import ROOT, Environment
+from support.packaging.environments import ROOT, Environment
 
 TUTORIAL = ROOT / "docs" / "write-a-plugin.md"
 BLOCK = re.compile(r"^```(console|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,18 +19,18 @@ BLOCK = re.compile(r"^```(console|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass
 class Reader:
-    """Somebody who follows a page in a terminal, with an environment of their own.
+    """A reader who follows a page in a terminal, with a clean environment.
 
     Args:
         here: The environment.
-        folder: The folder that they are in.
+        folder: The current folder.
     """
 
     here: Environment
     folder: Path
 
     def follow(self, kind: str, block: str) -> None:
-        """Do what a block says."""
+        """Execute a block."""
         if kind == "diff":
             subprocess.run(["git", "apply", "-"], input=block, cwd=self.folder, text=True, check=True)
             return
@@ -39,7 +39,7 @@ class Reader:
             self.type(shlex.split(command), expected.splitlines())
 
     def type(self, argv: list[str], expected: list[str]) -> None:
-        """Type a command, and compare what it prints."""
+        """Run a command and compare its output."""
         match argv:
             case ["cd", folder]:
                 self.folder /= folder
@@ -63,9 +63,9 @@ class Reader:
         )
 
 
-@pytest.mark.timeout(600)  # it installs two projects and runs the kit five times
+@pytest.mark.timeout(600)  # it installs two projects and runs the conformance suite five times
 def test_the_tutorial_leads_from_an_empty_folder_to_a_green_run(tmp_path: Path, wheels: Path) -> None:
-    """Each command works as it stands there, the one run that is to fail fails as told, and the last ones are green."""
+    """Each command works as written, the run that is to fail fails, and the last ones pass."""
     here = Environment.make(tmp_path, wheels)
     here.install("agentfield-cli")
     empty = tmp_path / "empty"

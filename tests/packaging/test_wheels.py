@@ -1,4 +1,4 @@
-"""The distributions as users get them: built wheels in clean environments."""
+"""The built wheels: their content and versions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from packaging_kit import DISTS, ROOT
+from support.packaging.environments import DISTS, ROOT
 
 
 @pytest.mark.parametrize("dist", DISTS)
-def test_a_wheel_holds_its_package_and_nothing_else(wheels: Path, dist: str) -> None:
+def test_a_wheel_holds_its_package_alone(wheels: Path, dist: str) -> None:
     """Each wheel has one typed package and its licence, at the common version."""
     (wheel,) = wheels.glob(f"{dist.replace('-', '_')}-*.whl")
     package = {"agentfield-core": "agentfield"}.get(dist, dist.replace("-", "_"))
@@ -23,7 +23,7 @@ def test_a_wheel_holds_its_package_and_nothing_else(wheels: Path, dist: str) -> 
 
 
 def test_versions_move_in_lockstep() -> None:
-    """All distributions have one version and one Python floor, and ask for each other at it."""
+    """All distributions have one version and one minimum Python, and depend on each other at that version."""
     found = set()
     for dist in DISTS:
         project = tomllib.loads((ROOT / dist / "pyproject.toml").read_text())["project"]

@@ -1,4 +1,4 @@
-"""The control plane of a command: found, connected to, and left again."""
+"""Connection of a command to the control plane."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ _Result = TypeVar("_Result")
 
 
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run the asynchronous part of a command."""
+    """Run the asynchronous part of a command to completion."""
     return asyncio.run(main)
 
 
 @asynccontextmanager
 async def connected(url: str | None) -> AsyncIterator[ControlPlaneClient]:
-    """Yield a client of the control plane that `--url`, the environment or the running one's file names.
+    """Yield a client of the control plane.
+
+    Args:
+        url: The value of `--url`; None uses AGENTFIELD_URL, else the address file of the control plane that runs on
+            this machine.
 
     Raises:
-        InvalidInput: What names it is no address.
+        InvalidInput: The address is invalid.
     """
     from agentfield.client import ControlPlaneClient
 

@@ -1,4 +1,7 @@
-"""The `af` command: which commands there are; each is imported when it is used, so that `af --help` costs nothing."""
+"""Entry point of `af`: builds the command tree, runs one command line, and maps errors to exit codes.
+
+A command module is imported when its command is used, so that `af --help` imports no heavy library.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["COMMANDS", "main", "run"]
+from agentfield_cli.command_table import COMMANDS
 
-COMMANDS = {
-    "demo": "Make one real voice call, here and now, with no key and no network.",
-    "dev": "Run a control plane with the agents and the page of a folder.",
-    "server": "Run a control plane.",
-    "run": "Run an agent file.",
-    "session": "Start, call, watch and end sessions.",
-    "execute": "Call a target through the control plane.",
-    "approvals": "See what waits for a human, and decide.",
-    "nodes": "List the agent nodes that are connected.",
-    "adapters": "List the pairs of provider and transport, and what each can do.",
-    "plugins": "List the installed plugins and their state.",
-    "webhooks": "Tell other systems of events.",
-    "init": "Begin a project.",
-    "doctor": "Look whether this installation is in order.",
-    "store": "See how large the store is, take old runs away, give room back.",
-    "local": "Run the offline speech server.",
-}
-"""Every command with its line in the overview."""
+__all__ = ["main", "run"]
 
 
-class _Later(TyperCommand):
-    """Stands for a command whose module is imported when the command is used."""
+class _LazyCommand(TyperCommand):
+    """Placeholder of a built-in command; imports the command's module on first use."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         from typer.main import get_command
@@ -43,41 +29,41 @@ class _Later(TyperCommand):
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
-class _Overview(TyperGroup):
-    """The top of the command tree."""
+class _CommandGroup(TyperGroup):
+    """Root of the command tree: built-in commands first, then those of plugins."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         for name, line in COMMANDS.items():
-            self.add_command(_Later(name, help=line))
-        self._looked = False
+            self.add_command(_LazyCommand(name, help=line))
+        self._plugins_loaded = False
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - typer's signature
-        self._look()
+        self._load_plugin_commands()
         return [*COMMANDS, *sorted(self.commands.keys() - COMMANDS.keys())]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
-            self._look()
+            self._load_plugin_commands()
         return super().get_command(ctx, cmd_name)
 
-    def _look(self) -> None:
-        """Look for commands of plugins; nobody pays for it who uses one of ours."""
-        if self._looked:
+    def _load_plugin_commands(self) -> None:
+        """Add the commands of plugins once; a built-in command never triggers this scan."""
+        if self._plugins_loaded:
             return
-        from agentfield_cli.contributed import contributed_commands
+        from agentfield_cli.plugin_commands import plugin_command_stubs
 
-        self._looked = True
-        for name, command in contributed_commands().items():
+        self._plugins_loaded = True
+        for name, command in plugin_command_stubs().items():
             if name not in COMMANDS:
                 self.add_command(command)
 
 
-app = typer.Typer(cls=_Overview, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(cls=_CommandGroup, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"af {version('agentfield-cli')}")
@@ -85,10 +71,10 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _top(
+def _root(
     context: typer.Context,
     version: Annotated[  # noqa: ARG001 - read by its callback
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Start, watch and make voice calls from a terminal.
@@ -97,10 +83,10 @@ def _top(
 
     \b
     Examples:
-      af demo                               one call, with nothing set up
+      af demo                               one call, without any setup
       af dev examples/voice_dictation       an agent and its page
-      af session start voice-support.voice  a page address for one call
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+      af session start voice-support.voice  the address of a page that makes one call
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -109,7 +95,7 @@ def run(args: Sequence[str]) -> int:
     """Run one command line.
 
     Args:
-        args: What follows `af`.
+        args: The arguments after `af`.
 
     Returns:
         The exit code: 0 done, 1 failed, 2 bad usage or refused, 3 control plane out of reach, 130 interrupted.
@@ -118,9 +104,9 @@ def run(args: Sequence[str]) -> int:
 
     try:
         from agentfield.errors import AgentFieldError
-    except Exception:  # noqa: BLE001 - it may be anybody's code that is there in the place of ours
-        return _report_intruder()
-    from agentfield_cli.output import report_error, report_usage
+    except Exception:  # noqa: BLE001 - a foreign package in place of agentfield-core may raise anything
+        return _report_foreign_package()
+    from agentfield_cli.terminal.output import report_error, report_usage
 
     as_json = "--json" in args
     try:
@@ -134,21 +120,21 @@ def run(args: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report_intruder() -> int:
-    """Say what is in the place of agentfield-core, whose package does not import."""
+def _report_foreign_package() -> int:
+    """Report which distribution replaced the package of agentfield-core, which does not import."""
     import traceback
 
-    from agentfield_cli.intruder import FIX, intruders
+    from agentfield_cli.diagnostics.foreign_package import REINSTALL_HINT, foreign_distributions
 
     traceback.print_exc(limit=0)
-    others = intruders()
+    others = foreign_distributions()
     names = " ".join(other.split()[0] for other in others) or "agentfield"
     why = f"{', '.join(others)} has overwritten it" if others else "it is damaged"
     sys.stderr.write(f"error: the package agentfield is not agentfield-core's: {why}.\n")
-    sys.stderr.write(f"hint: {FIX.format(names=names)}\ncode: foreign_package\n")
+    sys.stderr.write(f"hint: {REINSTALL_HINT.format(names=names)}\ncode: foreign_package\n")
     return 1
 
 
 def main() -> None:
-    """Run `af` with the arguments of this process."""
+    """Run `af` with the arguments of this process and exit."""
     sys.exit(run(sys.argv[1:]))

@@ -2,7 +2,9 @@
 
     from agentfield import Agent
 
-The names below are imported on first use, so that importing the package costs next to nothing.
+The public names are imported on first use, so that ``import agentfield`` stays fast. Further public modules: `agentfield.client`
+(the REST client), `agentfield.context` (the running execution), `agentfield.errors`, `agentfield.plugins` and
+`agentfield.testing`.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agentfield.agent import Agent
     from agentfield.errors import AgentFieldError, ExecutionError, SessionEnded
-    from agentfield.pausing import Decision
     from agentfield.realtime.config import Limits, SemanticVad, ServerVad
+    from agentfield.run_state import Decision
     from agentfield.session import Reply, Session, Speech, Spoken, Turn
 
 __all__ = [
@@ -33,10 +35,10 @@ __all__ = [
     "Turn",
 ]
 
-_HOMES = {
+_MODULES = {
     "Agent": "agentfield.agent",
     "AgentFieldError": "agentfield.errors",
-    "Decision": "agentfield.pausing",
+    "Decision": "agentfield.run_state",
     "ExecutionError": "agentfield.errors",
     "Limits": "agentfield.realtime.config",
     "Reply": "agentfield.session",
@@ -51,8 +53,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     if name == "__version__":
         from importlib_metadata import version
 

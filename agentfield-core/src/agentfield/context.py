@@ -1,4 +1,4 @@
-"""Where the code that is running belongs: the execution, its run and its session; and how far it has come."""
+"""The running code's execution, run and session, and its progress reports."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ from agentfield.schema import jsonable
 from agentfield.wire.frames import ExecutionContext
 
 if TYPE_CHECKING:
-    from agentfield.pausing import RunState
+    from agentfield.run_state import RunState
 
 __all__ = ["MAX_PROGRESS", "current", "run", "session_id", "update", "use"]
 
 MAX_PROGRESS: Final = 4096
-"""Bytes of what `update` is given, as JSON."""
+"""Bytes of JSON that one progress report may be."""
 
 _current: ContextVar[ExecutionContext | None] = ContextVar("agentfield_context", default=None)
 _run: ContextVar[RunState | None] = ContextVar("agentfield_run", default=None)
 
 
 def current() -> ExecutionContext | None:
-    """Return the context of the reasoner or handler that is running, None outside of one.
+    """Return the context of the running reasoner or handler, None outside of one.
 
-    Its `headers` carry the same under the names of the REST interface (``X-Session-ID`` and the others).
+    Its `headers` hold the same values under the header names of the REST API (``X-Session-ID`` and others).
     """
     return _current.get()
 
 
 def session_id() -> str | None:
-    """Return the id of the session that the running code works for, None when there is none."""
+    """Return the id of the session that the running code belongs to, None without one."""
     context = _current.get()
     return context.session_id if context else None
 
 
 def run() -> RunState | None:
-    """Return the run of the reasoner that is running, None outside of one."""
+    """Return the state of the running reasoner, None outside of one."""
     return _run.get()
 
 
 def update(**values: Any) -> None:
-    """Tell how far the running reasoner has come, such as ``update(done=3, of=10)``.
+    """Report the progress of the running reasoner, such as ``update(done=3, of=10)``.
 
-    Returns at once. The newest word is recorded with the execution, at most one a second; it shows in its view, in the
+    Returns at once. The newest value is recorded with the execution, at most one a second, and shown in its view, in the
     workflow and in its events.
 
     Args:
-        **values: Anything that JSON can hold, at most 4 KiB of it.
+        **values: Any JSON values, at most 4 KiB.
 
     Raises:
         Unavailable: No reasoner is running here (code `no_run`).
-        InvalidInput: It is not JSON.
-        LimitExceeded: It is larger than that.
+        InvalidInput: A value is not JSON.
+        LimitExceeded: The values are larger than 4 KiB.
     """
     state = _run.get()
     if state is None:
-        raise Unavailable(
-            "There is no run to tell of here.", code="no_run", hint="call context.update from inside a reasoner"
-        )
-    value = jsonable(values, what="progress")
+        raise Unavailable("No reasoner is running here.", code="no_run", hint="Call context.update inside a reasoner.")
+    value = jsonable(values, name="progress")
     if (size := len(canonical(value))) > MAX_PROGRESS:
-        raise LimitExceeded(f"Progress may be {MAX_PROGRESS} bytes of JSON; this is {size}.", hint="say less of it")
+        raise LimitExceeded(
+            f"Progress may be {MAX_PROGRESS} bytes of JSON; this is {size}.", hint="Report fewer or shorter values."
+        )
     state.report(value)
 
 
 @contextmanager
 def use(context: ExecutionContext, run: RunState | None = None) -> Iterator[None]:
-    """Make `context` the current one inside a ``with`` block, also for tasks and threads started there.
+    """Make `context` the current one inside the block, including tasks and threads started there.
 
     Args:
-        context: Where the code belongs.
-        run: The run of a reasoner; None in the handler of a session.
+        context: The execution that the code belongs to.
+        run: The state of a reasoner's attempt; None in a session's handler.
     """
     token, before = _current.set(context), _run.set(run)
     try:

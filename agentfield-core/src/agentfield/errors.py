@@ -1,25 +1,25 @@
-"""The one tree of errors, the same in Python, in HTTP problem documents and on the command line.
+"""The exception hierarchy, shared by Python, HTTP problem documents (RFC 9457) and the command line.
 
 AgentFieldError
-├── InvalidInput                 what was sent does not fit
-├── Unauthorized · Forbidden     who asks is unknown, or may not
+├── InvalidInput                 the input is invalid
+├── Unauthorized · Forbidden     the caller is unknown, or not allowed to
 ├── NotFound                     no such target, session, execution or node
-├── Conflict                     the state does not allow it now
+├── Conflict                     the current state does not allow it
 ├── PluginError
 │   ├── AdapterNotInstalled · UnsupportedPair · AmbiguousAdapter · CapabilityMissing
 │   └── PluginBroken · PluginIncompatible
 ├── ProviderError                the provider refused or failed
-│   ├── ProviderMismatch         it answered with something else than was asked for
-│   └── ProviderUnavailable      it could not be reached
-├── SessionEnded                 the call is over
+│   ├── ProviderMismatch         the provider answered with another model or voice
+│   └── ProviderUnavailable      the provider could not be reached
+├── SessionEnded                 the session is over
 ├── ExecutionError               a call of a target did not succeed
 │   ├── ExecutionFailed · ExecutionTimeout · ExecutionCancelled · NodeLost · MiddlewareFailed
 ├── NodeNotConnected · NodeRefused
 ├── ControlPlaneUnavailable      the control plane could not be reached
-├── LimitExceeded                too large, too many, too fast
+├── LimitExceeded                too large, too many or too fast
 └── Unavailable                  this system or process cannot do it now
 
-Every error has a `code` that never changes, a `status` for HTTP and a `hint`: the one thing to do about it.
+Every error has a stable `code`, an HTTP `status` and usually a `hint`: the next step, preferably a command.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ __all__ = [
 
 
 class AgentFieldError(Exception):
-    """Anything that AgentField refuses or fails to do.
+    """Base class of all errors of AgentField.
 
     Args:
-        message: What was asked and why it cannot be, in one or two sentences.
-        code: Overrides the class's code where one class covers several cases.
-        hint: The one thing to do about it, preferably a command.
-        data: Values that belong to the error (JSON only); they become fields of the problem document.
+        message: The request and the reason why it failed, in one or two sentences.
+        code: Overrides the code of the class where one class covers several cases.
+        hint: The next step, preferably a command.
+        data: Further JSON values of the error; they become fields of the problem document.
     """
 
     code: str = "error"
@@ -100,42 +100,42 @@ class AgentFieldError(Exception):
 
 
 class InvalidInput(AgentFieldError):
-    """What was sent does not fit; `field` names the part."""
+    """The input is invalid; `field` names the part."""
 
     code = "invalid_input"
     status = 422
 
 
 class Unauthorized(AgentFieldError):
-    """Who asks is unknown."""
+    """The request has no valid credentials."""
 
     code = "unauthorized"
     status = 401
 
 
 class Forbidden(AgentFieldError):
-    """Who asks is known and may not."""
+    """The credentials do not allow the request."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(AgentFieldError):
-    """There is no such thing."""
+    """The target, session, execution or node does not exist."""
 
     code = "not_found"
     status = 404
 
 
 class Conflict(AgentFieldError):
-    """The state of the thing does not allow it."""
+    """The current state does not allow the request."""
 
     code = "conflict"
     status = 409
 
 
 class LimitExceeded(AgentFieldError):
-    """Too large, too many or too fast; `retry_after` in seconds where waiting helps."""
+    """A limit of size, number or rate was exceeded; `retry_after` in seconds where waiting helps."""
 
     code = "limit_exceeded"
     status = 429
@@ -149,20 +149,20 @@ class Unavailable(AgentFieldError):
 
 
 class PluginError(AgentFieldError):
-    """Something about installed adapters."""
+    """The installed plugins cannot do what is required."""
 
     code = "plugin_error"
     status = 422
 
 
 class AdapterNotInstalled(PluginError):
-    """The pair exists, the distribution that has it is not installed."""
+    """The pair is known, but the distribution that provides it is not installed."""
 
     code = "adapter_not_installed"
 
 
 class UnsupportedPair(PluginError):
-    """Nothing declares this (provider, transport) pair."""
+    """No plugin declares this provider/transport pair."""
 
     code = "unsupported_pair"
 
@@ -174,19 +174,19 @@ class AmbiguousAdapter(PluginError):
 
 
 class CapabilityMissing(PluginError):
-    """The pair cannot do something that the session declares."""
+    """The pair lacks a capability that the session requires."""
 
     code = "capability_missing"
 
 
 class PluginBroken(PluginError):
-    """The distribution is installed and does not load."""
+    """The plugin's distribution is installed but does not load."""
 
     code = "plugin_broken"
 
 
 class PluginIncompatible(PluginError):
-    """The plugin was made for another version of the plugin API."""
+    """The plugin was built for another version of the plugin API."""
 
     code = "plugin_incompatible"
 
@@ -199,7 +199,7 @@ class ProviderError(AgentFieldError):
 
 
 class ProviderMismatch(ProviderError):
-    """The provider answered with another model or voice than was asked for."""
+    """The provider answered with another model or voice than the requested one."""
 
     code = "provider_mismatch"
 
@@ -212,27 +212,27 @@ class ProviderUnavailable(ProviderError):
 
 
 class SessionEnded(AgentFieldError):
-    """The call is over; `reason` says why."""
+    """The session is over; `reason` says why."""
 
     code = "session_ended"
     status = 410
 
 
 class ExecutionError(AgentFieldError):
-    """A call of a target did not succeed; `execution_id` and `target` say which."""
+    """A call of a target did not succeed; `execution_id` and `target` name it."""
 
     code = "execution_error"
     status = 502
 
 
 class ExecutionFailed(ExecutionError):
-    """The target raised or returned something that cannot be passed on."""
+    """The target raised an exception or returned a value that is not JSON."""
 
     code = "execution_failed"
 
 
 class ExecutionTimeout(ExecutionError):
-    """The target did not answer before its deadline."""
+    """The target did not finish before its deadline."""
 
     code = "execution_timeout"
     status = 504
@@ -246,27 +246,27 @@ class ExecutionCancelled(ExecutionError):
 
 
 class NodeLost(ExecutionError):
-    """The node that ran the target went away and the target may not run twice."""
+    """The node that ran the target was lost, and the target declares no retries."""
 
     code = "node_lost"
     status = 503
 
 
 class MiddlewareFailed(ExecutionError):
-    """A tool middleware of a plugin failed, so that the call has no result; `plugin` says which."""
+    """A plugin's tool middleware failed, so the call has no result; `plugin` names it."""
 
     code = "middleware_failed"
 
 
 class NodeNotConnected(AgentFieldError):
-    """No instance of the node that exposes the target is linked."""
+    """No instance of the target's node is linked."""
 
     code = "node_not_connected"
     status = 503
 
 
 class NodeRefused(AgentFieldError):
-    """The control plane refused the node's hello."""
+    """The control plane refused the node's `Hello`."""
 
     code = "node_refused"
     status = 403
@@ -299,17 +299,18 @@ _BY_STATUS: Mapping[int, type[AgentFieldError]] = {
 }
 
 
-def _tree(cls: type[AgentFieldError] = AgentFieldError) -> Iterator[type[AgentFieldError]]:
+def _subclasses(cls: type[AgentFieldError] = AgentFieldError) -> Iterator[type[AgentFieldError]]:
     yield cls
     for child in cls.__subclasses__():
-        yield from _tree(child)
+        yield from _subclasses(child)
 
 
 def error_from_problem(problem: Mapping[str, Any]) -> AgentFieldError:
-    """Return the error that a problem document describes; a code of no class becomes the class of its status."""
+    """Return the error that a problem document describes; an unknown code becomes the class of its status."""
     code = str(problem.get("code", "error"))
-    ours = [cls for cls in _tree() if cls.__module__ == __name__]
-    cls = next((c for c in ours if c.code == code), None) or _BY_STATUS.get(problem.get("status", 0))
+    # A plugin's subclass may reuse a code: only the classes of this module are constructed from a document.
+    known = [cls for cls in _subclasses() if cls.__module__ == __name__]
+    cls = next((c for c in known if c.code == code), None) or _BY_STATUS.get(problem.get("status", 0))
     data = {str(k): v for k, v in problem.items() if k not in _PROBLEM_FIELDS}
     hint = problem.get("hint")
     error = (cls or AgentFieldError)(str(problem.get("detail") or code), code=code, hint=hint, **data)

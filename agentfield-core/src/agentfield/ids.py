@@ -18,5 +18,5 @@ def new_id(prefix: Prefix) -> str:
 
 
 def new_token(prefix: str) -> str:
-    """Return 256 random bits as text behind `prefix`; only its digest may be stored."""
+    """Return a secret of 256 random bits as `prefix` and base64url text; only its digest may be stored."""
     return prefix + secrets.token_urlsafe(32)

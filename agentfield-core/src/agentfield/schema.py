@@ -1,4 +1,4 @@
-"""Type hints to JSON Schema and back: what a reasoner takes, what it gives, and what JSON can hold of it."""
+"""Type hints to JSON Schema: inputs and outputs of functions, their validation, and conversion of values to plain JSON."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["Inputs", "bind_input", "input_schema", "jsonable", "output_schema", "summary"]
+__all__ = ["InputModel", "bind_input", "input_schema", "jsonable", "output_schema", "summary"]
 
 MAX_DEPTH = 100
-"""Levels of nesting that a value may have."""
+"""Levels of nesting that a JSON value may have."""
 
-_LARGEST = 2**53 - 1
-_PATH_SHOWN = 120
+_MAX_INTEGER = 2**53 - 1
+_MAX_PATH_SHOWN = 120
 _PREFIX = "arg_"  # parameters become fields of a model; the prefix keeps their names apart from the model's own
 _ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.+)$")
 _SECTION = re.compile(r"^(Returns|Raises|Yields|Example|Examples|Note|Notes|Attributes):\s*$")
 
 
-class Inputs:
-    """The parameters of a function, as a schema for callers and as a check of what they send.
+class InputModel:
+    """The parameters of a function as a pydantic model: a JSON Schema for callers and a validator of their input.
 
     Args:
-        fn: The function; its type hints decide what fits, a parameter without a hint takes anything.
+        fn: The function; its type hints define the types, and a parameter without a hint accepts any value.
         namespace: Names that the hints may use beyond those of the function's module.
 
     Raises:
-        InvalidInput: A hint cannot be resolved or has no JSON form, or a parameter cannot be passed by name.
+        InvalidInput: A hint cannot be resolved or has no JSON Schema, or a parameter cannot be passed by name.
     """
 
     def __init__(self, fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None = None) -> None:
@@ -47,15 +47,15 @@ class Inputs:
         self.schema = self._schema()
 
     def bind(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keyword arguments that `values`, as they came in JSON, stand for.
+        """Validate JSON values and return them as keyword arguments.
 
         Raises:
-            InvalidInput: They do not fit; `field` names the first part that does not, `errors` all of them.
+            InvalidInput: A value is invalid; `field` names the first invalid part, `errors` lists all of them.
         """
         try:
             model = self._model.model_validate(dict(values))
         except ValidationError as error:
-            raise _misfit(self.name, self._parameters, error) from None
+            raise _invalid_input(self.name, self._parameters, error) from None
         bound = {
             name: getattr(model, _PREFIX + name)
             for name in self._parameters
@@ -72,7 +72,7 @@ class Inputs:
                 continue
             if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL}:
                 raise InvalidInput(
-                    f"{self.name}: the parameter {parameter.name!r} cannot be passed by name, and input is named values.",
+                    f"{self.name}: the parameter {parameter.name!r} cannot be passed by name, but input is passed by name.",
                     code="invalid_declaration",
                     field=parameter.name,
                 )
@@ -96,23 +96,23 @@ class Inputs:
 
 def input_schema(fn: Callable[..., Any]) -> dict[str, Any]:
     """Return the JSON Schema of a function's parameters; their descriptions come from its docstring's ``Args:``."""
-    return Inputs(fn).schema
+    return InputModel(fn).schema
 
 
-def bind_input(fn: Callable[..., Any], input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 -- the word of the wire
+def bind_input(fn: Callable[..., Any], input: Mapping[str, Any]) -> dict[str, Any]:  # noqa: A002 -- the field name of the REST API
     """Return `input` as keyword arguments of `fn`, converted to the types of its hints.
 
     Raises:
-        InvalidInput: It does not fit; the message and `field` name the part.
+        InvalidInput: A value is invalid; the message and `field` name the part.
     """
-    return Inputs(fn).bind(input)
+    return InputModel(fn).bind(input)
 
 
 def output_schema(fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
-    """Return the JSON Schema of what a function returns, None when it does not say.
+    """Return the JSON Schema of a function's return type, None without a hint.
 
     Raises:
-        InvalidInput: What it returns has no JSON form.
+        InvalidInput: The return type has no JSON Schema.
     """
     hints = _hints(fn, namespace)
     if "return" not in hints:
@@ -123,7 +123,7 @@ def output_schema(fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None
 
 
 def summary(fn: Callable[..., Any]) -> str:
-    """Return a function's docstring without its ``Args:`` and other sections: what a model is told about it."""
+    """Return a function's docstring without ``Args:`` and other sections; models see it as the description."""
     lines: list[str] = []
     for line in (inspect.getdoc(fn) or "").splitlines():
         if line.strip() in {"Args:", "Arguments:"} or _SECTION.match(line):
@@ -132,17 +132,17 @@ def summary(fn: Callable[..., Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def jsonable(value: Any, *, what: str = "value") -> Any:
-    """Return a value as plain JSON types: models, dataclasses, enums, dates and the like are converted.
+def jsonable(value: Any, *, name: str = "value") -> Any:
+    """Return a value as plain JSON types; models, dataclasses, enums, dates and similar values are converted.
 
     Args:
-        value: Anything.
-        what: What to call the value in the error.
+        value: Any value.
+        name: The name of the value in the error message.
 
     Raises:
-        InvalidInput: With the code ``not_json``; `field` is the path to the part that JSON cannot hold.
+        InvalidInput: With the code ``not_json``; `field` is the path to the part that JSON cannot represent.
     """
-    return _plain(value, what, 0)
+    return _plain(value, name, 0)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
@@ -176,10 +176,10 @@ def _plain(value: Any, path: str, depth: int) -> Any:
 
 def _converted(value: Any, path: str, depth: int) -> Any:
     if inspect.isgenerator(value) or inspect.isawaitable(value) or inspect.isasyncgen(value):
-        raise _not_json(path, f"is a {type(value).__name__}; return what it yields, not itself")
+        raise _not_json(path, f"is a {type(value).__name__}; return the value that it yields")
     try:
-        # Converts dates, UUIDs, decimals, paths, sets and whatever pydantic serializes; then once more through the
-        # checks above, since a model may hold NaN.
+        # Converts dates, UUIDs, decimals, paths, sets and everything else that pydantic serializes. The result goes through the
+        # checks above again, because a model may hold NaN.
         plain = to_jsonable_python(value, bytes_mode="base64", by_alias=True)
     except (PydanticSerializationError, ValueError, RecursionError):
         raise _not_json(path, f"is of type {type(value).__name__}, which JSON cannot hold") from None
@@ -201,21 +201,21 @@ def _text(text: str, path: str) -> str:
 
 
 def _integer(number: int, path: str) -> int:
-    if abs(number) > _LARGEST:
+    if abs(number) > _MAX_INTEGER:
         raise _not_json(path, "is an integer beyond 2^53 - 1, which JSON readers round; pass it as text")
     return int(number)
 
 
 def _not_json(path: str, why: str) -> InvalidInput:
-    path = path if len(path) <= _PATH_SHOWN else path[:_PATH_SHOWN] + "…"
+    path = path if len(path) <= _MAX_PATH_SHOWN else path[:_MAX_PATH_SHOWN] + "…"
     return InvalidInput(f"{path} {why}.", code="not_json", field=path)
 
 
-def _misfit(name: str, parameters: Sequence[str], error: ValidationError) -> InvalidInput:
+def _invalid_input(name: str, parameters: Sequence[str], error: ValidationError) -> InvalidInput:
     faults = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         path = ".".join(str(part) for part in fault["loc"]) or "input"
-        faults.append({"field": path, "message": misfit(fault["type"], fault["msg"])})
+        faults.append({"field": path, "message": validation_message(fault["type"], fault["msg"])})
     listed = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults[:5])
     more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
     return InvalidInput(
@@ -226,12 +226,12 @@ def _misfit(name: str, parameters: Sequence[str], error: ValidationError) -> Inv
     )
 
 
-def misfit(kind: str, message: str) -> str:
-    """Return what is wrong with a field in the words of this project.
+def validation_message(kind: str, message: str) -> str:
+    """Return the message for an invalid field.
 
     Args:
-        kind: Pydantic's name of the fault.
-        message: Pydantic's words for it.
+        kind: Pydantic's error type.
+        message: Pydantic's error message.
     """
     match kind:
         case "missing":
@@ -243,7 +243,7 @@ def misfit(kind: str, message: str) -> str:
 
 
 class _declaring:  # noqa: N801 -- reads as a verb: with _declaring(...)
-    """Turns pydantic's complaints about a type into the error of a declaration."""
+    """Context manager that raises pydantic's errors about a type as errors of the declaration."""
 
     def __init__(self, name: str, part: str) -> None:
         self._name, self._part = name, part
@@ -254,7 +254,7 @@ class _declaring:  # noqa: N801 -- reads as a verb: with _declaring(...)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, PydanticUserError):
             raise InvalidInput(
-                f"{self._name}: the type of its {self._part} has no JSON form: {str(error).splitlines()[0]}",
+                f"{self._name}: the type of its {self._part} has no JSON Schema: {str(error).splitlines()[0]}",
                 code="invalid_declaration",
                 hint="Use JSON types, pydantic models, dataclasses or TypedDicts.",
                 field=self._part,

@@ -1,4 +1,4 @@
-"""What a client reads from its environment: where the control plane is, the key for it, and the data folder."""
+"""Settings of nodes and clients from the environment: the control plane's address and API key, and the data folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from agentfield.errors import InvalidInput
 __all__ = ["DEFAULT_URL", "DRAIN_SECONDS", "discover_api_key", "discover_url", "drain_seconds", "home", "is_loopback"]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-"""Where a control plane listens unless told otherwise."""
+"""Default address of a control plane."""
 
 DRAIN_SECONDS = 30.0
-"""Seconds that a node's running work and calls may take to end once it is told to stop."""
+"""Default seconds that a node's reasoners and handlers may take to finish once it is told to stop."""
 
-_LONGEST_DRAIN = 86_400.0
+_MAX_DRAIN_SECONDS = 86_400.0
 
 
 def home(env: Mapping[str, str] = os.environ) -> Path:
@@ -32,11 +32,11 @@ def home(env: Mapping[str, str] = os.environ) -> Path:
 def discover_url(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str:
     """Return the control plane's address without a trailing slash.
 
-    The first of these decides: `flag`, ``AGENTFIELD_URL``, the running control plane's ``current.json`` in the data
-    folder, ``http://127.0.0.1:8080``.
+    The first of these is used: `flag`, ``AGENTFIELD_URL``, the ``current.json`` that a running control plane writes to the
+    data folder, ``http://127.0.0.1:8080``.
 
     Raises:
-        InvalidInput: What decides is no http address.
+        InvalidInput: The value is not an http or https address.
     """
     if flag:
         return _checked(flag, "the given address")
@@ -59,10 +59,10 @@ def discover_api_key(flag: str | None = None, env: Mapping[str, str] = os.enviro
 
 
 def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.environ) -> float:
-    """Return how long a node drains: `given`, else ``AGENTFIELD_DRAIN_SECONDS``, else 30 seconds.
+    """Return the seconds that a node drains for: `given`, else ``AGENTFIELD_DRAIN_SECONDS``, else 30.
 
     Raises:
-        InvalidInput: What decides is no number of seconds between 0 and 86400.
+        InvalidInput: The value is not a number between 0 and 86400.
     """
     field: str = "drain"
     value: float | str | None = given
@@ -72,15 +72,15 @@ def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.enviro
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = math.nan
-    if not 0 <= seconds <= _LONGEST_DRAIN:
+    if not 0 <= seconds <= _MAX_DRAIN_SECONDS:
         raise InvalidInput(
-            f"{field} is {value!r}; it is a number of seconds between 0 and {_LONGEST_DRAIN:g}.", field=field
+            f"{field} is {value!r}; it must be a number of seconds between 0 and {_MAX_DRAIN_SECONDS:g}.", field=field
         )
     return seconds
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an address is this machine's own, which no proxy can reach."""
+    """Return whether an address is a loopback address, which no proxy can reach."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -94,6 +94,6 @@ def _checked(url: str, source: str) -> str:
     parts = urlsplit(url.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise InvalidInput(
-            f"{source} is {url!r}, which is no http address.", hint=f"Use one like {DEFAULT_URL}.", field=source
+            f"{source} is {url!r}, which is not an http address.", hint=f"Use one like {DEFAULT_URL}.", field=source
         )
     return url.strip().rstrip("/")

@@ -1,4 +1,4 @@
-"""Sans-I/O: reads an event stream (text/event-stream) from bytes as they come.
+"""Sans-I/O parser of server-sent events (``text/event-stream``).
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -14,12 +14,12 @@ from agentfield.errors import LimitExceeded
 __all__ = ["EventParser", "ServerSentEvent"]
 
 MAX_BUFFER = 16 * 1024 * 1024
-"""Characters that one event may have."""
+"""Characters that an event may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event."""
+    """One event, as dispatched by the stream."""
 
     data: str
     event: str = "message"
@@ -27,7 +27,7 @@ class ServerSentEvent:
 
 
 class EventParser:
-    """Turns bytes into events; comments and unknown fields are passed over."""
+    """Incremental parser: bytes in, events out; comments and unknown fields are ignored."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -37,10 +37,10 @@ class EventParser:
         self._id: str | None = None
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """Take bytes and yield the events that they complete.
+        """Parse a chunk and yield the events that it completes.
 
         Raises:
-            LimitExceeded: An event is larger than any of ours.
+            LimitExceeded: An event is longer than `MAX_BUFFER`.
         """
         self._text += self._decoder.decode(chunk)
         if len(self._text) > MAX_BUFFER:
@@ -57,7 +57,7 @@ class EventParser:
             return None
         end = min(ends)
         if self._text[end] == "\r" and end + 1 == len(self._text):
-            return None  # its "\n" may still be on the way
+            return None  # the "\n" of a "\r\n" may follow in the next chunk
         line = self._text[:end]
         self._text = self._text[end + (2 if self._text.startswith("\r\n", end) else 1) :]
         return line

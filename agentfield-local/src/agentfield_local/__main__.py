@@ -1,4 +1,4 @@
-"""`python -m agentfield_local`: the Realtime-compatible server as a process; one JSON line says when it is ready."""
+"""`python -m agentfield_local`: the server as a process; it prints one JSON line when it is ready."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from agentfield.errors import AgentFieldError, InvalidInput, Unavailable
-from agentfield.realtime.heap import keep_for_good
-from agentfield_local.behaviour import Behaviour
+from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield_local.brain import BRAIN_NAMES, load_brain
+from agentfield_local.faults.behaviour import Behaviour
+from agentfield_local.http.tls import TlsOptions
+from agentfield_local.process.state_file import new_token, read_token, remove_state, write_state
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.engines import ENGINE_NAMES, load_engines
-from agentfield_local.statefile import new_token, read_token, remove_state, write_state
-from agentfield_local.tls import Tls
 from agentfield_local.webrtc.options import MediaOptions, parse_ports
 
 __all__ = ["main"]
@@ -31,28 +31,28 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until stopped, or until nobody has used the server for a while.
+    """Serve until stopped, or until there has been no client for the linger time.
 
     Args:
         arguments: The command line; None reads the process's own.
 
     Returns:
-        The exit status: 0 after a clean end, 1 when the server could not start; then the one line on stdout is a
+        The exit status: 0 after a clean end, 1 if the server could not start; then the only line on stdout is a
         problem document instead of the address.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=options.log.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("aiortc").setLevel(logging.WARNING)  # its debug messages hold the ICE password
+    logging.getLogger("aiortc").setLevel(logging.WARNING)  # debug messages contain the ICE password
     logging.getLogger("aioice").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(options))
     except AgentFieldError as error:
-        _complain(error)
+        _report_error(error)
         return 1
     except OSError as error:
         hint = "choose another port, or --port 0 for a free one" if error.errno == errno.EADDRINUSE else None
         text = f"the local server cannot start on {options.host}:{options.port}: {error}"
-        _complain(Unavailable(text, code="local_server_unusable", hint=hint))
+        _report_error(Unavailable(text, code="local_server_unusable", hint=hint))
         return 1
     return 0
 
@@ -121,14 +121,14 @@ def _media(options: argparse.Namespace) -> MediaOptions:
     )
 
 
-def _tls(options: argparse.Namespace) -> Tls | None:
+def _tls(options: argparse.Namespace) -> TlsOptions | None:
     if options.tls_cert is None and options.tls_key is None:
         return None
     if options.tls_cert is None or options.tls_key is None:
         raise InvalidInput(
             "TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key", field="tls_cert"
         )
-    return Tls(options.tls_cert, options.tls_key, options.tls_port)
+    return TlsOptions(options.tls_cert, options.tls_key, options.tls_port)
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -136,7 +136,7 @@ async def _serve(options: argparse.Namespace) -> None:
     token = read_token(options.token_file) if options.token_file is not None else None
     if token is None and options.state_file is not None:
         token = new_token()
-    engines = await asyncio.to_thread(load_engines, options.engines, progress=_progress)
+    engines = await asyncio.to_thread(load_engines, options.engines, progress=_log_progress)
     server = LocalServer(
         engines,
         load_brain(options.brain),
@@ -149,18 +149,18 @@ async def _serve(options: argparse.Namespace) -> None:
         tls=tls,
     )
     async with server:
-        keep_for_good()
+        freeze_long_lived_objects()
         if options.state_file is not None:
             write_state(options.state_file, port=server.port, url=server.url, token=token)
         try:
-            _ready(server)
-            await _until_over(server, options.linger)
+            _print_ready_line(server)
+            await _wait_for_end(server, options.linger)
         finally:
             if options.state_file is not None:
                 remove_state(options.state_file)
 
 
-def _ready(server: LocalServer) -> None:
+def _print_ready_line(server: LocalServer) -> None:
     ready = {"url": server.url, "pid": os.getpid(), "port": server.port}
     if server.tls_url is not None:
         ready["tls_url"] = server.tls_url
@@ -169,11 +169,11 @@ def _ready(server: LocalServer) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _log.warning("nobody reads the ready line")
+        _log.warning("the reader of the ready line is gone")
 
 
-async def _until_over(server: LocalServer, linger: float) -> None:
-    """Wait for a signal, or for the last client to be gone long enough."""
+async def _wait_for_end(server: LocalServer, linger: float) -> None:
+    """Wait for a signal, or until there has been no client for `linger` seconds."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -190,13 +190,13 @@ async def _until_over(server: LocalServer, linger: float) -> None:
     _log.info("%s", "stopped by a signal" if stop.is_set() else f"no client for {linger:g} s")
 
 
-def _progress(what: str, done: float) -> None:
+def _log_progress(step: str, done: float) -> None:
     if done >= 1:
-        _log.info("%s: done", what)
+        _log.info("%s: done", step)
 
 
-def _complain(error: AgentFieldError) -> None:
-    """Say what is wrong: to a parent as one JSON line in place of the ready line, to a person on stderr."""
+def _report_error(error: AgentFieldError) -> None:
+    """Report an error: to the parent as one JSON line in place of the ready line, to a person on stderr."""
     sys.stdout.write(json.dumps(error.to_problem()) + "\n")
     sys.stderr.write(f"error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
 

@@ -1,4 +1,4 @@
-"""The `local/*` adapters: those of `openai` and `openrouter`, pointed at a server that is found or started when it is needed."""
+"""The `local/*` adapters: those of `openai` and `openrouter`, for a server that is found or started on demand."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from agentfield.adapterkit.http import http_session
-from agentfield.adapterkit.network import check_base_url
+from agentfield.adapterkit.urls import check_base_url
 from agentfield.errors import NotFound
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.provider import AdapterRuntime, Answer, BridgedAdapter, CallRef, ProviderSession
-from agentfield_local.following import following_session
-from agentfield_local.supervisor import Supervisor, local_provider
-from agentfield_openai.account import RealtimeProvider
-from agentfield_openai.calls import Calls
+from agentfield.realtime.provider import AdapterRuntime, BridgedAdapter, CallRef, ProviderSession, SdpAnswer
+from agentfield_local.process.reconnecting_client import reconnecting_session
+from agentfield_local.process.supervisor import Supervisor, local_provider
+from agentfield_openai.calls import CallsClient
+from agentfield_openai.provider import RealtimeProvider
 from agentfield_openai.refusals import call_not_found
 from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter
 from agentfield_openai.websocket import FORMATS, WebSocketAdapter
-from agentfield_openrouter.turns import CONNECTIONS, FORMAT, TurnsAdapter
+from agentfield_openrouter.audio_turns import FORMAT, MAX_CONNECTIONS, AudioTurnsAdapter
 
 __all__ = ["LocalBridgedAdapter", "LocalWebRtcAdapter", "audio_turns", "webrtc", "websocket"]
 
 SPEECH_MODEL = "piper-joe"
-"""What speaks an exact say."""
+"""Model of exact speech."""
 
 
 class LocalWebRtcAdapter:
-    """Calls to a local server that may end when nobody uses it (`agentfield.realtime.provider.DirectAdapter`).
+    """Calls to a local server that ends when it is idle (`agentfield.realtime.provider.DirectAdapter`).
 
     Args:
         supervisor: Finds or starts the server.
-        runtime: What the control plane gives to adapters.
+        runtime: Runtime services of the control plane.
         http: Connections, owned by the caller.
     """
 
@@ -42,31 +42,31 @@ class LocalWebRtcAdapter:
         self._runtime = runtime
         self._http = http
 
-    async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
-        """Create a call, starting the server if there is none.
+    async def negotiate(self, offer: str, config: SessionConfig) -> SdpAnswer:
+        """Create a call; start the server if none is running.
 
         Raises:
-            InvalidInput: The session's `options` do not fit.
-            SpeechUnavailable: The speech engines are not installed, or not for this system.
+            InvalidInput: The `options` of the session are invalid.
+            SpeechUnavailable: The speech engines are not installed, or do not support this system.
             ProviderError: The server refused.
-            ProviderUnavailable: It did not get ready, or did not answer in time.
+            ProviderUnavailable: The server did not start, or did not answer in time.
         """
         return await self._at(await self._supervisor.ensure()).negotiate(offer, config)
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> RealtimeSession:
-        """Attach to a call that exists; a server that has ended took its calls with it.
+        """Attach to an existing call; the calls of a server that has ended do not exist any more.
 
         Raises:
-            NotFound: There is no such call (any more).
+            NotFound: There is no such call.
             ProviderUnavailable: The server did not answer in time.
         """
         provider = await self._supervisor.find()
         if provider is None:
-            raise _gone(ref)
+            raise _call_not_found(ref)
         return await self._at(provider).attach(ref, config)
 
     async def hang_up(self, ref: CallRef) -> None:
-        """End the call; one that is over already is a success.
+        """End the call; succeed if it has ended already.
 
         Raises:
             ProviderUnavailable: The server did not answer in time.
@@ -76,16 +76,16 @@ class LocalWebRtcAdapter:
             await self._at(provider).hang_up(ref)
 
     def _at(self, provider: RealtimeProvider) -> WebRtcAdapter:
-        return WebRtcAdapter(provider, Calls(provider, self._http), self._runtime.logger, self._runtime.clock)
+        return WebRtcAdapter(provider, CallsClient(provider, self._http), self._runtime.logger, self._runtime.clock)
 
 
 class LocalBridgedAdapter:
-    """Sessions at a local server that may end when nobody uses it (`agentfield.realtime.provider.BridgedAdapter`).
+    """Sessions at a local server that ends when it is idle (`agentfield.realtime.provider.BridgedAdapter`).
 
     Args:
         supervisor: Finds or starts the server.
         formats: The formats that a session can be opened with.
-        at: Returns the adapter for a server.
+        at: Returns the adapter of a server.
     """
 
     def __init__(
@@ -101,33 +101,33 @@ class LocalBridgedAdapter:
         return self._formats
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> ProviderSession:
-        """Open a new, empty session, starting the server if there is none.
+        """Open a new, empty session; start the server if none is running.
 
         Raises:
-            InvalidInput: The session's `options` do not fit.
-            SpeechUnavailable: The speech engines are not installed, or not for this system.
+            InvalidInput: The `options` of the session are invalid.
+            SpeechUnavailable: The speech engines are not installed, or do not support this system.
             ProviderError: The server refused.
-            ProviderUnavailable: It did not get ready, or did not answer in time.
+            ProviderUnavailable: The server did not start, or did not answer in time.
         """
         return await self._at(await self._supervisor.ensure()).open(config, audio)
 
 
 @asynccontextmanager
 async def webrtc(runtime: AdapterRuntime) -> AsyncIterator[WebRtcAdapter | LocalWebRtcAdapter]:
-    """Yield the adapter of `local/webrtc`: at AGENTFIELD_LOCAL_URL if that is set, else at a server of our own.
+    """Yield the adapter of `local/webrtc`, for the server at AGENTFIELD_LOCAL_URL, or else a supervised one.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: Runtime services of the control plane.
 
     Raises:
-        InvalidInput: AGENTFIELD_LOCAL_URL is not an address that can be used.
-        SpeechUnavailable: The speech engines are not installed, or not for this system.
-        ProviderUnavailable: The server did not get ready.
+        InvalidInput: AGENTFIELD_LOCAL_URL is not a usable address.
+        SpeechUnavailable: The speech engines are not installed, or do not support this system.
+        ProviderUnavailable: The server did not start.
     """
     async with http_session() as http:
         if runtime.base_url:
-            provider = _declared(runtime)
-            yield WebRtcAdapter(provider, Calls(provider, http), runtime.logger, runtime.clock)
+            provider = _configured_provider(runtime)
+            yield WebRtcAdapter(provider, CallsClient(provider, http), runtime.logger, runtime.clock)
             return
         async with _supervised(runtime, http) as supervisor:
             yield LocalWebRtcAdapter(supervisor, runtime, http)
@@ -135,15 +135,15 @@ async def webrtc(runtime: AdapterRuntime) -> AsyncIterator[WebRtcAdapter | Local
 
 @asynccontextmanager
 async def websocket(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
-    """Yield the adapter of `local/websocket`: at AGENTFIELD_LOCAL_URL if that is set, else at a server of our own.
+    """Yield the adapter of `local/websocket`, for the server at AGENTFIELD_LOCAL_URL, or else a supervised one.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: Runtime services of the control plane.
 
     Raises:
-        InvalidInput: AGENTFIELD_LOCAL_URL is not an address that can be used.
-        SpeechUnavailable: The speech engines are not installed, or not for this system.
-        ProviderUnavailable: The server did not get ready.
+        InvalidInput: AGENTFIELD_LOCAL_URL is not a usable address.
+        SpeechUnavailable: The speech engines are not installed, or do not support this system.
+        ProviderUnavailable: The server did not start.
     """
     async with http_session() as http:
 
@@ -151,7 +151,7 @@ async def websocket(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
             return WebSocketAdapter(provider, http, runtime.logger, runtime.clock, speech_model=SPEECH_MODEL)
 
         if runtime.base_url:
-            yield at(_declared(runtime))
+            yield at(_configured_provider(runtime))
             return
         async with _supervised(runtime, http) as supervisor:
             yield LocalBridgedAdapter(supervisor, FORMATS, at)
@@ -159,37 +159,37 @@ async def websocket(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
 
 @asynccontextmanager
 async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
-    """Yield the adapter of `local/audio_turns`: at AGENTFIELD_LOCAL_URL if that is set, else at a server of our own.
+    """Yield the adapter of `local/audio_turns`, for the server at AGENTFIELD_LOCAL_URL, or else a supervised one.
 
-    A server of our own that has ended between two turns of a session is started again.
+    A supervised server that has ended between two turns of a session is started again.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: Runtime services of the control plane.
 
     Raises:
-        InvalidInput: AGENTFIELD_LOCAL_URL is not an address that can be used.
-        SpeechUnavailable: The speech engines are not installed, or not for this system.
-        ProviderUnavailable: The server did not get ready.
+        InvalidInput: AGENTFIELD_LOCAL_URL is not a usable address.
+        SpeechUnavailable: The speech engines are not installed, or do not support this system.
+        ProviderUnavailable: The server did not start.
     """
     if runtime.base_url:
-        async with http_session(CONNECTIONS) as http:
-            yield TurnsAdapter(_declared(runtime), http, runtime.logger, runtime.clock)
+        async with http_session(MAX_CONNECTIONS) as http:
+            yield AudioTurnsAdapter(_configured_provider(runtime), http, runtime.logger, runtime.clock)
         return
     async with (
-        http_session() as looking,
-        _supervised(runtime, looking) as supervisor,
-        following_session(supervisor) as http,
+        http_session() as supervisor_http,
+        _supervised(runtime, supervisor_http) as supervisor,
+        reconnecting_session(supervisor) as http,
     ):
 
-        def at(provider: RealtimeProvider) -> TurnsAdapter:
-            return TurnsAdapter(provider, http, runtime.logger, runtime.clock)
+        def at(provider: RealtimeProvider) -> AudioTurnsAdapter:
+            return AudioTurnsAdapter(provider, http, runtime.logger, runtime.clock)
 
         yield LocalBridgedAdapter(supervisor, (FORMAT,), at)
 
 
 @asynccontextmanager
 async def _supervised(runtime: AdapterRuntime, http: aiohttp.ClientSession) -> AsyncIterator[Supervisor]:
-    """Yield a supervisor whose server is there."""
+    """Yield a supervisor whose server is running."""
     supervisor = Supervisor(runtime, http)
     try:
         await supervisor.ensure()
@@ -198,11 +198,11 @@ async def _supervised(runtime: AdapterRuntime, http: aiohttp.ClientSession) -> A
         await supervisor.close()
 
 
-def _declared(runtime: AdapterRuntime) -> RealtimeProvider:
-    """Return the server that the settings name."""
+def _configured_provider(runtime: AdapterRuntime) -> RealtimeProvider:
+    """Return the configured server."""
     url = check_base_url(runtime.base_url, "AGENTFIELD_LOCAL_URL").removesuffix("/v1")
     return local_provider(f"{url}/v1", None if runtime.key is None else runtime.key.get_secret_value())
 
 
-def _gone(ref: CallRef) -> NotFound:
+def _call_not_found(ref: CallRef) -> NotFound:
     return call_not_found(local_provider("", None), ref.get("call_id", ""))

@@ -1,32 +1,32 @@
-"""The manifest: what `local` is and what a call to it can do. Light on purpose; the speech engines load in a process of their own."""
+"""Manifest of the `local` provider. It imports no heavy module: the speech engines load in the server process."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, hookimpl
+from agentfield.plugins import Capabilities, Catalog, Manifest, PairSpec, ProviderSpec, hookimpl
 from agentfield_openai.plugin import realtime_capabilities
 from agentfield_openrouter.plugin import turns_capabilities
 
 __all__ = ["agentfield_manifest"]
 
-API = (1, 0)
-"""The plugin contract that this was written for."""
+API = (2, 0)
+"""Version of the plugin contract."""
 
-_LOCAL = ProviderInfo(
+_LOCAL = ProviderSpec(
     name="local",
     title="Local (offline speech)",
     key_setting="AGENTFIELD_LOCAL_KEY",
     key_required=False,
     url_setting="AGENTFIELD_LOCAL_URL",
-    models=Names(known=("local-realtime-1",), closed=True, default="local-realtime-1"),
-    voices=Names(known=("joe",), closed=True, default="joe"),
-    concurrency=64,  # as many answers and calls as the server makes at once
+    models=Catalog(known=("local-realtime-1",), closed=True, default="local-realtime-1"),
+    voices=Catalog(known=("joe",), closed=True, default="joe"),
+    concurrency=64,  # the limit of the server, for calls and for completions
 )
 _TRANSCRIPTION = "moonshine-tiny-en"
 _STARTED = (
     "English, offline, no key. A server process is started on first use and ends by itself a minute "
-    "after its last client; AGENTFIELD_LOCAL_URL (and AGENTFIELD_LOCAL_KEY) uses one that runs already."
+    "after its last client; AGENTFIELD_LOCAL_URL (and AGENTFIELD_LOCAL_KEY) uses a running one."
 )
 _OPENAI = ("agentfield_openai",)
 _OPENROUTER = ("agentfield_openai", "agentfield_openrouter")
@@ -34,7 +34,7 @@ _OPENROUTER = ("agentfield_openai", "agentfield_openrouter")
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return what this plugin brings."""
+    """Return the manifest."""
     return Manifest(
         api=API,
         providers=(_LOCAL,),
@@ -67,12 +67,12 @@ def agentfield_manifest() -> Manifest:
                 capabilities=_free(turns_capabilities(_TRANSCRIPTION, pinned=False)),
                 options="agentfield_openrouter.options:TurnsOptions",
                 requires=_OPENROUTER,
-                notes=f"{_STARTED} There is one upstream, and nothing that routes.",
+                notes=f"{_STARTED} There is one upstream, so nothing is routed.",
             ),
         ),
     )
 
 
 def _free(capabilities: Capabilities) -> Capabilities:
-    """Return what a server without prices can do: what costs nothing cannot be limited by its cost."""
+    """Return the capabilities without the cost limit: local use has no price."""
     return replace(capabilities, limits=capabilities.limits - {"cost"})

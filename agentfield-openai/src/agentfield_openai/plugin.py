@@ -1,33 +1,33 @@
-"""The manifest: what `openai` is, over which transports it is reached and what each of them can do. Light on purpose."""
+"""Manifest of the plugin: the provider `openai`, its transports and their capabilities; imports nothing heavy."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, Prices, ProviderInfo, hookimpl
+from agentfield.plugins import Capabilities, Catalog, Manifest, ModelPrices, PairSpec, ProviderSpec, hookimpl
 
 __all__ = ["agentfield_manifest", "realtime_capabilities"]
 
-API = (1, 0)
-"""The plugin contract that this was written for."""
+API = (2, 0)
+"""Version of the plugin contract that this manifest uses."""
 
-_OPENAI = ProviderInfo(
+_OPENAI = ProviderSpec(
     name="openai",
     title="OpenAI Realtime",
     key_setting="OPENAI_API_KEY",
     url_setting="OPENAI_BASE_URL",
     default_url="https://api.openai.com/v1",
-    models=Names(
+    models=Catalog(
         known=("gpt-realtime-2", "gpt-realtime-2.1", "gpt-realtime-2.1-mini", "gpt-realtime-1.5"),
         default="gpt-realtime-2",
     ),
-    voices=Names(
+    voices=Catalog(
         known=("alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"),
         default="marin",
     ),
-    # US dollars for a million tokens, as published in 2026; a price file of the operator's overrides them, and what is
-    # not listed here (text, transcription and text-to-speech models among it) has no price until such a file names it
-    prices=(Prices(model="gpt-realtime-2", input_audio=32.0, output_audio=64.0),),
+    # US dollars per million tokens, as published in 2026; a price file of the operator overrides them. Everything that
+    # is not listed here (such as text, transcription and text-to-speech) has no price until such a file names it
+    prices=(ModelPrices(model="gpt-realtime-2", input_audio=32.0, output_audio=64.0),),
     concurrency=None,
 )
 
@@ -38,12 +38,12 @@ def realtime_capabilities(
     bridged: bool = False,
     say: Literal["exact", "best_effort", "none"] | None = None,
 ) -> Capabilities:
-    """Return what a session of the Realtime protocol can do, the same for every server of it.
+    """Return the capabilities of a Realtime session, equal for every server of the protocol.
 
     Args:
-        default_transcription: The model that transcribes the caller when the declaration names none.
-        bridged: Whether the control plane carries the audio (a WebSocket) or the caller has a WebRTC call.
-        say: What `say` is; when None exact where the medium is ours (there must be a speech endpoint), else best effort.
+        default_transcription: Model that transcribes the caller if the declaration names none.
+        bridged: Whether the control plane carries the audio (WebSocket) instead of a WebRTC call of the caller.
+        say: The `say` capability; None means exact if bridged (needs a speech endpoint), else best effort.
     """
     return Capabilities(
         say=say or ("exact" if bridged else "best_effort"),
@@ -70,7 +70,7 @@ def realtime_capabilities(
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return what this plugin brings."""
+    """Return the manifest of this plugin."""
     return Manifest(
         api=API,
         providers=(_OPENAI,),

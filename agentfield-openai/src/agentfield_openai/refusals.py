@@ -1,32 +1,32 @@
-"""What a service of the Realtime protocol refuses over HTTP, as typed errors."""
+"""Maps HTTP refusals of a Realtime service to typed errors."""
 
 from __future__ import annotations
 
 from agentfield.adapterkit import refusals as kit
-from agentfield.adapterkit.fields import mapping, parse
-from agentfield.adapterkit.provider import Provider
+from agentfield.adapterkit.endpoint import ProviderEndpoint
+from agentfield.adapterkit.json_fields import object_at, parse_object
 from agentfield.errors import NotFound, ProviderError
-from agentfield_openai.codec.faults import fault_of
+from agentfield_openai.codec.error_classification import classify_error
 
-__all__ = ["call_not_found", "refused"]
+__all__ = ["call_not_found", "refusal_error"]
 
 
-def refused(
-    provider: Provider, what: str, status: int, body: bytes, *, retry_after: str | None = None
+def refusal_error(
+    provider: ProviderEndpoint, what: str, status: int, body: bytes, *, retry_after: str | None = None
 ) -> ProviderError:
-    """Return the error for a refusal.
+    """Return the typed error for an HTTP refusal.
 
     Args:
-        provider: Who refused.
-        what: What was asked, such as ``create the call``.
+        provider: The service that refused.
+        what: The refused operation, such as ``create the call``.
         status: The HTTP status.
-        body: The body, JSON in the provider's own shape or anything else.
-        retry_after: The header of that name.
+        body: The response body, JSON in the provider's format or anything else.
+        retry_after: Value of the ``Retry-After`` header.
     """
-    error = mapping(parse(body) or {}, "error")
-    fault = fault_of(error)
+    error = object_at(parse_object(body) or {}, "error")
+    fault = classify_error(error)
     code = provider.clean(fault.code, 64) if error else f"http_{status}"
-    return kit.refused(
+    return kit.refusal_error(
         provider,
         what,
         status,
@@ -38,8 +38,8 @@ def refused(
     )
 
 
-def call_not_found(provider: Provider, call_id: str) -> NotFound:
-    """Return the error for a call that the provider does not have."""
+def call_not_found(provider: ProviderEndpoint, call_id: str) -> NotFound:
+    """Return the error for a call that the provider does not know."""
     return NotFound(
         f"{provider.title} has no call {provider.clean(call_id, 64)} (any more).",
         code="call_not_found",
@@ -47,7 +47,7 @@ def call_not_found(provider: Provider, call_id: str) -> NotFound:
     )
 
 
-def _hint(provider: Provider, status: int, code: str) -> str | None:
+def _hint(provider: ProviderEndpoint, status: int, code: str) -> str | None:
     match status, code:
         case ((401 | 403), _):
             return f"check {provider.key_setting}" if provider.key_setting else "check the key"
@@ -60,7 +60,7 @@ def _hint(provider: Provider, status: int, code: str) -> str | None:
         case 404, _:
             where = f"{provider.url_setting} and " if provider.url_setting else ""
             return f"check {where}model=... in the session's declaration"
-        case _ if status in kit.TRY_LATER:
+        case _ if status in kit.TEMPORARY:
             return "try again"
         case _:
             return None

@@ -1,4 +1,4 @@
-"""The `openai/webrtc` adapter: media flows between caller and provider, the control plane holds the key and the sideband."""
+"""Adapter `openai/webrtc`: media flows between caller and provider; the control plane holds the key and the sideband."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from agentfield.adapterkit.http import http_session
 from agentfield.errors import InvalidInput, NotFound
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.provider import AdapterRuntime, Answer, CallRef
-from agentfield_openai.account import RealtimeProvider, openai_account
-from agentfield_openai.calls import Calls
+from agentfield.realtime.provider import AdapterRuntime, CallRef, SdpAnswer
+from agentfield_openai.calls import CallsClient
 from agentfield_openai.codec import Codec
+from agentfield_openai.provider import RealtimeProvider, openai_provider
 from agentfield_openai.session import CONFIRM_TIMEOUT, RealtimeSession
 from agentfield_openai.socket import RealtimeSocket
 
@@ -23,17 +23,17 @@ class WebRtcAdapter:
     """Calls over WebRTC at one provider (`agentfield.realtime.provider.DirectAdapter`).
 
     Args:
-        provider: Whom to talk to.
-        calls: Its HTTP side.
-        logger: Where to report.
-        clock: Seconds since the epoch.
-        confirm_timeout: Seconds that the provider has to confirm the configuration after an attachment.
+        provider: The service.
+        calls: HTTP client of its calls.
+        logger: Logger.
+        clock: Returns seconds since the epoch.
+        confirm_timeout: Seconds within which the provider must confirm the configuration after an attachment.
     """
 
     def __init__(
         self,
         provider: RealtimeProvider,
-        calls: Calls,
+        calls: CallsClient,
         logger: logging.Logger,
         clock: Callable[[], float],
         *,
@@ -45,33 +45,33 @@ class WebRtcAdapter:
         self._clock = clock
         self._confirm_timeout = confirm_timeout
 
-    async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
+    async def negotiate(self, offer: str, config: SessionConfig) -> SdpAnswer:
         """Create the call at the provider with the standard key.
 
         Raises:
-            InvalidInput: The session's `options` do not fit.
+            InvalidInput: The `options` of the session are invalid.
             ProviderError: The provider refused; its code is in `data["provider_code"]`.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The provider did not answer in time.
         """
         payload = Codec(config).session_payload()
         call = await self._calls.create(offer, payload, safety_id=config.safety_id)
-        return Answer(sdp=call.sdp, ref={"call_id": call.call_id})
+        return SdpAnswer(sdp=call.sdp, ref={"call_id": call.call_id})
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> RealtimeSession:
-        """Attach to a call that exists, also after a restart.
+        """Attach to an existing call, also after a restart of the control plane.
 
         Raises:
-            InvalidInput: `ref` names no call, or the session's `options` do not fit.
-            NotFound: The provider has no such call (any more).
-            ProviderError: The provider refused us or our configuration.
-            ProviderUnavailable: It did not answer in time.
+            InvalidInput: `ref` holds no call id, or the `options` of the session are invalid.
+            NotFound: The provider does not know the call, or not any more.
+            ProviderError: The provider refused the attachment or our configuration.
+            ProviderUnavailable: The provider did not answer in time.
         """
         call_id = _call_id(ref)
         codec = Codec(config, dialect=self._provider.dialect)
         socket = RealtimeSocket.call(self._provider, call_id, self._logger)
         await socket.open()
         session = RealtimeSession(
-            self._provider, codec, socket, self._clock, lambda: self._calls.hang_up(call_id), outlives=True
+            self._provider, codec, socket, self._clock, lambda: self._calls.hang_up(call_id), reattachable=True
         )
         try:
             await session.configure(self._confirm_timeout)
@@ -81,11 +81,11 @@ class WebRtcAdapter:
         return session
 
     async def hang_up(self, ref: CallRef) -> None:
-        """End the call at the provider; a call that is over already is a success.
+        """End the call at the provider; succeeds if the call has already ended.
 
         Raises:
             ProviderError: The provider refused.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The provider did not answer in time.
         """
         try:
             await self._calls.hang_up(_call_id(ref))
@@ -105,11 +105,11 @@ async def webrtc(runtime: AdapterRuntime) -> AsyncIterator[WebRtcAdapter]:
     """Yield the adapter of `openai/webrtc`.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: Services of the control plane for adapters.
 
     Raises:
-        InvalidInput: OPENAI_BASE_URL is not an address that can be used.
+        InvalidInput: OPENAI_BASE_URL is not a usable address.
     """
-    provider = openai_account(runtime)
+    provider = openai_provider(runtime)
     async with http_session() as http:
-        yield WebRtcAdapter(provider, Calls(provider, http), runtime.logger, runtime.clock)
+        yield WebRtcAdapter(provider, CallsClient(provider, http), runtime.logger, runtime.clock)

@@ -1,4 +1,4 @@
-"""The `openai/websocket` adapter: the control plane carries the call's audio, and every session is a socket of its own."""
+"""Adapter `openai/websocket`: the control plane carries the audio of the call; every session is one WebSocket."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from agentfield.errors import CapabilityMissing, InvalidInput
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.provider import AdapterRuntime
-from agentfield_openai.account import RealtimeProvider, openai_account
 from agentfield_openai.codec import Codec
-from agentfield_openai.exact import ExactSession
+from agentfield_openai.exact_say_session import ExactSaySession
 from agentfield_openai.options import WebSocketOptions
+from agentfield_openai.provider import RealtimeProvider, openai_provider
 from agentfield_openai.session import CONFIRM_TIMEOUT, RealtimeSession
 from agentfield_openai.socket import RealtimeSocket
-from agentfield_openai.speech import Speech, Voice
+from agentfield_openai.speech_endpoint import SpeechEndpoint, SpeechVoice
 
 __all__ = ["FORMATS", "PCM", "SPEECH_MODEL", "WebSocketAdapter", "websocket"]
 
 PCM = AudioFormat("pcm16", 24_000)
 FORMATS = (PCM, AudioFormat("pcmu", 8_000), AudioFormat("pcma", 8_000))
-"""What the protocol takes and gives, the best one first."""
+"""Audio formats of the protocol, best first."""
 SPEECH_MODEL = "gpt-4o-mini-tts"
-"""What speaks an exact say when the session's `options` name nothing else."""
+"""Default text-to-speech model of ``say="exact"``."""
 
 
 class WebSocketAdapter:
     """Sessions over WebSockets at one provider (`agentfield.realtime.provider.BridgedAdapter`).
 
     Args:
-        provider: Whom to talk to; its `dialect` says how it differs from OpenAI.
-        http: Connections for the speech endpoint, owned by the caller (`agentfield.adapterkit.http.http_session`).
-        logger: Where to report.
-        clock: Seconds since the epoch.
-        confirm_timeout: Seconds that the provider has to confirm the configuration.
-        speech_model: What speaks an exact say when the session's `options` name nothing else.
+        provider: The service; its `dialect` describes how it differs from OpenAI.
+        http: HTTP session for the speech endpoint, owned by the user of this adapter
+            (`agentfield.adapterkit.http.http_session`).
+        logger: Logger.
+        clock: Returns seconds since the epoch.
+        confirm_timeout: Seconds within which the provider must confirm the configuration.
+        speech_model: Text-to-speech model of ``say="exact"`` if the `options` of the session name none.
     """
 
     def __init__(
@@ -61,63 +62,65 @@ class WebSocketAdapter:
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
-        """The formats that a session can be opened with, the best one first; an exact say needs the first."""
+        """Formats that a session can be opened with, best first; ``say="exact"`` needs the first."""
         return FORMATS
 
-    async def open(self, config: SessionConfig, audio: AudioFormat) -> RealtimeSession | ExactSession:
+    async def open(self, config: SessionConfig, audio: AudioFormat) -> RealtimeSession | ExactSaySession:
         """Open a new, empty session, configured before any audio.
 
         Args:
             config: The frozen configuration.
-            audio: The format of both directions, one of `formats`.
+            audio: Format of both directions, one of `formats`.
 
         Raises:
-            CapabilityMissing: The format cannot be had, or not together with ``say="exact"``.
-            InvalidInput: The session's `options` do not fit.
+            CapabilityMissing: The format is not supported, or not together with ``say="exact"``.
+            InvalidInput: The `options` of the session are invalid.
             ProviderError: The provider refused; its code is in `data["provider_code"]`.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The provider did not answer in time.
         """
         self._check(config, audio)
         codec = Codec(config, audio=audio, dialect=self._provider.dialect)
         speech = self._speech(config, codec) if config.declaration.say == "exact" else None
         socket = RealtimeSocket.conversation(self._provider, config.model, self._logger, safety_id=config.safety_id)
         await socket.open()
-        session = RealtimeSession(self._provider, codec, socket, self._clock, socket.close, outlives=False)
+        session = RealtimeSession(self._provider, codec, socket, self._clock, socket.close, reattachable=False)
         try:
             await session.configure(self._confirm_timeout)
         except BaseException:
             await session.close()
             raise
-        return session if speech is None else ExactSession(session, codec, speech, audio)
+        return session if speech is None else ExactSaySession(session, codec, speech, audio)
 
     def _check(self, config: SessionConfig, audio: AudioFormat) -> None:
         known = ", ".join(each.name for each in FORMATS)
         if audio not in FORMATS:
             raise CapabilityMissing(
-                f"{self._provider.title} takes and gives {known} over its WebSocket, not {audio.name} with "
+                f"{self._provider.title} supports {known} over its WebSocket, not {audio.name} with "
                 f"{audio.channels} channel(s).",
                 hint=f"open the session with {PCM.name} and convert",
             )
         if config.declaration.say == "exact" and audio != PCM:
             raise CapabilityMissing(
-                f"say='exact' speaks {PCM.name}, and session {config.target} is to be opened with {audio.name}.",
+                f"say='exact' speaks {PCM.name}, but session {config.target} would be opened with {audio.name}.",
                 hint=f"open the session with {PCM.name} and convert, or leave out say='exact'",
             )
 
-    def _speech(self, config: SessionConfig, codec: Codec) -> Speech:
+    def _speech(self, config: SessionConfig, codec: Codec) -> SpeechEndpoint:
         options = codec.options
         chosen = options if isinstance(options, WebSocketOptions) else WebSocketOptions()
         voice = chosen.speech_voice or config.voice
         if voice is None:
             raise InvalidInput(
-                f"say='exact' of session {config.target} needs a voice and none is named.",
+                f"say='exact' of session {config.target} needs a voice, and none is named.",
                 code="voice_required",
                 hint="declare voice=..., or options={'speech_voice': ...}",
                 field="voice",
             )
         model = chosen.speech_model or self._speech_model
-        return Speech(
-            self._provider, self._http, Voice(model, voice, instructions=chosen.speech_instructions, speed=chosen.speed)
+        return SpeechEndpoint(
+            self._provider,
+            self._http,
+            SpeechVoice(model, voice, instructions=chosen.speech_instructions, speed=chosen.speed),
         )
 
 
@@ -126,11 +129,11 @@ async def websocket(runtime: AdapterRuntime) -> AsyncIterator[WebSocketAdapter]:
     """Yield the adapter of `openai/websocket`.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: Services of the control plane for adapters.
 
     Raises:
-        InvalidInput: OPENAI_BASE_URL is not an address that can be used.
+        InvalidInput: OPENAI_BASE_URL is not a usable address.
     """
-    provider = openai_account(runtime)
+    provider = openai_provider(runtime)
     async with http_session() as http:
         yield WebSocketAdapter(provider, http, runtime.logger, runtime.clock)

@@ -1,4 +1,4 @@
-"""Sans-I/O: the chunks of one streamed chat completion, put together into words, sound and tool calls.
+"""Sans-I/O: assembles the chunks of one streamed chat completion into text, audio and tool calls.
 
 Source: https://openrouter.ai/docs/api/reference/streaming
 """
@@ -12,44 +12,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield.adapterkit.fields import amount, count, mapping, mappings, parse, words
+from agentfield.adapterkit.json_fields import amount_at, count_at, object_at, objects_at, parse_object, text_at
 from agentfield.realtime.events import Usage
-from agentfield_openrouter.faults import Fault, fault_of
+from agentfield_openrouter.error_classification import ClassifiedError, classify_error
 
-__all__ = ["Called", "Completion", "Echo", "Piece", "Sound", "ToolCall", "Words", "usage_of"]
+__all__ = [
+    "AudioDelta",
+    "CompletionAssembler",
+    "CompletionDelta",
+    "ServedBy",
+    "TextDelta",
+    "ToolCall",
+    "ToolCalls",
+    "usage_of",
+]
 
 _DONE = "[DONE]"
 _PADDED = re.compile(r"[^=]+=*")
-_LONGEST_ID = 256
+_MAX_ID = 256
 _MAX_CALLS = 64
 _MAX_ARGUMENTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Echo:
-    """Who answers, as the provider says; told when it is first said and when it changes."""
+class ServedBy:
+    """The serving model and upstream provider; returned when first reported and at each change."""
 
     model: str | None
     upstream: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """Words to append."""
+class TextDelta:
+    """Text to append."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """Whole samples to append, pcm16."""
+class AudioDelta:
+    """Whole pcm16 samples to append."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A complete call of a tool, `name` as the provider writes it."""
+    """A complete tool call, with the tool name of the wire."""
 
     id: str
     name: str
@@ -57,18 +66,18 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """The calls of the answer, all of them, once it is over."""
+class ToolCalls:
+    """All tool calls of the completion, returned at its end."""
 
     calls: tuple[ToolCall, ...]
 
 
-Piece = Echo | Words | Sound | Called
+CompletionDelta = ServedBy | TextDelta | AudioDelta | ToolCalls
 
 
 @dataclass(slots=True)
-class _Open:
-    """A call that is being written."""
+class _PartialToolCall:
+    """A tool call whose deltas are still arriving."""
 
     id: str = ""
     name: str = ""
@@ -76,70 +85,70 @@ class _Open:
 
 
 @dataclass(slots=True)
-class Completion:
-    """One answer as it arrives; the same bytes give the same result however they are cut.
+class CompletionAssembler:
+    """Assembles one completion from its chunks; the result does not depend on how the bytes were split.
 
     Args:
-        secrets: Texts that no message may hold.
+        secrets: Texts that no message may contain.
     """
 
     secrets: tuple[str, ...] = ()
     generation: str | None = None
-    """The provider's id of the answer."""
+    """The provider's id of the completion."""
     finish: str | None = None
-    """Why it ended, in the provider's word."""
+    """The provider's `finish_reason`."""
     usage: Usage | None = None
-    fault: Fault | None = None
-    """What went wrong; nothing that follows counts."""
+    fault: ClassifiedError | None = None
+    """The error that ended the completion; later chunks are ignored."""
     done: bool = False
-    """Whether nothing more will come."""
+    """Whether the completion is finished."""
     model: str | None = None
     upstream: str | None = None
     text: str = ""
     size: int = 0
-    """Bytes of sound so far."""
+    """Bytes of audio so far."""
     _half: bytes = b""
-    _calls: list[_Open] = field(default_factory=list)
-    _at: dict[int, _Open] = field(default_factory=dict)
+    _calls: list[_PartialToolCall] = field(default_factory=list)
+    _at: dict[int, _PartialToolCall] = field(default_factory=dict)
     _spoken: bool = False
 
-    def feed(self, payload: str) -> list[Piece]:
-        """Take the data of one event and return what it adds."""
+    def feed(self, payload: str) -> list[CompletionDelta]:
+        """Take the data of one event and return its deltas."""
         if self.done or self.fault is not None:
             return []
         if payload.strip() == _DONE:
             return self.close()
-        chunk = parse(payload)
+        chunk = parse_object(payload)
         if chunk is None:
-            self.fault = Fault("invalid_answer", "a chunk of the answer is no JSON object")
+            self.fault = ClassifiedError("invalid_answer", "a chunk of the answer is not a JSON object")
             return []
-        pieces = self._head(chunk)
-        for choice in mappings(chunk, "choices")[:1]:
-            pieces += self._choice(choice)
-        return pieces
+        deltas = self._metadata(chunk)
+        for choice in objects_at(chunk, "choices")[:1]:
+            deltas += self._choice(choice)
+        return deltas
 
-    def close(self) -> list[Piece]:
-        """Return the rest when the stream is over, with its last line or without."""
+    def close(self) -> list[CompletionDelta]:
+        """Finish the completion at the end of the stream, with or without its `[DONE]` line; return the tool calls."""
         if self.done or self.fault is not None:
             return []
         self.done = True
         if self.finish is None and not (self.text or self.size or self._calls):
-            self.fault = Fault("empty_answer", "the answer has neither words nor tool calls", retry=True)
+            self.fault = ClassifiedError("empty_answer", "the answer has neither words nor tool calls", retry=True)
             return []
         if self.finish in {"length", "content_filter"}:
-            return []  # calls that were cut off are none
+            return []  # a truncated completion may hold incomplete tool calls
         calls = tuple(ToolCall(call.id, call.name, call.arguments) for call in self._calls if call.name)
-        return [Called(calls)] if calls else []
+        return [ToolCalls(calls)] if calls else []
 
     @property
     def cut_off(self) -> bool:
-        """Whether the stream may not end here: neither its last chunk nor its last line was there."""
+        """Whether the stream ended too early: neither a `finish_reason` nor `[DONE]` arrived."""
         return not self.done and self.finish is None and self.fault is None
 
-    def _head(self, chunk: Mapping[str, Any]) -> list[Piece]:
+    def _metadata(self, chunk: Mapping[str, Any]) -> list[CompletionDelta]:
         self.generation = self.generation or _ident(chunk, "id")
         if isinstance(chunk.get("error"), dict):
-            self.fault = fault_of(chunk["error"], secrets=self.secrets)
+            self.fault = classify_error(chunk["error"], secrets=self.secrets)
         if isinstance(chunk.get("usage"), dict):
             self.usage = usage_of(chunk["usage"])
         model, upstream = _ident(chunk, "model"), _ident(chunk, "provider")
@@ -147,99 +156,99 @@ class Completion:
         if new == (self.model, self.upstream):
             return []
         self.model, self.upstream = new
-        return [Echo(*new)]
+        return [ServedBy(*new)]
 
-    def _choice(self, choice: Mapping[str, Any]) -> list[Piece]:
+    def _choice(self, choice: Mapping[str, Any]) -> list[CompletionDelta]:
         if isinstance(choice.get("error"), dict) and self.fault is None:
-            self.fault = fault_of(choice["error"], secrets=self.secrets)
-        reason = words(choice, "finish_reason")
+            self.fault = classify_error(choice["error"], secrets=self.secrets)
+        reason = text_at(choice, "finish_reason")
         if reason is not None:
             self.finish = reason[:64]
         if reason == "error" and self.fault is None:
-            self.fault = Fault("provider_error", "the answer ended in an error that has no name", retry=True)
+            self.fault = ClassifiedError("provider_error", "the answer ended in an unnamed error", retry=True)
         if self.fault is not None:
             return []
-        delta = mapping(choice, "delta")
-        for call in mappings(delta, "tool_calls"):
-            self._call(call)
-        return [*self._words(delta), *self._sound(mapping(delta, "audio"))]
+        delta = object_at(choice, "delta")
+        for call in objects_at(delta, "tool_calls"):
+            self._tool_call_delta(call)
+        return [*self._text_delta(delta), *self._audio_delta(object_at(delta, "audio"))]
 
-    def _words(self, delta: Mapping[str, Any]) -> list[Piece]:
-        """Return the words: the transcript of what is spoken, or text where nothing is."""
-        audio = mapping(delta, "audio")
-        said = words(audio, "transcript")
-        if said or audio.get("data"):
+    def _text_delta(self, delta: Mapping[str, Any]) -> list[CompletionDelta]:
+        """Return the text: the transcript of the audio if there is audio, else the content."""
+        audio = object_at(delta, "audio")
+        transcript = text_at(audio, "transcript")
+        if transcript or audio.get("data"):
             self._spoken = True
-        text = said if self._spoken else words(delta, "content")
+        text = transcript if self._spoken else text_at(delta, "content")
         if not text:
             return []
         self.text += text
-        return [Words(text)]
+        return [TextDelta(text)]
 
-    def _sound(self, audio: Mapping[str, Any]) -> list[Piece]:
+    def _audio_delta(self, audio: Mapping[str, Any]) -> list[CompletionDelta]:
         encoded = audio.get("data")
         if not isinstance(encoded, str) or not encoded:
             return []
         try:
             data = self._half + _decoded(encoded)
         except (binascii.Error, ValueError):
-            self.fault = Fault("invalid_answer", "a chunk of the answer holds audio that cannot be read")
+            self.fault = ClassifiedError("invalid_answer", "a chunk of the answer holds unreadable audio")
             return []
         whole = len(data) - len(data) % 2
         self._half = data[whole:]
         self.size += whole
-        return [Sound(data[:whole])] if whole else []
+        return [AudioDelta(data[:whole])] if whole else []
 
-    def _call(self, delta: Mapping[str, Any]) -> None:
-        index = count(delta, "index") or 0
+    def _tool_call_delta(self, delta: Mapping[str, Any]) -> None:
+        index = count_at(delta, "index") or 0
         call_id = _ident(delta, "id")
         call = self._at.get(index)
         if call is None or (call_id is not None and call.id and call_id != call.id):
             if len(self._calls) >= _MAX_CALLS:
-                self.fault = Fault("invalid_answer", f"the answer calls more than {_MAX_CALLS} tools")
+                self.fault = ClassifiedError("invalid_answer", f"the answer calls more than {_MAX_CALLS} tools")
                 return
-            call = self._at[index] = _Open()
+            call = self._at[index] = _PartialToolCall()
             self._calls.append(call)
-        function = mapping(delta, "function")
+        function = object_at(delta, "function")
         call.id = call.id or call_id or ""
-        call.name = call.name or (words(function, "name") or "")[:_LONGEST_ID]
-        call.arguments += words(function, "arguments") or ""
+        call.name = call.name or (text_at(function, "name") or "")[:_MAX_ID]
+        call.arguments += text_at(function, "arguments") or ""
         if len(call.arguments) > _MAX_ARGUMENTS:
-            self.fault = Fault("invalid_answer", "the arguments of a tool call are too long")
+            self.fault = ClassifiedError("invalid_answer", "the arguments of a tool call are too long")
 
 
 def usage_of(usage: Mapping[str, Any]) -> Usage:
-    """Return a `usage` object in our words: of a completion, or of a transcription."""
-    asked, made = mapping(usage, "prompt_tokens_details"), mapping(usage, "completion_tokens_details")
-    sent = _either(usage, "prompt_tokens", "input_tokens")
-    got = _either(usage, "completion_tokens", "output_tokens")
-    sent_audio, got_audio = count(asked, "audio_tokens"), count(made, "audio_tokens")
+    """Return the `usage` object of a completion or a transcription as `Usage`."""
+    asked, made = object_at(usage, "prompt_tokens_details"), object_at(usage, "completion_tokens_details")
+    sent = _first_count(usage, "prompt_tokens", "input_tokens")
+    got = _first_count(usage, "completion_tokens", "output_tokens")
+    sent_audio, got_audio = count_at(asked, "audio_tokens"), count_at(made, "audio_tokens")
     return Usage(
-        input_text_tokens=_rest(sent, sent_audio),
+        input_text_tokens=_difference(sent, sent_audio),
         input_audio_tokens=sent_audio,
-        cached_tokens=count(asked, "cached_tokens"),
-        output_text_tokens=_rest(got, got_audio),
+        cached_tokens=count_at(asked, "cached_tokens"),
+        output_text_tokens=_difference(got, got_audio),
         output_audio_tokens=got_audio,
-        seconds=amount(usage, "seconds"),
-        cost=amount(usage, "cost"),
+        seconds=amount_at(usage, "seconds"),
+        cost=amount_at(usage, "cost"),
     )
 
 
-def _either(data: Mapping[str, Any], *keys: str) -> int | None:
-    return next((found for key in keys if (found := count(data, key)) is not None), None)
+def _first_count(data: Mapping[str, Any], *keys: str) -> int | None:
+    return next((found for key in keys if (found := count_at(data, key)) is not None), None)
 
 
-def _rest(total: int | None, part: int | None) -> int | None:
+def _difference(total: int | None, part: int | None) -> int | None:
     return None if total is None else max(0, total - (part or 0))
 
 
 def _ident(data: Mapping[str, Any], key: str) -> str | None:
-    found = words(data, key)
-    return found if found and len(found) <= _LONGEST_ID else None
+    found = text_at(data, key)
+    return found if found and len(found) <= _MAX_ID else None
 
 
 def _decoded(encoded: str) -> bytes:
-    """Decode base64 of one chunk: padded, unpadded, or several padded pieces in a row."""
+    """Decode the base64 of one chunk: padded, unpadded, or several padded pieces in a row."""
     pieces = _PADDED.findall("".join(encoded.split()))
     return b"".join(base64.b64decode(_padded(piece.rstrip("=")), validate=True) for piece in pieces)
 

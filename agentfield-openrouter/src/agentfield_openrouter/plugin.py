@@ -1,32 +1,34 @@
-"""The manifest: what `openrouter` is, over which transport it is reached and what that can do. Light on purpose."""
+"""Manifest of the plugin: the provider `openrouter` over `audio_turns`, and its capabilities; imports nothing heavy."""
 
 from __future__ import annotations
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, Prices, ProviderInfo, hookimpl
+from agentfield.plugins import Capabilities, Catalog, Manifest, ModelPrices, PairSpec, ProviderSpec, hookimpl
 
 __all__ = ["agentfield_manifest", "turns_capabilities"]
 
-API = (1, 0)
-"""The plugin contract that this was written for."""
+API = (2, 0)
+"""Version of the plugin contract that this manifest uses."""
 
-_OPENROUTER = ProviderInfo(
+_OPENROUTER = ProviderSpec(
     name="openrouter",
     title="OpenRouter",
     key_setting="OPENROUTER_API_KEY",
     url_setting="OPENROUTER_BASE_URL",
     default_url="https://openrouter.ai/api/v1",
-    models=Names(known=("openai/gpt-audio", "openai/gpt-audio-mini"), default="openai/gpt-audio"),
-    voices=Names(known=("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse"), default="alloy"),
-    prices=(Prices(model="openai/gpt-audio", input_text=2.5, input_audio=32.0, output_text=10.0, output_audio=64.0),),
+    models=Catalog(known=("openai/gpt-audio", "openai/gpt-audio-mini"), default="openai/gpt-audio"),
+    voices=Catalog(known=("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse"), default="alloy"),
+    prices=(
+        ModelPrices(model="openai/gpt-audio", input_text=2.5, input_audio=32.0, output_text=10.0, output_audio=64.0),
+    ),
 )
 
 
 def turns_capabilities(default_transcription: str, *, pinned: bool = True) -> Capabilities:
-    """Return what audio turns can do, the same for every server of streamed chat completions that speak.
+    """Return the capabilities of audio turns, equal for every server of streamed chat completions with audio.
 
     Args:
-        default_transcription: The model that transcribes the caller when the declaration names none.
-        pinned: Whether the provider routes requests and is told not to.
+        default_transcription: Model that transcribes the caller if the declaration names none.
+        pinned: Whether the provider is a router that is told not to route.
     """
     return Capabilities(
         say="best_effort",
@@ -51,7 +53,7 @@ def turns_capabilities(default_transcription: str, *, pinned: bool = True) -> Ca
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return what this plugin brings."""
+    """Return the manifest of this plugin."""
     return Manifest(
         api=API,
         providers=(_OPENROUTER,),
@@ -59,14 +61,14 @@ def agentfield_manifest() -> Manifest:
             PairSpec(
                 provider="openrouter",
                 transport="audio_turns",
-                factory="agentfield_openrouter.turns:audio_turns",
+                factory="agentfield_openrouter.audio_turns:audio_turns",
                 media="turns",
                 capabilities=turns_capabilities("openai/gpt-4o-mini-transcribe"),
                 options="agentfield_openrouter.options:TurnsOptions",
                 requires=("aiohttp",),
                 notes=(
                     "The caller records a turn, the control plane sends it; fallbacks of the router are switched off "
-                    "for answers, its transcription endpoint cannot be told so."
+                    "for answers, its transcription endpoint has no such setting."
                 ),
             ),
         ),

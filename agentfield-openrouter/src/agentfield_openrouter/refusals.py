@@ -1,77 +1,77 @@
-"""What the provider refuses, as typed errors that say what it means for the call."""
+"""Maps HTTP refusals and connection failures to typed errors that carry their classification."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from agentfield.adapterkit import refusals as kit
-from agentfield.adapterkit.fields import mapping, parse
-from agentfield.adapterkit.provider import Provider
+from agentfield.adapterkit.endpoint import ProviderEndpoint
+from agentfield.adapterkit.json_fields import object_at, parse_object
 from agentfield.errors import ProviderError, ProviderUnavailable
-from agentfield_openrouter.faults import Fault, fault_of
+from agentfield_openrouter.error_classification import ClassifiedError, classify_error
 
-__all__ = ["Refused", "Unreachable", "refused", "unreachable"]
+__all__ = ["Refused", "Unreachable", "refusal_error", "unreachable_error"]
 
 
 class Refused(ProviderError):
-    """The provider refused; `fault` says what that means for the call."""
+    """The provider refused; `fault` is the classified error."""
 
-    def __init__(self, message: str, fault: Fault, **more: Any) -> None:
+    def __init__(self, message: str, fault: ClassifiedError, **more: Any) -> None:
         super().__init__(message, **more)
         self.fault = fault
 
 
 class Unreachable(ProviderUnavailable):
-    """The provider did not answer, or stopped in the middle; `fault` says what that means for the call."""
+    """The provider did not answer or broke off; `fault` is the classified error."""
 
-    def __init__(self, message: str, fault: Fault, **more: Any) -> None:
+    def __init__(self, message: str, fault: ClassifiedError, **more: Any) -> None:
         super().__init__(message, **more)
         self.fault = fault
 
 
-def refused(
-    provider: Provider, what: str, status: int, body: bytes, *, retry_after: str | None = None
+def refusal_error(
+    provider: ProviderEndpoint, what: str, status: int, body: bytes, *, retry_after: str | None = None
 ) -> Refused | Unreachable:
-    """Return the error for a refusal.
+    """Return the typed error for a refusal.
 
     Args:
-        provider: Who refused.
-        what: What was asked, such as ``answer``.
-        status: The HTTP status, 200 for an error inside of an answer.
-        body: The body, JSON in the provider's own shape or anything else.
-        retry_after: The header of that name.
+        provider: The service that refused.
+        what: The refused operation, such as ``answer``.
+        status: The HTTP status, 200 for an error inside a completion.
+        body: The response body, JSON in the provider's format or anything else.
+        retry_after: Value of the ``Retry-After`` header.
     """
-    error = mapping(parse(body) or {}, "error")
-    fault = fault_of(error, status=status, secrets=provider.secrets, retry_after=kit.retry_seconds(retry_after))
+    error = object_at(parse_object(body) or {}, "error")
+    fault = classify_error(error, status=status, secrets=provider.secrets, retry_after=kit.retry_seconds(retry_after))
     if not error and status < 300:
-        fault = Fault("invalid_answer", "it is no event stream", retry=True)
-    number = fault.status or status
-    told = kit.refused(
+        fault = ClassifiedError("invalid_answer", "it is not an event stream", retry=True)
+    shown_status = fault.status or status
+    plain = kit.refusal_error(
         provider,
         what,
-        number,
+        shown_status,
         fault.code,
         reason=fault.message if error else None,
         retry_after=fault.retry_after,
     )
-    kind = Unreachable if fault.retry and number != 429 else Refused
-    return kind(told.message, fault, hint=_hint(provider, fault), **told.data)
+    kind = Unreachable if fault.retry and shown_status != 429 else Refused
+    return kind(plain.message, fault, hint=_hint(provider, fault), **plain.data)
 
 
-def unreachable(provider: Provider, what: str, why: BaseException) -> Unreachable:
-    """Return the error for a provider that cannot be reached, or that stopped in the middle.
+def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException) -> Unreachable:
+    """Return the typed error for a provider that could not be reached or broke off.
 
     Args:
-        provider: Who was asked.
-        what: What was asked, such as ``answer``.
-        why: What aiohttp or the system raised; only its kind is told.
+        provider: The service.
+        what: The failed operation, such as ``answer``.
+        why: The exception of aiohttp or the system; only its kind is reported.
     """
-    told = kit.unreachable(provider, what, why)
+    plain = kit.unreachable_error(provider, what, why)
     code = "timeout" if isinstance(why, TimeoutError) else "unreachable"
-    return Unreachable(told.message, Fault(code, told.message, retry=True), hint=told.hint, **told.data)
+    return Unreachable(plain.message, ClassifiedError(code, plain.message, retry=True), hint=plain.hint, **plain.data)
 
 
-def _hint(provider: Provider, fault: Fault) -> str | None:
+def _hint(provider: ProviderEndpoint, fault: ClassifiedError) -> str | None:
     match fault.status:
         case 401:
             return f"check {provider.key_setting}" if provider.key_setting else "check the key"

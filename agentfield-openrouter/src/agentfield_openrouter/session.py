@@ -1,4 +1,4 @@
-"""One conversation of recorded turns: commands in, events out, one completion at a time; the history is kept here."""
+"""One session of recorded turns: commands in, events out, one completion at a time; the history is kept here."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded, ProviderError, ProviderUnavailable
 from agentfield.realtime.commands import (
-    AddText,
-    AppendAudio,
-    CancelReply,
+    AddTextCommand,
+    AppendAudioCommand,
+    CancelReplyCommand,
     Command,
-    CommitTurn,
-    End,
-    Reply,
-    Say,
-    SendToolResult,
-    Update,
+    CommitTurnCommand,
+    EndCommand,
+    ReplyCommand,
+    SayCommand,
+    ToolResultCommand,
+    UpdateCommand,
 )
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
@@ -35,114 +35,114 @@ from agentfield.realtime.events import (
     UsageReported,
     Warned,
 )
-from agentfield_openrouter.answer import Answer, Asked, Conversation, fault_in
+from agentfield_openrouter.reply import ReplyRequest, ReplyRun, SessionResources, classify_exception
 
-__all__ = ["TurnsSession"]
+__all__ = ["AudioTurnsSession"]
 
-_SHORTEST_MS = 100.0
+_MIN_TURN_MS = 100.0
 _MAX_WAITING = 64
-_MAX_WORDLESS = 16
-"""Turns that may wait for their words."""
-_WORDS_WAIT = 15.0
+_MAX_TRANSCRIBING = 16
+"""Most turns that are being transcribed at a time."""
+_TRANSCRIPT_WAIT = 15.0
 
 
 @dataclass(slots=True)
 class _Recording:
-    """What the caller is saying."""
+    """The turn that is being recorded."""
 
     limit: int
     data: bytearray
-    whole: int = 0
-    """Bytes that came, those beyond the limit too."""
+    received: int = 0
+    """Bytes received, including those beyond the limit."""
 
     def add(self, data: bytes) -> None:
-        self.whole += len(data)
+        self.received += len(data)
         self.data += data[: self.limit - len(self.data)]
 
 
-class TurnsSession:
+class AudioTurnsSession:
     """One session (`agentfield.realtime.provider.ProviderSession`).
 
     Args:
         config: The frozen configuration.
-        conversation: What its answers share, fresh.
-        ids: Makes identifiers of replies and turns, given their kind.
+        resources: Objects that its replies share; not used by another session.
+        new_id: Returns a new id for a kind, ``reply`` or ``item``.
     """
 
     def __init__(
         self,
         config: SessionConfig,
-        conversation: Conversation,
-        ids: Callable[[str], str],
+        resources: SessionResources,
+        new_id: Callable[[str], str],
     ) -> None:
         self._config = config
-        self._conversation = conversation
-        self._requests = conversation.requests
-        self._completions = conversation.completions
-        self._audio = conversation.audio
-        self._logger = conversation.logger
-        self._history = conversation.history
-        self._out = conversation.out
-        self._ids = ids
-        self._recording = self._fresh()
+        self._resources = resources
+        self._requests = resources.requests
+        self._completions = resources.completions
+        self._audio = resources.audio
+        self._logger = resources.logger
+        self._history = resources.history
+        self._out = resources.out
+        self._new_id = new_id
+        self._recording = self._new_recording()
         self._last_item: str | None = None
-        self._asked: deque[Asked] = deque()
-        self._wanted = asyncio.Event()
+        self._requested: deque[ReplyRequest] = deque()
+        self._request_added = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._words: dict[str, asyncio.Task[None]] = {}
-        self._answer: Answer | None = None
-        self._work: asyncio.Task[None] | None = None
+        self._transcriptions: dict[str, asyncio.Task[None]] = {}
+        self._reply: ReplyRun | None = None
+        self._reply_task: asyncio.Task[None] | None = None
         self._closed = False
-        self._own(self._run())
+        self._start_task(self._run())
         self._out.put(SessionReady())
 
     async def send(self, command: Command) -> None:
-        """Do `command`; returns when it is on its way.
+        """Execute a command; requests to the provider continue in tasks of the session.
 
         Raises:
-            LimitExceeded: Too much waits already.
-            InvalidInput: A reply names a tool that the session does not declare, or audio holds half a sample.
-            ProviderUnavailable: The session is over.
+            LimitExceeded: Too many replies wait already.
+            InvalidInput: A reply names an undeclared tool, or audio holds an incomplete sample.
+            ProviderUnavailable: The session is closed.
         """
         if self._closed:
-            if isinstance(command, End):
+            if isinstance(command, EndCommand):
                 return
-            raise ProviderUnavailable("The session of recorded turns is over.", provider_code="session_gone")
+            raise ProviderUnavailable("The session of recorded turns is closed.", provider_code="session_gone")
         match command:
-            case AppendAudio():
+            case AppendAudioCommand():
                 self._append(command.data)
-            case CommitTurn():
-                self._commit(command.item or self._ids("item"))
-            case Say():
-                self._ask(Asked(self._ids("reply"), command.id, say=command.text))
-            case Reply():
+            case CommitTurnCommand():
+                self._commit(command.item or self._new_id("item"))
+            case SayCommand():
+                self._enqueue(ReplyRequest(self._new_id("reply"), command.id, say=command.text))
+            case ReplyCommand():
                 self._requests.check_tools(command.tools)
-                asked = Asked(
-                    self._ids("reply"),
+                request = ReplyRequest(
+                    self._new_id("reply"),
                     command.id,
                     instructions=command.instructions,
                     tools=command.tools,
                     item=self._last_item,
                 )
-                self._ask(asked)
-            case CancelReply():
+                self._enqueue(request)
+            case CancelReplyCommand():
                 self._cancel(command)
-            case AddText():
+            case AddTextCommand():
                 self._history.add_text(command.role, command.text)
-            case SendToolResult():
+            case ToolResultCommand():
                 self._history.add_result(command.call_id, command.output)
-            case Update():
-                pass  # nothing is configured at the provider: every request carries all of it
-            case End():
+            case UpdateCommand():
+                pass  # the provider keeps no configuration: every request carries all of it
+            case EndCommand():
                 await self.close()
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once."""
+        """Yield the events of the session in order; the last one is `SessionClosed`. May be iterated once."""
         async for event in self._out.read():
             yield event
 
     async def close(self) -> None:
-        """Let go of the session; what is under way at the provider is ended. Idempotent."""
+        """Close the session and cancel its requests at the provider; idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -154,32 +154,32 @@ class TurnsSession:
 
     # --- the caller
 
-    def _fresh(self) -> _Recording:
+    def _new_recording(self) -> _Recording:
         limit = self._audio.size(self._requests.options.max_turn_seconds * 1000)
         return _Recording(limit, bytearray())
 
     def _append(self, data: bytes) -> None:
         if len(data) % self._audio.frame:
             raise InvalidInput(
-                f"{len(data)} bytes of audio are no whole samples of {self._audio.name}.",
+                f"{len(data)} bytes of audio are not whole samples of {self._audio.name}.",
                 code="invalid_audio",
                 field="data",
             )
         self._recording.add(data)
 
     def _commit(self, item: str) -> None:
-        recording, self._recording = self._recording, self._fresh()
+        recording, self._recording = self._recording, self._new_recording()
         pcm = bytes(recording.data)
         length = round(self._audio.ms(len(pcm)))
-        if length < _SHORTEST_MS or pcm.count(0) == len(pcm):
+        if length < _MIN_TURN_MS or pcm.count(0) == len(pcm):
             self._out.put(TurnDiscarded(item=item, why="empty"))
             return
-        if len(self._words) >= _MAX_WORDLESS:
+        if len(self._transcriptions) >= _MAX_TRANSCRIBING:
             self._out.put(TurnDiscarded(item=item, why="too_many"))
             return
-        if recording.whole > recording.limit:
-            lost = self._audio.ms(recording.whole - recording.limit) / 1000
-            message = f"The turn was longer than {length / 1000:g} s; its last {lost:.1f} s were left out."
+        if recording.received > recording.limit:
+            lost = self._audio.ms(recording.received - recording.limit) / 1000
+            message = f"The turn was longer than {length / 1000:g} s; its last {lost:.1f} s were dropped."
             self._out.put(Warned(code="turn_too_long", message=message))
         self._history.add_turn(item, pcm)
         self._out.put(
@@ -189,90 +189,91 @@ class TurnsSession:
         )
         self._last_item = item
         if self._config.transcription is not None:
-            task = self._words[item] = self._own(self._transcribe(item, pcm))
-            task.add_done_callback(lambda _: self._words.pop(item, None))
+            task = self._transcriptions[item] = self._start_task(self._transcribe(item, pcm))
+            task.add_done_callback(lambda _: self._transcriptions.pop(item, None))
 
     async def _transcribe(self, item: str, pcm: bytes) -> None:
         try:
             body = await asyncio.to_thread(self._requests.encode, self._requests.transcription(pcm))
-            heard = await self._completions.transcribe(body, self._requests.headers())
+            transcript = await self._completions.transcribe(body, self._requests.headers())
         except (ProviderError, ProviderUnavailable) as error:
-            fault = fault_in(error)
+            fault = classify_exception(error)
             self._logger.warning("transcription failed: %s", fault.code)
             self._out.put(TurnTranscript(item=item, text="", failed=fault.code))
             message = f"The caller's turn could not be transcribed: {error.message}"
-            # without words a handler has no turn; a model that listens can do without
+            # a handler needs the transcript of a turn; a model that hears the audio does not
             fatal = fault.fatal and (self._config.declaration.floor == "handler" or fault.status != 404)
             self._out.put(ProviderFault(code=fault.code, message=message, fatal=fatal))
             return
-        self._history.transcribed(item, heard.text)
+        self._history.set_transcript(item, transcript.text)
         self._out.put(
-            TurnTranscript(item=item, text=heard.text),
-            UsageReported(kind="transcription", item=item, usage=heard.usage),
+            TurnTranscript(item=item, text=transcript.text),
+            UsageReported(kind="transcription", item=item, usage=transcript.usage),
         )
 
-    # --- answers
+    # --- replies
 
-    def _ask(self, asked: Asked) -> None:
-        if len(self._asked) >= _MAX_WAITING:
+    def _enqueue(self, request: ReplyRequest) -> None:
+        if len(self._requested) >= _MAX_WAITING:
             raise LimitExceeded(
                 f"{_MAX_WAITING} replies wait already; a session answers one after another.", code="too_many_replies"
             )
-        self._asked.append(asked)
-        self._wanted.set()
+        self._requested.append(request)
+        self._request_added.set()
 
     async def _run(self) -> None:
+        """Run the requested replies one after another."""
         while True:
-            while not self._asked:
-                self._wanted.clear()
-                await self._wanted.wait()
-            asked = self._asked.popleft()
-            await self._worded(asked)
-            answer = self._answer = Answer(asked, self._conversation)
-            self._work = self._own(answer.run())
-            await asyncio.wait({self._work})
-            if answer.cost_unknown and answer.generation is not None:
-                self._own(self._learn_cost(answer.reply, answer.generation))
+            while not self._requested:
+                self._request_added.clear()
+                await self._request_added.wait()
+            request = self._requested.popleft()
+            await self._wait_for_transcript(request)
+            run = self._reply = ReplyRun(request, self._resources)
+            self._reply_task = self._start_task(run.run())
+            await asyncio.wait({self._reply_task})
+            if run.cost_unknown and run.generation is not None:
+                self._start_task(self._look_up_cost(run.reply, run.generation))
 
-    async def _worded(self, asked: Asked) -> None:
-        """Wait a moment for the words of the turn that is answered, where the request carries nothing else of it."""
-        words = None if asked.item is None else self._words.get(asked.item)
-        if words is not None and not self._requests.options.audio_history:
-            await asyncio.wait({words}, timeout=_WORDS_WAIT)
+    async def _wait_for_transcript(self, request: ReplyRequest) -> None:
+        """Wait for the transcript of the answered turn if the request carries no recording of it."""
+        transcription = None if request.item is None else self._transcriptions.get(request.item)
+        if transcription is not None and not self._requests.options.audio_history:
+            await asyncio.wait({transcription}, timeout=_TRANSCRIPT_WAIT)
 
-    def _cancel(self, command: CancelReply) -> None:
-        answer = self._answer
-        if answer is not None and answer.reply == command.reply and not answer.over:
-            answer.stop()
-            if self._work is not None:
-                self._work.cancel()
+    def _cancel(self, command: CancelReplyCommand) -> None:
+        run = self._reply
+        if run is not None and run.reply == command.reply and not run.ended:
+            run.cancel()
+            if self._reply_task is not None:
+                self._reply_task.cancel()
         if self._requests.speaks:
-            self._history.cut(command.reply, command.heard_ms)
+            self._history.truncate(command.reply, command.heard_ms)
 
-    async def _learn_cost(self, reply: str, generation: str) -> None:
-        """Ask what an answer cost that broke off; the provider knows it a little later, or never."""
-        for pause in self._completions.times.lookups:
+    async def _look_up_cost(self, reply: str, generation: str) -> None:
+        """Look up the cost of a reply that ended early; the provider knows it some seconds later, or never."""
+        for pause in self._completions.timeouts.lookups:
             await asyncio.sleep(pause)
             try:
                 usage = await self._completions.cost(generation)
             except AgentFieldError as error:
-                if not fault_in(error).retry:
+                if not classify_exception(error).retry:
                     break
                 continue
             if usage is not None:
                 self._out.put(UsageReported(kind="reply", reply=reply, usage=usage))
                 return
-        message = "What an answer that broke off cost could not be learned; it is not in the sum."
+        message = "The cost of a reply that ended early is unknown; it is not in the total."
         self._out.put(Warned(code="cost_unknown", message=message))
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        """Take note of an end; one that nobody foresaw ends the session, it is never lost."""
+        """Remove an ended task; an unexpected exception in it is reported as a fatal fault, never lost."""
         self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return

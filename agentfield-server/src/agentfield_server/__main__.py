@@ -1,4 +1,4 @@
-"""``python -m agentfield_server``: a control plane from environment settings alone."""
+"""``python -m agentfield_server``: run a control plane configured by the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agentfield_server.settings import Settings
 
 
 def main() -> int:
-    """Run until a signal; returns the exit code."""
+    """Run until SIGINT or SIGTERM; return the exit code."""
     configure_logs(secrets=known_secrets(os.environ))
 
     def ready(plane: ControlPlane) -> None:

@@ -1,4 +1,4 @@
-"""Puts the control plane together; nothing else does."""
+"""Composition root: the only module that builds the control plane from its parts."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agentfield.plugins import Registry
-from agentfield.plugins.observers import Observers
-from agentfield.plugins.registration import refused_sessions
-from agentfield.realtime.heap import keep_for_good
-from agentfield_server.access.guards import Door
-from agentfield_server.access.tokens import TokenDesk
-from agentfield_server.adapters import AdapterPool
-from agentfield_server.api import executions, nodes, workflows
+from agentfield.plugins.hooks.observers import ObserverDispatcher
+from agentfield.plugins.registry.session_checks import refused_sessions
+from agentfield.realtime.gc_tuning import freeze_long_lived_objects
+from agentfield_server.access.browser_tokens import BrowserTokenService
+from agentfield_server.access.guard import AuthGuard
+from agentfield_server.adapter_pool import AdapterPool
 from agentfield_server.api.application import build_application
-from agentfield_server.api.approvals import ApprovalRoutes
-from agentfield_server.api.catalogue import CatalogueRoutes
-from agentfield_server.api.media import MediaRoutes
+from agentfield_server.api.callers.media_socket import MediaRoutes
+from agentfield_server.api.callers.plugin_transports import TransportRoutes
+from agentfield_server.api.callers.recorded_turns import TurnRoutes
+from agentfield_server.api.http.route import Route
 from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
-from agentfield_server.api.routes import Route
-from agentfield_server.api.sessions import SessionRoutes
-from agentfield_server.api.store import StoreRoutes
-from agentfield_server.api.transports import TransportRoutes
-from agentfield_server.api.turns import TurnRoutes
-from agentfield_server.api.webhooks import WebhookRoutes
+from agentfield_server.api.resources import executions, nodes, workflows
+from agentfield_server.api.resources.approvals import ApprovalRoutes
+from agentfield_server.api.resources.catalogue import CatalogueRoutes
+from agentfield_server.api.resources.sessions import SessionRoutes
+from agentfield_server.api.resources.store import StoreRoutes
+from agentfield_server.api.resources.webhooks import WebhookRoutes
 from agentfield_server.bus import RECORDED, Bus
 from agentfield_server.engine import Engine
-from agentfield_server.engine.outbound import Allowed
+from agentfield_server.engine.address_policy import AddressPolicy
 from agentfield_server.engine.retention import Retention
-from agentfield_server.engine.webhooks import Webhooks
-from agentfield_server.listening import announced, listen
+from agentfield_server.engine.webhooks import WebhookService
+from agentfield_server.listener import announce_address, listen
 from agentfield_server.metrics import Gauges, Metrics
-from agentfield_server.nodes import LinkHub, NodeLink
-from agentfield_server.sessions import Sessions
-from agentfield_server.sessions.prices import load_prices
-from agentfield_server.sessions.times import Timekeeper
-from agentfield_server.sessions.turndesk import TurnDesk
+from agentfield_server.nodes import LinkedNode, LinkHub
+from agentfield_server.sessions import SessionService
+from agentfield_server.sessions.clock import SessionClock
+from agentfield_server.sessions.price_file import load_prices
+from agentfield_server.sessions.recorded_turns.service import RecordedTurnService
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
-from agentfield_server.store.sqlite import SqliteStore
-from agentfield_server.telemetry import Traces, open_traces
-from agentfield_server.transports import TransportHost, TransportRoom
+from agentfield_server.store.sqlite.store import SqliteStore
+from agentfield_server.telemetry import ExecutionTracer, open_tracer
+from agentfield_server.transports import TransportHost, TransportManager
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -59,17 +59,17 @@ __all__ = ["ControlPlane", "control_plane", "run_server"]
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """A control plane that serves requests."""
+    """A running control plane."""
 
     url: str
-    """Where it listens."""
-    sessions: Sessions
+    """The bound URL."""
+    sessions: SessionService
     engine: Engine
     hub: LinkHub
     registry: Registry
-    observers: Observers
+    observers: ObserverDispatcher
     transports: Mapping[str, TransportHost]
-    """The transports that plugins bring, by name."""
+    """The hosts of plugin transports, by name."""
 
 
 @asynccontextmanager
@@ -78,31 +78,32 @@ async def control_plane(
     *,
     registry: Registry | None = None,
     environ: Mapping[str, str] = os.environ,
-    clock: Timekeeper | None = None,
+    clock: SessionClock | None = None,
     tracer_provider: TracerProvider | None = None,
 ) -> AsyncIterator[ControlPlane]:
     """Run a control plane inside an existing event loop.
 
     Args:
-        settings: How it runs.
-        registry: The plugins; those that are installed when None.
-        environ: Where keys and addresses of providers, and settings of transports, are read from.
-        clock: The time of sessions and their limits; this machine's when None.
-        tracer_provider: Who exports OpenTelemetry's spans; the process's own, or as OTEL_* ask, when None.
+        settings: The settings.
+        registry: The plugins; the installed ones by default.
+        environ: Source of the providers' keys and addresses and of the transports' settings.
+        clock: The clock of the sessions; the operating system's by default.
+        tracer_provider: Exports the OpenTelemetry spans; the process's own provider, or one configured by OTEL_*, by
+            default.
 
     Raises:
-        InvalidInput: It was to be reachable by others without a key.
+        InvalidInput: A non-loopback bind without a key.
         Conflict: The port is in use.
         Unavailable: Another process holds the store.
-        PluginBroken: A plugin does not say what its tool middleware is.
+        PluginBroken: A plugin declares an invalid tool middleware.
     """
     settings.require_safe_bind()
     registry = registry or Registry.discover()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
         bus, metrics = Bus(), Metrics()
-        observers = await stack.enter_async_context(Observers(registry))
-        traces = open_traces(environ, content=settings.otel_content, provider=tracer_provider)
+        observers = await stack.enter_async_context(ObserverDispatcher(registry))
+        traces = open_tracer(environ, content=settings.otel_content, provider=tracer_provider)
         publish = _publisher(bus, observers, metrics, traces)
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
@@ -111,24 +112,26 @@ async def control_plane(
             await stack.enter_async_context(traces.running(store))
         hub = LinkHub(store, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
-            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.execution_ended)
+            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.count_execution)
         )
         webhooks = await stack.enter_async_context(
-            Webhooks(store, bus, Allowed(settings.webhook_allow), clock=time.time)
+            WebhookService(store, bus, AddressPolicy(settings.webhook_allow), clock=time.time)
         )
         retention = await stack.enter_async_context(Retention(store, clock=time.time, days=settings.retention_days))
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
-        sessions = Sessions(store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, time=clock)
+        sessions = SessionService(
+            store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, clock=clock
+        )
         stack.push_async_callback(sessions.close)
-        metrics.watch(_gauges(hub, sessions))
-        metrics.observe(lambda: observers.counts)
-        turns = TurnDesk(sessions, store, bus, registry)
+        metrics.add_gauges(_gauges(hub, sessions))
+        metrics.add_observer_counts(lambda: observers.counts)
+        turns = RecordedTurnService(sessions, store, bus, registry)
         stack.push_async_callback(turns.close)
-        tokens = TokenDesk(store, clock=time.time, code_ttl=settings.code_ttl)
+        tokens = BrowserTokenService(store, clock=time.time, code_ttl=settings.code_ttl)
         public = _PublicUrl(settings)
-        transports = TransportRoom(
+        transports = TransportManager(
             registry, sessions=sessions, store=store, home=settings.home, environ=environ, public_url=public.get
         )
         stack.push_async_callback(transports.close)
@@ -149,13 +152,13 @@ async def control_plane(
             *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
-        application = build_application(routes, Door(settings, tokens), middlewares=[metrics.middleware])
-        await hub.recall()
+        application = build_application(routes, AuthGuard(settings, tokens), middlewares=[metrics.middleware])
+        await hub.restore()
         await sessions.recover()
         url = await stack.enter_async_context(listen(application, settings))
         public.bound = url
         stack.push_async_callback(hub.close)
-        stack.enter_context(announced(settings.home, url))
+        stack.enter_context(announce_address(settings.home, url))
         yield ControlPlane(
             url=url,
             sessions=sessions,
@@ -173,9 +176,9 @@ async def run_server(
     """Run a control plane until SIGINT or SIGTERM.
 
     Args:
-        settings: How it runs.
-        registry: The plugins; those that are installed when None.
-        ready: Called once it serves requests.
+        settings: The settings.
+        registry: The plugins; the installed ones by default.
+        ready: Called once requests are served.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -183,7 +186,7 @@ async def run_server(
         loop.add_signal_handler(name, stop.set)
     try:
         async with control_plane(settings, registry=registry) as plane:
-            keep_for_good()
+            freeze_long_lived_objects()
             if ready is not None:
                 ready(plane)
             await stop.wait()
@@ -194,7 +197,7 @@ async def run_server(
 
 @dataclass(slots=True)
 class _PublicUrl:
-    """The address for browsers; known only once the port is."""
+    """The public base URL; without a setting it is the bound URL, known only after the bind."""
 
     settings: Settings
     bound: str = ""
@@ -203,8 +206,8 @@ class _PublicUrl:
         return (self.settings.public_url or self.bound).rstrip("/")
 
 
-def _gauges(hub: LinkHub, sessions: Sessions) -> Gauges:
-    def by_node(count: Callable[[NodeLink], float]) -> Callable[[], Mapping[str, float]]:
+def _gauges(hub: LinkHub, sessions: SessionService) -> Gauges:
+    def by_node(count: Callable[[LinkedNode], float]) -> Callable[[], Mapping[str, float]]:
         def values() -> Mapping[str, float]:
             total = Counter[str]()
             for link in hub.links():
@@ -221,16 +224,16 @@ def _gauges(hub: LinkHub, sessions: Sessions) -> Gauges:
 
 
 def _publisher(
-    bus: Bus, observers: Observers, metrics: Metrics, traces: Traces | None
+    bus: Bus, observers: ObserverDispatcher, metrics: Metrics, traces: ExecutionTracer | None
 ) -> Callable[[list[EventRow]], None]:
     def publish(rows: list[EventRow]) -> None:
-        metrics.recorded(rows)
+        metrics.count_events(rows)
         if traces is not None:
-            traces.feed(rows)
+            traces.record(rows)
         by_run: dict[str, list[EventRow]] = {}
         for row in rows:
             by_run.setdefault(row.run_id, []).append(row)
-            observers.feed(row.type, row.canonical)
+            observers.dispatch(row.type, row.canonical)
         for run_id, events in by_run.items():
             bus.publish(f"run:{run_id}", events)
         if rows:

@@ -1,4 +1,4 @@
-"""Hints and live events inside this process: many may listen to a topic, nobody can hold up who publishes."""
+"""In-process publish/subscribe: any number of subscribers by topic, and a publisher never waits for them."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Self
 __all__ = ["RECORDED", "Bus", "Subscription"]
 
 RECORDED = "recorded"
-"""Topic of the hint that events were recorded, of whatever run."""
+"""Topic that announces the types of events recorded in any run."""
 
 
 class Bus:
-    """Publishes to whoever listens now; nothing is kept. The store is the truth, the bus says where to look.
+    """Publishes messages to the current subscribers and keeps nothing: the store is the truth, the bus says when to read it.
 
     Topics: ``run:{run_id}`` (a list of new event rows), ``live:{session_id}`` (a live event as a dict),
-    ``execution:{id}`` (the execution, when it is closed), ``recorded`` (the types of events that were recorded).
+    ``execution:{id}`` (the closed execution), ``recorded`` (a set of the types of recorded events).
     """
 
     def __init__(self) -> None:
         self._topics: dict[str, set[Subscription]] = {}
 
     def publish(self, topic: str, message: object) -> None:
-        """Hand a message to all subscriptions of a topic; returns at once."""
+        """Hand a message to all subscriptions of a topic; never blocks."""
         for subscription in self._topics.get(topic, ()):
             subscription.put(message)
 
     def subscribe(self, topic: str, maxsize: int = 1000) -> Subscription:
-        """Return a subscription: a context manager, and an asynchronous iterator over what is published meanwhile.
+        """Return a subscription: a context manager and an asynchronous iterator over messages published from now on.
 
         Args:
-            topic: What to listen to; from the moment this returns.
-            maxsize: Messages that may wait; with one more all of them are dropped and the subscription has `lagged`.
+            topic: The topic.
+            maxsize: Messages that may wait; one more drops all of them and sets `lagged`.
         """
         subscription = Subscription(self, topic, maxsize)
         self._topics.setdefault(topic, set()).add(subscription)
         return subscription
 
     def drop(self, subscription: Subscription) -> None:
-        """Stop serving a subscription; idempotent."""
+        """Remove a subscription; idempotent."""
         listeners = self._topics.get(subscription.topic)
         if listeners is not None:
             listeners.discard(subscription)
@@ -51,8 +51,8 @@ class Bus:
 class Subscription:
     """Messages of a topic, for one reader.
 
-    When the reader is too slow, what waits is dropped, `lagged` is set and the iteration ends once; the reader then
-    reads from the store and may go on iterating, which clears `lagged`.
+    When the reader is too slow, waiting messages are dropped, `lagged` is set and the iteration ends once; the reader then
+    reads from the store and may continue to iterate, which clears `lagged`.
     """
 
     def __init__(self, bus: Bus, topic: str, maxsize: int) -> None:
@@ -61,23 +61,24 @@ class Subscription:
         self._bus = bus
         self._maxsize = maxsize
         self._messages: deque[object] = deque()
-        self._told = False
+        self._lag_reported = False
         self._closed = False
         self._ready = asyncio.Event()
 
     def put(self, message: object) -> None:
-        """Take a message from the bus."""
-        if self.lagged and not self._told:
+        """Queue a message of the bus."""
+        # dropped until the reader has noticed the lag: it will read the store anyway
+        if self.lagged and not self._lag_reported:
             return
         if len(self._messages) >= self._maxsize:
             self._messages.clear()
-            self.lagged, self._told = True, False
+            self.lagged, self._lag_reported = True, False
         else:
             self._messages.append(message)
         self._ready.set()
 
     def close(self) -> None:
-        """Stop listening; a reader that waits is let go."""
+        """End the subscription and wake a waiting reader."""
         self._closed = True
         self._bus.drop(self)
         self._ready.set()
@@ -94,11 +95,11 @@ class Subscription:
         return self
 
     async def __anext__(self) -> object:
-        if self._told:
-            self.lagged = self._told = False
+        if self._lag_reported:
+            self.lagged = self._lag_reported = False
         while not self._messages:
             if self.lagged:
-                self._told = True
+                self._lag_reported = True
                 raise StopAsyncIteration
             if self._closed:
                 raise StopAsyncIteration

@@ -1,4 +1,4 @@
-"""Logs of the server process: one line an event, with ids, without secrets."""
+"""Logging of the server process: one line an event, with ids, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ID = re.compile(r"\b(?P<kind>ses|run|exe|apr|dlv)_[0-9a-f]{32}\b")
 
 @contextmanager
 def log_context(**ids: str) -> Iterator[None]:
-    """Put ids on every line that is logged inside the block, also by tasks that begin there."""
+    """Add ids to every line that is logged inside the block, including by tasks that start there."""
     with structlog.contextvars.bound_contextvars(**ids):
         yield
 
@@ -29,13 +29,13 @@ def log_context(**ids: str) -> Iterator[None]:
 def configure_logs(
     level: str = "INFO", *, json_lines: bool = False, stream: TextIO | None = None, secrets: Iterable[str] = ()
 ) -> None:
-    """Send the log of this process to `stream` (standard error by default); called by programs, never by the library.
+    """Configure the root logger of this process; called by programs, never by the library.
 
     Args:
-        level: Name of the lowest level that is shown.
-        json_lines: One JSON object a line instead of text.
-        stream: Where to.
-        secrets: Texts that must not be shown, whatever they look like.
+        level: Name of the lowest logged level.
+        json_lines: Write one JSON object a line instead of text.
+        stream: Output stream, standard error by default.
+        secrets: Texts that are always redacted, whatever their form.
     """
     out = stream or sys.stderr
     redactor = Redactor(secrets)
@@ -50,7 +50,7 @@ def configure_logs(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
-        _ids_said,
+        _add_mentioned_ids,
     ]
     renderer: Any = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -71,8 +71,8 @@ def configure_logs(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _ids_said(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Make fields of the ids that a line names, where it names one of a kind and nothing else is known."""
+def _add_mentioned_ids(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the ids in the text of a line as fields, where it has exactly one of a kind and the field is not set."""
     found: dict[str, set[str]] = {}
     for match in _ID.finditer(str(event.get("event", ""))):
         found.setdefault(match["kind"], set()).add(match[0])

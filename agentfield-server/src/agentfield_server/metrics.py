@@ -1,4 +1,4 @@
-"""What Prometheus may ask: counters fed by what is recorded, gauges read when they are asked for."""
+"""Prometheus metrics: counters of recorded events and executions, and gauges that are read at each scrape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from agentfield.plugins.observers import Counts
+from agentfield.plugins.hooks.observers import DeliveryCounts
 from agentfield_server.store.records import EventRow, Execution
 
 __all__ = ["Gauges", "Metrics"]
@@ -24,11 +24,11 @@ __all__ = ["Gauges", "Metrics"]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 Gauges = Mapping[str, tuple[str, str, Callable[[], Mapping[str, float]]]]
-"""By name: what it is, the name of its label, and what gives the values by label."""
+"""By metric name: help text, label name, and a function that returns the values by label."""
 
 
 class Metrics:
-    """The metrics of one control plane; two may live side by side."""
+    """The metrics of one control plane, in a registry of its own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -61,23 +61,23 @@ class Metrics:
             registry=self._registry,
         )
 
-        # finding a metric by its labels takes longer than counting
+        # looking up a child metric by its labels takes longer than incrementing it
         self._event = functools.cache(self._events.labels)
         self._execution = functools.cache(self._executions.labels)
         self._execution_took = functools.cache(self._took.labels)
         self._execution_waited = functools.cache(self._waited.labels)
         self._request = functools.cache(self._requests.labels)
 
-    def watch(self, gauges: Gauges) -> None:
-        """Read these whenever somebody asks."""
-        self._registry.register(_Reader(gauges))
+    def add_gauges(self, gauges: Gauges) -> None:
+        """Register gauges that are read at each scrape."""
+        self._registry.register(_GaugeCollector(gauges))
 
-    def observe(self, counts: Callable[[], Mapping[tuple[str, str], Counts]]) -> None:
-        """Read what became of the events for each observer whenever somebody asks."""
-        self._registry.register(_Observed(counts))
+    def add_observer_counts(self, counts: Callable[[], Mapping[tuple[str, str], DeliveryCounts]]) -> None:
+        """Register the delivery counts of observers, which are read at each scrape."""
+        self._registry.register(_ObserverCollector(counts))
 
-    def recorded(self, rows: Iterable[EventRow]) -> None:
-        """Count what was recorded."""
+    def count_events(self, rows: Iterable[EventRow]) -> None:
+        """Count recorded events."""
         for kind, count in Tally(row.type for row in rows).items():
             self._event(kind).inc(count)
         for row in rows:
@@ -86,8 +86,8 @@ class Metrics:
                 if body.get("state") == "ended":
                     self._sessions.labels(str(body.get("reason") or "ended")).inc()
 
-    def execution_ended(self, done: Execution) -> None:
-        """Count an execution that ended."""
+    def count_execution(self, done: Execution) -> None:
+        """Count a closed execution with its duration and waiting time."""
         self._execution(done.kind, done.target, done.status).inc()
         if done.ended_at is not None:
             self._execution_took(done.target).observe(max(done.ended_at - done.created_at, 0.0))
@@ -98,7 +98,7 @@ class Metrics:
     async def middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Time every request, by its route and never by its address."""
+        """Measure every request by its route template: a path with ids would give one time series an id."""
         begun, status = time.perf_counter(), 500
         try:
             response = await handler(request)
@@ -110,14 +110,14 @@ class Metrics:
             self._request(request.method, route, str(status)).observe(time.perf_counter() - begun)
 
     async def serve(self, _: web.Request) -> web.Response:
-        """Answer Prometheus."""
+        """Serve ``GET /metrics``."""
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
-class _Observed(Collector):
-    """What became of the events for plugins that look on."""
+class _ObserverCollector(Collector):
+    """Collects the delivery counts of observers."""
 
-    def __init__(self, counts: Callable[[], Mapping[tuple[str, str], Counts]]) -> None:
+    def __init__(self, counts: Callable[[], Mapping[tuple[str, str], DeliveryCounts]]) -> None:
         self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
@@ -133,8 +133,8 @@ class _Observed(Collector):
         yield family
 
 
-class _Reader(Collector):
-    """Gauges whose values are somewhere else."""
+class _GaugeCollector(Collector):
+    """Collects gauges by calling their functions."""
 
     def __init__(self, gauges: Gauges) -> None:
         self._gauges = gauges

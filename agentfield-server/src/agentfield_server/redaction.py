@@ -1,4 +1,4 @@
-"""Takes secrets out of what is written for people: by their shape, by their place, and those that are known by heart."""
+"""Redaction of secrets in logs and other output: by form (keys, tokens), by position (``token=…``), and known values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Redactor", "known_secrets", "redact"]
 
 CUT: Final = "[redacted]"
 _SHORTEST = 8
-"""Characters; what is shorter would be found in ordinary words."""
+"""Characters; a shorter known secret would match parts of ordinary words."""
 _DEEPEST = 8
 
-# what may stand before a key: no part of a word, but the end of an escape of JSON, of Python or of an address
+# before a key: no letter or digit, except at the end of a JSON, Python or percent escape
 _EDGE = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrtbf])|(?<=%[0-9A-Fa-f]{2})|(?<=\\x[0-9a-f]{2})|(?<=\\u[0-9a-f]{4}))"
 _KEY = r"(?:(?:sk|ek|rk|pk|sess|whsec|code_af|xai|hf|gsk)[-_][A-Za-z0-9_-]{8,}|AIza[A-Za-z0-9_-]{20,})"
 _JWT = r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+"
@@ -25,7 +25,7 @@ _USER = r"(?<=://)[^\s/@\"'\\]+(?=@)"
 _HEADERS = r"(?:proxy[-_])?authorization|(?:set[-_])?cookie"
 _NAMES = r"(?:[a-z0-9]+[-_]){0,4}(?:api[-_]?key|token|secret|password|passwd)|apikey|credential|ice[-_]?pwd|(?:[a-z]+[-_])?signature"
 _SECRET = re.compile(f"{_EDGE}(?:{_KEY}|{_JWT})|{_ICE}|{_SCHEME}|{_USER}")
-# name=value, name: value, "name": "value", also with the quotes escaped; the value goes, the name stays
+# name=value, name: value, "name": "value", also with escaped quotes; the value is replaced, the name stays
 _WHOLE = re.compile(
     rf"(?i)(?P<name>(?<![A-Za-z0-9])(?:{_HEADERS})(?:\\*[\"'])?\s*(?:=|:)\s*(?P<open>\\*[\"'])?)[^\r\n\"'\\]+"
 )
@@ -37,7 +37,7 @@ _NAMED = re.compile(rf"(?i)(?:{_HEADERS}|{_NAMES})")
 
 
 def redact(text: str) -> str:
-    """Return `text` without keys, tokens, codes, passwords and what authorises a call."""
+    """Return `text` with keys, tokens, codes, passwords and ICE credentials replaced."""
     return _PLACED.sub(_cut, _WHOLE.sub(rf"\g<name>{CUT}", _SECRET.sub(CUT, text)))
 
 
@@ -51,29 +51,29 @@ def known_secrets(environ: Mapping[str, str]) -> list[str]:
 
 
 class Redactor:
-    """Redacts text and whole values.
+    """Redacts text and JSON values.
 
     Args:
-        secrets: Texts that must never be shown, whatever they look like; also as addresses and JSON spell them.
+        secrets: Texts that are always replaced, also in their percent-encoded and JSON-escaped forms.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         spelled = {secret for secret in secrets if len(secret) >= _SHORTEST}
         spelled |= {spelling for secret in spelled for spelling in (quote(secret), quote(secret, safe=""))}
         for _ in range(2):
-            # as JSON and Python spell it, and as they spell what they had spelled already
+            # escaped by JSON and Python, twice: a log line may contain JSON inside JSON
             spelled |= {spelling for secret in spelled for spelling in _spellings(secret)}
-        # the longest first: one may be the beginning of another
+        # longest first: one may be a prefix of another
         self._known = re.compile(
             "|".join(re.escape(each) for each in sorted(spelled, key=len, reverse=True)) or r"(?!)"
         )
 
     def text(self, text: str) -> str:
-        """Return `text` without secrets."""
+        """Return `text` with secrets replaced."""
         return redact(self._known.sub(CUT, text))
 
     def value(self, value: Any, depth: int = 0) -> Any:
-        """Return something that JSON can hold, without secrets: of what has a secret's name nothing stays."""
+        """Return a JSON value with secrets replaced; the value of a field with a secret's name is replaced as a whole."""
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):

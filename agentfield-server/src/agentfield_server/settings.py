@@ -1,4 +1,4 @@
-"""Settings of a control plane, read in this one place."""
+"""Settings of a control plane, read from the environment here only."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ _CONCURRENCY = "must be like openai=50,local=4, or a JSON object of numbers"
 
 
 class Settings(BaseSettings):
-    """How a control plane runs. Each field is read from the environment variable of its name behind ``AGENTFIELD_``."""
+    """Settings of a control plane. Each field is read from the environment variable of its name, prefixed ``AGENTFIELD_``."""
 
     model_config = SettingsConfigDict(env_prefix="AGENTFIELD_", extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
-    """0 takes a free port."""
+    """TCP port; 0 selects a free one."""
     home: Path = Field(default_factory=lambda: Path.home() / ".agentfield")
-    """The folder of everything that survives a restart."""
+    """The data directory: everything that survives a restart."""
     api_key: SecretStr | None = None
-    """The operator's key; without one only the machine itself may connect."""
+    """The operator's key; without one, only loopback addresses can be bound."""
     public_url: str | None = None
-    """The address under which browsers reach the control plane, when it is not the bound one."""
+    """The public base URL, if it differs from the bound address."""
     web_dir: Path | None = None
-    """A folder of static files served at the root, same-origin (`af dev`)."""
+    """A directory of static files served at the root, same-origin (`af dev`)."""
     allowed_origins: tuple[str, ...] = ()
-    """Further origins whose pages may use the REST interface, exactly as browsers send them."""
+    """Foreign origins whose pages may use the REST interface, exactly as browsers send them."""
     code_ttl: float = Field(default=600.0, gt=0)
-    """Seconds that the one-time code of a page address may be exchanged."""
+    """Lifetime of the one-time code in a page address, in seconds."""
 
     webhook_secret: SecretStr | None = None
-    """Signs what other systems send us and we send them; at least 16 characters."""
+    """Secret that signs webhooks in both directions; at least 16 characters."""
     webhook_allow: tuple[str, ...] = ()
-    """Hosts, addresses and networks beyond the public internet that webhooks may be sent to."""
+    """Hosts, addresses and networks outside the public internet that webhooks may be sent to."""
     max_queued: PositiveInt = 10_000
-    """How many executions may wait for one node before more are refused with 429; live calls may go beyond."""
+    """Maximum executions queued for one node; further ones are refused with 429, except those of live calls."""
     retention_days: float | None = Field(default=None, ge=1)
-    """After how many days without an event a run that ended is taken away; never by itself when None."""
+    """Days without an event after which an ended run is pruned; None disables automatic pruning."""
     provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
-    """How many sessions one key of a provider may have at once, where that is not what the provider's plugin declares;
-    ``openai=50,local=4`` or a JSON object."""
+    """Maximum concurrent sessions per key of a provider, instead of the plugin's declaration: ``openai=50,local=4`` or a JSON
+    object."""
     otel_content: bool = False
-    """Whether spans carry inputs, outputs and the words of turns."""
+    """Whether spans contain inputs, outputs and the text of turns."""
     prices: Path | None = None
-    """A TOML file with prices that go over those of the plugins (see `agentfield_server.sessions.prices`)."""
+    """A TOML file with prices that override those of the plugins (see `agentfield_server.sessions.price_file`)."""
 
     @field_validator("provider_concurrency", mode="before")
     @classmethod
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can connect."""
+        """Whether `host` is a loopback address."""
         if self.host == "localhost":
             return True
         try:
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
             return False
 
     def require_safe_bind(self) -> None:
-        """Refuse to listen beyond this machine without a key.
+        """Reject a non-loopback bind without a key.
 
         Raises:
             InvalidInput: `host` is not a loopback address and there is no `api_key`.

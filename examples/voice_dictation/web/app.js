@@ -19,7 +19,7 @@ panel.addEventListener('workflows', ({detail}) => {
   show(saved.map(({output}) => output.text));
 });
 
-/** @param {string[]} notes What was said is text, whatever it looks like: it never becomes markup. */
+/** @param {string[]} notes Texts of the caller; shown as text nodes, never as markup. */
 function show(notes) {
   list.replaceChildren(...notes.map((text) => {
     const note = document.createElement('li');

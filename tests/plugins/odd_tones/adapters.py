@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from agentfield.errors import ProviderError
-from agentfield.realtime.commands import Command, Say
+from agentfield.realtime.commands import Command, SayCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event, SessionClosed
 from agentfield.realtime.provider import AdapterRuntime, ProviderSession
@@ -48,7 +48,7 @@ class Wordy(Odd):
     """Says more than it is told to."""
 
     async def send(self, command: Command) -> None:
-        if isinstance(command, Say):
+        if isinstance(command, SayCommand):
             command = command.model_copy(update={"text": f"Sure! {command.text}"})
         await super().send(command)
 

@@ -15,7 +15,7 @@ def agentfield_manifest() -> Manifest:
     tones = agentfield_tones.plugin.agentfield_manifest()
     (provider,), (pair,) = tones.providers, tones.pairs
     return Manifest(
-        api=(1, 0),
+        api=(2, 0),
         providers=tuple(dataclasses.replace(provider, name=name, title=name.title()) for name in FAULTS),
         pairs=tuple(dataclasses.replace(pair, provider=name, factory=f"odd_tones.adapters:{name}") for name in FAULTS),
     )

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from agentfield.testing.peer import CallPlace
+from agentfield.testing.peer import CallEndpoint
 
 
 class PipeCaller:
@@ -37,12 +37,12 @@ class PipeCaller:
     def connected(self) -> bool:
         return self._reader is not None and not self._reader.done()
 
-    async def intrude(self, place: CallPlace) -> int:
-        async with self._http.get(f"{place.url}/{place.target}/talk", headers={"X-Pipe": "a guess"}) as response:
+    async def call_unverified(self, endpoint: CallEndpoint) -> int:
+        async with self._http.get(f"{endpoint.url}/{endpoint.target}/talk", headers={"X-Pipe": "a guess"}) as response:
             return response.status
 
-    async def call(self, place: CallPlace) -> None:
-        url = f"{place.url}/{place.target}/talk"
+    async def call(self, endpoint: CallEndpoint) -> None:
+        url = f"{endpoint.url}/{endpoint.target}/talk"
         self._socket = await self._http.ws_connect(url, headers={"X-Pipe": self._secret})
         self._reader = asyncio.create_task(self._read())
 
@@ -61,10 +61,10 @@ class PipeCaller:
         for at in range(0, len(data), 320):
             await self.socket.send_bytes(data[at : at + 320])
 
-    async def press(self, digit: str) -> None:
+    async def press_key(self, digit: str) -> None:
         await self.socket.send_json({"key": digit})
 
-    async def type(self, text: str) -> None:
+    async def send_text(self, text: str) -> None:
         await self.socket.send_json({"text": text})
 
     async def commit(self) -> None:
@@ -76,7 +76,7 @@ class PipeCaller:
     async def hang_up(self) -> None:
         await self.socket.close()
 
-    async def vanish(self) -> None:
+    async def drop(self) -> None:
         response = self.socket._response
         assert response.connection is not None
         assert response.connection.transport is not None

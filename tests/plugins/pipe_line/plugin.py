@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from agentfield.plugins import Manifest, RouteInfo, TransportInfo, hookimpl
+from agentfield.plugins import Manifest, RouteSpec, TransportSpec, hookimpl
 
-_PIPE = TransportInfo(
+_PIPE = TransportSpec(
     name="pipe",
     client="server",
     media="bridged",
     summary="a pipe",
     factory="pipe_line.transport:pipe",
     routes=(
-        RouteInfo(
+        RouteSpec(
             method="GET",
             path="/{target}/talk",
             handler="talk",
@@ -33,4 +33,4 @@ _PIPE = TransportInfo(
 @hookimpl
 def agentfield_manifest() -> Manifest:
     deaf = dataclasses.replace(_PIPE, name="deaf", factory="pipe_line.transport:deaf")
-    return Manifest(api=(1, 0), transports=(_PIPE, deaf))
+    return Manifest(api=(2, 0), transports=(_PIPE, deaf))

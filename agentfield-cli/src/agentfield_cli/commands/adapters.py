@@ -1,4 +1,4 @@
-"""`af adapters`: the matrix."""
+"""`af adapters`: provider/transport pairs and their capabilities."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentfield.plugins.spec import Need
+    from agentfield.plugins.manifest.spec import Need
     from agentfield.wire.rest import AdapterView
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
 __all__ = ["app"]
 
@@ -27,16 +27,16 @@ def adapters(
     transport: Annotated[str | None, typer.Option("--transport", help="Only pairs over this transport.")] = None,
     needs: Annotated[
         list[str] | None,
-        typer.Option("--needs", metavar="FIELD=VALUE", help="What a pair must be able to do; may be given often."),
+        typer.Option("--needs", metavar="FIELD=VALUE", help="A capability that a pair must have; repeatable."),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print every capability as a Markdown table.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the pairs of provider and transport, and what each can do.
+    """List provider/transport pairs and their capabilities.
 
-    Without --url these are the plugins of this installation, with it those of that control plane. With --needs each pair
-    that does not meet them says why; the exit code is 1 when none does. Several values behind commas: all of them where
-    a pair has a set of values (turn_detection, limits, …), else any of them.
+    Without --url the list comes from the plugins of this installation, with --url from those of that control plane.
+    With --needs each pair that lacks a capability shows the reason; the exit code is 1 if no pair has all of them.
+    FIELD=A,B requires all values where the capability is a set (turn_detection, limits, …), otherwise any of them.
 
     \b
     Examples:
@@ -44,19 +44,21 @@ def adapters(
       af adapters --transport websocket --needs say=exact --needs limits=cost,turns
       af adapters --markdown > matrix.md
       af adapters --url http://127.0.0.1:8080 --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield.errors import InvalidInput
-    from agentfield.plugins.asking import need_from
-    from agentfield_cli.output import ExitCode, Output
+    from agentfield.plugins.manifest.needs_parser import parse_need
+    from agentfield_cli.terminal.output import ExitCode, Output
 
     if markdown and (url or as_json or needs):
-        raise InvalidInput("--markdown goes with none of --url, --json and --needs.", hint="af adapters --markdown")
-    asked = [need_from(text) for text in needs or ()]
+        raise InvalidInput(
+            "--markdown cannot be combined with --url, --json or --needs.", hint="af adapters --markdown"
+        )
+    asked = [parse_need(text) for text in needs or ()]
     if markdown:
-        _print_table(provider, transport)
+        _print_markdown(provider, transport)
         return
     views, notes = _remote(url) if url else _local()
-    views = _chosen(views, provider, transport)
+    views = _selected(views, provider, transport)
     fits = [not asked or not _unmet(view, asked) for view in views]
     out = Output(as_json=as_json)
     rows = [view.model_dump(mode="json") for view in views]
@@ -72,11 +74,11 @@ def adapters(
 
 def _local() -> tuple[list[AdapterView], list[str]]:
     from agentfield.plugins import Registry
-    from agentfield.plugins.views import adapter_views
+    from agentfield.plugins.registry.views import adapter_views
 
     registry = Registry.discover()
     bad = [record.label for record in registry.plugins if record.state not in ("ok", "disabled")]
-    return adapter_views(registry), [f"not usable: {', '.join(bad)}; why: af plugins"] if bad else []
+    return adapter_views(registry), [f"not usable: {', '.join(bad)}; see af plugins"] if bad else []
 
 
 def _remote(url: str) -> tuple[list[AdapterView], list[str]]:
@@ -89,38 +91,38 @@ def _remote(url: str) -> tuple[list[AdapterView], list[str]]:
     return run(ask()), []
 
 
-def _print_table(provider: str | None, transport: str | None) -> None:
+def _print_markdown(provider: str | None, transport: str | None) -> None:
     from agentfield.plugins import Registry
-    from agentfield.plugins.matrix import table_of
-    from agentfield.plugins.views import adapter_views
+    from agentfield.plugins.registry.matrix import matrix_table
+    from agentfield.plugins.registry.views import adapter_views
 
     registry = Registry.discover()
-    names = {(view.provider, view.transport) for view in _chosen(adapter_views(registry), provider, transport)}
+    names = {(view.provider, view.transport) for view in _selected(adapter_views(registry), provider, transport)}
     rows = [row for row in registry.pairs() if (row[0].provider, row[0].transport) in names]
-    typer.echo(table_of(rows), nl=False)
+    typer.echo(matrix_table(rows), nl=False)
 
 
-def _chosen(views: Sequence[AdapterView], provider: str | None, transport: str | None) -> list[AdapterView]:
+def _selected(views: Sequence[AdapterView], provider: str | None, transport: str | None) -> list[AdapterView]:
     from agentfield.errors import UnsupportedPair
-    from agentfield.plugins.words import did_you_mean, listed
+    from agentfield.plugins.wording import did_you_mean, listed
 
     for kind, asked in (("provider", provider), ("transport", transport)):
         known = {getattr(view, kind) for view in views}
         if asked is not None and asked not in known:
             guess = did_you_mean(asked, known)
             raise UnsupportedPair(
-                f"no pair has the {kind} {asked!r}.{guess} There are: {listed(known)}.", hint="af adapters"
+                f"no pair has the {kind} {asked!r}.{guess} Available: {listed(known)}.", hint="af adapters"
             )
     return [v for v in views if provider in (None, v.provider) and transport in (None, v.transport)]
 
 
 def _unmet(view: AdapterView, asked: Sequence[Need]) -> list[str]:
-    """Return why a pair does not do; [] when it does."""
-    from agentfield.plugins.asking import capabilities_from
+    """Return the reasons why a pair does not meet the required capabilities, none if it does."""
+    from agentfield.plugins.manifest.needs_parser import parse_capabilities
 
     if not view.installed:
         return [view.reason]
-    can = capabilities_from(view.capabilities)
+    can = parse_capabilities(view.capabilities)
     return [need.refusal(can) for need in asked if not need.met_by(can)]
 
 
@@ -128,27 +130,27 @@ def _print(out: Output, views: Sequence[AdapterView], asked: Sequence[Need]) -> 
     rows = [
         (
             f"{view.provider}/{view.transport}",
-            _from(view),
+            _distribution(view),
             view.media or "-",
-            _says(view, asked),
+            _capabilities(view, asked),
         )
         for view in views
     ]
-    out.table(("pair", "distribution", "media", "what it can do"), rows, empty="There are no pairs.")
+    out.table(("pair", "distribution", "media", "capabilities"), rows, empty="No pairs are installed.")
 
 
-def _from(view: AdapterView) -> str:
+def _distribution(view: AdapterView) -> str:
     mine = f"{view.distribution} {view.version}".rstrip()
     theirs = f"{view.transport_distribution} {view.transport_version}".rstrip()
     return f"{mine} + {theirs}" if theirs and view.transport_distribution != view.distribution else mine
 
 
-def _says(view: AdapterView, asked: Sequence[Need]) -> str:
+def _capabilities(view: AdapterView, asked: Sequence[Need]) -> str:
     if not view.installed:
         hint = f" ({view.hint})" if view.hint else ""
         return f"{view.state}: {view.reason}{hint}"
     if unmet := _unmet(view, asked):
-        return f"does not do: {'; '.join(unmet)}"
+        return f"does not fit: {'; '.join(unmet)}"
     can = view.capabilities
     floors, formats = can.get("floors"), can.get("formats")
     parts = [
@@ -157,6 +159,8 @@ def _says(view: AdapterView, asked: Sequence[Need]) -> str:
         f"tools {can.get('tools')}",
         f"caller transcript {can.get('caller_transcript')}",
     ]
-    if view.media != "direct" and isinstance(formats, list) and formats:  # who talks directly agrees on one
+    if (
+        view.media != "direct" and isinstance(formats, list) and formats
+    ):  # a direct caller negotiates the format with the provider
         parts.append(f"audio {', '.join(map(str, formats))}")
     return " · ".join(parts)

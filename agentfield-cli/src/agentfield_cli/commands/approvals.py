@@ -1,4 +1,4 @@
-"""`af approvals`: what waits for a human, and the decision."""
+"""`af approvals`: pending approvals and their decisions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from agentfield.wire.rest import ApprovalView
@@ -16,16 +16,16 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 ApprovalId = Annotated[str, typer.Argument(help="An id that begins with apr_; af approvals list shows them.")]
-By = Annotated[str | None, typer.Option("--by", help="Who decides, for the record.", envvar="USER")]
-Note = Annotated[str | None, typer.Option("--note", help="A word to the reasoner, and for the record.")]
-Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="What the reasoner is told with it.")]
+By = Annotated[str | None, typer.Option("--by", help="Name of the person who decides, for the record.", envvar="USER")]
+Note = Annotated[str | None, typer.Option("--note", help="A note for the reasoner and the record.")]
+Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="JSON data for the reasoner.")]
 
 
 @app.callback()
 def approvals() -> None:
-    """See what waits for a human, and decide.
+    """List pending approvals and decide them.
 
-    A reasoner that calls `app.pause` is parked until somebody decides, or until the time for it is over.
+    A reasoner that calls `app.pause` is suspended until a decision is made or the approval expires.
 
     \b
     Examples:
@@ -33,18 +33,18 @@ def approvals() -> None:
       af approvals show apr_0198...
       af approvals approve apr_0198... --note "fine with me"
       af approvals request-changes apr_0198... --data '{"amount": 20}'
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
 
 
 @app.command("list")
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Also those that are decided.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Include decided approvals.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what waits for a decision, newest first."""
+    """List pending approvals, newest first."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> list[ApprovalView]:
         async with connected(url) as client:
@@ -54,19 +54,19 @@ def list_(
     out = Output(as_json=as_json)
     out.result({"approvals": found})
     rows = [(view.id, view.target, view.title, _status(view), _when(view.expires_at)) for view in found]
-    out.table(("approval", "target", "title", "status", "expires"), rows, empty="Nothing waits for a decision.")
+    out.table(("approval", "target", "title", "status", "expires"), rows, empty="No approvals are pending.")
 
 
 @app.command()
 def show(approval_id: ApprovalId, url: Url = None, as_json: AsJson = False) -> None:
-    """Show one approval with everything that is known for the decision."""
+    """Show one approval with its details."""
     from agentfield_cli.connect import connected, run
 
     async def ask() -> ApprovalView:
         async with connected(url) as client:
             return await client.get_approval(approval_id)
 
-    _tell(run(ask()), as_json=as_json)
+    _print(run(ask()), as_json=as_json)
 
 
 @app.command()
@@ -78,7 +78,7 @@ def approve(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Approve: the reasoner goes on."""
+    """Approve; the reasoner continues."""
     _decide(approval_id, "approved", by, note, data, url, as_json=as_json)
 
 
@@ -91,7 +91,7 @@ def reject(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reject: the reasoner goes on, and knows."""
+    """Reject; the reasoner continues with the rejection."""
     _decide(approval_id, "rejected", by, note, data, url, as_json=as_json)
 
 
@@ -104,7 +104,7 @@ def request_changes(
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for changes: the reasoner goes on with what you say."""
+    """Request changes; the reasoner continues with your note and data."""
     _decide(approval_id, "changes_requested", by, note, data, url, as_json=as_json)
 
 
@@ -127,7 +127,7 @@ def _decide(
         async with connected(url) as client:
             return await client.decide(approval_id, request)
 
-    _tell(run(ask()), as_json=as_json)
+    _print(run(ask()), as_json=as_json)
 
 
 def _json(text: str | None) -> Any:
@@ -141,10 +141,10 @@ def _json(text: str | None) -> Any:
         raise InvalidInput(f"--data is not JSON: {error}.", hint="--data '{\"amount\": 20}'", field="data") from None
 
 
-def _tell(view: ApprovalView, *, as_json: bool) -> None:
+def _print(view: ApprovalView, *, as_json: bool) -> None:
     import json
 
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     out = Output(as_json=as_json)
     out.result(view)

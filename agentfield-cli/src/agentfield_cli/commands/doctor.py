@@ -1,10 +1,10 @@
-"""`af doctor`: is this installation in order?"""
+"""`af doctor`: checks this installation."""
 
 from __future__ import annotations
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 __all__ = ["app"]
 
@@ -13,23 +13,23 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def doctor(url: Url = None, as_json: AsJson = False) -> None:
-    """Look whether this installation is in order.
+    """Check this installation.
 
-    It looks at the versions, at packages that are in the place of ours, at plugins, settings (their values are never
-    shown), the data folder, and whether a control plane answers. The exit code is 1 when there is a problem.
+    Checks the versions, foreign packages that shadow agentfield, plugins, settings (values are never shown), the data
+    folder, and whether a control plane answers. The exit code is 1 if a check finds a problem.
 
     \b
     Examples:
       af doctor
       af doctor --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     import dataclasses
 
-    from agentfield_cli.doctor import examine
-    from agentfield_cli.output import ExitCode, Output
+    from agentfield_cli.diagnostics.doctor import run_checks
+    from agentfield_cli.terminal.output import ExitCode, Output
 
     out = Output(as_json=as_json)
-    checks = examine(url)
+    checks = run_checks(url)
     ok = all(check.state != "problem" for check in checks)
     out.result({"ok": ok, "checks": [dataclasses.asdict(check) for check in checks]})
     for check in checks:

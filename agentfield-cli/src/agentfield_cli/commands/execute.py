@@ -1,4 +1,4 @@
-"""`af execute`: call a target."""
+"""`af execute`: calls a target through the control plane."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from agentfield.errors import AgentFieldError
@@ -22,28 +22,28 @@ def execute(
     target: Annotated[str, typer.Argument(help="node_id.name of a reasoner.")],
     input_: Annotated[str, typer.Option("--input", metavar="JSON", help="The input as one JSON object.")] = "{}",
     wait: Annotated[bool, typer.Option("--wait/--async", help="Wait for the result, or return at once.")] = True,
-    timeout: Annotated[float | None, typer.Option("--timeout", min=0.001, help="Seconds it may take.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.001, help="Time limit in seconds.")] = None,
     priority: Annotated[
-        int, typer.Option("--priority", min=-10, max=10, help="Higher goes first where work has to wait.")
+        int, typer.Option("--priority", min=-10, max=10, help="Priority in the queue; higher runs first.")
     ] = 0,
-    delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds before which it does not start.")] = 0,
+    delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds to wait before the start.")] = 0,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
     """Call a target through the control plane.
 
-    It runs on whichever node owns it.
+    The target runs on the node that owns it.
 
     \b
     Examples:
       af execute voice-support.resolve_turn --input '{"turn": {"text": "where is order 427"}}'
       af execute voice-support.resolve_turn --input '{"turn": {}}' --async
       af execute reports.nightly --async --delay 3600 --priority -5
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output, plain
+    from agentfield_cli.terminal.output import Output, plain
 
-    given = _object(input_)
+    given = _parse_object(input_)
 
     async def call() -> None:
         import json
@@ -71,11 +71,11 @@ def _failure(execution: ExecutionView) -> AgentFieldError:
     if execution.problem:
         return error_from_problem({"execution_id": execution.id, **execution.problem})
     return ExecutionError(
-        f"{execution.target} ended {execution.status}.", execution_id=execution.id, target=execution.target
+        f"{execution.target} ended with status {execution.status}.", execution_id=execution.id, target=execution.target
     )
 
 
-def _object(text: str) -> dict[str, object]:
+def _parse_object(text: str) -> dict[str, object]:
     import json
 
     from agentfield.errors import InvalidInput
@@ -87,5 +87,5 @@ def _object(text: str) -> dict[str, object]:
             f"--input is not JSON: {error}.", hint='--input \'{"name": "value"}\'', field="input"
         ) from None
     if not isinstance(value, dict):
-        raise InvalidInput("--input is JSON, but no object.", hint='--input \'{"name": "value"}\'', field="input")
+        raise InvalidInput("--input is JSON, but not an object.", hint='--input \'{"name": "value"}\'', field="input")
     return value

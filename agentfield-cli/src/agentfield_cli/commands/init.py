@@ -1,4 +1,4 @@
-"""`af init`: begin a project."""
+"""`af init`: creates a project from a template."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentfield_cli.options import AsJson
+from agentfield_cli.terminal.options import AsJson
 
 __all__ = ["app"]
 
@@ -16,32 +16,34 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 
 @app.callback()
 def init() -> None:
-    """Begin a project.
+    """Create a project from a template.
 
     \b
     Examples:
       af init plugin acme
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
 
 
 @app.command()
 def plugin(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called by in provider= or transport=.")],
-    kind: Annotated[Literal["provider", "transport"], typer.Option("--kind", help="What it brings.")] = "provider",
-    into: Annotated[Path | None, typer.Option("--into", help="The folder; else agentfield-NAME.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name used in provider= or transport=.")],
+    kind: Annotated[
+        Literal["provider", "transport"], typer.Option("--kind", help="What the plugin adds.")
+    ] = "provider",
+    into: Annotated[Path | None, typer.Option("--into", help="The folder; default agentfield-NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the skeleton of a plugin: a manifest, the code, and a fake of its other end for the conformance kit.
+    """Write the skeleton of a plugin: a manifest, the code, and a test peer for the conformance kit.
 
-    It works as it is, with an invented service or line; put yours in its place. Nothing is overwritten.
+    The skeleton works as it is, with an invented protocol; replace that with yours. No file is overwritten.
 
     \b
     Examples:
       af init plugin acme
       af init plugin pager --kind transport --into ~/src/pager
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
-    from agentfield_cli.output import Output
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.skeleton import write_plugin
+    from agentfield_cli.terminal.output import Output
 
     folder = into or Path(f"agentfield-{name.replace('_', '-')}")
     written = write_plugin(name, kind, folder)

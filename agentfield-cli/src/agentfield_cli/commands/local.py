@@ -13,12 +13,12 @@ app = typer.Typer(invoke_without_command=True, add_completion=False)
 def local(context: typer.Context) -> None:
     """Run the offline speech server.
 
-    It speaks the Realtime protocol and needs no key and no network.
+    The server speaks the Realtime protocol and needs neither a key nor a network.
 
     \b
     Examples:
       af local serve --port 8765
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -28,13 +28,13 @@ def local(context: typer.Context) -> None:
     add_help_option=False,
 )
 def serve(context: typer.Context) -> None:
-    """Serve until stopped; the options are those of python -m agentfield_local (see af local serve --help).
+    """Serve until stopped. Takes the options of python -m agentfield_local (see af local serve --help).
 
     \b
     Examples:
       af local serve --port 8765 --linger 0
       OPENAI_BASE_URL=http://127.0.0.1:8765/v1 af server
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     import importlib.util
 
     from agentfield.errors import Unavailable

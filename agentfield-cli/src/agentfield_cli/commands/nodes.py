@@ -1,4 +1,4 @@
-"""`af nodes`: who is connected, and how one of them is let go."""
+"""`af nodes`: lists the connected agent nodes and drains them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from agentfield.wire.rest import NodeView
@@ -18,16 +18,16 @@ app = typer.Typer(add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def nodes(context: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
-    """List the agent nodes that are connected.
+    """List and drain the connected agent nodes.
 
-    Each line is an instance with what it offers.
+    Without a subcommand, prints one line per node instance with the functions and sessions that it offers.
 
     \b
     Examples:
       af nodes
       af nodes --json
       af nodes drain voice-support
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is not None:
         return
     from agentfield_cli.connect import connected, run
@@ -41,20 +41,20 @@ def nodes(context: typer.Context, url: Url = None, as_json: AsJson = False) -> N
 
 @app.command()
 def drain(
-    name: Annotated[str, typer.Argument(help="A node, or one instance of it.")],
+    name: Annotated[str, typer.Argument(help="A node id, or an instance id.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a node end once its work is done; it takes nothing new.
+    """Drain a node: it takes no new work and ends when its work is done.
 
-    Runs and calls have as long as the node was started with, 30 seconds by default. Calls that are not over then go on
-    with another instance that declares their session alike.
+    Runs and calls may use the drain time that the node was started with, 30 seconds by default. Calls that are still
+    open after that continue on another instance with the same declaration of their session.
 
     \b
     Examples:
       af nodes drain voice-support
       af nodes drain node_0198...
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
 
     async def ask() -> list[NodeView]:
@@ -65,7 +65,7 @@ def drain(
 
 
 def _show(views: list[NodeView], *, as_json: bool) -> None:
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     out = Output(as_json=as_json)
     out.result({"nodes": views})

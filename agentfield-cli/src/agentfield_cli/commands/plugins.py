@@ -1,4 +1,4 @@
-"""`af plugins`: the installed plugins and their state, and what is wrong with one of them."""
+"""`af plugins`: lists the installed plugins and checks one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 __all__ = ["app"]
 
@@ -17,27 +17,27 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 def plugins(
     context: typer.Context,
     url: Url = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of broken plugins.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the tracebacks of broken plugins.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the installed plugins and their state.
+    """List and check the installed plugins.
 
-    Without --url these are the plugins of this installation, with it those of that control plane. The exit code is 1 when
-    one is broken, incompatible or invalid.
+    Without --url the list shows the plugins of this installation, with --url those of that control plane. The exit code
+    is 1 if a plugin is broken, incompatible or invalid.
 
     \b
     Examples:
       af plugins
       af plugins --verbose
       af plugins check agentfield-openai
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is not None:
         return
-    from agentfield_cli.inspection import installed, tracebacks
-    from agentfield_cli.output import ExitCode, Output
+    from agentfield_cli.diagnostics.inspection import installed_plugins, plugin_tracebacks
+    from agentfield_cli.terminal.output import ExitCode, Output
 
     out = Output(as_json=as_json)
-    views = _remote(url) if url else installed()
+    views = _remote(url) if url else installed_plugins()
     out.result({"plugins": views})
     rows = [
         (
@@ -53,7 +53,7 @@ def plugins(
     columns = ("name", "distribution", "version", "state", "pairs", "reason")
     out.table(columns, rows, empty="No plugins are installed.")
     if verbose and not url:
-        for label, text in tracebacks():
+        for label, text in plugin_tracebacks():
             out.line(f"\n{label}\n{text}")
     if any(view.state not in ("ok", "disabled") for view in views):
         raise typer.Exit(ExitCode.FAILED)
@@ -64,19 +64,19 @@ def check(
     distribution: Annotated[str, typer.Argument(metavar="DIST", help="Name of an installed distribution.")],
     as_json: AsJson = False,
 ) -> None:
-    """Load one plugin and tell every problem that it has.
+    """Load one plugin and report all its problems.
 
-    Its manifest, its pairs, and everything that they name are loaded here. Warnings are no problems: a manifest that
-    imports what is heavy, a pair that another plugin claims too, no peer for the conformance kit. The exit code is 1
-    when there is a problem.
+    Loads the manifest, the pairs, and every object that they name. Warnings are not problems: a manifest with heavy
+    imports, a pair that another plugin claims too, a missing peer for the conformance kit. The exit code is 1 if there
+    is a problem.
 
     \b
     Examples:
       af plugins check agentfield-openai
       af plugins check agentfield-acme --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
-    from agentfield_cli.inspection import inspect_plugin
-    from agentfield_cli.output import ExitCode, Output
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.diagnostics.inspection import inspect_plugin
+    from agentfield_cli.terminal.output import ExitCode, Output
 
     out = Output(as_json=as_json)
     found = inspect_plugin(distribution)

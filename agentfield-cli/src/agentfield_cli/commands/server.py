@@ -1,4 +1,4 @@
-"""`af server`: a control plane."""
+"""`af server`: runs a control plane."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def server(
-    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; else AGENTFIELD_HOST.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on; default AGENTFIELD_HOST.")] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65535, help="Port, 0 takes a free one; else AGENTFIELD_PORT.")
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Port; 0 selects a free one; default AGENTFIELD_PORT."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of what survives a restart; else AGENTFIELD_HOME.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Log one JSON object a line, the address first.")] = False,
+    data: Annotated[Path | None, typer.Option("--data", help="Data folder; default AGENTFIELD_HOME.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Log one JSON object per line; the first one holds the address.")
+    ] = False,
 ) -> None:
     """Run a control plane.
 
-    It runs until it is stopped; without AGENTFIELD_API_KEY only this machine may connect.
+    Runs until stopped. Without AGENTFIELD_API_KEY only this machine may connect.
 
     \b
     Examples:
       af server
       af server --port 0 --data ./data
       AGENTFIELD_API_KEY=... OPENAI_API_KEY=... af server --host 0.0.0.0
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     import json
     import os
 
     from agentfield_cli.connect import run
-    from agentfield_cli.serving import server_settings
+    from agentfield_cli.processes.serve import server_settings
     from agentfield_server.app import ControlPlane, run_server
     from agentfield_server.logs import configure_logs
     from agentfield_server.redaction import known_secrets

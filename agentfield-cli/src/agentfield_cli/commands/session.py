@@ -1,4 +1,4 @@
-"""`af session`: start, call, watch and end sessions."""
+"""`af session`: starts, calls, shows and ends sessions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from agentfield_cli.options import AsJson, Url, starts_session
+from agentfield_cli.terminal.options import AsJson, Url, with_start_options
 
 __all__ = ["app"]
 
 app = typer.Typer(invoke_without_command=True, add_completion=False)
 
-SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="ses_… as af session start printed it.")]
+SessionId = Annotated[
+    str, typer.Argument(metavar="SESSION", help="Session id (ses_…), as printed by af session start.")
+]
 
 
 @app.callback()
@@ -25,28 +27,28 @@ def session(context: typer.Context) -> None:
       af session start voice-support.voice --provider openai --transport webrtc
       af session call voice-support.voice --audio question.wav
       af session workflows ses_0198
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @app.command()
-@starts_session
+@with_start_options
 def start(request: Any, url: Url = None, as_json: AsJson = False) -> None:
     """Start a session and print the address of a page that makes the call.
 
-    Provider and transport are checked against the declaration; nothing is switched silently.
-    The address works once and holds no key. A session over a WebSocket or of recorded turns
-    prints where its audio goes too; --json prints the token that goes with it.
+    Provider and transport are checked against the declaration and never changed silently. The address works once and
+    holds no key. For a session over a WebSocket or with recorded turns the command also prints the address of its
+    audio; --json prints its token as well.
 
     \b
     Examples:
       af session start voice-support.voice \\
         --provider openai --transport webrtc --model gpt-realtime-2 --voice marin
       af session start phone.line --provider openai --transport websocket --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def begin() -> None:
         out = Output(as_json=as_json)
@@ -77,9 +79,9 @@ def list_(url: Url = None, as_json: AsJson = False) -> None:
     \b
     Examples:
       af session list
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> None:
         out = Output(as_json=as_json)
@@ -112,9 +114,9 @@ def show(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> Non
     Examples:
       af session show ses_0198
       af session show ses_0198 --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> None:
         out = Output(as_json=as_json)
@@ -144,16 +146,16 @@ def show(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> Non
 
 @app.command()
 def workflows(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
-    """Draw everything that a session ran, as a tree.
+    """Draw the executions of a session as a tree.
 
     \b
     Examples:
       af session workflows ses_0198
       af session workflows ses_0198 --json
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
-    from agentfield_cli.tree import workflow_tree
+    from agentfield_cli.terminal.output import Output
+    from agentfield_cli.terminal.tree import workflow_tree
 
     async def ask() -> None:
         out = Output(as_json=as_json)
@@ -167,23 +169,23 @@ def workflows(session_id: SessionId, url: Url = None, as_json: AsJson = False) -
 
 
 @app.command()
-@starts_session
+@with_start_options
 def call(
     request: Any,
     audio: Annotated[
         list[Path] | None, typer.Option("--audio", help="Recording to speak; repeat it for more turns.")
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option("--text", help="Words to type after that; repeat it for more turns.")
+        list[str] | None, typer.Option("--text", help="Text to type after the recordings; repeat it for more turns.")
     ] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="WAV file to write what was heard to.")] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="WAV file for the audio that the caller heard.")] = None,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a real call from the terminal: speak recordings, record what is heard, show what happens.
+    """Make a real call from the terminal: speak recordings, record the answers, print the conversation.
 
-    The call goes over the transport of the session: WebRTC, a WebSocket, or one POST for each recorded turn.
-    Ends with 1 when the handler failed at a turn.
+    The call uses the transport of the session: WebRTC, a WebSocket, or one POST per recorded turn. The exit code is 1
+    if the handler failed in a turn.
 
     \b
     Examples:
@@ -191,12 +193,12 @@ def call(
       af session call voice-support.voice --audio one.wav --audio two.wav --save reply.wav
       af session call phone.line --transport websocket --audio question.wav --json
       af session call notes.dictation --transport audio_turns --audio note.wav --text "that is all"
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
-    from agentfield_cli.calling import require_caller
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.call.place_call import require_call_libraries
     from agentfield_cli.connect import run
-    from agentfield_cli.output import ExitCode, Output
+    from agentfield_cli.terminal.output import ExitCode, Output
 
-    require_caller()
+    require_call_libraries()
     value = run(_place(request, audio or [], text or [], save, url, as_json=as_json))
     Output(as_json=as_json).result(value)
     if value.get("failures"):
@@ -208,11 +210,11 @@ async def _place(
 ) -> dict[str, Any]:
     from agentfield.errors import InvalidInput
     from agentfield.settings import discover_url, is_loopback
-    from agentfield_cli.audio import check_writable, read_speech, wire_rate, write_recording
-    from agentfield_cli.calling import call_failures, make_call
+    from agentfield_cli.call.audio import check_writable, read_speech, wire_rate, write_recording
+    from agentfield_cli.call.call import call_failures, make_call
     from agentfield_cli.connect import connected
-    from agentfield_cli.output import Output
-    from agentfield_cli.tree import workflow_tree
+    from agentfield_cli.terminal.output import Output
+    from agentfield_cli.terminal.tree import workflow_tree
 
     if not audio and not texts:
         raise InvalidInput(
@@ -225,7 +227,7 @@ async def _place(
     if save is not None:
         check_writable(save)
     async with connected(url) as client:
-        with out.progress(f"{request.target} starts"):
+        with out.progress(f"starting {request.target}"):
             started = await client.start_session(request)
         out.line(f"  session {started.session_id} {started.provider}/{started.transport} {started.model}", "dim")
         report = await make_call(
@@ -251,14 +253,14 @@ async def _place(
 
 @app.command()
 def end(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
-    """End a session: the call is hung up at the provider.
+    """End a session and hang up its call at the provider.
 
     \b
     Examples:
       af session end ses_0198
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def hang_up() -> None:
         out = Output(as_json=as_json)

@@ -1,4 +1,4 @@
-"""`af store`: how large the store is, old runs taken away, room given back to the disk; all while calls go on."""
+"""`af store`: shows the size of the store, prunes old runs and compacts the file, while the control plane runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from agentfield.wire.rest import PruneView, StoreView
@@ -20,7 +20,7 @@ _KINDS = ("runs", "executions", "sessions", "events", "approvals", "deliveries",
 
 @app.callback()
 def store() -> None:
-    """See how large the store is, take old runs away, give room back.
+    """Show the size of the store, prune old runs, compact the file.
 
     \b
     Examples:
@@ -28,14 +28,14 @@ def store() -> None:
       af store prune --older-than 30d --dry-run
       af store prune --older-than 30d
       af store compact
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
 
 
 @app.command()
 def stats(url: Url = None, as_json: AsJson = False) -> None:
-    """Show how large the store is and what is in it."""
+    """Show the size of the store and its number of rows."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> StoreView:
         async with connected(url) as client:
@@ -53,16 +53,16 @@ def stats(url: Url = None, as_json: AsJson = False) -> None:
 @app.command()
 def prune(
     older_than: Annotated[
-        str, typer.Option("--older-than", help="Days since the last event of a run: 30d; 1d at least.")
+        str, typer.Option("--older-than", help="Days since the last event of a run, such as 30d; at least 1d.")
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only, delete nothing.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take runs away that ended long ago, whole; never one with anything open or parked."""
+    """Delete runs that ended long ago, each as a whole; never a run with an open or suspended execution."""
     from agentfield.wire.rest import PruneRequest
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     days = _days(older_than)
 
@@ -80,21 +80,21 @@ def prune(
     sums = {name: sum(getattr(done, name) for done in rounds) for name in ("runs", "executions", "events")}
     out = Output(as_json=as_json)
     out.result({**sums, "dry_run": dry_run})
-    verb = "would be taken away" if dry_run else "were taken away"
+    verb = "would be deleted" if dry_run else "were deleted"
     out.line(f"{sums['runs']} runs with {sums['executions']} executions and {sums['events']} events {verb}")
 
 
 @app.command()
 def compact(url: Url = None, as_json: AsJson = False) -> None:
-    """Give free room back to the disk, a little at a time."""
+    """Return free space to the disk in small steps."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> tuple[StoreView, StoreView]:
         async with connected(url) as client:
             before = await client.store_stats()
             left = (await client.compact_store()).free_pages
-            # what others free meanwhile is left for the next time
+            # stop once a step frees nothing: pages that others free meanwhile are left for the next time
             while left and (now := (await client.compact_store()).free_pages) < left:
                 left = now
             return before, await client.store_stats()
@@ -111,7 +111,7 @@ def _days(text: str) -> float:
     except ValueError:
         days = 0.0
     if not 1 <= days <= 36_500:
-        raise typer.BadParameter("it is a number of days, 1d at least", param_hint="--older-than")
+        raise typer.BadParameter("expected a number of days, at least 1d", param_hint="--older-than")
     return days
 
 

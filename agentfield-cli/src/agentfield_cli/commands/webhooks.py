@@ -1,4 +1,4 @@
-"""`af webhooks`: who is told of events, what is on its way, and what was given up."""
+"""`af webhooks`: webhooks and their deliveries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentfield_cli.options import AsJson, Url
+from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
     from agentfield.wire.rest import DeliveryView, WebhookView
@@ -20,7 +20,7 @@ WebhookId = Annotated[str, typer.Argument(help="An id that begins with whk_; af 
 
 @app.callback()
 def webhooks() -> None:
-    """Tell other systems of events.
+    """Send events to other systems.
 
     \b
     Examples:
@@ -28,20 +28,20 @@ def webhooks() -> None:
       af webhooks list
       af webhooks deliveries whk_0198... --dead
       af webhooks redrive whk_0198...
-    """  # noqa: D301 - \b is typer's mark of a block that keeps its lines
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
 
 
 @app.command()
 def add(
     address: Annotated[str, typer.Argument(help="A public https:// address.")],
-    event: Annotated[list[str], typer.Option("--event", help="A type of events; * stands for any part of one.")],
+    event: Annotated[list[str], typer.Option("--event", help="An event type; * matches any part of it.")],
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell an address of events. The secret that signs them is shown this once."""
+    """Add a webhook. The secret that signs its deliveries is shown only once."""
     from agentfield.wire.rest import WebhookRequest
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> WebhookView:
         async with connected(url) as client:
@@ -56,9 +56,9 @@ def add(
 
 @app.command("list")
 def list_(url: Url = None, as_json: AsJson = False) -> None:
-    """List who is told of what."""
+    """List the webhooks."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> list[WebhookView]:
         async with connected(url) as client:
@@ -68,14 +68,14 @@ def list_(url: Url = None, as_json: AsJson = False) -> None:
     out = Output(as_json=as_json)
     out.result({"webhooks": found})
     rows = [(view.id, view.url, ", ".join(view.events)) for view in found]
-    out.table(("webhook", "address", "events"), rows, empty="Nobody is told of events.")
+    out.table(("webhook", "address", "events"), rows, empty="There are no webhooks.")
 
 
 @app.command()
 def remove(webhook_id: WebhookId, url: Url = None, as_json: AsJson = False) -> None:
-    """Forget a webhook and what is on its way to it."""
+    """Remove a webhook and its open deliveries."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> None:
         async with connected(url) as client:
@@ -84,19 +84,19 @@ def remove(webhook_id: WebhookId, url: Url = None, as_json: AsJson = False) -> N
     run(ask())
     out = Output(as_json=as_json)
     out.result({"removed": webhook_id})
-    out.line(f"{webhook_id} is forgotten")
+    out.line(f"{webhook_id} was removed")
 
 
 @app.command()
 def deliveries(
     webhook_id: WebhookId,
-    dead: Annotated[bool, typer.Option("--dead", help="Only those that were given up.")] = False,
+    dead: Annotated[bool, typer.Option("--dead", help="Only deliveries that were given up.")] = False,
     url: Url = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what was sent to a webhook in the last day, is to be sent, or was given up."""
+    """List deliveries that were sent in the last day, are pending, or were given up."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> list[DeliveryView]:
         async with connected(url) as client:
@@ -111,9 +111,9 @@ def deliveries(
 
 @app.command()
 def redrive(webhook_id: WebhookId, url: Url = None, as_json: AsJson = False) -> None:
-    """Try what was given up again."""
+    """Retry deliveries that were given up."""
     from agentfield_cli.connect import connected, run
-    from agentfield_cli.output import Output
+    from agentfield_cli.terminal.output import Output
 
     async def ask() -> int:
         async with connected(url) as client:
@@ -122,4 +122,4 @@ def redrive(webhook_id: WebhookId, url: Url = None, as_json: AsJson = False) -> 
     again = run(ask())
     out = Output(as_json=as_json)
     out.result({"redriven": again})
-    out.line(f"{again} deliveries are tried again")
+    out.line(f"{again} deliveries will be retried")

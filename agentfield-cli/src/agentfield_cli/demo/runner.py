@@ -1,4 +1,4 @@
-"""Runs the demo: everything is real, and everything is on this machine."""
+"""Runs `af demo`: a real control plane, agent, speech server and caller, all on this machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
-from agentfield.realtime.heap import keep_for_good
+from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.audio import read_speech
-from agentfield_cli.calling import CallReport, make_call
+from agentfield_cli.call.audio import read_speech
+from agentfield_cli.call.call import CallReport, make_call
 from agentfield_cli.demo.speech import SpeechServer, speech_server
-from agentfield_cli.output import ExitCode, Output
-from agentfield_cli.processes import agent_process
-from agentfield_cli.serving import interrupted, server_settings, wait_for_session
-from agentfield_cli.tree import workflow_tree
+from agentfield_cli.processes.children import agent_process
+from agentfield_cli.processes.serve import server_settings, stop_on_signals, wait_for_session
+from agentfield_cli.terminal.output import ExitCode, Output
+from agentfield_cli.terminal.tree import workflow_tree
 from agentfield_server.app import control_plane
 
 if TYPE_CHECKING:
     from agentfield_server.app import ControlPlane
 
-__all__ = ["DemoOptions", "problems", "run_demo"]
+__all__ = ["DemoOptions", "call_problems", "run_demo"]
 
 TARGET = "voice-support.voice"
 TOOL = "voice-support.resolve_turn"
@@ -37,7 +37,7 @@ TOOL = "voice-support.resolve_turn"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """What was asked for on the command line."""
+    """Options of the command line."""
 
     once: bool
     recordings: Sequence[Path]
@@ -46,41 +46,41 @@ class DemoOptions:
 
 
 async def run_demo(options: DemoOptions, out: Output) -> int:
-    """Make the demo's call and return the exit code.
+    """Make the call of the demo and return the exit code.
 
     Args:
-        options: What was asked for.
-        out: Where it is shown.
+        options: Options of the command line.
+        out: Prints the course of the call.
 
     Raises:
-        AgentFieldError: Something that the call needs did not work.
+        AgentFieldError: A part that the call needs did not start.
     """
-    folder = _folder()
+    folder = _demo_folder()
     files = list(options.recordings) or [folder / "caller.wav"]
     recordings = [await asyncio.to_thread(read_speech, file) for file in files]
-    with interrupted() as stop, _home(options.home) as home:
+    with stop_on_signals() as stop, _data_folder(options.home) as home:
         async with AsyncExitStack() as stack:
             with out.progress("starting the control plane"):
                 settings = server_settings(host="127.0.0.1", port=options.port, home=home)
                 plane = await stack.enter_async_context(control_plane(settings))
             out.line(f"control plane  {plane.url}")
-            with out.progress("loading the speech engines") as tell:
-                loading = speech_server(home, lambda what: tell(f"loading the speech engines: {what}"))
+            with out.progress("loading the speech engines") as update:
+                loading = speech_server(home, lambda engine: update(f"loading the speech engines: {engine}"))
                 speech = await stack.enter_async_context(loading)
             out.line(f"local provider {speech.url}")
             await _link_agent(stack, plane, folder / "agent.py", home, out)
             client = await stack.enter_async_context(ControlPlaneClient(plane.url))
-            keep_for_good()
-            code = await _until(stop, _call(client, recordings, speech, options, out, stop))
+            freeze_long_lived_objects()
+            code = await _run_until_stopped(stop, _call(client, recordings, speech, options, out, stop))
     return code
 
 
-def _folder() -> Path:
+def _demo_folder() -> Path:
     return Path(str(resources.files("agentfield_cli") / "demo")).absolute()
 
 
 @contextlib.contextmanager
-def _home(given: Path | None) -> Iterator[Path]:
+def _data_folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
         yield given
         return
@@ -96,14 +96,14 @@ async def _link_agent(stack: AsyncExitStack, plane: ControlPlane, file: Path, ho
         try:
             await wait_for_session(plane, TARGET, child)
         except AgentFieldError as error:
-            said = await asyncio.to_thread((home / "agent.log").read_text, errors="replace")
-            error.message += f" It said: {said.strip()[-1500:] or 'nothing'}"
+            output = await asyncio.to_thread((home / "agent.log").read_text, errors="replace")
+            error.message += f" Its output: {output.strip()[-1500:] or 'none'}"
             raise
     out.line(f"agent          {TARGET}")
 
 
-async def _until(stop: asyncio.Event, work: Any) -> int:
-    """Do `work` unless a signal comes first."""
+async def _run_until_stopped(stop: asyncio.Event, work: Any) -> int:
+    """Run `work` and return its exit code, or INTERRUPTED if a signal arrives first."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -127,11 +127,11 @@ async def _call(
     out.line(f"session        {started.session_id}\n")
     report = await make_call(client, started, recordings, out, loopback=True)
     with out.progress("transcribing what the caller heard"):
-        heard = await speech.words(report.heard) if report.heard is not None and report.heard.size else ""
-    failures = problems(report, heard)
+        heard = await speech.transcribe(report.heard) if report.heard is not None and report.heard.size else ""
+    failures = call_problems(report, heard)
     page = started.page_url if options.once else (await client.start_session(request)).page_url
-    out.result(_json(report, heard, page, failures))
-    _show(out, report, heard)
+    out.result(_report_json(report, heard, page, failures))
+    _print_report(out, report, heard)
     for failure in failures:
         out.line(f"failed: {failure}", "bold red")
     if options.once or failures:
@@ -141,14 +141,14 @@ async def _call(
     return ExitCode.OK
 
 
-def _json(report: CallReport, heard: str, page: str, failures: Sequence[str]) -> dict[str, Any]:
+def _report_json(report: CallReport, heard: str, page: str, failures: Sequence[str]) -> dict[str, Any]:
     value = report.as_json() | {"reply_heard": heard, "page_url": page}
-    value.pop("end_reason")  # a call that ended otherwise is a failure
+    value.pop("end_reason")  # every other end reason is listed in `failures`
     return value | ({"failures": list(failures)} if failures else {})
 
 
-def problems(report: CallReport, heard: str) -> list[str]:
-    """Return what did not come of the call as it should."""
+def call_problems(report: CallReport, heard: str) -> list[str]:
+    """Return the reasons why a call of the demo failed, none if it succeeded."""
     found = []
     if not report.turns:
         found.append("the caller was not understood: no turn was taken")
@@ -165,7 +165,7 @@ def problems(report: CallReport, heard: str) -> list[str]:
     return found
 
 
-def _show(out: Output, report: CallReport, heard: str) -> None:
+def _print_report(out: Output, report: CallReport, heard: str) -> None:
     out.line()
     if report.dag is not None and not out.as_json:
         out.show(workflow_tree(report.dag))
@@ -179,6 +179,6 @@ def _show(out: Output, report: CallReport, heard: str) -> None:
 def _keep_serving(out: Output, url: str, page: str) -> None:
     out.line("\nNow call it yourself:", "bold")
     out.line(page)
-    out.line("The address works once, within ten minutes. For another one, in a second terminal:", "dim")
+    out.line("The address works once, for ten minutes. To get another one, run in a second terminal:", "dim")
     out.line(f"  af session start {TARGET} --url {url}", "dim")
     out.line("Stop with Ctrl-C.", "dim")

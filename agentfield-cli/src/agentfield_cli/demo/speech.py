@@ -1,4 +1,4 @@
-"""The offline speech server of the demo: started with its progress shown, asked afterwards for the words of a recording."""
+"""Offline speech server of the demo: starts it with progress, and transcribes what the caller heard."""
 
 from __future__ import annotations
 
@@ -19,43 +19,44 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from agentfield.errors import ProviderUnavailable, error_from_problem
-from agentfield_cli.audio import FRAME, RATE, is_loud
+from agentfield_cli.call.audio import FRAME, RATE, is_loud
 
 if TYPE_CHECKING:
-    from agentfield_cli.audio import Samples
+    from agentfield_cli.call.audio import Samples
 
 __all__ = ["SpeechServer", "speech_server"]
 
-_READY = 90.0
-_STOP = 8.0
-_WORDS = 60.0
+_READY_TIMEOUT = 90.0
+_STOP_TIMEOUT = 8.0
+_TRANSCRIBE_TIMEOUT = 60.0
 _MARGIN = RATE // 4
-_LOADING = re.compile(r"INFO agentfield_local: (?P<what>\D+?) (?P<done>\d+) %")
+"""Samples of silence that are kept around the words."""
+_LOADING = re.compile(r"INFO agentfield_local: (?P<engine>\D+?) (?P<done>\d+) %")
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechServer:
-    """A speech server that runs.
+    """A running speech server.
 
     Args:
         url: Its address, without a path.
-        token: Its key, "" when it asks for none.
+        token: Its key, "" if it needs none.
     """
 
     url: str
     token: str
 
-    async def words(self, samples: Samples) -> str:
-        """Return what is said in a recording of 48 kHz mono.
+    async def transcribe(self, samples: Samples) -> str:
+        """Return the transcript of a recording, 48 kHz mono.
 
         Raises:
-            ProviderUnavailable: The server did not answer.
+            ProviderUnavailable: The server did not answer (code `not_transcribed`).
         """
         form = aiohttp.FormData()
-        form.add_field("file", _wav(_trimmed(samples)), filename="heard.wav", content_type="audio/wav")
+        form.add_field("file", _wav(_trim_silence(samples)), filename="heard.wav", content_type="audio/wav")
         form.add_field("model", "whisper-1")
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        timeout = aiohttp.ClientTimeout(total=_WORDS)
+        timeout = aiohttp.ClientTimeout(total=_TRANSCRIBE_TIMEOUT)
         try:
             async with (
                 aiohttp.ClientSession(trust_env=False, timeout=timeout) as http,
@@ -70,16 +71,18 @@ class SpeechServer:
 
 
 @asynccontextmanager
-async def speech_server(home: Path, tell: Callable[[str], None]) -> AsyncIterator[SpeechServer]:
-    """Run a speech server where the control plane's `local` adapter finds it, and stop it at the end of the block.
+async def speech_server(home: Path, on_loading: Callable[[str], None]) -> AsyncIterator[SpeechServer]:
+    """Run a speech server where the `local` adapter finds it, and stop it at the end of the block.
+
+    If AGENTFIELD_LOCAL_URL is set, yield that server instead of starting one.
 
     Args:
-        home: The control plane's data folder.
-        tell: Told what is being loaded.
+        home: Data folder of the control plane.
+        on_loading: Receives the name of each engine that is being loaded.
 
     Raises:
-        AgentFieldError: What it says when it cannot start, such as that there is no engine for this system.
-        ProviderUnavailable: It did not get ready (code `speech_not_ready`).
+        AgentFieldError: The server reported why it cannot start, such as a missing engine for this system.
+        ProviderUnavailable: The server was not ready in time (code `speech_not_ready`).
     """
     url = os.environ.get("AGENTFIELD_LOCAL_URL")
     if url:
@@ -91,16 +94,16 @@ async def speech_server(home: Path, tell: Callable[[str], None]) -> AsyncIterato
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *argv,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},  # its inference library would report home otherwise
+        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},  # onnxruntime sends telemetry by default
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
     lines: deque[str] = deque(maxlen=20)
-    reading = asyncio.create_task(_read(process, lines, tell))
+    reading = asyncio.create_task(_read_log(process, lines, on_loading))
     try:
-        await _ready(process, lines)
+        await _wait_until_ready(process, lines)
         data = json.loads(await asyncio.to_thread(state.read_text))
         yield SpeechServer(str(data["url"]), str(data.get("token") or ""))
     finally:
@@ -108,34 +111,34 @@ async def speech_server(home: Path, tell: Callable[[str], None]) -> AsyncIterato
         await reading
 
 
-async def _read(process: asyncio.subprocess.Process, lines: deque[str], tell: Callable[[str], None]) -> None:
-    """Read what the server reports until it is gone."""
+async def _read_log(process: asyncio.subprocess.Process, lines: deque[str], on_loading: Callable[[str], None]) -> None:
+    """Read the log of the server until it exits; keep the last lines for an error message."""
     if process.stderr is None:
         return
     while line := await process.stderr.readline():
         text = line.decode(errors="replace").rstrip()
         lines.append(text)
         if (loading := _LOADING.match(text)) is not None and loading["done"] == "0":
-            tell(loading["what"])
+            on_loading(loading["engine"])
 
 
-async def _ready(process: asyncio.subprocess.Process, lines: deque[str]) -> None:
-    """Wait for the line that says where the server is, or why it cannot start."""
+async def _wait_until_ready(process: asyncio.subprocess.Process, lines: deque[str]) -> None:
+    """Wait for the first output line: the address of the server, or the problem that kept it from starting."""
     if process.stdout is None:
         raise ProviderUnavailable("The speech server has no output.", code="speech_not_ready")
     try:
-        async with asyncio.timeout(_READY):
-            said = json.loads(await process.stdout.readline())
+        async with asyncio.timeout(_READY_TIMEOUT):
+            report = json.loads(await process.stdout.readline())
     except (TimeoutError, ValueError):
-        said = None
-    match said:
+        report = None
+    match report:
         case {"url": str()}:
             return
         case {"code": str()}:
-            raise error_from_problem(said)
+            raise error_from_problem(report)
         case _:
             raise ProviderUnavailable(
-                f"The speech server did not get ready: {' | '.join(lines) or 'it said nothing'}.",
+                f"The speech server was not ready in time: {' | '.join(lines) or 'no output'}.",
                 code="speech_not_ready",
                 hint="af local serve --log info",
             )
@@ -145,14 +148,14 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.terminate()
     try:
-        async with asyncio.timeout(_STOP):
+        async with asyncio.timeout(_STOP_TIMEOUT):
             await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
 
 
-def _trimmed(samples: Samples) -> Samples:
+def _trim_silence(samples: Samples) -> Samples:
     """Return a recording without the silence before and after the words."""
     whole = samples[: samples.size // FRAME * FRAME].reshape(-1, FRAME)
     loud = [number for number, frame in enumerate(whole) if is_loud(frame)]

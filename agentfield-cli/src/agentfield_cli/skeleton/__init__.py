@@ -1,4 +1,4 @@
-"""Projects that `af init` writes: text files with ``@WORDS@`` in the place of names."""
+"""Project templates of `af init`: text files in which ``@WORD@`` marks a name to fill in."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from agentfield.errors import Conflict, InvalidInput
 __all__ = ["KINDS", "write_plugin"]
 
 KINDS = ("provider", "transport")
-"""What a plugin can be begun as."""
+"""Kinds of plugin templates."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _SUFFIX = ".txt"
 
 
 def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
-    """Write a plugin's project.
+    """Write the project of a plugin.
 
     Args:
-        name: What it is called by in ``provider=`` or ``transport=``.
+        name: The name used in ``provider=`` or ``transport=``.
         kind: One of `KINDS`.
-        into: The folder; it must not exist, or be empty.
+        into: The folder; it must not exist or must be empty.
 
     Returns:
-        The files, in order.
+        The written files, sorted.
 
     Raises:
-        InvalidInput: The name cannot be one (code `invalid_name`).
-        Conflict: There is something in the folder (code `folder_not_empty`).
+        InvalidInput: The name is invalid (code `invalid_name`).
+        Conflict: The folder is not empty (code `folder_not_empty`).
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{name!r} is no name of a {kind}: use lower-case letters, digits and _, a letter first, at most 32.",
+            f"{name!r} is not a valid name of a {kind}: use up to 32 lower-case letters, digits and _, starting with a letter.",
             code="invalid_name",
             hint="af init plugin acme",
             field="name",
         )
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
         raise Conflict(
-            f"{into} is there already, and nothing is overwritten.", code="folder_not_empty", hint="name another --into"
+            f"{into} exists already, and no file is overwritten.", code="folder_not_empty", hint="choose another --into"
         )
     words = {
         "NAME": name,
@@ -56,7 +56,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
     for parts, template in _templates(files(__name__) / kind):
         path = into.joinpath(*(_file_name(part, words) for part in parts))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_filled(template.read_text(encoding="utf-8"), words), encoding="utf-8")
+        path.write_text(_fill(template.read_text(encoding="utf-8"), words), encoding="utf-8")
         written.append(path)
     return sorted(written)
 
@@ -76,5 +76,5 @@ def _file_name(part: str, words: dict[str, str]) -> str:
     return {"package": words["PACKAGE"], "gitignore": ".gitignore"}.get(name, name)
 
 
-def _filled(text: str, words: dict[str, str]) -> str:
+def _fill(text: str, words: dict[str, str]) -> str:
     return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text)

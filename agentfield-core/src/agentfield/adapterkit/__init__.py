@@ -1,11 +1,11 @@
-"""What adapters of providers over HTTP share: nothing in here knows a provider, and importing it imports nothing else.
+"""Helpers that adapters of providers over HTTP share. No module knows a provider; importing this package imports none of them.
 
-`provider`   whom an adapter talks to, and the key that proves who we are
-`network`    which addresses may be used, and over which proxy
-`http`       connections that keep no cookies, and bodies that cannot be too large
-`fields`     values out of JSON that nobody has checked
-`redact`     text of a provider's without secrets
-`refusals`   what a provider refuses, and that it cannot be reached, as typed errors
-`names`      names of tools as providers allow them, and back
-`options`    what a session's `options=` hold, checked by name
+`endpoint`      the provider's address and key
+`urls`          checks of base URLs, WebSocket URLs, proxies
+`http`          HTTP sessions without cookies, and bodies of limited size
+`json_fields`   typed access to unchecked JSON
+`redact`        text of a provider without secrets
+`refusals`      refusals and connection failures as typed errors
+`tool_names`    names of tools that providers accept, and back
+`options`       validation of a session's `options=`
 """

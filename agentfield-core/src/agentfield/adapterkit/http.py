@@ -1,4 +1,4 @@
-"""HTTP connections of an adapter, and bodies that cannot be too large."""
+"""HTTP sessions of adapters, and response bodies of limited size."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ _PIECE = 64 * 1024
 def http_session(
     connections: int = 32, *, middlewares: Sequence[aiohttp.ClientMiddlewareType] = ()
 ) -> aiohttp.ClientSession:
-    """Return connections for an adapter, to be used as an async context manager; no cookie is kept.
+    """Return an HTTP session without cookies, to be used as an async context manager.
 
     Args:
-        connections: The most that are open at a time.
-        middlewares: What every request passes through.
+        connections: Maximum open connections.
+        middlewares: Middlewares of each request.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=connections), cookie_jar=aiohttp.DummyCookieJar(), middlewares=middlewares
     )
 
 
-async def read_body(stream: aiohttp.StreamReader, largest: int) -> bytes:
-    """Return a body, of a larger one than `largest` bytes a little more than that.
+async def read_body(stream: aiohttp.StreamReader, limit: int) -> bytes:
+    """Read a body of at most about `limit` bytes.
 
-    Whoever cares whether it was too large compares; what is cut off is JSON no more.
+    Returns:
+        The body. Of a larger one, slightly more than `limit` bytes, so that the caller can tell it was cut off.
     """
     body = bytearray()
-    while len(body) <= largest and (chunk := await stream.read(_PIECE)):
+    while len(body) <= limit and (chunk := await stream.read(_PIECE)):
         body += chunk
     return bytes(body)

@@ -1,4 +1,4 @@
-"""What the `options=` of a session hold, checked by name."""
+"""Validation of the `options=` of a session."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_options(model: type[M], config: SessionConfig) -> M:
-    """Return the options of a session.
+    """Return the validated options of a session.
 
     Args:
-        model: What a pair understands; forbid extra fields, so that a typing mistake is told.
-        config: The frozen configuration.
+        model: The options of the pair. Forbid extra fields, so that a misspelt option is refused.
+        config: The frozen configuration of the session.
 
     Raises:
         InvalidInput: An option is unknown or out of range; `field` names it.

@@ -1,4 +1,4 @@
-"""Takes secrets out of what a provider says before anybody reads it."""
+"""Redaction of secrets in texts of a provider."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def redact(text: str, *secrets: str, limit: int = 300) -> str:
     """Return `text` as one line of at most `limit` characters, without keys and without `secrets`.
 
     Args:
-        text: What somebody else wrote; everything that looks like a key or like credentials of a call is taken out.
-        secrets: Texts that must not be shown, whatever they look like.
-        limit: The longest line.
+        text: A text from outside; everything that looks like a key or call credentials is redacted.
+        *secrets: Exact texts to redact.
+        limit: Maximum length of the line.
     """
     head = text[: limit * 8]
     for secret in secrets:

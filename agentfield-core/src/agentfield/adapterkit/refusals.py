@@ -1,4 +1,4 @@
-"""Refusals of a provider over HTTP as typed errors: what was asked, why not, what to do; never a raw body, never a key."""
+"""Refusals and connection failures of a provider over HTTP as typed errors, without raw bodies and keys."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 import aiohttp
 
-from agentfield.adapterkit.provider import Provider
+from agentfield.adapterkit.endpoint import ProviderEndpoint
 from agentfield.errors import ProviderError, ProviderUnavailable
 
-__all__ = ["TRY_LATER", "refused", "retry_seconds", "unreachable"]
+__all__ = ["TEMPORARY", "refusal_error", "retry_seconds", "unreachable_error"]
 
-TRY_LATER = frozenset({408, 500, 502, 503, 504})
-"""HTTP statuses after which the same request may succeed: the provider is in trouble, not the request."""
-_LONGEST_WAIT = 24 * 3600.0
+TEMPORARY = frozenset({408, 500, 502, 503, 504})
+"""HTTP statuses of temporary failures: the same request may succeed later."""
+_MAX_WAIT = 24 * 3600.0
 
 
-def refused(
-    provider: Provider,
+def refusal_error(
+    provider: ProviderEndpoint,
     what: str,
     status: int,
     code: str,
@@ -27,17 +27,17 @@ def refused(
     retry_after: float | None = None,
     final: bool = False,
 ) -> ProviderError:
-    """Return the error for a refusal, `ProviderUnavailable` where the provider is in trouble (`TRY_LATER`).
+    """Return the error for a refusal: `ProviderUnavailable` for a temporary failure (`TEMPORARY`), else `ProviderError`.
 
     Args:
-        provider: Who refused.
-        what: What was asked, such as ``create the call``.
+        provider: The provider.
+        what: The refused request, such as ``create the call``.
         status: The HTTP status.
-        code: The provider's name for it, safe to show (`Provider.clean`).
-        reason: What the provider said about it, safe to show.
-        hint: What to do about it.
-        retry_after: Seconds to wait, where the provider says so (`retry_seconds`).
-        final: Whether the status says "later" and the code says that later is no better, as of an account without credit.
+        code: The provider's error code, safe to show (`ProviderEndpoint.clean`).
+        reason: The provider's message, safe to show.
+        hint: What to do.
+        retry_after: Seconds to wait, if the provider names them (`retry_seconds`).
+        final: Whether a retry is useless despite the status, as for an account without credit.
     """
     data: dict[str, Any] = {"provider_code": code, "provider_status": status}
     if final:
@@ -45,34 +45,34 @@ def refused(
     if retry_after is not None:
         data["retry_after"] = retry_after
     because = f": {reason}" if reason else ""
-    kind = ProviderUnavailable if status in TRY_LATER else ProviderError
+    kind = ProviderUnavailable if status in TEMPORARY else ProviderError
     return kind(f"{provider.title} refused to {what} (HTTP {status}, {code}){because}", hint=hint, **data)
 
 
-def unreachable(provider: Provider, what: str, why: BaseException) -> ProviderUnavailable:
-    """Return the error for a provider that cannot be reached; of `why` only the kind is told, it may hold addresses.
+def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException) -> ProviderUnavailable:
+    """Return the error for a provider that cannot be reached. Its message shows only the kind of `why`, not its addresses.
 
     Args:
-        provider: Who was asked.
-        what: What was asked, such as ``create the call``.
-        why: What aiohttp or the system raised.
+        provider: The provider.
+        what: The request, such as ``create the call``.
+        why: The exception of aiohttp or the operating system.
     """
     setting = f", and {provider.url_setting}" if provider.url_setting else ""
     message = f"{provider.title} {_why(why)} (asked to {what})."
     return ProviderUnavailable(
-        message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable"
+        message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable_error"
     )
 
 
 def retry_seconds(header: str | None) -> float | None:
-    """Return the seconds in a `Retry-After` header, at most a day; None when it holds none (a date is not read).
+    """Return the seconds of a `Retry-After` header, at most a day; None for a missing header or a date.
 
     Source: RFC 9110, section 10.2.3.
     """
     text = (header or "").strip()
     if not text.isascii() or not text.replace(".", "", 1).isdigit() or len(text) > 12:
         return None
-    return min(float(text), _LONGEST_WAIT)
+    return min(float(text), _MAX_WAIT)
 
 
 def _why(why: BaseException) -> str:

@@ -1,4 +1,8 @@
-"""A client of the control plane's REST interface: what `af`, pages' servers and scripts use."""
+"""Async client of the control plane's REST API, used by `af`, web backends and scripts.
+
+Method calls go in; the models of `agentfield.wire.rest`, event iterators or an `AgentFieldError` come out. Read `connection`
+(requests and errors), then `streams` (events, recorded turns, audio WebSocket), then `client` (one method a route).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to the control plane and what becomes of their answers: JSON, a stream, or a typed error."""
+"""HTTP requests to the control plane; answers are JSON, a stream, or a typed error."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, error_fr
 from agentfield.settings import discover_api_key, discover_url, is_loopback
 from agentfield.wire.headers import IDEMPOTENCY_KEY
 
-__all__ = ["ANSWER", "CONNECT", "STREAM_SILENCE", "Connection", "part", "read", "read_list"]
+__all__ = ["ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "STREAM_SILENCE", "Connection", "parse", "parse_list", "path_segment"]
 
-CONNECT: Final = 5.0
-"""Seconds to reach the control plane."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds in which a connection must be established."""
 
-ANSWER: Final = 30.0
-"""Seconds for an ordinary answer."""
+ANSWER_TIMEOUT: Final = 30.0
+"""Seconds in which an ordinary answer must be complete."""
 
 STREAM_SILENCE: Final = 45.0
-"""Seconds without even a keep-alive comment after which an event stream is opened again; comments come each 15 s."""
+"""Seconds of silence after which an event stream counts as lost; the control plane sends a comment every 15 s."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 class Connection:
-    """An address, a key and the HTTP connections to it; an async context manager.
+    """An HTTP connection pool with the control plane's address and key; an async context manager.
 
     Args:
-        url: The control plane's address, by default the one that `discover_url` finds.
-        api_key: Its key, by default ``AGENTFIELD_API_KEY``.
+        url: The control plane's address, by default the result of `discover_url`.
+        api_key: The control plane's API key, by default ``AGENTFIELD_API_KEY``.
     """
 
     def __init__(self, url: str | None = None, api_key: str | None = None) -> None:
@@ -45,9 +45,9 @@ class Connection:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # A proxy of the environment cannot reach this machine's own loopback.
+        # A proxy from the environment cannot reach the loopback addresses of this machine.
         self._http = aiohttp.ClientSession(
-            trust_env=not is_loopback(self.url), timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT)
+            trust_env=not is_loopback(self.url), timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
         )
         return self
 
@@ -67,7 +67,7 @@ class Connection:
         token: str | None = None,
         query: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
-        seconds: float | None = ANSWER,
+        seconds: float | None = ANSWER_TIMEOUT,
     ) -> Any:
         headers = {IDEMPOTENCY_KEY: idempotency_key} if idempotency_key else {}
         data = None
@@ -81,7 +81,7 @@ class Connection:
         try:
             return json.loads(text) if text else None
         except ValueError as error:
-            raise self._stranger() from error
+            raise self._not_a_control_plane() from error
 
     @asynccontextmanager
     async def _request(
@@ -93,17 +93,19 @@ class Connection:
         data: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
-        seconds: float | None = ANSWER,
+        seconds: float | None = ANSWER_TIMEOUT,
         stream: bool = False,
         root: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         http = self._session()
         key = token or self._api_key
         sent = {**(headers or {}), **({"Authorization": f"Bearer {key}"} if key else {})}
-        # a stream of bytes is sent piece by piece; a large one would hold up the event loop otherwise
+        # a BytesIO is sent in chunks; large bytes in one piece would block the event loop
         content = None if data is None else io.BytesIO(data)
         timeout = aiohttp.ClientTimeout(
-            total=None if stream else seconds, sock_connect=CONNECT, sock_read=STREAM_SILENCE if stream else None
+            total=None if stream else seconds,
+            sock_connect=CONNECT_TIMEOUT,
+            sock_read=STREAM_SILENCE if stream else None,
         )
         url = self.url + ("" if root else "/api/v1") + path
         try:
@@ -118,7 +120,7 @@ class Connection:
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
-            message = "A ControlPlaneClient is used inside `async with`."
+            message = "Use ControlPlaneClient inside `async with`."
             raise RuntimeError(message)
         return self._http
 
@@ -130,63 +132,63 @@ class Connection:
             problem = None
         if isinstance(problem, dict) and "code" in problem:
             return error_from_problem(problem)
-        return self._stranger(response.status)
+        return self._not_a_control_plane(response.status)
 
-    def _stranger(self, status: int | None = None) -> AgentFieldError:
-        what = "something that is not JSON" if status is None else f"HTTP {status}"
+    def _not_a_control_plane(self, status: int | None = None) -> AgentFieldError:
+        answer = "something that is not JSON" if status is None else f"HTTP {status}"
         return ControlPlaneUnavailable(
-            f"What answers at {self.url} does not seem to be a control plane: it answered {what}.",
+            f"The server at {self.url} does not seem to be a control plane: it answered {answer}.",
             hint="Set AGENTFIELD_URL to the control plane's address.",
             url=self.url,
         )
 
     def _unavailable(self, error: BaseException) -> ControlPlaneUnavailable:
         if isinstance(error, aiohttp.ClientConnectorError):
-            why = "nothing answers there"
+            reason = "nothing answers there"
         elif isinstance(error, TimeoutError):
-            why = "it did not answer in time"
+            reason = "it did not answer in time"
         else:
-            why = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
         return ControlPlaneUnavailable(
-            f"The control plane at {self.url} could not be reached: {why}.",
+            f"The control plane at {self.url} could not be reached: {reason}.",
             hint="Start one with `af server`, or set AGENTFIELD_URL.",
             url=self.url,
         )
 
 
-def part(text: str) -> str:
-    """Return a text as one segment of a path."""
+def path_segment(text: str) -> str:
+    """Return a text quoted as one segment of a URL path."""
     return quote(text, safe="")
 
 
-def read(model: type[M], value: Any) -> M:
-    """Return an answer as what it has to be.
+def parse(model: type[M], value: Any) -> M:
+    """Validate the JSON of an answer.
 
     Raises:
-        ControlPlaneUnavailable: It is something else: another version answered.
+        ControlPlaneUnavailable: The answer does not match the model, as from another version.
     """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise _odd(model, error) from error
+        raise _unexpected_body(model, error) from error
 
 
-def read_list(model: type[M], value: Any, name: str) -> list[M]:
-    """Return the list that an answer holds under `name`, or is.
+def parse_list(model: type[M], value: Any, name: str) -> list[M]:
+    """Validate a list in an answer: the value of `name`, or the answer itself.
 
     Raises:
-        ControlPlaneUnavailable: It holds something else: another version answered.
+        ControlPlaneUnavailable: The answer does not match the model, as from another version.
     """
     items = value.get(name) if isinstance(value, dict) else value
     try:
         return TypeAdapter(list[model]).validate_python(items)  # type: ignore[valid-type]
     except ValidationError as error:
-        raise _odd(model, error) from error
+        raise _unexpected_body(model, error) from error
 
 
-def _odd(model: type[BaseModel], error: ValidationError) -> AgentFieldError:
+def _unexpected_body(model: type[BaseModel], error: ValidationError) -> AgentFieldError:
     fault = error.errors(include_url=False)[0]
     return ControlPlaneUnavailable(
-        f"The control plane's answer is no {model.__name__}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.",
+        f"The control plane's answer is not a valid {model.__name__}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}.",
         hint="Install the same version of agentfield-core and agentfield-server.",
     )

@@ -1,4 +1,4 @@
-"""The streams of a session: its events, the answer to a recorded turn, and the WebSocket of its audio."""
+"""Streams of a session: its events, the answer to a recorded turn, and the WebSocket of its audio."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any, Final
 
 import aiohttp
 
-from agentfield.client.connection import CONNECT, STREAM_SILENCE, Connection, part
+from agentfield.client.connection import CONNECT_TIMEOUT, STREAM_SILENCE, Connection, path_segment
 from agentfield.errors import ControlPlaneUnavailable, error_from_problem
 from agentfield.sse import EventParser
 from agentfield.wire.headers import IDEMPOTENCY_KEY
 
 __all__ = ["SessionStreams"]
 
-STREAM_AWAY: Final = 30.0
-"""Seconds that an event stream keeps trying to find a control plane that went away."""
+STREAM_RETRY_TIME: Final = 30.0
+"""Seconds for which a lost event stream is retried."""
 
-MEDIA_FRAME: Final = 1024 * 1024
-"""Bytes that a frame of a session's media may have."""
+MAX_MEDIA_FRAME: Final = 1024 * 1024
+"""Bytes that a frame of the audio WebSocket may have."""
 
 
 class SessionStreams(Connection):
-    """What of a session comes piece by piece."""
+    """The streaming requests of a session."""
 
     @asynccontextmanager
     async def media(
         self, session_id: str, token: str | None = None, *, codec: str = "pcm16", rate: int = 24_000
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Open the WebSocket that carries the audio of a session, on transports of bridged media.
+        """Open the WebSocket for the audio of a session, on transports of bridged media.
 
-        Binary frames are audio in the format that is asked for, both ways; text frames are JSON. Leaving the block without
-        having sent ``{"type": "hangup"}`` is a lost connection: the caller may come back within ten seconds.
+        Binary frames are audio in the requested format, both ways; text frames are JSON. Leaving the block without having sent
+        ``{"type": "hangup"}`` counts as a lost connection: the caller may reconnect within ten seconds.
 
         Args:
             session_id: The session.
-            token: Its browser token, by default the API key counts.
+            token: The session's browser token, by default the API key.
             codec: ``pcm16``, ``pcmu`` or ``pcma``.
             rate: Samples per second; G.711 is 8000.
         """
-        path = f"/sessions/{part(session_id)}/media"
+        path = f"/sessions/{path_segment(session_id)}/media"
         query = {"format": codec, "rate": str(rate)}
         key = token or self._api_key
         try:
@@ -50,14 +50,14 @@ class SessionStreams(Connection):
                 f"{self.url}/api/v1{path}",
                 params=query,
                 headers={"Authorization": f"Bearer {key}"} if key else {},
-                timeout=aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CONNECT),
+                timeout=aiohttp.ClientWSTimeout(ws_receive=None, ws_close=CONNECT_TIMEOUT),
                 heartbeat=STREAM_SILENCE / 3,
-                max_msg_size=MEDIA_FRAME,
+                max_msg_size=MAX_MEDIA_FRAME,
             )
         except aiohttp.WSServerHandshakeError as error:
-            # a refused handshake does not hand over its body, the same request without an upgrade is refused alike
+            # aiohttp drops the body of a refused handshake; the same request without an upgrade gets the same refusal
             async with self._request("GET", path, token=token, query=query):
-                raise self._stranger(error.status) from None
+                raise self._not_a_control_plane(error.status) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unavailable(error) from error
         try:
@@ -70,30 +70,30 @@ class SessionStreams(Connection):
     ) -> AsyncIterator[dict[str, Any]]:
         """Iterate over a session's events: recorded ones have a `seq`, live ones only a `type`.
 
-        A lost stream is opened again behind the last recorded event that was seen; ends when the session has.
+        A lost stream is reopened after the last recorded event; the iteration ends with the session.
 
         Args:
             session_id: The session.
-            token: Its browser token, by default the API key counts.
-            after: The `seq` behind which to begin.
-            audio: Also take the audio of replies, on transports of turns (``reply.audio``): who does is a listener, to
-                whom the agent can speak outside of a turn.
+            token: The session's browser token, by default the API key.
+            after: Start after the event with this `seq`.
+            audio: Also receive the audio of replies (``reply.audio``), on transports of turns. Such a client counts as a
+                listener, so that the agent can speak outside of a turn.
         """
         loop = asyncio.get_running_loop()
-        away_since: float | None = None
+        lost_since: float | None = None
         pause = 0.1
         while True:
             try:
                 async for event in self._stream(session_id, token, after, audio=audio):
-                    away_since, pause = None, 0.1
+                    lost_since, pause = None, 0.1
                     if (seq := event.get("seq")) is not None:
                         after = int(seq)
                     yield event
                     if event.get("type") == "session.state" and (event.get("body") or {}).get("state") == "ended":
                         return
             except ControlPlaneUnavailable:
-                away_since = away_since or loop.time()
-                if loop.time() - away_since > STREAM_AWAY:
+                lost_since = lost_since or loop.time()
+                if loop.time() - lost_since > STREAM_RETRY_TIME:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
@@ -115,17 +115,17 @@ class SessionStreams(Connection):
         Args:
             session_id: The session.
             audio: The recording.
-            media_type: What it is, such as ``audio/wav`` or ``audio/pcm;rate=24000``.
-            token: The session's browser token, by default the API key counts.
-            idempotency_key: With the same key again, the same turn is answered again from its beginning.
+            media_type: Its media type, such as ``audio/wav`` or ``audio/pcm;rate=24000``.
+            token: The session's browser token, by default the API key.
+            idempotency_key: A repeated request with the same key replays the answer to the same turn from its start.
 
         Raises:
-            AgentFieldError: The turn was refused, or something went wrong while it was answered.
+            AgentFieldError: The turn was refused, or answering it failed.
         """
         headers = {"Accept": "text/event-stream", "Content-Type": media_type}
         if idempotency_key:
             headers[IDEMPOTENCY_KEY] = idempotency_key
-        path = f"/sessions/{part(session_id)}/turns"
+        path = f"/sessions/{path_segment(session_id)}/turns"
         parser = EventParser()
         async with self._request("POST", path, token=token, data=audio, headers=headers, stream=True) as response:
             async for chunk in response.content.iter_any():
@@ -140,7 +140,7 @@ class SessionStreams(Connection):
     ) -> AsyncIterator[dict[str, Any]]:
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": str(after)} if after else {})}
         parser = EventParser()
-        path = f"/sessions/{part(session_id)}/events"
+        path = f"/sessions/{path_segment(session_id)}/events"
         query = {"audio": "1"} if audio else None
         async with self._request("GET", path, token=token, headers=headers, query=query, stream=True) as response:
             async for chunk in response.content.iter_any():

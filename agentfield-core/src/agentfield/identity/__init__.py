@@ -1,10 +1,14 @@
-"""Who says what: keys and their DIDs, canonical JSON, digests, and the messages that nodes sign."""
+"""Identity and signatures: node keys with their DIDs, canonical JSON (RFC 8785), digests, and the messages that nodes sign.
+
+JSON values, keys and signatures go in; canonical bytes, digests, DIDs and verification results come out. Read `canonical`,
+then `keys`, then `signed_messages`.
+"""
 
 from __future__ import annotations
 
 from agentfield.identity.canonical import b64url, canonical, digest, digest_of, leaf_hash, unb64url
 from agentfield.identity.keys import NodeKey, verify_signature
-from agentfield.identity.messages import challenge_message, result_message
+from agentfield.identity.signed_messages import challenge_message, result_message
 
 __all__ = [
     "NodeKey",

@@ -1,4 +1,4 @@
-"""One spelling for every JSON value (RFC 8785), its digest, and base64url without padding."""
+"""Canonical JSON (RFC 8785), digests, and base64url without padding."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 
 
 def canonical(value: Any) -> bytes:
-    """Return the one canonical JSON encoding of a value (RFC 8785).
+    """Return the canonical JSON encoding of a value (RFC 8785).
 
     Raises:
-        InvalidInput: The value holds something that JSON cannot: NaN, an integer beyond 2^53 - 1, a lone surrogate,
-            a key that is no text, or an object of another type.
+        InvalidInput: The value holds something that JSON cannot represent: NaN, an integer beyond 2^53 - 1, a lone
+            surrogate, a key that is not a string, or an object of another type.
     """
     try:
         if _is_plain(value):
@@ -37,10 +37,10 @@ def canonical(value: Any) -> bytes:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether `json` writes a value as RFC 8785 asks, which is several times faster than a canonicaliser in Python.
+    """Return whether `json` encodes a value as RFC 8785 requires, which is several times faster than `rfc8785`.
 
-    The two differ in how large, small and whole floating-point numbers are written, and in the order of keys that are not
-    all ASCII; integers beyond 2^53 - 1 and other types are the canonicaliser's to refuse.
+    The two differ in large, small and whole floating-point numbers and in the order of keys that are not all ASCII; integers
+    beyond 2^53 - 1 and other types are left to `rfc8785`, which refuses them.
     """
     kind = type(value)
     if kind is str or value is None or kind is bool:
@@ -60,12 +60,12 @@ def digest(value: Any) -> str:
 
 
 def digest_of(data: bytes) -> str:
-    """Return what `digest` returns, for a value whose canonical form is at hand."""
+    """Return the same as `digest` for the canonical encoding of a value."""
     return "u" + b64url(_MULTIHASH_SHA256 + hashlib.sha256(data).digest())
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """Return the hash of a leaf of a Merkle tree (RFC 9162, section 2.1.1)."""
+    """Return the Merkle tree leaf hash of an entry (RFC 9162, section 2.1.1)."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
@@ -75,10 +75,10 @@ def b64url(data: bytes) -> str:
 
 
 def unb64url(text: str) -> bytes:
-    """Return the bytes behind base64url without padding; only the one spelling that `b64url` writes is read.
+    """Decode base64url without padding; only the canonical encoding that `b64url` writes is accepted.
 
     Raises:
-        InvalidInput: The text is not such an encoding.
+        InvalidInput: The text is not the canonical encoding of any bytes.
     """
     if _BASE64URL.fullmatch(text):
         try:
@@ -87,4 +87,4 @@ def unb64url(text: str) -> bytes:
             data = None
         if data is not None and b64url(data) == text:
             return data
-    raise InvalidInput("This is no base64url without padding.")
+    raise InvalidInput("The text is not base64url without padding.")

@@ -1,4 +1,4 @@
-"""The key of a node: made on the node, kept there (mode 0600), known to others only by its DID."""
+"""The Ed25519 key of a node: generated and kept on the node (mode 0600), known to others by its ``did:key``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DID_KEY = "did:key:z"
 
 
 class NodeKey:
-    """An Ed25519 key pair and the ``did:key`` that names it."""
+    """An Ed25519 key pair and its ``did:key``."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
@@ -37,14 +37,14 @@ class NodeKey:
 
     @classmethod
     def generate(cls) -> NodeKey:
-        """Return a new key that exists in memory only."""
+        """Return a new key, kept in memory only."""
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def load_or_create(cls, path: Path | str) -> NodeKey:
-        """Return the key kept at `path` (PEM, PKCS #8), made first when there is none.
+        """Return the key stored at `path` (PEM, PKCS #8); create it if the file does not exist.
 
-        Several processes may ask at once: one of them makes the key and all of them use it.
+        Safe for concurrent processes: one of them creates the key and all of them load it.
 
         Raises:
             Unavailable: The file cannot be read or written, or holds no Ed25519 key.
@@ -56,17 +56,17 @@ class NodeKey:
             return cls(_parse(path))
         except OSError as error:
             raise Unavailable(
-                f"The key of this node cannot be kept at {path}: {error.strerror or error}.",
-                hint="Set AGENTFIELD_HOME to a folder that you may write to.",
+                f"The key of this node cannot be stored at {path}: {error.strerror or error}.",
+                hint="Set AGENTFIELD_HOME to a writable folder.",
             ) from error
 
     def sign(self, message: bytes) -> bytes:
-        """Return the 64 bytes of the Ed25519 signature over a message."""
+        """Return the Ed25519 signature (64 bytes) of a message."""
         return self._private.sign(message)
 
 
 def verify_signature(did: str, message: bytes, signature: bytes | str) -> bool:
-    """Tell whether a signature (raw, or base64url as on the wire) over a message was made by the key that `did` names."""
+    """Return whether a signature (raw bytes, or base64url text) of a message was made with the key that `did` names."""
     try:
         proof = unb64url(signature) if isinstance(signature, str) else signature
         _public_key(did).verify(proof, message)
@@ -77,16 +77,16 @@ def verify_signature(did: str, message: bytes, signature: bytes | str) -> bool:
 
 @functools.lru_cache(1024)
 def _public_key(did: str) -> Ed25519PublicKey:
-    """Return the key that a DID names; a node signs again and again with the same one.
+    """Return the public key that a DID names; cached, since a node signs all its results with one key.
 
     Raises:
-        ValueError: It names no Ed25519 key.
+        ValueError: The DID does not name an Ed25519 key.
     """
     if not did.startswith(_DID_KEY):
-        raise ValueError("this is no did:key")
+        raise ValueError("not a did:key")
     raw = base58.b58decode(did.removeprefix(_DID_KEY))
     if not raw.startswith(_ED25519):
-        raise ValueError("this key is not Ed25519")
+        raise ValueError("not an Ed25519 key")
     return Ed25519PublicKey.from_public_bytes(raw[len(_ED25519) :])
 
 
@@ -105,7 +105,8 @@ def _create(path: Path) -> None:
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    # Written beside and linked into place, so that no other process ever reads half a key or sees a second one.
+    # Written to a temporary file and hard-linked into place, so that no other process reads an incomplete key, and the first of
+    # several concurrent processes wins.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)

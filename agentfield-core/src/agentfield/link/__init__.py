@@ -1,7 +1,12 @@
-"""The node's end of the link: a book of what is owed (sans-I/O), a socket that carries it, the work it asks for."""
+"""The node's end of its link to the control plane.
+
+Reasoners, sessions and a key go in; the node registers, runs attempts and handlers, and reports their results, across any
+number of connections. Read `state` (the sans-I/O bookkeeping, with its `effects`), then `node_link`, which applies the effects
+through `socket` (one WebSocket, opened again whenever it is lost), `attempt_runner` and `handler_runner`.
+"""
 
 from __future__ import annotations
 
-from agentfield.link.node import Handler, NodeLink, SessionEntry, Watcher
+from agentfield.link.node_link import LinkListener, NodeLink
 
-__all__ = ["Handler", "NodeLink", "SessionEntry", "Watcher"]
+__all__ = ["LinkListener", "NodeLink"]

@@ -1,4 +1,4 @@
-"""What the book of a link asks its node to do."""
+"""Effects: the actions that `LinkState` returns and `NodeLink` carries out."""
 
 from __future__ import annotations
 
@@ -19,50 +19,50 @@ from agentfield.wire.frames import (
 )
 
 __all__ = [
+    "DeliverEvent",
     "Effect",
-    "Happened",
     "OpenHandler",
     "Operation",
     "Outgoing",
-    "Reject",
+    "RejectAttempt",
+    "ResolveOperation",
     "Send",
-    "Settle",
-    "Start",
-    "Stop",
+    "StartAttempt",
+    "StopAttempt",
     "StopHandler",
 ]
 
 Operation = Call | SessionCommand
-"""A frame that is sent again until it is answered."""
+"""A frame that is sent again on each new link until it is answered."""
 
 Outgoing = Accepted | Result | Progress | Operation | SessionDone | Ping | Pong
-"""What a linked node sends."""
+"""A frame that a node sends after the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Put a frame on the wire."""
+    """Send a frame."""
 
     frame: Outgoing
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Run a reasoner."""
+class StartAttempt:
+    """Run an attempt of a reasoner."""
 
     invoke: Invoke
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
-    """Answer an `Invoke` with a failure: more is waiting than this node may hold."""
+class RejectAttempt:
+    """Answer an `Invoke` with a failure: too many attempts run and wait already."""
 
     invoke: Invoke
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Cancel a run."""
+class StopAttempt:
+    """Cancel an attempt."""
 
     execution_id: str
     attempt: int
@@ -78,7 +78,7 @@ class OpenHandler:
 
 @dataclass(frozen=True, slots=True)
 class StopHandler:
-    """Tell a handler that its session is over; with `at_once`, cancel it."""
+    """Tell a handler that its session ended; `at_once` cancels it without a grace period."""
 
     session_id: str
     epoch: int
@@ -87,8 +87,8 @@ class StopHandler:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """An operation came to its end: with a value, or with a problem."""
+class ResolveOperation:
+    """Resolve the future of an operation with a value, or with the error that a problem document describes."""
 
     op_id: str
     value: Any = None
@@ -96,11 +96,11 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
-    """An event of a session whose handler listens."""
+class DeliverEvent:
+    """Give an event of a session to its handler."""
 
     session_id: str
     event: dict[str, Any]
 
 
-Effect = Send | Start | Reject | Stop | OpenHandler | StopHandler | Settle | Happened
+Effect = Send | StartAttempt | RejectAttempt | StopAttempt | OpenHandler | StopHandler | ResolveOperation | DeliverEvent

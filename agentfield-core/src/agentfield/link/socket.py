@@ -1,4 +1,4 @@
-"""The carrier of a link: one WebSocket to the control plane, opened again whenever it is lost."""
+"""The WebSocket of a node link: handshake, pings and reconnection with backoff."""
 
 from __future__ import annotations
 
@@ -25,59 +25,59 @@ from agentfield.wire.frames import (
     decode_server_frame,
     encode_frame,
 )
-from agentfield.wire.lines import frames_of, message_of
+from agentfield.wire.framing import join_frames, split_frames
 
-__all__ = ["LinkSocket", "Peer"]
+__all__ = ["LinkDelegate", "LinkSocket"]
 
 LINK_PATH = "/api/v1/nodes/link"
-PING_EVERY = 2.0
+PING_INTERVAL = 2.0
 """Seconds between pings."""
 
-DEAD_AFTER = 6.0
-"""Seconds of silence after which the control plane is given up."""
+SILENCE_TIMEOUT = 6.0
+"""Seconds of silence after which the link counts as lost."""
 
-GREETING = 10.0
-"""Seconds that connecting and greeting may take."""
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds that connecting, and then the handshake, may take."""
 
 MAX_OUTBOX = 20_000
-"""Frames that wait for the wire; beyond that the link is opened anew, which sends only what is still owed."""
+"""Frames that may wait to be sent; beyond that the link is reopened, which sends only what is still unanswered."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _LONGEST_LOCAL_DELAY = 1.0
 _MAX_INCOMING = 16 * 1024 * 1024
 
 
-class Peer(Protocol):
-    """What lives at this end of the link."""
+class LinkDelegate(Protocol):
+    """The node at this end of the link, called by `LinkSocket`."""
 
     def hello(self, challenge: Challenge) -> Hello:
         """Return the signed introduction."""
 
     def welcomed(self, welcome: Welcome, url: str) -> None:
-        """The link stands."""
+        """Handle an opened link."""
 
     def received(self, frame: Any) -> None:
-        """A frame came; must not block."""
+        """Handle a frame without blocking."""
 
-    def lost(self, url: str, why: str) -> None:
-        """The link is gone, or could not be opened."""
+    def lost(self, url: str, reason: str) -> None:
+        """Handle a link that was lost or could not be opened."""
 
 
-class _Lost(Exception):
-    """The link ended; the text says why."""
+class _LinkLost(Exception):
+    """Ends a connection; the text is the reason."""
 
 
 class LinkSocket:
-    """Keeps a link open.
+    """Keeps one WebSocket to the control plane open.
 
     Args:
-        peer: Who is linked.
-        url: Gives the control plane's address, asked before each attempt.
-        api_key: Key for it, if any.
+        delegate: The node that is linked.
+        url: Returns the control plane's address; called before each connection attempt.
+        api_key: The control plane's API key, if it needs one.
     """
 
-    def __init__(self, peer: Peer, *, url: Callable[[], str], api_key: str | None = None) -> None:
-        self._peer = peer
+    def __init__(self, delegate: LinkDelegate, *, url: Callable[[], str], api_key: str | None = None) -> None:
+        self._delegate = delegate
         self._url = url
         self._api_key = api_key
         self._outbox: asyncio.Queue[str] | None = None
@@ -85,7 +85,7 @@ class LinkSocket:
         self._heard = 0.0
 
     def send(self, frame: Any) -> None:
-        """Queue a frame for the link that stands; without one it is dropped, since what is owed is sent again."""
+        """Queue a frame; without a link it is dropped, since `LinkState` sends unanswered frames again on the next one."""
         if self._outbox is None:
             return
         try:
@@ -94,33 +94,33 @@ class LinkSocket:
             self._overflow.set()
 
     async def run(self) -> NodeRefused:
-        """Keep the link open until the control plane refuses the node for good; return that refusal."""
+        """Keep the link open until the control plane refuses the node for good, and return that refusal."""
         delay = _FIRST_DELAY
         while True:
             url = self._url()
-            welcomed, why = False, ""
+            welcomed, reason = False, ""
             try:
                 async with self._connected(url) as socket:
                     welcomed = True
-                    why = await self._pump(socket)
+                    reason = await self._pump(socket)
             except NodeRefused as refused:
                 if not refused.data.get("retry"):
                     return refused
-                why = refused.message
-            except (aiohttp.ClientError, OSError, TimeoutError, _Lost) as error:
-                why = _reason(error)
-            self._peer.lost(url, why)
+                reason = refused.message
+            except (aiohttp.ClientError, OSError, TimeoutError, _LinkLost) as error:
+                reason = _reason(error)
+            self._delegate.lost(url, reason)
             longest = _LONGEST_LOCAL_DELAY if is_loopback(url) else _LONGEST_DELAY
             delay = _FIRST_DELAY if welcomed else min(delay * 2, longest)
-            # Jitter keeps a fleet of nodes from knocking all at the same instant.
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 -- no secret depends on it
+            # Jitter keeps a fleet of nodes from reconnecting at the same instant.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 -- not used for cryptography
 
     @asynccontextmanager
     async def _connected(self, url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         timeout = aiohttp.ClientWSTimeout(ws_close=2.0)
         async with aiohttp.ClientSession(trust_env=not is_loopback(url)) as http:
-            async with asyncio.timeout(GREETING):
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 try:
                     socket = await http.ws_connect(
                         _link_url(url), headers=headers, timeout=timeout, max_msg_size=_MAX_INCOMING
@@ -128,28 +128,28 @@ class LinkSocket:
                 except aiohttp.WSServerHandshakeError as error:
                     raise _handshake_error(url, error.status) from error
             try:
-                async with asyncio.timeout(GREETING):
-                    welcome = await self._greet(socket, url)
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                    welcome = await self._handshake(socket, url)
                 self._outbox = asyncio.Queue(MAX_OUTBOX)
                 self._overflow.clear()
-                self._peer.welcomed(welcome, url)
+                self._delegate.welcomed(welcome, url)
                 yield socket
             finally:
                 self._outbox = None
                 await socket.close()
 
-    async def _greet(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome:
+    async def _handshake(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome:
         challenge, *_ = await _receive(socket)
         if isinstance(challenge, Refused):
             raise _refusal(challenge)
         if not isinstance(challenge, Challenge):
-            raise _Lost("the control plane did not open with a challenge")
+            raise _LinkLost("the control plane did not open with a challenge")
         if challenge.protocol != PROTOCOL:
             raise NodeRefused(
                 f"The control plane at {url} speaks version {challenge.protocol} of the node link, this node {PROTOCOL}.",
                 hint="Install the same version of agentfield-core and agentfield-server.",
             )
-        await socket.send_str(encode_frame(self._peer.hello(challenge)))
+        await socket.send_str(encode_frame(self._delegate.hello(challenge)))
         answer, *_ = await _receive(socket)
         match answer:
             case Welcome():
@@ -157,14 +157,14 @@ class LinkSocket:
             case Refused():
                 raise _refusal(answer)
             case _:
-                raise _Lost(f"the control plane answered hello with {answer.type}")
+                raise _LinkLost(f"the control plane answered hello with {answer.type}")
 
     async def _pump(self, socket: aiohttp.ClientWebSocketResponse) -> str:
-        """Carry frames both ways until the link is lost; return why."""
+        """Carry frames both ways until the link is lost, and return the reason."""
         pumps = [
             asyncio.create_task(self._read(socket)),
             asyncio.create_task(self._write(socket)),
-            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._keep_alive()),
         ]
         try:
             done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ class LinkSocket:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
         error = next(filter(None, (pump.exception() for pump in done if not pump.cancelled())), None)
-        if error is None or isinstance(error, (aiohttp.ClientError, OSError, TimeoutError, _Lost)):
+        if error is None or isinstance(error, (aiohttp.ClientError, OSError, TimeoutError, _LinkLost)):
             return _reason(error) if error else "the link was closed"
         raise error
 
@@ -186,34 +186,35 @@ class LinkSocket:
                 if isinstance(frame, Refused):
                     raise _refusal(frame)
                 try:
-                    self._peer.received(frame)
+                    self._delegate.received(frame)
                 except AgentFieldError as error:
-                    raise _Lost(error.message) from error
+                    raise _LinkLost(error.message) from error
 
     async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         outbox = self._outbox
         while outbox is not None:
-            text = message_of(await outbox.get(), outbox)
-            async with asyncio.timeout(DEAD_AFTER):
+            text = join_frames(await outbox.get(), outbox)
+            async with asyncio.timeout(SILENCE_TIMEOUT):
                 await socket.send_str(text)
 
-    async def _watch(self) -> None:
-        """Ping, and give the control plane up when it is silent; a loop that user code blocked is no silence."""
+    async def _keep_alive(self) -> None:
+        """Ping at intervals, and end the link when nothing arrives for `SILENCE_TIMEOUT` or the outbox overflows."""
         loop = asyncio.get_running_loop()
         last = self._heard = loop.time()
-        while loop.time() - self._heard < DEAD_AFTER:
+        while loop.time() - self._heard < SILENCE_TIMEOUT:
             self.send(Ping())
             try:
-                async with asyncio.timeout(PING_EVERY):
+                async with asyncio.timeout(PING_INTERVAL):
                     await self._overflow.wait()
-                raise _Lost("more frames wait than the link can carry")
+                raise _LinkLost("more frames are queued than the link can carry")
             except TimeoutError:
                 pass
             now = loop.time()
-            if now - last > 2 * PING_EVERY:
+            # User code blocked the event loop: frames that arrived meanwhile are unread, which is not silence of the peer.
+            if now - last > 2 * PING_INTERVAL:
                 self._heard = now
             last = now
-        raise _Lost(f"the control plane was silent for {DEAD_AFTER:g} seconds")
+        raise _LinkLost(f"the control plane was silent for {SILENCE_TIMEOUT:g} seconds")
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
@@ -221,21 +222,21 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
     match message.type:
         case aiohttp.WSMsgType.TEXT:
             try:
-                return [decode_server_frame(frame) for frame in frames_of(message.data)]
+                return [decode_server_frame(frame) for frame in split_frames(message.data)]
             except ValidationError as error:
                 kind = _type_of(message.data)
-                raise _Lost(f"the control plane sent a frame that this node cannot read ({kind})") from error
+                raise _LinkLost(f"the control plane sent a frame that this node cannot read ({kind})") from error
         case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
-            raise _Lost("the control plane closed the link")
+            raise _LinkLost("the control plane closed the link")
         case _:
-            raise _Lost(f"the control plane sent a message that is no text ({message.type.name})")
+            raise _LinkLost(f"the control plane sent a message that is not text ({message.type.name})")
 
 
 def _type_of(text: str) -> str:
     try:
         return str(json.loads(text)["type"])[:40]
     except (ValueError, KeyError, TypeError):
-        return "no JSON frame"
+        return "not a JSON frame"
 
 
 def _refusal(frame: Refused) -> NodeRefused:
@@ -253,7 +254,7 @@ def _handshake_error(url: str, status: int) -> Exception:
             else f"The control plane at {url} does not let this node link.",
             hint="Set AGENTFIELD_API_KEY to the control plane's key.",
         )
-    return _Lost(f"what answers at {url} does not open node links (HTTP {status})")
+    return _LinkLost(f"the server at {url} does not accept node links (HTTP {status})")
 
 
 def _link_url(url: str) -> str:

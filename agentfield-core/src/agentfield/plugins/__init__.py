@@ -1,46 +1,51 @@
-"""Everything a plugin author needs: the manifest, the hook marker and the registry.
+"""Plugins: the manifest, the hooks and the registry. This module exports the API for plugin authors.
 
-A plugin is a module behind an entry point of the group ``agentfield.plugins`` that implements
-`agentfield_manifest`. The module must be light: it names its factories as ``"module:attribute"`` strings, and
-these are imported on first use.
+A plugin is a module behind an entry point of the group ``agentfield.plugins`` that implements the hook
+`agentfield_manifest`. The module must be light: it names its factories as ``"module:attribute"`` strings, which are
+imported on first use.
+
+In: the entry points of installed distributions. Out: a `Registry`, which resolves a (provider, transport) pair to its
+adapter or to an error that says why there is none. To read: `manifest` (what a plugin declares), `hooks` (what it may
+implement), `registry` (how plugins are loaded and resolved); `install` and `wording` help with the messages.
 """
 
 from __future__ import annotations
 
-from agentfield.plugins.hooks import Proceed, RecordedEvent, SessionRequest, ToolCall, ToolMiddleware
-from agentfield.plugins.hookspecs import hookimpl
-from agentfield.plugins.registry import PluginRecord, PluginState, Registry
-from agentfield.plugins.spec import (
+from agentfield.plugins.hooks.arguments import Proceed, RecordedEvent, SessionRequest, ToolCall, ToolMiddleware
+from agentfield.plugins.hooks.hookspecs import hookimpl
+from agentfield.plugins.manifest.spec import (
     PLUGIN_API,
     Capabilities,
+    Catalog,
     Manifest,
-    Names,
+    ModelPrices,
     Need,
     PairSpec,
-    Prices,
-    ProviderInfo,
-    RouteInfo,
-    TransportInfo,
+    ProviderSpec,
+    RouteSpec,
+    TransportSpec,
 )
+from agentfield.plugins.registry.records import PluginRecord, PluginState
+from agentfield.plugins.registry.registry import Registry
 
 __all__ = [
     "PLUGIN_API",
     "Capabilities",
+    "Catalog",
     "Manifest",
-    "Names",
+    "ModelPrices",
     "Need",
     "PairSpec",
     "PluginRecord",
     "PluginState",
-    "Prices",
     "Proceed",
-    "ProviderInfo",
+    "ProviderSpec",
     "RecordedEvent",
     "Registry",
-    "RouteInfo",
+    "RouteSpec",
     "SessionRequest",
     "ToolCall",
     "ToolMiddleware",
-    "TransportInfo",
+    "TransportSpec",
     "hookimpl",
 ]

@@ -1,4 +1,7 @@
-"""The one line that installs a distribution of ours, true for where this code runs; strangers' names never become a command."""
+"""Install commands of the first-party distributions, for the environment that this code runs in.
+
+Names of other distributions never become part of a command.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from importlib_metadata import PackageNotFoundError, distribution
 
-__all__ = ["FIRST_PARTY", "FIRST_PARTY_PAIRS", "Origin", "install_hint", "origin"]
+__all__ = ["FIRST_PARTY", "FIRST_PARTY_PAIRS", "InstallOrigin", "install_hint", "install_origin"]
 
 FIRST_PARTY_PAIRS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -25,47 +28,49 @@ FIRST_PARTY_PAIRS: Mapping[tuple[str, str], str] = MappingProxyType(
         ("openrouter", "audio_turns"): "agentfield-openrouter",
     }
 )
-"""The pairs that we ship, each with the distribution that has it."""
+"""First-party pairs, each with its distribution."""
 
 FIRST_PARTY = frozenset({"agentfield-core", "agentfield-server", "agentfield-cli", *FIRST_PARTY_PAIRS.values()})
-"""The distributions that `install_hint` may name."""
+"""First-party distributions, which `install_hint` may name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where this copy of agentfield-core was installed from, and by what."""
+class InstallOrigin:
+    """The source and installer of this copy of agentfield-core."""
 
     workspace: Path | None = None
-    """Root of the checkout that the code runs from."""
+    """Root of the checkout, if the code runs from one."""
     direct_url: Mapping[str, object] | None = None
-    """PEP 610 record; None when it came from an index."""
+    """Direct URL record (PEP 610); None for an installation from an index."""
     installer: str = "pip"
 
 
-def install_hint(dist: str, extra: str | None = None, *, again: bool = False, where: Origin | None = None) -> str:
-    """Return the command that installs `dist` where this code runs.
+def install_hint(
+    dist: str, extra: str | None = None, *, reinstall: bool = False, source: InstallOrigin | None = None
+) -> str:
+    """Return the command that installs a first-party distribution in this environment.
 
     Args:
-        dist: Name of a distribution.
-        extra: An extra of it that is wanted.
-        again: Whether it is installed and must be installed anew: without being told so an installer does nothing.
-        where: Where the code was installed from; found out when left out.
+        dist: Name of the distribution.
+        extra: An extra of it.
+        reinstall: Whether to reinstall; without the option an installer skips an installed distribution.
+        source: Source and installer of this environment; detected by default.
 
     Returns:
-        The command, or "" for a distribution that is not ours: no command is made from a name that somebody typed.
+        The command, or "" for other distributions: a user's input must not become part of a command.
     """
     if dist not in FIRST_PARTY:
         return ""
-    where = where or origin()
-    if where.workspace is not None:
-        sync = f"uv sync --reinstall-package {dist}" if again else "uv sync"
-        return sync if where.workspace == Path.cwd() else f"{sync} --project {shlex.quote(str(where.workspace))}"
+    source = source or install_origin()
+    if source.workspace is not None:
+        sync = f"uv sync --reinstall-package {dist}" if reinstall else "uv sync"
+        return sync if source.workspace == Path.cwd() else f"{sync} --project {shlex.quote(str(source.workspace))}"
     installer, flag = (
-        ("uv pip install", "--reinstall") if where.installer == "uv" else ("pip install", "--force-reinstall")
+        ("uv pip install", "--reinstall") if source.installer == "uv" else ("pip install", "--force-reinstall")
     )
-    installer = f"{installer} {flag}" if again else installer
+    installer = f"{installer} {flag}" if reinstall else installer
     wanted = f"{dist}[{extra}]" if extra else dist
-    return f"{installer} {_requirement(dist, wanted, where.direct_url)}"
+    return f"{installer} {_requirement(dist, wanted, source.direct_url)}"
 
 
 def _requirement(dist: str, wanted: str, direct_url: Mapping[str, object] | None) -> str:
@@ -79,15 +84,15 @@ def _requirement(dist: str, wanted: str, direct_url: Mapping[str, object] | None
 
 
 @functools.cache
-def origin() -> Origin:
-    """Find out where agentfield-core was installed from."""
+def install_origin() -> InstallOrigin:
+    """Detect the source and installer of agentfield-core."""
     workspace = _workspace(Path(__file__))
     try:
         dist = distribution("agentfield-core")
     except PackageNotFoundError:
-        return Origin(workspace=workspace)
+        return InstallOrigin(workspace=workspace)
     text = dist.read_text("direct_url.json")
-    return Origin(
+    return InstallOrigin(
         workspace=workspace,
         direct_url=json.loads(text) if text else None,
         installer=(dist.read_text("INSTALLER") or "pip").strip(),

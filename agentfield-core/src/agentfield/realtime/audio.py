@@ -1,4 +1,4 @@
-"""Audio formats, as plain values."""
+"""`AudioFormat`: codec, sample rate and channels, with size and duration arithmetic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["AudioFormat"]
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """How samples are written: `pcm16` is signed little-endian, `pcmu` and `pcma` are ITU-T G.711."""
+    """An audio format: `pcm16` is signed 16-bit little-endian, `pcmu` and `pcma` are ITU-T G.711."""
 
     codec: Literal["pcm16", "pcmu", "pcma", "opus"]
     rate: int
@@ -19,18 +19,18 @@ class AudioFormat:
 
     @property
     def name(self) -> str:
-        """The format as people write it: ``pcm16/24000``."""
+        """The format as text: ``pcm16/24000``."""
         return f"{self.codec}/{self.rate}"
 
     @property
     def frame(self) -> int:
-        """Bytes of one sample of all channels (not of `opus`, which has no fixed size)."""
+        """Bytes of one sample of all channels (not for `opus`, which has no fixed size)."""
         return self.channels * (2 if self.codec == "pcm16" else 1)
 
     def ms(self, size: int) -> float:
-        """Return how long `size` bytes sound, milliseconds (not of `opus`)."""
+        """Return the duration of `size` bytes in milliseconds (not for `opus`)."""
         return size * 1000 / (self.rate * self.channels * (2 if self.codec == "pcm16" else 1))
 
     def size(self, ms: float) -> int:
-        """Return how many bytes sound for `ms` milliseconds, whole samples (not of `opus`)."""
+        """Return the bytes of `ms` milliseconds, rounded down to whole samples (not for `opus`)."""
         return int(ms * self.rate / 1000) * self.frame

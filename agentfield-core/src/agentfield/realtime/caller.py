@@ -1,10 +1,10 @@
-"""The caller's end of a call whose media the control plane carries."""
+"""Contract of the caller's end: `CallerLeg`, a connection whose audio the control plane carries, and its input."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agentfield.realtime.audio import AudioFormat
 
@@ -17,59 +17,64 @@ __all__ = [
     "CallerLeg",
     "CallerMark",
     "CallerText",
+    "LegEnd",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class CallerAudio:
-    """Audio of the caller in the leg's format."""
+    """Audio of the caller, in the leg's format."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class CallerCommit:
-    """The caller is done speaking: end of a push-to-talk or of a recorded turn."""
+    """The caller's turn is complete: the end of push-to-talk or of a recorded turn."""
 
     item: str | None = None
-    """What the turn is to be called."""
+    """Id for the turn, None to let the provider choose."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallerText:
-    """Words that the caller typed."""
+    """Text that the caller typed."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallerDtmf:
-    """A key of a telephone."""
+    """A telephone key that the caller pressed."""
 
     digit: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallerMark:
-    """The caller has heard everything up to the mark."""
+    """The caller confirms that everything up to a mark was heard."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallerGone:
-    """The caller hung up or vanished."""
+    """The caller hung up, or the connection was lost."""
 
     why: str
     hung_up: bool = True
-    """Whether it was said; one whose connection broke may come back."""
+    """Whether the caller hung up; after a lost connection it may reconnect."""
 
+
+LegEnd = Literal["gone", "replaced", "slow", "unconvertible", "closed"]
+"""Why a leg is no longer carried: its input ended; another leg replaced it; it accepted no audio in time; its audio could not
+be converted; the session ended."""
 
 CallerInput = CallerAudio | CallerCommit | CallerText | CallerDtmf | CallerMark | CallerGone
 
 
 class CallerLeg(Protocol):
-    """A caller whose audio passes through the control plane."""
+    """A caller's connection whose audio passes through the control plane."""
 
     @property
     def format(self) -> AudioFormat:
@@ -77,27 +82,27 @@ class CallerLeg(Protocol):
 
     @property
     def marks(self) -> bool:
-        """Whether the caller tells which marks it has heard; else the playback position is the clock's."""
+        """Whether the caller confirms marks; otherwise the playback position follows the clock."""
 
     @property
     def paced(self) -> bool:
-        """Whether audio is sent just ahead of being heard; else at once, and the caller keeps it."""
+        """Whether audio must be sent just ahead of being heard; otherwise it is sent at once and the caller buffers it."""
 
     @property
     def listening(self) -> bool:
-        """Whether anybody would hear what is played now."""
+        """Whether audio played now would be heard."""
 
     async def play(self, reply: str, data: bytes) -> None:
         """Send audio of a reply to the caller, paced by the bridge."""
 
     async def mark(self, name: str) -> None:
-        """Ask to be told when everything sent so far was heard."""
+        """Ask the caller to confirm when everything sent so far was heard."""
 
     async def clear(self) -> None:
-        """Throw away what was sent and not heard."""
+        """Discard audio that was sent and not heard yet."""
 
     def input(self) -> AsyncIterator[CallerInput]:
-        """Yield what the caller does; the last one is `CallerGone`."""
+        """Yield the caller's input; the last item is `CallerGone`."""
 
     async def close(self) -> None:
         """Hang up; idempotent."""

@@ -1,6 +1,7 @@
-"""Commands: what a provider session is asked to do, in words that no provider owns.
+"""Commands to a provider's session, independent of any provider.
 
-Every command that starts something carries an `id`; the events that answer it name that id in `command`.
+A class is named after its `type` literal. A command that starts speech carries an `id`, which the events that answer it repeat
+in `command`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
-    "AddText",
-    "AppendAudio",
-    "CancelReply",
+    "AddTextCommand",
+    "AppendAudioCommand",
+    "CancelReplyCommand",
     "Command",
-    "CommitTurn",
-    "End",
-    "Reply",
-    "Say",
-    "SendToolResult",
-    "Update",
+    "CommitTurnCommand",
+    "EndCommand",
+    "ReplyCommand",
+    "SayCommand",
+    "ToolResultCommand",
+    "UpdateCommand",
 ]
 
 
@@ -27,8 +28,8 @@ class _Command(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Say(_Command):
-    """Speak this text and nothing else."""
+class SayCommand(_Command):
+    """Speak exactly this text."""
 
     type: Literal["say"] = "say"
     id: str
@@ -36,8 +37,8 @@ class Say(_Command):
     interruptible: bool = True
 
 
-class Reply(_Command):
-    """Let the model answer; `instructions` go on top of the session's own, `tools` are the targets it may call (None: as declared)."""
+class ReplyCommand(_Command):
+    """Let the model answer, with `instructions` in addition to the session's own; `tools` are the targets it may call (None: all)."""
 
     type: Literal["reply"] = "reply"
     id: str
@@ -45,32 +46,32 @@ class Reply(_Command):
     tools: tuple[str, ...] | None = None
 
 
-class CancelReply(_Command):
-    """Stop a reply and throw away what was not played."""
+class CancelReplyCommand(_Command):
+    """Stop a reply and discard the audio that was not played."""
 
     type: Literal["cancel_reply"] = "cancel_reply"
     reply: str
     heard_ms: int | None = None
-    """How much was played, where we know better than the provider."""
+    """Milliseconds that were played, if the control plane knows them better than the provider."""
 
 
-class AppendAudio(_Command):
-    """Audio of the caller at the session's input format, only where the control plane carries the media."""
+class AppendAudioCommand(_Command):
+    """Append audio of the caller in the session's input format; only where the control plane carries the media."""
 
     type: Literal["append_audio"] = "append_audio"
     data: bytes
 
 
-class CommitTurn(_Command):
-    """The caller is done speaking (push to talk)."""
+class CommitTurnCommand(_Command):
+    """Commit the caller's turn (push-to-talk and recorded turns)."""
 
     type: Literal["commit_turn"] = "commit_turn"
     item: str | None = None
-    """What the turn is to be called, where the provider lets us choose."""
+    """Id for the turn, if the provider accepts one."""
 
 
-class AddText(_Command):
-    """Add text to the conversation without asking for an answer; `item` becomes its id."""
+class AddTextCommand(_Command):
+    """Add a text to the conversation without requesting an answer; `item` becomes its id."""
 
     type: Literal["add_text"] = "add_text"
     item: str
@@ -78,26 +79,36 @@ class AddText(_Command):
     role: Literal["user", "assistant", "system"] = "user"
 
 
-class SendToolResult(_Command):
-    """Give the model the result of a tool, as JSON text."""
+class ToolResultCommand(_Command):
+    """Give the model the result of a tool call, as JSON text."""
 
     type: Literal["tool_result"] = "tool_result"
     call_id: str
     output: str
 
 
-class Update(_Command):
-    """Bring the provider's configuration back to ours; `interruptible` switches whether speech of the caller stops replies."""
+class UpdateCommand(_Command):
+    """Restore the provider's configuration to the declared one; `interruptible`: whether the caller's speech stops replies."""
 
     type: Literal["update"] = "update"
     interruptible: bool = True
 
 
-class End(_Command):
+class EndCommand(_Command):
     """End the session at the provider."""
 
     type: Literal["end"] = "end"
 
 
-Command = Say | Reply | CancelReply | AppendAudio | CommitTurn | AddText | SendToolResult | Update | End
+Command = (
+    SayCommand
+    | ReplyCommand
+    | CancelReplyCommand
+    | AppendAudioCommand
+    | CommitTurnCommand
+    | AddTextCommand
+    | ToolResultCommand
+    | UpdateCommand
+    | EndCommand
+)
 """Any command to a provider session."""

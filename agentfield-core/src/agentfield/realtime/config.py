@@ -1,4 +1,4 @@
-"""The configuration of a session: what a node declares, and what is frozen when a call starts."""
+"""Configuration of a session: the declaration of a node, and the resolved form that is frozen when a call starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 Floor = Literal["handler", "model"]
-"""Who answers a turn."""
+"""Whether the handler or the model answers turns."""
 
 
 class _Frozen(BaseModel):
@@ -26,7 +26,7 @@ class _Frozen(BaseModel):
 
 
 class ServerVad(_Frozen):
-    """The end of a turn is a stretch of silence, judged by the provider."""
+    """Turn detection by silence, at the provider."""
 
     type: Literal["server_vad"] = "server_vad"
     threshold: float = Field(default=0.5, ge=0, le=1)
@@ -35,33 +35,33 @@ class ServerVad(_Frozen):
 
 
 class SemanticVad(_Frozen):
-    """The end of a turn is judged from the words."""
+    """Turn detection by the meaning of the words."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
     eagerness: Literal["auto", "low", "medium", "high"] = "auto"
 
 
 TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
-"""How the end of the caller's turn is found; None where the caller says so (push to talk)."""
+"""How the end of the caller's turn is detected; None for push-to-talk."""
 
 
 class Limits(_Frozen):
-    """What a session may use before it is ended; all finite unless None."""
+    """Limits after which a session is ended; None disables one."""
 
     duration: float = Field(default=1800.0, gt=0)
-    """Seconds from start to goodbye."""
+    """Seconds from the start of the session to its goodbye."""
     idle: float = Field(default=60.0, gt=0)
-    """Seconds without speech of either side."""
+    """Seconds without speech on either side."""
     turns: int | None = Field(default=None, gt=0)
     tool_calls: int | None = Field(default=None, gt=0)
     cost: float | None = Field(default=None, gt=0)
-    """In US dollars, by the price table."""
+    """US dollars, by the price table."""
     warn: float = Field(default=30.0, ge=0)
-    """Seconds before the end at which the handler is warned."""
+    """Seconds before the end at which the handler receives a warning."""
 
 
 class ToolSpec(_Frozen):
-    """A target that the model may call, as its node declares it."""
+    """A target that the model may call, with the declaration of its node."""
 
     target: str
     description: str = ""
@@ -71,7 +71,7 @@ class ToolSpec(_Frozen):
 
 
 class SessionDeclaration(_Frozen):
-    """What `@app.session(...)` says, as the node registers it."""
+    """The declaration of a session by `@app.session(...)`, as the node registers it."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")
     provider: str
@@ -86,9 +86,9 @@ class SessionDeclaration(_Frozen):
     say: Literal["exact", "best_effort"] | None = None
     transcription: str | None = None
     turn_detection: TurnDetection | Literal["default", "manual"] = "default"
-    """`default`: the pair's own, frozen at start; `manual` (written None): the caller says when (push to talk)."""
+    """`default`: the pair's own, frozen at start; `manual` (None in Python): push-to-talk."""
     interrupt_after_ms: int = Field(default=0, ge=0, le=5000)
-    """How long the caller must speak before a reply is stopped; a shorter "mhm" is no interruption."""
+    """Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does not interrupt."""
     greeting: str | None = None
     goodbye: str | None = None
     on_error: str | None = None
@@ -99,23 +99,23 @@ class SessionDeclaration(_Frozen):
     @field_validator("turn_detection", mode="before")
     @classmethod
     def _none_is_manual(cls, value: object) -> object:
-        # a word, since None is what the wire leaves out
+        # a word of its own, because frames omit fields that are None
         return "manual" if value is None else value
 
 
 class SessionConfig(_Frozen):
-    """A declaration as resolved and frozen at start; what an adapter opens a session with."""
+    """A declaration as resolved and frozen at start; adapters open sessions with it."""
 
     session_id: str
     target: str
     declaration: SessionDeclaration
     model: str
-    """The model that is asked for, never inferred later."""
+    """The requested model, never inferred later."""
     voice: str | None
     transcription: str | None
-    """The model that transcribes the caller, None where nobody asked for words."""
+    """The model that transcribes the caller, None without transcription."""
     turn_detection: TurnDetection | None = ServerVad()
-    """As declared, or the pair's own."""
+    """As declared, or the pair's default."""
     tools: tuple[ToolSpec, ...] = ()
     safety_id: str | None = None
-    """A stable hash that stands for the end user towards the provider."""
+    """A stable hash that identifies the end user to the provider."""

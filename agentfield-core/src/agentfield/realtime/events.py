@@ -1,6 +1,6 @@
-"""Events: what happened in a live conversation, in words that no provider owns.
+"""Events of a live conversation, independent of any provider.
 
-An adapter translates its provider's messages into these; the session state machine, handlers and browsers see only these.
+Adapters translate the messages of their provider into these; the session state machine, handlers and browsers see only these.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Event(BaseModel):
 
 
 class Usage(BaseModel):
-    """What something cost, in the provider's own counts; absent counts are None, never 0."""
+    """Usage in the provider's own counts; unknown counts are None, never 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -54,46 +54,46 @@ class Usage(BaseModel):
     output_audio_tokens: int | None = None
     seconds: float | None = None
     cost: float | None = None
-    """In US dollars, where the provider says so itself."""
+    """US dollars, if the provider reports them."""
 
 
 class SessionReady(_Event):
-    """The provider has the session; what it echoes is compared with what was asked for."""
+    """The provider has opened the session; the model and voice that it echoes are compared with the requested ones."""
 
     type: Literal["session.ready"] = "session.ready"
     model: str | None = None
-    """The model that the provider names, None when it names none."""
+    """The model that the provider reports, None if it reports none."""
     voice: str | None = None
     expires_at: float | None = None
-    """Seconds since the epoch at which the provider ends the session by itself."""
+    """Time at which the provider ends the session by itself, in seconds since the epoch."""
 
 
 class SessionUpdated(_Event):
-    """The provider's configuration changed, by us or by the caller's own data channel."""
+    """The provider's configuration changed, by a command or over the caller's data channel."""
 
     type: Literal["session.updated"] = "session.updated"
     model: str | None = None
     voice: str | None = None
     drift: tuple[str, ...] = ()
-    """Names of the settings that differ from ours."""
+    """Names of the settings that differ from the declared ones."""
 
 
 class SessionClosed(_Event):
-    """The provider's end of the session is gone."""
+    """The session at the provider ended."""
 
     type: Literal["session.ended"] = "session.ended"
     reason: Literal["caller_hangup", "provider_expired", "provider_error", "ice_failed", "closed"] = "closed"
     message: str | None = None
     retry: bool = False
-    """Whether the same session may be opened again: the line broke, nobody refused."""
+    """Whether the session may be opened again: the connection was lost, not refused."""
 
 
 class TurnStarted(_Event):
-    """The caller began to speak."""
+    """The caller started to speak."""
 
     type: Literal["turn.started"] = "turn.started"
     item: str
-    """The provider's id of what is being said; all events of one turn share it."""
+    """The provider's id of the turn, shared by all its events."""
     at_ms: int | None = None
     """Position in the caller's audio, milliseconds."""
 
@@ -107,29 +107,29 @@ class TurnStopped(_Event):
 
 
 class TurnCommitted(_Event):
-    """What the caller said is part of the conversation now."""
+    """The caller's turn is part of the conversation."""
 
     type: Literal["turn.committed"] = "turn.committed"
     item: str
     previous: str | None = None
-    """The item it follows; turns are ordered by this, never by arrival."""
+    """The preceding item; turns are ordered by it, not by arrival."""
     text: str | None = None
-    """The words, when the caller typed them."""
+    """The text, if the caller typed it."""
 
 
 class TurnTranscript(_Event):
-    """The words of a turn, in part or for good."""
+    """The transcript of a turn, partial or final."""
 
     type: Literal["turn.transcript"] = "turn.transcript"
     item: str
     text: str
     final: bool = True
     failed: str | None = None
-    """Why there are no words."""
+    """Why there is no transcript."""
 
 
 class TurnDiscarded(_Event):
-    """A turn that nobody will answer."""
+    """A turn that will not be answered."""
 
     type: Literal["turn.discarded"] = "turn.discarded"
     item: str
@@ -137,7 +137,7 @@ class TurnDiscarded(_Event):
 
 
 class ReplyStarted(_Event):
-    """The agent's side began to generate; `command` is the say or reply that asked, None when the model decided."""
+    """Generation of a reply started; `command` is the id of the say or reply command, None if the model started it."""
 
     type: Literal["reply.started"] = "reply.started"
     reply: str
@@ -145,7 +145,7 @@ class ReplyStarted(_Event):
 
 
 class ReplyAudio(_Event):
-    """Audio of a reply, only where the control plane carries the media; live only, never stored."""
+    """Audio of a reply; only where the control plane carries the media, and never stored."""
 
     type: Literal["reply.audio"] = "reply.audio"
     reply: str
@@ -153,7 +153,7 @@ class ReplyAudio(_Event):
 
 
 class ReplyTranscript(_Event):
-    """Words of a reply: pieces to append, then the whole with `final`."""
+    """Transcript of a reply: pieces to append, then the complete text with `final`."""
 
     type: Literal["reply.transcript"] = "reply.transcript"
     reply: str
@@ -162,7 +162,7 @@ class ReplyTranscript(_Event):
 
 
 class ReplyEnded(_Event):
-    """Generation of a reply is over; playback may still run."""
+    """Generation of a reply ended; playback may continue."""
 
     type: Literal["reply.ended"] = "reply.ended"
     reply: str
@@ -171,30 +171,30 @@ class ReplyEnded(_Event):
     why: str | None = None
     """`interrupted`, `asked`, or the provider's error code."""
     text: str | None = None
-    """All words that were generated, None when the reply had none (a tool call)."""
+    """The complete text, None if the reply had none (a tool call)."""
     audio: bool = False
-    """Whether audio was generated, so that playback is to be waited for."""
+    """Whether audio was generated, so that the end of playback follows."""
     audio_ms: int | None = None
-    """How much audio was generated, milliseconds; None where nobody can tell."""
+    """Milliseconds of generated audio, None if unknown."""
     tools: int = 0
-    """How many tool calls the reply holds."""
+    """Number of tool calls in the reply."""
     usage: Usage | None = None
 
 
 class ToolRequested(_Event):
-    """The model wants a tool; complete, and seen where a caller cannot forge it."""
+    """The model calls a tool; complete, and received where a caller cannot forge it."""
 
     type: Literal["tool.requested"] = "tool.requested"
     call_id: str
     name: str
-    """The target as declared, `node_id.name`; a name the adapter cannot map back is passed on as it came."""
+    """The declared target, `node_id.name`; a name that the adapter cannot map back is passed on unchanged."""
     arguments: str
-    """JSON as the model wrote it, possibly invalid."""
+    """JSON text as the model wrote it, possibly invalid."""
     reply: str
 
 
 class Interrupted(_Event):
-    """The caller spoke over a reply; `heard_ms` is how much of it was played, None when unknown."""
+    """A reply was interrupted; `heard_ms` are the milliseconds that were played, None if unknown."""
 
     type: Literal["interrupted"] = "interrupted"
     reply: str
@@ -203,7 +203,7 @@ class Interrupted(_Event):
 
 
 class PlayoutStarted(_Event):
-    """The caller begins to hear a reply."""
+    """Playback of a reply started."""
 
     type: Literal["playout.started"] = "playout.started"
     reply: str
@@ -215,11 +215,11 @@ class PlayoutStopped(_Event):
     type: Literal["playout.stopped"] = "playout.stopped"
     reply: str
     method: Literal["marks", "provider", "wallclock"] | None = None
-    """How the end is known: the caller told the last mark, the provider told it, or the audio's length has passed."""
+    """How the end is known: the caller confirmed the last mark, the provider reported it, or the audio's duration has passed."""
 
 
 class PlayoutCleared(_Event):
-    """What was left of a reply was thrown away."""
+    """The unheard rest of a reply was discarded."""
 
     type: Literal["playout.cleared"] = "playout.cleared"
     reply: str
@@ -243,7 +243,7 @@ class Dtmf(_Event):
 
 
 class RateLimit(_Event):
-    """What the provider says is left."""
+    """A rate limit as reported by the provider."""
 
     type: Literal["rate_limit"] = "rate_limit"
     name: str
@@ -253,7 +253,7 @@ class RateLimit(_Event):
 
 
 class Warned(_Event):
-    """Something odd that the call survives."""
+    """A problem that does not end the call."""
 
     type: Literal["warning"] = "warning"
     code: str
@@ -261,14 +261,14 @@ class Warned(_Event):
 
 
 class ProviderFault(_Event):
-    """The provider reported an error; `fatal` ends the call, `command` names what failed when it is known."""
+    """The provider reported an error; `fatal` ends the call, `command` is the id of the failed command if known."""
 
     type: Literal["error"] = "error"
     code: str
     message: str
     fatal: bool = False
     retry: bool = False
-    """The same command may be sent again once the reply slot is free."""
+    """Whether the command may be sent again once no other reply is active."""
     command: str | None = None
 
 
@@ -300,4 +300,4 @@ Event = Annotated[
 """Any event of a live conversation."""
 
 event_adapter: TypeAdapter[Any] = TypeAdapter(Event)
-"""Reads an event from JSON by its `type`."""
+"""Validates an event by its `type`."""

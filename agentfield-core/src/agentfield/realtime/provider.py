@@ -1,4 +1,4 @@
-"""The provider's end of a call: what an adapter must do."""
+"""Contract of the provider's end: the protocols that an adapter implements, and the runtime that its factory receives."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event
 
-__all__ = ["AdapterRuntime", "Answer", "BridgedAdapter", "CallRef", "ChildProcess", "DirectAdapter", "ProviderSession"]
+__all__ = [
+    "AdapterRuntime",
+    "BridgedAdapter",
+    "CallRef",
+    "ChildProcess",
+    "DirectAdapter",
+    "ProviderSession",
+    "SdpAnswer",
+]
 
 CallRef = Mapping[str, str]
-"""What is needed to find a call at the provider again; JSON, stored, never shown to a browser."""
+"""Data that identifies a call at the provider, to attach to it again; JSON, stored, never shown to a browser."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SdpAnswer:
     """The provider's answer to an SDP offer."""
 
     sdp: str
@@ -31,48 +39,48 @@ class Answer:
 
 
 class ProviderSession(Protocol):
-    """One session at the provider, attached."""
+    """A session at the provider."""
 
     async def send(self, command: Command) -> None:
-        """Do `command`; returns when it is on its way.
+        """Send a command; returns once it is sent, not when it is done.
 
         Raises:
-            CapabilityMissing: The pair cannot do it.
-            ProviderUnavailable: The provider's end is gone.
+            CapabilityMissing: The pair does not support the command.
+            ProviderUnavailable: The connection to the provider is lost.
         """
 
     def events(self) -> AsyncIterator[Event]:
-        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once.
+        """Yield events in order; the last one is `SessionClosed`. May be iterated once.
 
-        Ids of turns and replies are never used again, also not by a later session of the adapter: it may take this one's
-        place in the same call.
+        Ids of turns and replies must be unique across sessions of the adapter, because a later session may replace this one in
+        the same call.
         """
 
     async def close(self) -> None:
-        """Let go of the session without ending it; idempotent."""
+        """Detach from the session without ending it; idempotent."""
 
 
 class DirectAdapter(Protocol):
-    """An adapter whose media flows between the caller and the provider; the control plane carries only the offer and the sideband."""
+    """An adapter whose media flows directly between caller and provider; the control plane carries the offer and the sideband."""
 
-    async def negotiate(self, offer: str, config: SessionConfig) -> Answer:
-        """Create the call at the provider with the standard key.
+    async def negotiate(self, offer: str, config: SessionConfig) -> SdpAnswer:
+        """Create the call at the provider with the standard API key.
 
         Raises:
             ProviderError: The provider refused; its code is in `data["provider_code"]`.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The provider did not answer in time.
         """
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> ProviderSession:
-        """Attach to a call that exists, also after a restart.
+        """Attach to an existing call, also after a restart.
 
         Raises:
-            NotFound: The provider has no such call (any more).
-            ProviderUnavailable: It did not answer in time.
+            NotFound: The provider does not have the call, or no longer has it.
+            ProviderUnavailable: The provider did not answer in time.
         """
 
     async def hang_up(self, ref: CallRef) -> None:
-        """End the call at the provider; a call that is over already is a success."""
+        """End the call at the provider; a call that has ended already is a success."""
 
 
 class BridgedAdapter(Protocol):
@@ -80,52 +88,55 @@ class BridgedAdapter(Protocol):
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
-        """The formats that a session can be opened with, the best one first.
+        """The formats that a session can be opened with, the preferred one first.
 
-        A session that declares ``say="exact"`` is opened with the first: what speaks its texts may have no other.
+        A session that declares ``say="exact"`` is opened with the first, because the speech synthesis may support no other.
         """
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> ProviderSession:
         """Open a new, empty session; `audio` is the format of both directions, one of `formats`.
 
-        What was said before, if anything, follows as `AddText`.
+        Earlier turns of the conversation, if any, follow as `AddTextCommand`.
 
         Raises:
-            CapabilityMissing: It is none of `formats`.
+            CapabilityMissing: `audio` is not one of `formats`.
             ProviderError: The provider refused.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The provider did not answer in time.
         """
 
 
 class ChildProcess(Protocol):
-    """A process that an adapter asked for."""
+    """A child process of an adapter."""
 
     @property
     def first_line(self) -> str:
-        """The line it printed when it was ready."""
+        """The line that the process printed when it was ready."""
 
 
 class AdapterRuntime(Protocol):
-    """What a factory is given; nothing else of the control plane reaches an adapter."""
+    """The runtime that an adapter's factory receives; the adapter sees nothing else of the control plane."""
 
     @property
     def base_url(self) -> str:
-        """Where the provider is, from the provider's setting or its default; "" where neither says."""
+        """The provider's base URL, from its setting or its default; "" without either."""
 
     @property
     def key(self) -> SecretStr | None:
-        """The provider's standard key; None where no key is set."""
+        """The provider's standard API key, None if it is not set."""
 
     @property
     def logger(self) -> logging.Logger:
-        """Where to report."""
+        """The adapter's logger."""
 
     @property
     def data_dir(self) -> Path:
-        """A folder of the adapter's own that survives restarts."""
+        """The adapter's own data folder, which survives restarts."""
 
     def clock(self) -> float:
         """Return seconds since the epoch."""
 
     def child(self, argv: Sequence[str], *, ready_timeout: float = 60.0) -> AbstractAsyncContextManager[ChildProcess]:
-        """Start a process that prints one line when it is ready; it is not stopped at exit but asked to linger by itself."""
+        """Start a process that prints one line when it is ready.
+
+        Leaving the context does not stop the process; it is expected to end by itself some time after its last client.
+        """

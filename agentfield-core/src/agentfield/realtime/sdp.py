@@ -1,4 +1,4 @@
-"""The gate for SDP offers: nothing reaches a provider or a parser that is not a plain audio call (RFC 8866, RFC 8829)."""
+"""Gate for SDP offers: only a plain audio call reaches a provider or a full SDP parser (RFC 8866, RFC 8829)."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _MAX_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Where media may be sent, as an offer says it (RFC 8839)."""
+    """An ICE candidate of an offer (RFC 8839)."""
 
     transport: str
     """``udp`` or ``tcp``."""
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None
-    """None for an mDNS name, which only the offerer's own network can resolve."""
+    """None for an mDNS name, which only the offerer's local network can resolve."""
 
 
 def gate_sdp(offer: str) -> str:
-    """Return the offer with CRLF line ends and without candidates that lead nowhere outside the caller's machine, or refuse it.
+    """Validate an offer and return it with CRLF line ends and without unreachable candidates.
 
-    Link-local addresses are dropped, not refused: a machine with an idle network card offers one in good faith.
+    Link-local addresses are dropped rather than refused, because browsers offer those of idle network cards.
 
     Raises:
-        InvalidInput: With code `bad_sdp` and the rule that it breaks; the offer's text is not repeated.
+        InvalidInput: With code `bad_sdp` and the violated rule; the offer's text is not repeated.
     """
     if len(offer.encode()) > MAX_SDP:
         raise _refusal(f"it is larger than {MAX_SDP} bytes")
@@ -57,7 +57,7 @@ def gate_sdp(offer: str) -> str:
     if not any(_UFRAG.fullmatch(line) for line in lines) or not any(_PWD.fullmatch(line) for line in lines):
         raise _refusal("it has no ICE credentials")
     _check_candidates([line for line in lines if line.startswith("a=candidate:")])
-    return "\r\n".join(line for line in lines if not _leads_nowhere(line)) + "\r\n"
+    return "\r\n".join(line for line in lines if not _is_unreachable(line)) + "\r\n"
 
 
 def _check_lines(lines: list[str]) -> None:
@@ -67,7 +67,7 @@ def _check_lines(lines: list[str]) -> None:
         raise _refusal(f"it has more than {_MAX_LINES} lines")
     for line in lines:
         if len(line) > _MAX_LINE or not _LINE.fullmatch(line):
-            raise _refusal("it has a line that is no SDP line")
+            raise _refusal("it has a line that is not an SDP line")
 
 
 def _check_media(media: list[str]) -> None:
@@ -89,10 +89,10 @@ def _check_candidates(candidates: list[str]) -> None:
 
 
 def read_candidate(line: str) -> Candidate:
-    """Return what an ``a=candidate:`` line says.
+    """Parse an ``a=candidate:`` line.
 
     Raises:
-        InvalidInput: It is none, or names a host instead of an address.
+        InvalidInput: The line is malformed, or names a host instead of an address.
     """
     found = _CANDIDATE.fullmatch(line)
     if found is None or int(found["port"]) > _MAX_PORT:
@@ -107,7 +107,7 @@ def read_candidate(line: str) -> Candidate:
     return Candidate(transport, getattr(address, "ipv4_mapped", None) or address)
 
 
-def _leads_nowhere(line: str) -> bool:
+def _is_unreachable(line: str) -> bool:
     if not line.startswith("a=candidate:"):
         return False
     address = read_candidate(line).address

@@ -1,4 +1,4 @@
-"""The caller's side as a plugin: what a transport must do, and what it is given."""
+"""Contract of a transport plugin: the protocol that it implements, and the runtime that its factory receives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import SecretStr
 
-from agentfield.realtime.caller import CallerLeg
-from agentfield.realtime.player import LineEnd
+from agentfield.realtime.caller import CallerLeg, LegEnd
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,57 +21,57 @@ __all__ = ["Evidence", "Transport", "TransportRuntime"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Why a request of somebody without a key of ours is to be believed; recorded with the session that it starts."""
+    """Proof that a request without an API key is authentic; recorded with the session that it starts."""
 
     method: str
-    """How it was verified, such as ``twilio-signature``."""
+    """The verification method, such as ``twilio-signature``."""
     facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """What is known by it: an account, a number; at most 20 short texts, from which the transport's settings are taken out."""
+    """Verified facts, such as an account or a number: at most 20 short texts, with the transport's settings redacted."""
 
 
 class Transport(Protocol):
-    """A transport that serves routes of its own.
+    """A transport with its own routes.
 
-    For every `RouteInfo` it also has the method that `handler` names, ``async (request, evidence) -> StreamResponse``;
-    `evidence` is what `verify` returned, None on routes of another access. The body of a request was read before either is
-    called. A handler has 30 s, one of a WebSocket as long as the call lasts; it is cancelled when its client goes away.
-    What it raises that is not an `AgentFieldError` or of its HTTP library is told to nobody but the log.
+    For every `RouteSpec` it also has the method that `handler` names, ``async (request, evidence) -> StreamResponse``;
+    `evidence` is the result of `verify`, None on routes of another access. The request body is read before either is called. A
+    handler may take 30 s, that of a WebSocket as long as the call; it is cancelled when its client disconnects. Exceptions
+    other than `AgentFieldError` and those of the HTTP library are logged and not shown to the client.
     """
 
     async def verify(self, request: web.Request) -> Evidence:
-        """Find out who asks, on a route whose access is `verified`; within 5 s.
+        """Authenticate a request to a route whose access is `verified`, within 5 s.
 
         Raises:
-            Forbidden: It is not shown, with what is told of it; any other exception is a refusal as well.
+            Forbidden: The request is not authentic; its text is shown to the client. Any other exception refuses it as well.
         """
 
 
 class TransportRuntime(Protocol):
-    """What a transport's factory is given; nothing else of the control plane reaches it."""
+    """The runtime that a transport's factory receives; the transport sees nothing else of the control plane."""
 
     @property
     def logger(self) -> logging.Logger:
-        """Where to report."""
+        """The transport's logger."""
 
     @property
     def data_dir(self) -> Path:
-        """A folder of the transport's own that survives restarts."""
+        """The transport's own data folder, which survives restarts."""
 
     def clock(self) -> float:
         """Return seconds since the epoch."""
 
     def setting(self, name: str) -> SecretStr | None:
-        """Return a setting that the manifest names, None where it is not set.
+        """Return a setting that the manifest declares, None if it is not set.
 
         Raises:
-            KeyError: The manifest does not name it.
+            KeyError: The manifest does not declare the setting.
         """
 
     def url(self, path: str) -> str:
-        """Return the address of one of its routes as the world outside sees it, ``https://…`` or ``http://…``.
+        """Return the public URL of a route of the transport, ``https://…`` or ``http://…``.
 
         Args:
-            path: What follows the name of the transport, such as ``/voice/desk.phone``; "" for where all of them are.
+            path: The path after the transport's name, such as ``/voice/desk.phone``; "" for the common prefix.
         """
 
     async def start_session(
@@ -88,37 +87,36 @@ class TransportRuntime(Protocol):
 
         Args:
             target: ``node.session``; it must be declared with this transport.
-            evidence: Why it may be started; recorded.
-            caller: Who calls, such as a number.
-            metadata: What the handler is told.
-            idempotency_key: A name of the call: within a day a second start of the target with it returns the first
-                session, over or not, whatever else it says.
+            evidence: Proof that the request is authentic; recorded.
+            caller: The caller, such as a telephone number.
+            metadata: Metadata for the handler.
+            idempotency_key: Identifies the call: a second start of the target with the same key within a day returns the
+                first session, ended or not, whatever its other arguments are.
 
         Raises:
-            NotFound: Nobody declares the target.
-            InvalidInput: It is declared with another transport (code `declaration_mismatch`), or the evidence is none
-                (code `bad_evidence`).
-            Forbidden: A plugin does not let it start (code `session_refused`).
-            AgentFieldError: It may not be started now; the class says why.
+            NotFound: No node declares the target.
+            InvalidInput: The target is declared with another transport (code `declaration_mismatch`), or the evidence is
+                invalid (code `bad_evidence`).
+            Forbidden: A plugin refuses the session (code `session_refused`).
+            AgentFieldError: The session cannot be started now; the class says why.
         """
 
-    async def carry(self, session_id: str, leg: CallerLeg) -> LineEnd:
-        """Carry a caller's leg until its input is over or the session has ended; return why.
+    async def carry(self, session_id: str, leg: CallerLeg) -> LegEnd:
+        """Carry a caller's leg until its input or the session ends; return the reason.
 
-        A leg that comes while another one is carried takes over; one that comes within ten seconds after a leg was lost
-        goes on with the session.
+        A new leg replaces one that is carried; one that connects within ten seconds after a leg was lost continues the session.
 
         Raises:
-            NotFound: There is no such session of this transport.
-            InvalidInput: The leg speaks a format that the manifest does not name (code `unsupported_format`).
-            Unavailable: The audio would have to be converted and nothing here can (code `media_extra_missing`).
-            SessionEnded: It is over.
+            NotFound: This transport has no such session.
+            InvalidInput: The leg has a format that the manifest does not declare (code `unsupported_format`).
+            Unavailable: The audio must be converted, but the extra for that is not installed (code `media_extra_missing`).
+            SessionEnded: The session is over.
             ProviderError: The provider refused the session.
         """
 
     async def end_session(self, session_id: str, reason: str = "caller_hangup") -> None:
-        """End a session; ending twice is ending once.
+        """End a session; idempotent.
 
         Raises:
-            NotFound: There is no such session of this transport.
+            NotFound: This transport has no such session.
         """

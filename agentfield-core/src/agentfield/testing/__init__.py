@@ -1,10 +1,11 @@
-"""For tests of agents and adapters; nothing of it is imported by what runs in production.
+"""Test support for authors of agents and plugins; production code imports nothing of it.
 
-`scripted`      a provider that says what a test tells it to
-`conformance`   the kit for authors of plugins: ``pytest --pyargs agentfield.testing.conformance --adapter acme/websocket``
-`peer`          what the kit needs of them: the other end, as a small fake
+`scripted`      a provider without network or engine, which says what a test scripts
+`conformance`   the kit for plugin authors: ``pytest --pyargs agentfield.testing.conformance --adapter acme/websocket``
+`peer`          the protocols of a peer, the fake that an author supplies to the kit
+`pytest_plugin` the option ``--adapter``
 
-The suites, which need ``agentfield-core[testing]``, are imported on first use: pytest loads this package whenever it runs.
+The suites need ``agentfield-core[testing]`` and are imported on first use: pytest loads this package in every run.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentfield.testing.adapter_suite import AdapterSuite
-    from agentfield.testing.transport_suite import TransportSuite
+    from agentfield.testing.conformance.adapter_suite import AdapterSuite
+    from agentfield.testing.conformance.transport_suite import TransportSuite
 
 __all__ = ["AdapterSuite", "TransportSuite"]
 
-_HOMES = {
-    "AdapterSuite": "agentfield.testing.adapter_suite",
-    "TransportSuite": "agentfield.testing.transport_suite",
+_MODULES = {
+    "AdapterSuite": "agentfield.testing.conformance.adapter_suite",
+    "TransportSuite": "agentfield.testing.conformance.transport_suite",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

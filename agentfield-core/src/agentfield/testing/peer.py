@@ -1,17 +1,17 @@
-"""The other end of what is tested: what an author of a plugin supplies so that the conformance kit can hold a conversation.
+"""Protocols of a peer: the fake that a plugin author supplies, which the conformance kit talks to.
 
-A peer is a small fake on this machine, named by an entry point of the group ``agentfield.peers``:
+A peer runs on this machine and is named by an entry point of the group ``agentfield.peers``:
 
-=========================  =====================  ========================================================
-entry point's name         peer of                value
-=========================  =====================  ========================================================
-``PROVIDER.TRANSPORT``     one pair's provider    ``module:factory`` that yields a `ProviderPeer`
-``PROVIDER.*``             all of its pairs       the same
-``TRANSPORT``              a transport plugin     ``module:factory`` that yields a `CallerPeer`
-=========================  =====================  ========================================================
+=========================  ============================  ========================================================
+entry point's name         peer of                       value
+=========================  ============================  ========================================================
+``PROVIDER.TRANSPORT``     the provider of one pair      ``module:factory`` that yields a `ProviderPeer`
+``PROVIDER.*``             the provider of all pairs     the same
+``TRANSPORT``              a transport of a plugin       ``module:factory`` that yields a `CallerPeer`
+=========================  ============================  ========================================================
 
-A factory takes a secret and returns an async context manager. The secret is the key that the adapter, or the transport,
-has: a peer insists on it, and the kit sees that it turns up nowhere else.
+A factory takes a secret and returns an async context manager. The secret is the key of the adapter or transport: the peer
+requires it, and the kit checks that it appears nowhere else.
 """
 
 from __future__ import annotations
@@ -23,136 +23,133 @@ from typing import Any, Literal, Protocol
 
 from agentfield.realtime.audio import AudioFormat
 
-__all__ = ["GROUP", "CallPlace", "CallerPeer", "DirectCaller", "DirectPeer", "PeerFactory", "ProviderPeer", "Refusal"]
-
-GROUP = "agentfield.peers"
-"""The entry-point group."""
+__all__ = ["CallEndpoint", "CallerPeer", "DirectCaller", "DirectPeer", "PeerFactory", "ProviderPeer", "Refusal"]
 
 Refusal = Literal[401, 429]
-"""Why a provider refuses, as HTTP says it: the key is wrong; too many requests. Other protocols have their own words for it."""
+"""Reason of a refusal as an HTTP status: wrong key, or too many requests. Other protocols use their own codes."""
 
 PeerFactory = Callable[[str], AbstractAsyncContextManager[Any]]
 """Takes the secret; yields a `ProviderPeer`, `DirectPeer` or `CallerPeer`."""
 
 
 class ProviderPeer(Protocol):
-    """The provider of a pair. Without being told otherwise it answers every reply that is asked for with a few words."""
+    """The provider of a pair. By default it answers each requested reply with a few words."""
 
     @property
     def base_url(self) -> str:
-        """Where the adapter finds it (`agentfield.realtime.provider.AdapterRuntime.base_url`)."""
+        """The address for the adapter (`agentfield.realtime.provider.AdapterRuntime.base_url`)."""
 
     @property
     def received(self) -> Sequence[str]:
-        """What it was told so far besides audio, oldest first: messages, request bodies, or what its model was given.
+        """Texts received so far, oldest first: messages, request bodies, or the input of its model; no audio.
 
-        The kit looks for words in it, after a reply that came later than they.
+        The kit searches them for text that must have arrived before a reply.
         """
 
-    def hear(self, text: str, audio: AudioFormat) -> bytes:
-        """Understand the next turn of the caller as `text`; return the audio to send for it.
+    def prepare_turn(self, text: str, audio: AudioFormat) -> bytes:
+        """Understand the caller's next turn as `text`; return the audio to send for it.
 
-        The audio is speech and then enough silence for the provider to find the end of the turn by itself, where it can.
+        The audio is speech followed by enough silence for the provider's turn detection.
         """
 
     def call_tool(self, target: str, arguments: str) -> None:
-        """Ask in the next reply for a tool instead of speaking.
+        """Call a tool in the next reply instead of speaking.
 
         Args:
-            target: As the session declares it (``node.function``), or a tool of nobody's.
-            arguments: What is passed, word for word; not always JSON.
+            target: ``node.function`` as the session declares it, or an unknown tool.
+            arguments: Sent verbatim; not always JSON.
         """
 
     def refuse(self, status: Refusal) -> None:
-        """Refuse whatever is asked next, until it was refused once; the refusal quotes the secret, as careless services do."""
+        """Refuse the next session or request, once; quote the secret in the refusal, as careless services do."""
 
     async def drop(self) -> None:
-        """Go away without a word: connections break, also one that is made for the next reply, and no session survives it."""
+        """Drop all connections and sessions, and the connection of the next reply where each reply opens one."""
 
-    def disturb(self) -> None:
-        """From now on send what no client knows and what it knows already, as far as the protocol lets you; or do nothing."""
+    def inject_unknown_messages(self) -> None:
+        """From now on send unknown messages as well, and repeat known ones where the protocol allows it."""
 
 
 class DirectCaller(Protocol):
-    """A caller that talks to the provider over a medium of their own (`direct`)."""
+    """A caller with a media connection of its own to the provider (media `direct`)."""
 
     async def offer(self) -> str:
         """Return an SDP offer."""
 
     async def accept(self, answer: str) -> None:
-        """Take the answer and connect."""
+        """Apply the SDP answer and connect."""
 
     def speak(self, data: bytes) -> None:
-        """Say what `ProviderPeer.hear` returned for 48 kHz samples, at the pace of speech."""
+        """Send the audio that `ProviderPeer.prepare_turn` returned at 48 kHz, in real time."""
 
     @property
     def heard_ms(self) -> float:
-        """How many milliseconds of the agent's voice were heard so far."""
+        """Milliseconds of the agent's speech heard so far."""
 
 
 class DirectPeer(ProviderPeer, Protocol):
-    """The provider of a pair whose medium is `direct`; it brings the caller as well."""
+    """The provider of a pair whose media is `direct`; it supplies the caller as well."""
 
     def caller(self) -> AbstractAsyncContextManager[DirectCaller]:
-        """Return a caller, who hangs up at the end of the block."""
+        """Return a caller, which hangs up at the end of the block."""
 
 
 @dataclass(frozen=True, slots=True)
-class CallPlace:
-    """Where a caller calls: at a transport's routes, served by the kit."""
+class CallEndpoint:
+    """The address of a call: the transport's routes, served by the kit."""
 
     url: str
-    """Base address of the routes: ``http://127.0.0.1:PORT/api/v1/transports/NAME``."""
+    """Base URL of the routes: ``http://127.0.0.1:PORT/api/v1/transports/NAME``."""
     target: str
-    """The session that is called where the transport starts sessions itself (routes of access `verified`)."""
+    """The session to call where the transport starts sessions itself (routes of access `verified`)."""
     session_id: str
-    """A session that was started already, for routes of access `session`."""
+    """A session that is already started, for routes of access `session`."""
     token: str
-    """Its token, sent as ``Authorization: Bearer TOKEN``."""
+    """The token of that session, sent as ``Authorization: Bearer TOKEN``."""
 
 
 class CallerPeer(Protocol):
-    """A caller of a transport, one call at a time. What a transport does not declare is never asked of its caller."""
+    """A caller of a transport, one call at a time. The kit uses only inputs that the transport declares."""
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What the transport finds in its settings (`TransportInfo.settings`), the secret among them."""
+        """Values of the transport's settings (`TransportSpec.settings`), the secret among them."""
 
-    async def intrude(self, place: CallPlace) -> int:
-        """Ask for the first thing that a caller asks for, but without evidence that holds; return the HTTP status."""
+    async def call_unverified(self, endpoint: CallEndpoint) -> int:
+        """Send the first request of a call without valid evidence; return the HTTP status."""
 
-    async def call(self, place: CallPlace) -> None:
+    async def call(self, endpoint: CallEndpoint) -> None:
         """Call; return when audio can pass both ways."""
 
     async def speak(self, data: bytes) -> None:
-        """Send audio, in the format of the transport's leg."""
+        """Send audio in the format of the transport's leg."""
 
-    async def press(self, digit: str) -> None:
-        """Press a key of a telephone (`dtmf`)."""
+    async def press_key(self, digit: str) -> None:
+        """Press a key of the telephone (`dtmf`)."""
 
-    async def type(self, text: str) -> None:
-        """Send words (`text_input`)."""
+    async def send_text(self, text: str) -> None:
+        """Send typed text (`text_input`)."""
 
     async def commit(self) -> None:
-        """Say that the turn is over (`commits`)."""
+        """Commit the turn (`commits`)."""
 
     @property
     def connected(self) -> bool:
-        """Whether the call is up, as far as the caller can tell."""
+        """Whether the call is connected, as the caller sees it."""
 
     @property
     def heard(self) -> bytes:
-        """The audio that arrived since the call began, in the leg's format, also what was thrown away later."""
+        """Audio received since the call began, in the leg's format, cleared audio included."""
 
     @property
     def cleared(self) -> int:
-        """How often it was told to throw away what it has not played yet."""
+        """How often the caller was told to discard the audio that it has not played."""
 
     async def stall(self) -> None:
-        """From now on read nothing that arrives, as if the line were dead."""
+        """From now on read nothing, as on a dead connection."""
 
     async def hang_up(self) -> None:
         """End the call as a caller does."""
 
-    async def vanish(self) -> None:
-        """Break the connection without a word."""
+    async def drop(self) -> None:
+        """Drop the connection without hanging up."""

@@ -1,1 +1,5 @@
-"""What travels between a node, the control plane and a client: link frames, REST models, headers."""
+"""The wire formats between nodes, the control plane and clients, as pydantic models.
+
+`frames` are the messages of the node link and `framing` joins several into one WebSocket message; `rest` are the bodies of the
+REST API, `headers` the names of its headers, and `trace_context` maps runs and executions to W3C Trace Context.
+"""

@@ -1,9 +1,9 @@
-"""Frames of the node link: JSON objects over one WebSocket, each with a `type`, one or several to a text message.
+"""Frames of the node link: JSON objects with a `type`, one or more in a WebSocket text message (`agentfield.wire.framing`).
 
-A node opens ``GET /api/v1/nodes/link``; the control plane sends `Challenge`, the node `Hello`, the control plane
-`Welcome` or `Refused`. From then on both sides send at will. Fields that a receiver does not know are ignored, types
-it does not know are refused. Frames of one message stand on lines of their own (`agentfield.wire.lines`). Every frame that creates something carries an `op_id` minted by the node, unique in the
-store: after a reconnect it is sent again and nothing happens twice.
+A node opens ``GET /api/v1/nodes/link``; the control plane sends `Challenge`, the node `Hello`, the control plane `Welcome` or
+`Refused`. After this handshake both sides may send at any time. A receiver ignores unknown fields and refuses unknown types.
+Every frame that creates something carries an `op_id` from the node, unique in the store, so that a frame that is sent again
+after a reconnect takes effect once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.trace import TRACEPARENT, traceparent
+from agentfield.wire.node_declarations import FunctionSpec, InstalledPair
+from agentfield.wire.trace_context import TRACEPARENT, traceparent
 
 __all__ = [
     "MAX_VALUE_BYTES",
@@ -27,9 +28,7 @@ __all__ = [
     "Drain",
     "Drained",
     "ExecutionContext",
-    "FunctionSpec",
     "Hello",
-    "InstalledPair",
     "Invoke",
     "NodeFrame",
     "PauseRequest",
@@ -55,38 +54,21 @@ __all__ = [
 ]
 
 PROTOCOL = 1
-"""Version of the link; a control plane refuses another one."""
+"""Version of the link protocol; other versions are refused."""
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""How much JSON an input or output may be, so that its frame fits into a message of 4 MiB."""
+"""Bytes of JSON that an input or output may be, so that its frame fits into a message of 4 MiB."""
 
 _Number = Annotated[int, Field(ge=0, le=2**53)]
-"""An attempt or epoch as a node may name it; the store holds no larger one."""
+"""An attempt or epoch sent by a node; the store holds no larger number."""
 
 
 class _Frame(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
-class FunctionSpec(_Frame):
-    """A reasoner as its node declares it."""
-
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")
-    description: str = ""
-    input_schema: dict[str, Any]
-    output_schema: dict[str, Any] | None = None
-    tags: tuple[str, ...] = ()
-    timeout: float | None = Field(default=None, gt=0)
-    retries: int = Field(default=0, ge=0, le=100)
-    backoff: float = Field(default=0.5, ge=0, le=3600)
-    """Seconds before the second attempt; each further pause is twice as long, up to a minute, less a random part."""
-    concurrency: int | None = Field(default=None, ge=1, le=10_000)
-    """How many runs of it there may be at a time, on all instances together."""
-    on_interrupt: Literal["keep", "cancel"] = "keep"
-
-
 class ExecutionContext(_Frame):
-    """Where a piece of work belongs; what `agentfield.context.current()` returns inside a reasoner."""
+    """The identity of an execution; `agentfield.context.current()` returns it inside a reasoner or handler."""
 
     execution_id: str
     run_id: str
@@ -99,7 +81,7 @@ class ExecutionContext(_Frame):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The context as the headers that an HTTP call would carry."""
+        """The context as HTTP headers."""
         values = {
             "X-Execution-ID": self.execution_id,
             "X-Run-ID": self.run_id,
@@ -116,7 +98,7 @@ class ExecutionContext(_Frame):
 
 
 class Challenge(_Frame):
-    """First frame: the node proves its key by signing the nonce."""
+    """First frame: a nonce, which the node signs to prove possession of its key."""
 
     type: Literal["challenge"] = "challenge"
     nonce: str
@@ -124,18 +106,18 @@ class Challenge(_Frame):
 
 
 class Welcome(_Frame):
-    """The node is linked. Work it still runs is kept or cancelled; results that were stored are acknowledged."""
+    """The node is linked: decisions about the work that it still runs, and acknowledged results."""
 
     type: Literal["welcome"] = "welcome"
     keep: tuple[str, ...] = ()
     cancel: tuple[str, ...] = ()
     ack: tuple[str, ...] = ()
     refused: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Sessions that are not registered, by name, each with its problem; everything else of the node is."""
+    """Sessions that are not registered, by name, each with a problem document; the rest of the node is registered."""
 
 
 class Refused(_Frame):
-    """The node may not link; it must not try again by itself unless `retry`."""
+    """The node may not link; it must not reconnect unless `retry`."""
 
     type: Literal["refused"] = "refused"
     problem: dict[str, Any]
@@ -143,7 +125,7 @@ class Refused(_Frame):
 
 
 class Invoke(_Frame):
-    """Run a reasoner."""
+    """Run an attempt of a reasoner."""
 
     type: Literal["invoke"] = "invoke"
     epoch: int
@@ -151,33 +133,33 @@ class Invoke(_Frame):
     input: dict[str, Any]
     context: ExecutionContext
     lineage: int = 0
-    """Attempts of one lineage go on where the one before stopped; one after a failure begins another."""
+    """Attempts of one lineage continue the previous one (after a pause or a lost node); a retry after a failure starts a new one."""
     decisions: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """What was decided about the pauses of earlier attempts, by key; each has the fields of `agentfield.Decision`."""
+    """Decisions about the pauses of earlier attempts, by key; each has the fields of `agentfield.Decision`."""
 
 
 class PauseRequest(_Frame):
-    """What a run waits for."""
+    """The decision that a suspended attempt waits for."""
 
     key: str = Field(min_length=1, max_length=100)
     title: str = Field(min_length=1, max_length=500)
     details: Any = None
     expires: float = Field(gt=0, le=366 * 86_400)
-    """Seconds until it is taken as expired."""
+    """Seconds until the pause expires."""
 
 
 class ResultAck(_Frame):
-    """The result is committed; the node may forget it."""
+    """The result is committed and the node may forget it."""
 
     type: Literal["result.ack"] = "result.ack"
     execution_id: str
     attempt: int
     accepted: bool = True
-    """False when the attempt had been given up; the result was not used."""
+    """False if another attempt had replaced this one; the result was discarded."""
 
 
 class Cancel(_Frame):
-    """Stop running an execution."""
+    """Cancel the running attempt of an execution."""
 
     type: Literal["cancel"] = "cancel"
     execution_id: str
@@ -193,7 +175,7 @@ class CallAccepted(_Frame):
 
 
 class CallResult(_Frame):
-    """What a `Call` came to; `problem` is None when it succeeded."""
+    """The outcome of a `Call`; `problem` is None when it succeeded."""
 
     type: Literal["call.result"] = "call.result"
     op_id: str
@@ -208,7 +190,7 @@ class SessionOpen(_Frame):
     type: Literal["session.open"] = "session.open"
     session_id: str
     epoch: int
-    """Which run of the handler this is; commands of an older one are refused."""
+    """Number of this handler run; commands of an older run are refused."""
     name: str
     context: ExecutionContext
     caller: str | None = None
@@ -219,7 +201,7 @@ class SessionOpen(_Frame):
 
 
 class TurnDelivered(_Frame):
-    """The answer to `input`: the next turn. `turn` has the fields of `agentfield.Turn`."""
+    """The answer to the command `input`; `turn` has the fields of `agentfield.Turn`."""
 
     type: Literal["session.turn"] = "session.turn"
     session_id: str
@@ -228,7 +210,7 @@ class TurnDelivered(_Frame):
 
 
 class SessionReply(_Frame):
-    """The answer to any other session command, or the refusal of one."""
+    """The answer to any other session command, or the refusal of a command."""
 
     type: Literal["session.reply"] = "session.reply"
     session_id: str
@@ -238,7 +220,7 @@ class SessionReply(_Frame):
 
 
 class SessionEventFrame(_Frame):
-    """Something happened in a session whose handler listens to `events()`."""
+    """An event of a session whose handler iterates `events()`."""
 
     type: Literal["session.event"] = "session.event"
     session_id: str
@@ -246,7 +228,7 @@ class SessionEventFrame(_Frame):
 
 
 class SessionStop(_Frame):
-    """The session is over (or its handler runs elsewhere now): the handler is to stop."""
+    """Stop the handler: the session ended, or a newer handler run superseded this one."""
 
     type: Literal["session.stop"] = "session.stop"
     session_id: str
@@ -255,25 +237,25 @@ class SessionStop(_Frame):
 
 
 class Drain(_Frame):
-    """The instance takes nothing new and ends when what it has is done: said by the node, or asked of it."""
+    """The instance accepts no new work and stops when its work is done; sent by the node, or by the control plane as a request."""
 
     type: Literal["drain"] = "drain"
 
 
 class Drained(_Frame):
-    """A draining instance holds nothing any more, and will be given nothing: it may go."""
+    """A draining instance has no work left and receives none; it may stop."""
 
     type: Literal["drained"] = "drained"
 
 
 class Ping(_Frame):
-    """Are you there?"""
+    """Keepalive request."""
 
     type: Literal["ping"] = "ping"
 
 
 class Pong(_Frame):
-    """Yes."""
+    """Keepalive answer."""
 
     type: Literal["pong"] = "pong"
 
@@ -282,26 +264,15 @@ class Pong(_Frame):
 
 
 class RunningAttempt(_Frame):
-    """Work that a node still holds when it links again."""
+    """An attempt that a node still runs, or whose result it still keeps, when it links again."""
 
     execution_id: str
     attempt: _Number
     epoch: _Number
 
 
-class InstalledPair(_Frame):
-    """A pair that a node has a plugin for; only told to people, nothing is decided by it."""
-
-    pair: str = Field(max_length=130)
-    distribution: str = Field(max_length=200)
-    """Its distribution and version."""
-
-    def __str__(self) -> str:
-        return f"{self.pair} ({self.distribution})"
-
-
 class Hello(_Frame):
-    """Who the node is and what it exposes."""
+    """The node's identity, its declarations, and the work that it still has."""
 
     type: Literal["hello"] = "hello"
     protocol: int = PROTOCOL
@@ -316,17 +287,17 @@ class Hello(_Frame):
     sessions: tuple[SessionDeclaration, ...] = ()
     running: tuple[RunningAttempt, ...] = ()
     results: tuple[RunningAttempt, ...] = ()
-    """Results that were not acknowledged; they follow as `Result` frames after the welcome."""
+    """Results that were not acknowledged; they follow as `Result` frames after `Welcome`."""
     open_sessions: tuple[tuple[str, _Number], ...] = ()
-    """(session id, epoch) of handlers that still run."""
+    """Session id and epoch of each handler that still runs."""
     pairs: tuple[InstalledPair, ...] = Field(default=(), max_length=1000)
-    """What the node itself has plugins for; they need not be those of the control plane."""
+    """Pairs of the node's own plugins, which may differ from those of the control plane."""
     draining: bool = False
-    """Whether it takes nothing new."""
+    """Whether the instance accepts no new work."""
 
 
 class Accepted(_Frame):
-    """The reasoner was entered."""
+    """The function of an attempt was entered."""
 
     type: Literal["accepted"] = "accepted"
     execution_id: str
@@ -335,14 +306,14 @@ class Accepted(_Frame):
 
 
 class Result(_Frame):
-    """What came of an `Invoke`; sent again until it is acknowledged."""
+    """The outcome of an `Invoke`; sent again until it is acknowledged."""
 
     type: Literal["result"] = "result"
     execution_id: str
     attempt: _Number
     epoch: _Number
     status: Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
-    """`parked`: the run stopped for a human; `output_digest` is that of `pause` then."""
+    """`parked`: the attempt is suspended for a human decision; `output_digest` is then that of `pause`."""
     output: Any = None
     problem: dict[str, Any] | None = None
     input_digest: str
@@ -350,14 +321,14 @@ class Result(_Frame):
     signature: str
     """Base64url Ed25519 signature over `agentfield.identity.result_message(...)`."""
     retry: bool = False
-    """Whether the function asked to be run again after a failure like this one."""
+    """Whether the reasoner declares another attempt after this failure."""
     pause: PauseRequest | None = None
     took: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Seconds that the function ran in this attempt, by the node's clock; None where it was not entered."""
+    """Seconds that the function ran in this attempt, by the node's clock; None if it was not entered."""
 
 
 class Progress(_Frame):
-    """How far a run has come; only the newest counts, so it is never sent again."""
+    """Progress of an attempt; only the newest counts, so it is never sent again."""
 
     type: Literal["progress"] = "progress"
     execution_id: str
@@ -367,20 +338,20 @@ class Progress(_Frame):
 
 
 class Call(_Frame):
-    """Run a target through the control plane, on whichever node owns it."""
+    """Run a target through the control plane, on any node that exposes it."""
 
     type: Literal["call"] = "call"
     op_id: str
     target: str
     input: dict[str, Any]
     parent_id: str | None = None
-    """The execution that calls; None starts a new run."""
+    """The calling execution; None starts a new run."""
     session_id: str | None = None
     timeout: float | None = Field(default=None, gt=0)
 
 
 class SessionCommand(_Frame):
-    """What a handler asks of its session."""
+    """A command of a handler to its session."""
 
     type: Literal["session.command"] = "session.command"
     op_id: str
@@ -398,7 +369,7 @@ class SessionDone(_Frame):
     session_id: str
     epoch: _Number
     problem: dict[str, Any] | None = None
-    """What it raised, None when it returned."""
+    """The problem document of its exception, None when it returned."""
 
 
 ServerFrame = Annotated[
@@ -434,23 +405,23 @@ _node_frames: TypeAdapter[Any] = TypeAdapter(NodeFrame)
 
 
 def encode_frame(frame: BaseModel) -> str:
-    """Return a frame as the text that goes over the wire."""
+    """Return the JSON text of a frame."""
     return frame.model_dump_json(exclude_none=True)
 
 
 def decode_server_frame(text: str | bytes) -> Any:
-    """Return what the control plane sent.
+    """Parse a frame from the control plane.
 
     Raises:
-        pydantic.ValidationError: It is no frame of this protocol.
+        pydantic.ValidationError: The text is not a frame of this protocol.
     """
     return _server_frames.validate_json(text)
 
 
 def decode_node_frame(text: str | bytes) -> Any:
-    """Return what a node sent.
+    """Parse a frame from a node.
 
     Raises:
-        pydantic.ValidationError: It is no frame of this protocol.
+        pydantic.ValidationError: The text is not a frame of this protocol.
     """
     return _node_frames.validate_json(text)

@@ -1,4 +1,4 @@
-"""Names of the headers that carry identity through a call; verified by the control plane, never trusted."""
+"""Names of the HTTP headers that carry the identity of a call; the control plane verifies them and never trusts them."""
 
 from __future__ import annotations
 

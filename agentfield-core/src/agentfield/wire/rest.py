@@ -1,4 +1,4 @@
-"""Bodies of the REST interface, as both the control plane and its clients read them."""
+"""Request and response bodies of the REST API, shared by the control plane and its clients."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class ExecuteRequest(_Request):
     input: dict[str, Any] = Field(default_factory=dict)
     timeout: float | None = Field(default=None, gt=0, le=86_400)
     priority: int = Field(default=0, ge=-10, le=10)
-    """Higher goes first where work has to wait; what a live call waits for goes before all of it."""
+    """Among queued executions higher ones start first; those that a live call waits for come before all others."""
     delay: float = Field(default=0, ge=0, le=30 * 86_400)
-    """Seconds before which it does not start (``/execute/async`` only)."""
+    """Seconds to wait before the start (``/execute/async`` only)."""
 
 
 class CancelRequest(_Request):
@@ -72,7 +72,7 @@ class CancelRequest(_Request):
 
     reason: str = Field(default="asked for over REST", max_length=500)
     tree: bool = True
-    """Whether what it called is cancelled too; else that goes on, and nobody waits for it."""
+    """Whether the executions that it called are cancelled too; otherwise they keep running, unawaited."""
 
 
 class StatusRequest(_Request):
@@ -82,13 +82,13 @@ class StatusRequest(_Request):
 
 
 class HistoryView(_View):
-    """Something that happened to an execution before its end: another attempt, a question to a person, a decision."""
+    """An event of an execution before its end: a retry, an approval request or a decision."""
 
     type: str
     """`execution.retrying`, `approval.requested` or `approval.decided`."""
     at: float
     body: dict[str, Any]
-    """What the event says."""
+    """The body of the event."""
 
 
 class ExecutionView(_View):
@@ -105,26 +105,26 @@ class ExecutionView(_View):
     max_attempts: int = 1
     priority: int = 0
     not_before: float | None = None
-    """When it may start, where it waits for its time."""
+    """Time before which it does not start."""
     deadline: float | None = None
     progress: dict[str, Any] | None = None
-    """The newest word of the run, as `agentfield.context.update` was given it."""
+    """The newest progress report, as given to `agentfield.context.update`."""
     input: Any = None
     output: Any = None
     problem: dict[str, Any] | None = None
     left_out: dict[str, int] | None = None
-    """In a list: which of `input` and `output` are too large for one, with their bytes; the execution by itself has them."""
+    """In a list: those of `input` and `output` that are too large for it, with their bytes; get the execution itself to see them."""
     node_id: str | None = None
     instance_id: str | None = None
     created_at: float
     started_at: float | None = None
     ended_at: float | None = None
     history: tuple[HistoryView, ...] = ()
-    """In the graph of a run: what happened to it on the way."""
+    """In the graph of a run: its events before its end."""
 
 
 class ApprovalView(_View):
-    """A decision that an execution waits for, or went on with."""
+    """A decision that an execution waits for, or has received."""
 
     id: str
     execution_id: str
@@ -138,7 +138,7 @@ class ApprovalView(_View):
     status: ApprovalStatus
     by: str | None = None
     via: str | None = None
-    """How the decision came: `rest`, `webhook`, or `time` when nobody decided."""
+    """How the decision was made: `rest`, `webhook`, or `time` when it expired."""
     note: str | None = None
     data: Any = None
     created_at: float
@@ -151,41 +151,41 @@ class DecisionRequest(_Request):
 
     decision: Literal["approved", "rejected", "changes_requested"]
     by: str | None = Field(default=None, min_length=1, max_length=256)
-    """Who decides, for the record."""
+    """The person who decides, for the record."""
     note: str | None = Field(default=None, max_length=4000)
     data: Any = None
-    """What the reasoner is told with it; any JSON."""
+    """Data for the reasoner; any JSON."""
 
 
 class SignedDecision(DecisionRequest):
-    """``POST /api/v1/webhooks/approvals``: a decision of another system, signed with the secret of the control plane."""
+    """``POST /api/v1/webhooks/approvals``: a decision of another system, signed with the control plane's secret."""
 
     approval_id: str = Field(max_length=100)
 
 
 class WebhookRequest(_Request):
-    """``POST /api/v1/webhooks``: who wants to be told of events."""
+    """``POST /api/v1/webhooks``: a subscription to events."""
 
     url: str = Field(max_length=2000)
     events: tuple[Annotated[str, Field(pattern=r"^[a-z*]+(\.[a-z_*]+)*$", max_length=100)], ...] = Field(
         min_length=1, max_length=50
     )
-    """Types of events, with ``*`` for any part of one: ``approval.*``, ``execution.ended``, ``*``."""
+    """Event types; ``*`` matches any part of one: ``approval.*``, ``execution.ended``, ``*``."""
 
 
 class WebhookView(_View):
-    """Somebody who is told of events."""
+    """A webhook: an address that events are delivered to."""
 
     id: str
     url: str
     events: tuple[str, ...]
     created_at: float
     secret: str | None = None
-    """Signs what is sent; in the answer that makes the webhook, and never again."""
+    """Secret that signs the deliveries; present only in the answer that creates the webhook."""
 
 
 class DeliveryView(_View):
-    """An event on its way to a webhook."""
+    """A delivery of an event to a webhook."""
 
     id: str
     webhook_id: str
@@ -201,15 +201,15 @@ class DeliveryView(_View):
 
 
 class StatusView(_View):
-    """Where executions stand, without their inputs."""
+    """States of executions, without their inputs."""
 
     executions: tuple[ExecutionView, ...]
     unknown: tuple[str, ...] = ()
-    """Ids that are nobody's."""
+    """Ids that match no execution."""
 
 
 class DagView(_View):
-    """``GET /api/v1/workflows/{run}/dag``: executions in the order they were made; edges are the parents."""
+    """``GET /api/v1/workflows/{run}/dag``: executions in order of creation; edges are their parents."""
 
     run_id: str
     session_id: str | None = None
@@ -219,7 +219,7 @@ class DagView(_View):
 
 
 class StartRequest(_Request):
-    """``POST /api/v1/sessions``. Provider and transport, when given, must be the registered ones."""
+    """``POST /api/v1/sessions``. A given provider or transport must equal the declared one."""
 
     target: str
     provider: str | None = None
@@ -242,26 +242,26 @@ class StartResponse(_View):
     voice: str | None = None
     floor: Literal["handler", "model"]
     token: str
-    """Browser token, `ek_af_…`: this session only, short-lived, never in an address."""
+    """Browser token, `ek_af_…`: valid for this session only, short-lived, never part of a URL."""
     page_url: str
-    """A page that makes the call; its fragment holds a one-time code that it exchanges for a token."""
+    """A page that makes the call; its URL fragment holds a one-time code that it exchanges for a token."""
     offer_url: str | None = None
-    """Where the SDP offer goes, on transports of direct media."""
+    """URL for the SDP offer, on transports of direct media."""
     media_url: str | None = None
-    """The WebSocket for the audio (`ws:` or `wss:`), on transports of bridged media."""
+    """URL of the audio WebSocket (`ws:` or `wss:`), on transports of bridged media."""
     turns_url: str | None = None
-    """Where recorded turns go, on transports of turns."""
+    """URL for recorded turns, on transports of turns."""
     events_url: str
 
 
 class ExchangeRequest(_Request):
-    """``POST /api/v1/sessions/exchange``: a one-time code for a browser token."""
+    """``POST /api/v1/sessions/exchange``: exchange a one-time code for a browser token."""
 
     code: str = Field(max_length=200)
 
 
 class ExchangeResponse(_View):
-    """What a page needs to make the call."""
+    """The data that a page needs to make the call."""
 
     session_id: str
     token: str
@@ -292,16 +292,16 @@ class SessionView(_View):
     ended_at: float | None = None
     turns: int = 0
     usage: dict[str, dict[str, float]] | None = None
-    """What the session used in all, by kind (`reply`, `transcription`, `speech`); None until it ended, and in lists."""
+    """Total usage of the session by kind (`reply`, `transcription`, `speech`); None until it ended, and in lists."""
     cost: float | None = None
-    """US dollars; None until it ended, where nothing has a known price, and in lists."""
+    """Total cost in US dollars; None until it ended, without known prices, and in lists."""
     evidence: dict[str, Any] | None = None
-    """How the caller of a transport was verified (`method`, `facts`); None where an operator started it, and in lists."""
+    """How the transport verified the caller (`method`, `facts`); None if an operator started the session, and in lists."""
     config: dict[str, Any] = Field(default_factory=dict)
 
 
 class InputRequest(_Request):
-    """``POST /api/v1/sessions/{id}/input``: words that the caller typed."""
+    """``POST /api/v1/sessions/{id}/input``: text that the caller typed."""
 
     text: str = Field(min_length=1, max_length=8000)
 
@@ -310,7 +310,7 @@ class EndRequest(_Request):
     """``POST /api/v1/sessions/{id}/end``."""
 
     reason: Literal["caller_hangup", "ice_failed", "operator"] = "operator"
-    """A caller may say `caller_hangup`, or `ice_failed` when its own connection for the audio found no way."""
+    """A caller may send `caller_hangup`, or `ice_failed` if its media connection could not be established."""
 
 
 class NodeView(_View):
@@ -321,18 +321,18 @@ class NodeView(_View):
     did: str
     connected: bool
     draining: bool = False
-    """Whether it takes nothing new and ends when what it has is done."""
+    """Whether it accepts no new work and stops when its work is done."""
     functions: tuple[str, ...] = ()
     sessions: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
-    """Sessions that are not registered, each with the code of the reason; a start of it tells the rest."""
+    """Sessions that are not registered, each with the error code; starting one returns the full error."""
     running: int = 0
     concurrency: int = 0
     linked_at: float
 
 
 class AdapterView(_View):
-    """One pair of the matrix."""
+    """One row of the provider/transport matrix."""
 
     provider: str
     transport: str
@@ -340,24 +340,24 @@ class AdapterView(_View):
     version: str
     media: str
     installed: bool = True
-    """Whether a session can run on it: `state` is ``ok``."""
+    """Whether a session can run on the pair: `state` is ``ok``."""
     capabilities: dict[str, Any]
     notes: str = ""
     state: str = "ok"
-    """``ok``, or the code of the error that a session on this pair is refused with."""
+    """``ok``, or the code of the error that refuses a session on this pair."""
     reason: str = ""
     """The text of that error."""
     hint: str = ""
-    """What to do about it."""
+    """The hint of that error."""
     transport_distribution: str = ""
-    """The distribution that brings the transport, "" where agentfield-core does."""
+    """The distribution that provides the transport, "" if agentfield-core does."""
     transport_version: str = ""
     bridged_from: str | None = None
-    """The declared pair that this row was made from, where a provider and a transport of two plugins meet."""
+    """The declared pair that this row was derived from, if the provider and the transport come from two plugins."""
 
 
 class PluginView(_View):
-    """One plugin that was found, usable or not."""
+    """A discovered plugin, usable or not."""
 
     name: str
     distribution: str
@@ -367,22 +367,22 @@ class PluginView(_View):
     reason: str = ""
     """Why the state is not ok."""
     pairs: tuple[str, ...] = ()
-    """The rows of the matrix that it has a part in."""
+    """The rows of the matrix that it contributes to."""
     providers: tuple[str, ...] = ()
     transports: tuple[str, ...] = ()
 
 
 class StoreView(_View):
-    """How large the store is and what is in it."""
+    """Size and row counts of the store."""
 
     bytes: int
     free_bytes: int
-    """Of those, what is free: used again, or given back by compaction."""
+    """Free part of `bytes`: reused by new rows, or returned to the file system by compaction."""
     log_bytes: int
-    """What the write-ahead log takes besides."""
+    """Additional size of the write-ahead log."""
     runs: int
     pruned_runs: int
-    """Runs of which only a record is left."""
+    """Pruned runs, of which only a summary record is left."""
     executions: int
     open_executions: int
     sessions: int
@@ -390,33 +390,33 @@ class StoreView(_View):
     approvals: int
     deliveries: int
     payloads: int
-    """Large inputs and outputs that are kept apart."""
+    """Large inputs and outputs, which are stored separately."""
     oldest_run_at: float | None = None
 
 
 class PruneRequest(_Request):
-    """``POST /api/v1/store/prune``: one round."""
+    """``POST /api/v1/store/prune``: one round of pruning."""
 
     older_than_days: float = Field(ge=1, le=36_500)
-    """Days since the last event of a run."""
+    """Minimum days since the last event of a run."""
     dry_run: bool = False
-    """Only count."""
+    """Only count, delete nothing."""
     after: str = Field(default="", max_length=100)
-    """The `next` of the round before."""
+    """The `next` of the previous round."""
 
 
 class PruneView(_View):
-    """What a round took away, or would take away."""
+    """Rows that a round deleted, or would delete."""
 
     runs: int
     executions: int
     events: int
     dry_run: bool
     next: str | None = None
-    """Continues, also when this round found nothing; None at the end."""
+    """Cursor of the next round, even if this one deleted nothing; None at the end."""
 
 
 class CompactView(_View):
-    """What is left to be given back."""
+    """The remaining free pages."""
 
     free_pages: int

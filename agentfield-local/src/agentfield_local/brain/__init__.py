@@ -1,4 +1,10 @@
-"""Brains: what decides the words and the calls of a response; chosen explicitly by name."""
+"""Brains: rule-based stand-ins for a model, which decide the text and the tool calls of a response.
+
+A `BrainRequest` (instructions, history, tools) goes in, steps (`Speak`, `CallFunction`) come out. Read `protocol` and
+`obedient` first. `matcher`, `arguments` and `numbers` choose a tool and fill its arguments from the caller's words,
+`results` turns a tool's output into a sentence, `verbatim` finds texts to say exactly, `scripted` plays a script for
+tests, and `tokens` counts tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +16,14 @@ from agentfield_local.brain.scripted import ScriptedBrain
 __all__ = ["BRAIN_NAMES", "ObedientBrain", "ScriptedBrain", "load_brain"]
 
 BRAIN_NAMES = ("obedient", "paraphrasing")
-"""The brains that can be chosen: one that obeys, and one that rewords every verbatim say."""
+"""Names of the brains: one that obeys, and one that rewords every verbatim text."""
 
 
 def load_brain(name: str = "obedient") -> Brain:
     """Return a new brain of this name.
 
     Raises:
-        InvalidInput: there is no such brain.
+        InvalidInput: There is no such brain.
     """
     match name:
         case "obedient":

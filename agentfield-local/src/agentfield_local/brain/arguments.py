@@ -1,4 +1,4 @@
-"""Fills the arguments of a tool from what was said, by its JSON schema, always the same way."""
+"""Tool arguments from an utterance, by the tool's JSON schema; deterministic."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _Extractor = Callable[[str], str | None]
 
 
 def fill_arguments(schema: Mapping[str, Any], utterance: str) -> dict[str, Any]:
-    """Return arguments for an object schema: every required property, and each other one that the words give.
+    """Return arguments for an object schema: all required properties, and optional ones that the utterance mentions.
 
-    Strings get what their name asks for (an order, a number, a day, a place, an e-mail address, a name), else the
-    whole utterance; numbers come from digits and number words; enums from the nearest value.
+    A string gets what its name suggests (an order, a number, a day, a place, an e-mail address, a name), otherwise the
+    whole utterance; numbers come from digits and number words; enums get the most similar value.
 
     Args:
-        schema: the tool's parameters (JSON Schema; `$ref` into its own `$defs` is followed).
-        utterance: what the caller said.
+        schema: Parameters of the tool (JSON Schema; `$ref` into its own `$defs` is followed).
+        utterance: Words of the caller.
     """
     return _Filler(schema, utterance).object(schema, 0)
 
 
 class _Filler:
-    """One filling: the root schema for its references, and the words."""
+    """Fills one schema; the root schema resolves references."""
 
     def __init__(self, root: Mapping[str, Any], utterance: str) -> None:
         self._root = root
@@ -65,7 +65,7 @@ class _Filler:
         return filled
 
     def _value(self, name: str, schema: Mapping[str, Any], depth: int) -> Any:
-        """Return a value for a required property, one that fits its type even where the words say nothing."""
+        """Return a value of a required property; one of its type even if the utterance does not mention it."""
         found = self._found(name, schema)
         if found is not None:
             return found
@@ -88,7 +88,7 @@ class _Filler:
                 return _fit(self._utterance, schema)
 
     def _found(self, name: str, schema: Mapping[str, Any]) -> Any | None:
-        """Return what the words say about a property, None where they say nothing."""
+        """Return the value of a property in the utterance; None if it is not mentioned."""
         match _type(schema):
             case "const":
                 return schema["const"]
@@ -112,7 +112,7 @@ class _Filler:
         return [self._value(name, self._resolve(items), depth + 1)]
 
     def _resolve(self, schema: Any) -> Mapping[str, Any]:
-        """Return the schema with references followed and the first alternative that is not null taken."""
+        """Return the schema with references resolved and the first non-null alternative chosen."""
         for _ in range(_MAX_DEPTH):
             if not isinstance(schema, Mapping):
                 return {}
@@ -185,7 +185,7 @@ _EXTRACTORS: tuple[tuple[frozenset[str], _Extractor], ...] = (
     ),
     (frozenset({"name"}), _person),
 )
-"""Words in a property's name, and what is looked for then; the first that fits is used."""
+"""Extractors by words in the name of a property; the first match is used."""
 
 
 def _nearest(values: Any, utterance: str) -> Any | None:

@@ -1,4 +1,4 @@
-"""Picks the tool whose name and description are closest to what was said, or none: words and letter trigrams."""
+"""Tool matching: similarity of an utterance to tool names and descriptions, by words and letter trigrams."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from agentfield_local.brain.protocol import ToolOffer
 __all__ = ["FLOOR", "MARGIN", "best_match", "best_tool", "similarities"]
 
 FLOOR = 0.12
-"""A tool less similar than this is not chosen."""
+"""Minimum similarity of a chosen tool."""
 
 MARGIN = 1.15
-"""The best tool must be this many times as similar as the second."""
+"""Minimum ratio of the similarities of the best and the second tool."""
 
 _WORD_WEIGHT = 2.0
 _TRIGRAM_WEIGHT = 1.0
@@ -32,12 +32,12 @@ _STOP_WORDS = frozenset(
 
 
 def best_tool(utterance: str, tools: Sequence[ToolOffer], *, forced: bool = False) -> ToolOffer | None:
-    """Return the offered tool that fits the utterance, None where none fits or two fit equally well.
+    """Return the tool that matches an utterance; None if none does, or two match equally well.
 
     Args:
-        utterance: what the caller said.
-        tools: what is offered.
-        forced: choose the most similar one whatever its similarity.
+        utterance: Words of the caller.
+        tools: Offered tools.
+        forced: Return the most similar tool regardless of its similarity.
     """
     scores = similarities(utterance, [f"{tool.name} {tool.description}" for tool in tools])
     ranked = sorted(range(len(tools)), key=lambda index: -scores[index])
@@ -51,7 +51,7 @@ def best_tool(utterance: str, tools: Sequence[ToolOffer], *, forced: bool = Fals
 
 
 def best_match(utterance: str, texts: Sequence[str]) -> int | None:
-    """Return the index of the text that shares most with the utterance, None where none shares anything."""
+    """Return the index of the text most similar to the utterance; None if all similarities are 0."""
     scores = similarities(utterance, texts)
     best = max(range(len(texts)), key=lambda index: scores[index], default=None)
     return best if best is not None and scores[best] > 0 else None
@@ -60,8 +60,8 @@ def best_match(utterance: str, texts: Sequence[str]) -> int | None:
 def similarities(utterance: str, texts: Sequence[str]) -> list[float]:
     """Return the cosine similarity of the utterance to each text, 0 to 1.
 
-    Features are words (weight 2) and letter trigrams (weight 1), each times how rare it is among the texts; what no
-    text has counts against the utterance, but never for a text.
+    Features are words (weight 2) and letter trigrams (weight 1), weighted by their rarity among the texts. Features
+    that occur in no text lower all similarities.
     """
     bags = [_features(text) for text in texts]
     rarity = _rarity(bags)
@@ -71,7 +71,7 @@ def similarities(utterance: str, texts: Sequence[str]) -> list[float]:
 
 
 def _features(text: str) -> Mapping[str, float]:
-    """Return the features of a text; a word said twice counts once, so that "orders.find_order" is not all order."""
+    """Return the features of a text; a repeated word counts once, so that "order" does not dominate "orders.find_order"."""
     bag: dict[str, float] = {}
     for piece in _PIECES.findall(text):
         word = piece.lower()

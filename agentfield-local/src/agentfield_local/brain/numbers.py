@@ -1,4 +1,4 @@
-"""Reads number words: "four two seven", "four twenty seven" and "427" are the same number said."""
+"""Spoken numbers: "four two seven", "four twenty seven" and "427" are read as the same number."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 
 class _Group:
-    """One number being read: "four hundred and twenty seven" is one group, "four two" are two."""
+    """Parser of one number: "four hundred and twenty seven" is one group, "four two" are two."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -39,7 +39,7 @@ class _Group:
         self.last = ""
 
     def take(self, word: str) -> bool:
-        """Extend the number by a word; False where the word begins another number."""
+        """Extend the number by a word; return False if the word begins another number."""
         if word in _UNITS:
             return self._add(_UNITS[word], "unit", after=("", _HUNDRED, "scale", "tens") if word != "zero" else ("",))
         if word in _TEENS:
@@ -71,12 +71,12 @@ class _Group:
 
     @property
     def value(self) -> int:
-        """The number read so far."""
+        """Value of the words so far."""
         return self.total + self.current
 
 
 def fold_numbers(words: Sequence[str]) -> list[str]:
-    """Return the lower-case words with each run of number words and digits written as one string of digits.
+    """Return lower-case words with each run of number words and digits replaced by one string of digits.
 
     "four two seven", "four twenty seven" and "4 27" all become "427"; "four hundred and five" becomes "405".
     """
@@ -97,12 +97,12 @@ def fold_numbers(words: Sequence[str]) -> list[str]:
 
 
 def spoken_numbers(text: str) -> list[str]:
-    """Return the numbers in a text in order, digits and number words alike, each as a string of digits."""
+    """Return the numbers in a text, in order, each as a string of digits."""
     return [word for word in fold_numbers(_WORD.findall(text.lower())) if word.isdigit()]
 
 
 def _read(words: Sequence[str], index: int) -> tuple[str, int]:
-    """Return the digits of the number that begins at `index` ("" if none does) and the index after it."""
+    """Return the digits of the number that begins at `index` ("" if there is none), and the index after it."""
     if not _begins(words, index):
         return "", index
     group, first = _Group(), index

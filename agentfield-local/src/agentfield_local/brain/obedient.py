@@ -1,4 +1,4 @@
-"""The default brain: says what it is told, calls the tool that the words ask for, and says when it found none."""
+"""Default brain: says given texts, calls the tool that matches the caller's words, or reports that none matches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agentfield_local.brain.arguments import fill_arguments
 from agentfield_local.brain.matcher import best_tool
-from agentfield_local.brain.protocol import BrainRequest, Call, Message, Say, Step, ToolOffer, ToolResult
+from agentfield_local.brain.protocol import BrainRequest, CallFunction, Message, Speak, Step, ToolOffer, ToolResult
 from agentfield_local.brain.results import speak_result
 from agentfield_local.brain.verbatim import verbatim_text
 
@@ -18,20 +18,20 @@ _NOT_HEARD = "Sorry, I did not hear you. Could you say that again?"
 
 
 class ObedientBrain:
-    """Decides by fixed rules, so that the same conversation always gets the same answer.
+    """Decides by fixed rules: the same conversation always gets the same answer.
 
-    In this order: a verbatim say is said; a tool's result is spoken; an offered tool that fits the caller's words is
-    called; else it says that none fits, or repeats what it heard.
+    In this order: a verbatim text is said; a tool result is spoken; a tool that matches the caller's words is called;
+    otherwise the brain says that no tool matches, or repeats the caller's words.
     """
 
     def respond(self, request: BrainRequest) -> Sequence[Step]:
-        """Return the output items of the next response: one thing to say, or one call (a result each for several)."""
+        """Return one step: the results of all pending calls as one text, or one text, or one call."""
         verbatim = verbatim_text(request.instructions)
         if verbatim is not None:
-            return (Say(verbatim),)
+            return (Speak(verbatim),)
         results = _new_results(request.history)
         if results:
-            return (Say(" ".join(speak_result(result.output) for result in results)),)
+            return (Speak(" ".join(speak_result(result.output) for result in results)),)
         return (self._answer(request),)
 
     def _answer(self, request: BrainRequest) -> Step:
@@ -39,14 +39,16 @@ class ObedientBrain:
         if request.tools and request.tool_choice != "none":
             tool = _choose(request, heard or "")
             if tool is not None:
-                return Call(tool.name, json.dumps(fill_arguments(tool.parameters, heard or ""), ensure_ascii=False))
+                return CallFunction(
+                    tool.name, json.dumps(fill_arguments(tool.parameters, heard or ""), ensure_ascii=False)
+                )
         if heard is None:
-            return Say(_GREETING)
+            return Speak(_GREETING)
         if not heard.strip():
-            return Say(_NOT_HEARD)
+            return Speak(_NOT_HEARD)
         if request.tools:
-            return Say(f"I heard: {_ended(heard)} I found no tool of mine that fits.")
-        return Say(f"You said: {_ended(heard)}")
+            return Speak(f"I heard: {_as_sentence(heard)} I found no tool of mine that fits.")
+        return Speak(f"You said: {_as_sentence(heard)}")
 
 
 def _choose(request: BrainRequest, heard: str) -> ToolOffer | None:
@@ -60,7 +62,7 @@ def _choose(request: BrainRequest, heard: str) -> ToolOffer | None:
 
 
 def _new_results(history: Sequence[Message | ToolResult]) -> list[ToolResult]:
-    """Return the results since the caller last spoke that nothing was said about yet; else the last one of them."""
+    """Return the results of this turn that no reply has followed yet; if there are none, its last result."""
     since: list[ToolResult] = []
     fresh: list[ToolResult] = []
     for entry in history:
@@ -82,6 +84,6 @@ def _last_heard(history: Sequence[Message | ToolResult]) -> str | None:
     return next(said, None)
 
 
-def _ended(text: str) -> str:
+def _as_sentence(text: str) -> str:
     stripped = text.strip()
     return stripped if stripped[-1:] in {".", "!", "?"} else f"{stripped}."

@@ -1,4 +1,4 @@
-"""What a brain must do: given the conversation and the offered tools, decide what is said or called next."""
+"""Protocol of a brain: from the conversation and the offered tools to the next steps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-__all__ = ["Brain", "BrainRequest", "Call", "Message", "Say", "Step", "ToolOffer", "ToolResult"]
+__all__ = ["Brain", "BrainRequest", "CallFunction", "Message", "Speak", "Step", "ToolOffer", "ToolResult"]
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOffer:
-    """A function the brain may call."""
+    """A function that the brain may call."""
 
     name: str
     description: str
@@ -20,7 +20,7 @@ class ToolOffer:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Something said in the conversation so far."""
+    """A message of the conversation so far."""
 
     role: Literal["user", "assistant", "system"]
     text: str
@@ -28,7 +28,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a call that the brain made gave back; `output` is the string the client sent."""
+    """The result of a function call; `output` is the string that the client sent."""
 
     call_id: str
     name: str
@@ -37,7 +37,7 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class BrainRequest:
-    """All that a brain may look at for one response."""
+    """Everything that a brain reads for one response."""
 
     instructions: str
     history: Sequence[Message | ToolResult]
@@ -47,26 +47,26 @@ class BrainRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class Speak:
     """Speak this text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """Call this function with these JSON arguments (text, because a model may produce invalid JSON)."""
+class CallFunction:
+    """Call this function; `arguments` is JSON text, since a model may produce invalid JSON."""
 
     name: str
     arguments: str
 
 
-Step = Say | Call
+Step = Speak | CallFunction
 """One output item of a response."""
 
 
 class Brain(Protocol):
-    """Decides what a response holds; synchronous and called from a worker thread."""
+    """Decides the content of a response; synchronous, and called from a worker thread."""
 
     def respond(self, request: BrainRequest) -> Sequence[Step]:
         """Return the output items of the next response, in order."""

@@ -1,4 +1,4 @@
-"""Turns what a tool gave back into a sentence that can be spoken."""
+"""Tool results as sentences that can be spoken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["PENDING", "speak_result"]
 
 PENDING = "One moment, please. I am still working on that."
-"""What is said while a result is not there yet."""
+"""Text for a pending result."""
 
 _SPOKEN_KEYS = ("spoken_response", "say", "message", "text")
 _INNER_KEYS = ("result", "output", "data")
@@ -17,10 +17,10 @@ _MOST_PARTS = 6
 
 
 def speak_result(output: str) -> str:
-    """Return the words for a tool's output.
+    """Return the text for a tool's output.
 
-    An object's `spoken_response`, `say`, `message` or `text` is said as it is; `{"status":"pending"}` is a short
-    "one moment"; an `error` is said as such; anything else becomes a plain sentence.
+    The `spoken_response`, `say`, `message` or `text` of an object is used as it is; `{"status":"pending"}` becomes
+    `PENDING`; an `error` becomes an apology; anything else becomes a plain sentence.
     """
     try:
         value = json.loads(output)

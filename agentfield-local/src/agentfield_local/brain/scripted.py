@@ -1,4 +1,4 @@
-"""A brain that plays a script, for tests; it can also refuse to be verbatim."""
+"""Scripted brain for tests; it can also reword verbatim texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from threading import Lock
 
 from agentfield_local.brain.obedient import ObedientBrain
-from agentfield_local.brain.protocol import Brain, BrainRequest, Say, Step
+from agentfield_local.brain.protocol import Brain, BrainRequest, Speak, Step
 from agentfield_local.brain.verbatim import verbatim_text
 
 __all__ = ["ScriptedBrain", "paraphrase"]
@@ -33,12 +33,12 @@ _WORD = re.compile(r"[A-Za-z]+")
 
 
 class ScriptedBrain:
-    """Answers each response with the next step of a script, then as its fallback does.
+    """Answers each response with the next entry of a script, then like its fallback.
 
     Args:
-        steps: the output items of each response, in order.
-        paraphrase: reword a verbatim say instead of obeying it, as a model may; such a response uses up no step.
-        fallback: what answers when the script is over; the obedient brain by default.
+        steps: Steps of each response, in order.
+        paraphrase: Reword a verbatim text, as a model may; a verbatim response consumes no entry.
+        fallback: Brain after the end of the script; the obedient brain by default.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ScriptedBrain:
         """Return the output items of the next response, in order."""
         verbatim = verbatim_text(request.instructions)
         if verbatim is not None:
-            return (Say(paraphrase(verbatim) if self._paraphrase else verbatim),)
+            return (Speak(paraphrase(verbatim) if self._paraphrase else verbatim),)
         with self._lock:
             if self._steps:
                 return self._steps.popleft()
@@ -61,7 +61,7 @@ class ScriptedBrain:
 
 
 def paraphrase(text: str) -> str:
-    """Return the text in other words, always the same ones, as a model that does not stick to its text might."""
+    """Return a text in other words, as of a model that does not stick to its text; deterministic."""
     return f"Sure, {_WORD.sub(_reword, text)}" if text.strip() else text
 
 

@@ -1,4 +1,4 @@
-"""Reads a verbatim `say` out of a response's instructions."""
+"""Verbatim text in the instructions of a response."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _UNESCAPED = re.compile(r"<|&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,
 
 
 def verbatim_text(instructions: str) -> str | None:
-    """Return what is between <say> and </say>, unescaped if it was escaped as XML; None where there is no such block.
+    """Return the text between <say> and </say>, unescaped if it was escaped as XML; None if there is no such block.
 
-    The block is the one that starts a line, since the instructions before it may speak of the tags; else the last.
+    The first block at the start of a line counts, since instructions before it may mention the tags; otherwise the last
+    block.
     """
     end = instructions.rfind(_CLOSE)
     if end < 0:

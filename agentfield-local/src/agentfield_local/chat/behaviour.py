@@ -1,4 +1,4 @@
-"""The switches of chat completions: everything a real service may do one way or another, in one frozen record."""
+"""Behaviour of chat completions where services differ, surprise or fail, as one frozen record."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["CHAT_BEHAVIOURS", "ChatBehaviour", "Refused"]
+__all__ = ["CHAT_VARIANTS", "ChatBehaviour", "RefusalStatus"]
 
-Refused = Literal[400, 401, 402, 403, 404, 408, 413, 422, 429, 500, 502, 503]
-"""A status with which a request may be refused."""
+RefusalStatus = Literal[400, 401, 402, 403, 404, 408, 413, 422, 429, 500, 502, 503]
+"""An HTTP status with which requests can be refused."""
 
-_NUMBERS: Mapping[str, float] = MappingProxyType(
+_SAMPLE_NUMBERS: Mapping[str, float] = MappingProxyType(
     {"refuse_count": 1, "retry_after": 2, "stall_seconds": 0.2, "comment_seconds": 0.02, "generation_speed": 50.0}
 )
 _FAULTS = frozenset({"refuse", "stream_error", "ending", "stall", "switches"})
@@ -20,45 +20,45 @@ _FAULTS = frozenset({"refuse", "stream_error", "ending", "stall", "switches"})
 
 @dataclass(frozen=True, slots=True)
 class ChatBehaviour:
-    """How chat completions behave where services differ, surprise or fail; the defaults are the ordinary case.
+    """Behaviour of chat completions; the defaults are the ordinary case.
 
     Args:
-        comments: Where comments stand that clients must ignore: before the first event, before every event, nowhere.
-            Whatever this says, comments keep the line alive while the engines work.
-        comment_seconds: Seconds without data after which a comment keeps the line alive.
-        newline: How the lines of the stream end.
-        writes: How the bytes are cut into writes: whole events, in the middle of every line, or inside every character
-            that has more than one byte.
-        audio_cut: Size of the pieces of audio: whole samples whose base64 needs no padding (but the last one's), whole
+        comments: Position of comments, which clients must ignore: before the first event, before every event, nowhere.
+            Keep-alive comments while the engines work are independent of it.
+        comment_seconds: Seconds without data after which a keep-alive comment is sent.
+        newline: Line ends of the stream.
+        writes: Split of the bytes into writes: whole events, in the middle of every line, or inside every character of
+            more than one byte.
+        audio_split: Size of the pieces of audio: whole samples whose base64 needs no padding (except the last), whole
             samples with padded base64, or an odd number of bytes with padded base64.
-        transcript: Where the words are: before the audio of their clause, in one chunk with it, or after all audio.
-        content: What `delta.content` is beside audio or tool calls: an empty string, null, or absent.
+        transcript: Position of the words: before the audio of their clause, in one chunk with it, or after all audio.
+        content: Value of `delta.content` beside audio or tool calls: an empty string, null, or absent.
         role: Whether `delta.role` is in the first chunk or in every one.
-        arguments: Whether the arguments of a call come in two pieces or in one.
-        expires_at: Whether the audio's end of life is told.
-        usage: The last chunk: with empty choices, with a choice that says nothing, or absent although it was asked for.
-        usage_cost: Whether it tells a cost.
-        unknown_fields: Whether chunks carry fields that no client knows.
+        arguments: Whether the arguments of a tool call are sent in two pieces or in one.
+        expires_at: Whether the expiry of the audio id is sent.
+        usage: The last chunk: with empty choices, with an empty choice, or absent although it was requested.
+        usage_cost: Whether it contains a cost.
+        unknown_fields: Whether chunks carry unknown fields.
         refuse: HTTP status with which requests are refused.
-        refuse_at: Which requests those are.
-        refuse_count: How many are refused before they are accepted again; None refuses all.
-        refuse_message: What the refusal says; None is the usual sentence.
-        refuse_html: Whether the refusal is a page for people, as a proxy in front of a service sends it.
-        retry_after: Seconds that the refusal's `Retry-After` names; None sends no such header.
-        stream_error: Code of an error that ends the answer in the middle, followed by `[DONE]`.
+        refuse_at: The endpoint that refuses.
+        refuse_count: Number of requests that are refused; later ones are accepted. None refuses all.
+        refuse_message: Message of the refusal; None is the usual one.
+        refuse_html: Whether the refusal is an HTML page, as of a proxy in front of the service.
+        retry_after: Seconds in the `Retry-After` header of the refusal; None sends none.
+        stream_error: Code of an error in the middle of the completion, followed by `[DONE]`.
         ending: Whether the stream ends with `[DONE]`, without it, or breaks off in the middle.
-        stall: Where the answer stops for long, with nothing but comments.
-        stall_seconds: For how long; None is until the client goes away.
-        switches: What is suddenly another one: the upstream's name, or the model.
-        switches_at: From the second answer of a conversation on, or in the middle of every answer.
-        generation_speed: Speed of the audio as a multiple of real time; None is as fast as it can be.
+        stall: Position of a long pause with nothing but comments.
+        stall_seconds: Length of the pause; None lasts until the client disconnects.
+        switches: Field that changes its value: the provider's name, or the model.
+        switches_at: When it changes: from the second completion of a conversation on, or in the middle of each.
+        generation_speed: Speed of audio generation as a multiple of real time; None is unlimited.
     """
 
     comments: Literal["before", "between", "never"] = "before"
     comment_seconds: float = 5.0
     newline: Literal["lf", "crlf"] = "lf"
     writes: Literal["events", "split_lines", "split_characters"] = "events"
-    audio_cut: Literal["whole", "padded", "odd"] = "whole"
+    audio_split: Literal["whole", "padded", "odd"] = "whole"
     transcript: Literal["before_audio", "with_audio", "after_audio"] = "before_audio"
     content: Literal["empty", "null", "absent"] = "empty"
     role: Literal["first", "every"] = "first"
@@ -67,7 +67,7 @@ class ChatBehaviour:
     usage: Literal["empty_choices", "silent_choice", "absent"] = "empty_choices"
     usage_cost: bool = True
     unknown_fields: bool = False
-    refuse: Refused | None = None
+    refuse: RefusalStatus | None = None
     refuse_at: Literal["chat", "transcriptions"] = "chat"
     refuse_count: int | None = None
     refuse_message: str | None = None
@@ -83,12 +83,12 @@ class ChatBehaviour:
 
     @property
     def harmless(self) -> bool:
-        """Whether every answer is complete and true, so that a client must not notice anything."""
+        """Whether every completion is whole and correct: clients must behave as with the defaults."""
         return all(getattr(self, name) == getattr(_DEFAULT, name) for name in _FAULTS)
 
 
 _DEFAULT = ChatBehaviour()
-_WITH: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+_REQUIRED_SETTINGS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "refuse_at": {"refuse": 503},
         "refuse_count": {"refuse": 503},
@@ -102,19 +102,19 @@ _WITH: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def _positions() -> Iterator[tuple[str, ChatBehaviour]]:
-    """Yield every switch in every position that is not its default, with what it needs to be seen."""
+def _variants() -> Iterator[tuple[str, ChatBehaviour]]:
+    """Yield each field at each value that is not its default, with the settings that it requires to have an effect."""
     hints = get_type_hints(ChatBehaviour)
-    for switch in fields(ChatBehaviour):
-        for value in _values(switch.name, hints[switch.name]):
-            if value != switch.default:
-                settings = {**_WITH.get(switch.name, {}), switch.name: value}
-                yield f"{switch.name}={value}", ChatBehaviour(**settings)
+    for setting in fields(ChatBehaviour):
+        for value in _values(setting.name, hints[setting.name]):
+            if value != setting.default:
+                settings = {**_REQUIRED_SETTINGS.get(setting.name, {}), setting.name: value}
+                yield f"{setting.name}={value}", ChatBehaviour(**settings)
 
 
 def _values(name: str, hint: Any) -> Iterator[Any]:
-    if name in _NUMBERS:
-        yield _NUMBERS[name]
+    if name in _SAMPLE_NUMBERS:
+        yield _SAMPLE_NUMBERS[name]
     elif name == "refuse_message":
         yield "No."
     elif hint is bool:
@@ -126,5 +126,5 @@ def _values(name: str, hint: Any) -> Iterator[Any]:
             yield from get_args(choice)
 
 
-CHAT_BEHAVIOURS: Mapping[str, ChatBehaviour] = MappingProxyType(dict(_positions()))
-"""Every switch in every position that is not its default, by name, such as `newline=crlf`."""
+CHAT_VARIANTS: Mapping[str, ChatBehaviour] = MappingProxyType(dict(_variants()))
+"""Each field at each value that is not its default, by name, such as `newline=crlf`."""

@@ -1,4 +1,4 @@
-"""The chunks of one streamed answer, as the wire has them, with the switches that concern their content. Sans-I/O."""
+"""Chunks of a streamed completion in wire form, with the variants of their content. Sans-I/O."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from agentfield_local.brain.tokens import TokenUsage
 from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.chat.refusals import ChatRefusal
-from agentfield_local.realtime.usage import Usage
 
-__all__ = ["OTHER_MODEL", "OTHER_PROVIDER", "PROVIDER", "Chunks", "Head", "usage_view"]
+__all__ = ["OTHER_MODEL", "OTHER_PROVIDER", "PROVIDER", "ChunkBuilder", "ChunkHead", "usage_view"]
 
 PROVIDER = "Local"
-"""What an answer says about who made it."""
+"""The `provider` of a completion."""
 OTHER_PROVIDER = "Elsewhere"
 OTHER_MODEL = "local-other-1"
 _PADDED_BYTES = 2
@@ -22,68 +22,68 @@ _ODD_BYTES = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What every chunk of an answer begins with."""
+class ChunkHead:
+    """Fields that are common to all chunks of a completion."""
 
     id: str
     created: int
     model: str
     provider: str = PROVIDER
 
-    def switched(self, behaviour: ChatBehaviour) -> Head:
-        """Return the head after the upstream or the model became another one."""
+    def changed(self, behaviour: ChatBehaviour) -> ChunkHead:
+        """Return the head after the fault that changes the provider or the model."""
         if behaviour.switches == "model":
             return replace(self, model=OTHER_MODEL)
         return replace(self, provider=OTHER_PROVIDER)
 
 
-class Chunks:
-    """Makes the chunks of one answer.
+class ChunkBuilder:
+    """Builds the chunks of one completion.
 
     Args:
-        head: What each begins with.
-        behaviour: The switches.
-        audio_id: Id of the answer's audio, None for text alone.
+        head: Common fields.
+        behaviour: Variants and faults.
+        audio_id: Id of the audio; None for text only.
     """
 
-    def __init__(self, head: Head, behaviour: ChatBehaviour, audio_id: str | None) -> None:
+    def __init__(self, head: ChunkHead, behaviour: ChatBehaviour, audio_id: str | None) -> None:
         self.head = head
         self._behaviour = behaviour
         self._audio_id = audio_id
-        self._begun = False
+        self._started = False
 
     def begin(self) -> dict[str, Any]:
-        """Return the first chunk: the role, and the id of the audio."""
+        """Return the first chunk: the role and the id of the audio."""
         audio = {} if self._audio_id is None else {"audio": {"id": self._audio_id}}
         return self._delta(audio)
 
     def text(self, text: str) -> dict[str, Any]:
-        """Return a chunk of written words."""
+        """Return a chunk of text."""
         return self._delta({"content": text})
 
     def words(self, text: str) -> dict[str, Any]:
-        """Return a chunk of spoken words."""
+        """Return a chunk of the transcript of speech."""
         return self._delta({"audio": {"transcript": text}})
 
     def audio(self, data: bytes, words: str = "") -> dict[str, Any]:
-        """Return a chunk of audio, with its words where they go together."""
+        """Return a chunk of audio, with its transcript if the behaviour sends them together."""
         audio = {"data": base64.b64encode(data).decode()}
         return self._delta({"audio": {**audio, "transcript": words} if words else audio})
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> Iterator[dict[str, Any]]:
-        """Yield the chunks of a call."""
+        """Yield the chunks of a tool call."""
         middle = 0 if self._behaviour.arguments == "whole" else len(arguments) // 2
         opening = {"index": index, "id": call_id, "type": "function"}
         yield self._delta({"tool_calls": [{**opening, "function": {"name": name, "arguments": arguments[:middle]}}]})
         yield self._delta({"tool_calls": [{"index": index, "function": {"arguments": arguments[middle:]}}]})
 
     def finish(self, reason: str, expires_at: int | None) -> dict[str, Any]:
-        """Return the chunk that says why it is over."""
+        """Return the chunk with the finish reason."""
         audio = {} if expires_at is None else {"audio": {"expires_at": expires_at}}
         return self._delta(audio, reason)
 
-    def usage(self, usage: Usage) -> dict[str, Any]:
-        """Return the chunk that says what it took."""
+    def usage(self, usage: TokenUsage) -> dict[str, Any]:
+        """Return the chunk with the usage."""
         chunk = self._chunk([])
         if self._behaviour.usage == "silent_choice":
             chunk = self._delta({"content": ""})
@@ -91,13 +91,13 @@ class Chunks:
         return {**chunk, "usage": usage_view(usage, cost=self._behaviour.usage_cost)}
 
     def error(self, refusal: ChatRefusal) -> dict[str, Any]:
-        """Return the chunk that says what broke."""
+        """Return the chunk with an error."""
         chunk = self._delta({"content": ""}, "error")
         return {**chunk, "error": refusal.error()}
 
     def size(self, whole: int) -> int:
-        """Return how many bytes of audio go into a chunk, by the switches, of about `whole` (a multiple of 6)."""
-        match self._behaviour.audio_cut:
+        """Return the number of bytes of audio per chunk: `whole` (a multiple of 6), or as the behaviour changes it."""
+        match self._behaviour.audio_split:
             case "padded":
                 return whole - _PADDED_BYTES
             case "odd":
@@ -108,9 +108,9 @@ class Chunks:
     def _delta(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         if "content" not in delta and self._behaviour.content != "absent":
             delta = {"content": "" if self._behaviour.content == "empty" else None, **delta}
-        if not self._begun or self._behaviour.role == "every":
+        if not self._started or self._behaviour.role == "every":
             delta = {"role": "assistant", **delta}
-            self._begun = True
+            self._started = True
         if self._behaviour.unknown_fields:
             delta = {**delta, "mood": "curious"}
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "native_finish_reason": reason, "logprobs": None}
@@ -129,8 +129,8 @@ class Chunks:
         return {**chunk, "weather": {"outside": "rain"}} if self._behaviour.unknown_fields else chunk
 
 
-def usage_view(usage: Usage, *, cost: bool) -> dict[str, Any]:
-    """Return the wire's `usage`; what is computed here costs nothing."""
+def usage_view(usage: TokenUsage, *, cost: bool) -> dict[str, Any]:
+    """Return the wire's `usage` object; local computation costs nothing."""
     view = {
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,

@@ -1,4 +1,4 @@
-"""What was answered lately: the record behind `GET /v1/generation`, and the words behind the ids of spoken answers."""
+"""Log of completions: the records behind `GET /v1/generation`, and the words behind audio ids."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield_local.chat.chunks import Head
-from agentfield_local.ids import new_id
-from agentfield_local.realtime.usage import Usage
+from agentfield_local.brain.tokens import TokenUsage
+from agentfield_local.chat.chunks import ChunkHead
+from agentfield_local.wire.ids import new_id
 
-__all__ = ["AUDIO_SECONDS", "Generation", "Generations"]
+__all__ = ["AUDIO_SECONDS", "Generation", "GenerationLog"]
 
 AUDIO_SECONDS = 3600
-"""How long the id of a spoken answer stands for its words."""
-_KEPT = 1000
+"""Lifetime of an audio id in seconds."""
+_MAX_RECORDS = 1000
 
 
 @dataclass(slots=True)
 class Generation:
-    """One answer, from its request to its end."""
+    """Record of one completion, from its request to its end."""
 
-    head: Head
+    head: ChunkHead
     streamed: bool
     audio_id: str | None
     session_id: str | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: TokenUsage = field(default_factory=TokenUsage)
     said: str = ""
     audio_ms: float = 0.0
     finish_reason: str | None = None
     cancelled: bool = False
     ended: bool = False
-    """Whether nothing works on it any more."""
+    """Whether all its work has ended."""
     seconds: float = 0.0
 
     def view(self) -> dict[str, Any]:
@@ -61,37 +61,37 @@ class Generation:
         }
 
 
-class Generations:
-    """The latest thousand answers."""
+class GenerationLog:
+    """The latest thousand completions."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Generation] = OrderedDict()
+        self._records: OrderedDict[str, Generation] = OrderedDict()
         self._audio: OrderedDict[str, Generation] = OrderedDict()
 
     def begin(
         self, *, model: str, now: float, streamed: bool, speaks: bool, session_id: str | None = None
     ) -> Generation:
-        """Return the record of a new answer."""
-        head = Head(new_id("gen").replace("_", "-", 1), int(now), model)
+        """Add and return the record of a new completion."""
+        head = ChunkHead(new_id("gen").replace("_", "-", 1), int(now), model)
         generation = Generation(head, streamed, new_id("audio") if speaks else None, session_id)
-        self._kept[head.id] = generation
+        self._records[head.id] = generation
         if generation.audio_id is not None:
             self._audio[generation.audio_id] = generation
-        for kept in (self._kept, self._audio):
-            while len(kept) > _KEPT:
-                kept.popitem(last=False)
+        for records in (self._records, self._audio):
+            while len(records) > _MAX_RECORDS:
+                records.popitem(last=False)
         return generation
 
     def get(self, generation_id: str) -> Generation | None:
-        """Return the record of an answer, None when there is none (any more)."""
-        return self._kept.get(generation_id)
+        """Return a record; None if there is none, or it was dropped."""
+        return self._records.get(generation_id)
 
     def spoken(self, audio_id: str, now: float) -> str | None:
-        """Return the words of a spoken answer; None for an unknown one, and an hour after it was made."""
+        """Return the words of an audio id; None if it is unknown or has expired."""
         found = self._audio.get(audio_id)
         return None if found is None or found.head.created + AUDIO_SECONDS <= now else found.said
 
     @property
     def all(self) -> list[Generation]:
         """The records, oldest first."""
-        return list(self._kept.values())
+        return list(self._records.values())

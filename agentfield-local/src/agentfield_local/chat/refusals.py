@@ -1,4 +1,4 @@
-"""Refusals of chat completions in the shape of OpenRouter: `{error: {code, message, metadata}}`, before a stream and inside it."""
+"""Refusals in OpenRouter's shape, `{error: {code, message, metadata}}`, before a stream and inside it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from agentfield_local.chat.behaviour import ChatBehaviour
-from agentfield_local.refusals import Refusal, from_validation
+from agentfield_local.wire.refusals import Refusal
+from agentfield_local.wire.validation import refusal_from_validation
 
-__all__ = ["ChatRefusal", "Refusals", "invalid", "of_validation", "overloaded", "translated", "upstream_failed"]
+__all__ = [
+    "ChatRefusal",
+    "ChatRefusalInjector",
+    "chat_refusal_from_validation",
+    "invalid",
+    "overloaded",
+    "to_chat_refusal",
+    "upstream_failed",
+]
 
 _TYPES = {
     400: ("invalid_request", "The request is not valid."),
@@ -31,15 +40,15 @@ _PAGE = "<html>\r\n<head><title>{0} {1}</title></head>\r\n<body><center><h1>{0} 
 
 
 class ChatRefusal(Exception):
-    """A request, or the rest of an answer, is refused.
+    """Refusal of a request or of the rest of a completion.
 
     Args:
         status: HTTP status, and `error.code`.
-        message: The sentence the client reads; None is the usual one.
+        message: The message; None is the usual one of the status.
         param: Path of the offending field.
         kind: `error.metadata.error_type`; None is the usual one of the status.
         retry_after: Seconds of a `Retry-After` header.
-        html: Whether the body is a page for people.
+        html: Whether the body is an HTML page instead of JSON.
     """
 
     def __init__(
@@ -79,25 +88,25 @@ class ChatRefusal(Exception):
         return web.json_response({"error": self.error()}, status=self.status, headers=headers)
 
 
-class Refusals:
-    """Refuses requests as the switches say, and counts, so that it can stop."""
+class ChatRefusalInjector:
+    """Refuses requests as the behaviour says, up to its count."""
 
     def __init__(self) -> None:
         self._counted: ChatBehaviour | None = None
-        self._count = 0
+        self._refused = 0
 
-    def check(self, behaviour: ChatBehaviour, place: str) -> None:
-        """Refuse what came to this place, if the switches say so.
+    def check(self, behaviour: ChatBehaviour, endpoint: str) -> None:
+        """Refuse a request to this endpoint if the behaviour says so.
 
         Raises:
-            ChatRefusal: They do.
+            ChatRefusal: The request is refused.
         """
         if behaviour is not self._counted:
-            self._counted, self._count = behaviour, 0
-        if behaviour.refuse is None or behaviour.refuse_at != place:
+            self._counted, self._refused = behaviour, 0
+        if behaviour.refuse is None or behaviour.refuse_at != endpoint:
             return
-        if behaviour.refuse_count is None or self._count < behaviour.refuse_count:
-            self._count += 1
+        if behaviour.refuse_count is None or self._refused < behaviour.refuse_count:
+            self._refused += 1
             raise ChatRefusal(
                 behaviour.refuse,
                 behaviour.refuse_message,
@@ -107,31 +116,31 @@ class Refusals:
 
 
 def invalid(message: str, param: str | None = None) -> ChatRefusal:
-    """Return the refusal of a request that is wrong."""
+    """Return the refusal of an invalid request."""
     return ChatRefusal(400, message, param=param)
 
 
-def of_validation(error: ValidationError, data: object) -> ChatRefusal:
-    """Return the refusal of a request that does not fit its model; it names the field as the client wrote it."""
-    refusal = translated(from_validation(error, data))
+def chat_refusal_from_validation(error: ValidationError, data: object) -> ChatRefusal:
+    """Return the first validation error as a refusal that names the field as the client wrote it."""
+    refusal = to_chat_refusal(refusal_from_validation(error, data))
     found = error.errors(include_url=False, include_input=False)[0]
     if refusal.param is not None and found.get("ctx", {}).get("discriminator") == "'role'":
         refusal.param = f"{refusal.param.removesuffix('.type')}.role"
     return refusal
 
 
-def translated(refusal: Refusal) -> ChatRefusal:
-    """Return a refusal of the Realtime part in this shape."""
+def to_chat_refusal(refusal: Refusal) -> ChatRefusal:
+    """Return a Realtime refusal in the shape of chat completions."""
     status = {"invalid_api_key": 401, "forbidden": 403, "request_too_large": 413}.get(refusal.code or "", 400)
     kind = "forbidden" if refusal.code == "forbidden" else None
     return ChatRefusal(status, refusal.message, param=refusal.param, kind=kind)
 
 
 def overloaded() -> ChatRefusal:
-    """Return the refusal of more work than the engines can queue."""
+    """Return the refusal for full engine queues."""
     return ChatRefusal(503, "The server is overloaded.")
 
 
 def upstream_failed() -> ChatRefusal:
-    """Return the refusal for an engine that broke."""
+    """Return the refusal for a failed engine."""
     return ChatRefusal(502, "The speech engines failed on this request.")

@@ -1,4 +1,4 @@
-"""What a client of chat completions may send: nothing unknown, nothing converted, everything within limits."""
+"""Strict models of the request bodies, with limits on every field."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from agentfield_local.realtime.session_config import StrictModel
+from agentfield_local.wire.validation import StrictModel
 
 __all__ = [
-    "Assistant",
+    "AssistantMessage",
     "ChatRequest",
     "ChatTool",
     "InputAudio",
     "InputAudioPart",
     "Message",
-    "System",
+    "SystemMessage",
     "TextPart",
-    "Tool",
     "ToolCall",
+    "ToolMessage",
     "TranscriptionRequest",
-    "User",
+    "UserMessage",
 ]
 
 _MAX_TEXT = 1_000_000
@@ -35,7 +35,7 @@ _Text = Annotated[str, Field(max_length=_MAX_TEXT)]
 
 
 class TextPart(StrictModel):
-    """Words."""
+    """A text part."""
 
     type: Literal["text"]
     text: _Text
@@ -49,34 +49,34 @@ class InputAudio(StrictModel):
 
 
 class InputAudioPart(StrictModel):
-    """Something the caller said."""
+    """A recording of the caller."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
-def _form(content: object) -> str:
-    """Return which form a content has, so that what is wrong with it is said of that form."""
+def _content_form(content: object) -> str:
+    """Return the form of a content, so that a validation error refers to that form only."""
     return "parts" if isinstance(content, list) else "text"
 
 
 _TextParts = Annotated[list[TextPart], Field(min_length=1, max_length=_MAX_PARTS)]
 _UserPart = Annotated[TextPart | InputAudioPart, Field(discriminator="type")]
 _UserParts = Annotated[list[_UserPart], Field(min_length=1, max_length=_MAX_PARTS)]
-_Words = Annotated[Annotated[_Text, Tag("text")] | Annotated[_TextParts, Tag("parts")], Discriminator(_form)]
-_Speech = Annotated[Annotated[_Text, Tag("text")] | Annotated[_UserParts, Tag("parts")], Discriminator(_form)]
+_Words = Annotated[Annotated[_Text, Tag("text")] | Annotated[_TextParts, Tag("parts")], Discriminator(_content_form)]
+_Speech = Annotated[Annotated[_Text, Tag("text")] | Annotated[_UserParts, Tag("parts")], Discriminator(_content_form)]
 
 
-class System(StrictModel):
-    """What the program says to the model."""
+class SystemMessage(StrictModel):
+    """A message of the program to the model."""
 
     role: Literal["system", "developer"]
     content: _Words
     name: _Short | None = None
 
 
-class User(StrictModel):
-    """What the caller said or typed."""
+class UserMessage(StrictModel):
+    """A spoken or typed message of the caller."""
 
     role: Literal["user"]
     content: _Speech
@@ -89,7 +89,7 @@ class _Function(StrictModel):
 
 
 class ToolCall(StrictModel):
-    """A call that the model made."""
+    """A tool call of the model."""
 
     id: Annotated[str, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
@@ -101,8 +101,8 @@ class _AudioRef(StrictModel):
     id: _Short
 
 
-class Assistant(StrictModel):
-    """What the model said and called before."""
+class AssistantMessage(StrictModel):
+    """An earlier answer of the model."""
 
     role: Literal["assistant"]
     content: _Words | None = None
@@ -112,15 +112,15 @@ class Assistant(StrictModel):
     name: _Short | None = None
 
 
-class Tool(StrictModel):
-    """What a call gave back."""
+class ToolMessage(StrictModel):
+    """The result of a tool call."""
 
     role: Literal["tool"]
     tool_call_id: Annotated[str, Field(min_length=1, max_length=256)]
     content: _Words
 
 
-Message = Annotated[System | User | Assistant | Tool, Field(discriminator="role")]
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class _ToolFunction(StrictModel):
@@ -169,7 +169,7 @@ class _TextFormat(StrictModel):
 
 
 class _Routing(StrictModel):
-    """Preferences of a router; there is one upstream here, so that none of them changes anything."""
+    """Routing preferences; without effect, since there is only one upstream."""
 
     order: list[_Short] | None = None
     only: list[_Short] | None = None
@@ -183,7 +183,7 @@ class _Routing(StrictModel):
 
 
 class ChatRequest(StrictModel):
-    """The body of `POST /v1/chat/completions`; a model's name is echoed, whichever it is."""
+    """The body of `POST /v1/chat/completions`; any model name is accepted and echoed."""
 
     model: _Model
     messages: Annotated[list[Message], Field(min_length=1, max_length=_MAX_MESSAGES)]
@@ -216,17 +216,17 @@ class ChatRequest(StrictModel):
 
     @property
     def speaks(self) -> bool:
-        """Whether audio is wanted."""
+        """Whether the completion is spoken."""
         return self.modalities is not None and "audio" in self.modalities
 
     @property
     def limit(self) -> int | None:
-        """The most tokens that the answer may have."""
+        """Token limit of the completion."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def choice(self) -> str:
-        """The tool choice as a brain reads it: `auto`, `none`, `required` or a name."""
+        """Tool choice of the brain request: `auto`, `none`, `required` or a name."""
         match self.tool_choice:
             case None:
                 return "auto"
@@ -237,7 +237,7 @@ class ChatRequest(StrictModel):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with usage."""
+        """Whether the stream ends with usage."""
         asked = self.stream_options is not None and self.stream_options.include_usage
         return asked or (self.usage is not None and self.usage.include)
 

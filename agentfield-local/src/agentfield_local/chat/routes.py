@@ -1,4 +1,4 @@
-"""The routes of chat completions with audio: recorded turns in, a streamed spoken answer out, compatible with OpenRouter and OpenAI."""
+"""Routes of chat completions: `/v1/chat/completions`, `/v1/generation`, `/v1/models`, and JSON transcriptions."""
 
 from __future__ import annotations
 
@@ -12,78 +12,85 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from agentfield_local.access import Access
-from agentfield_local.chat.answer import Answer, Broken, as_refusal
-from agentfield_local.chat.audio import Hearing, decode_audio
+from agentfield_local.audio.transcriptions import transcribe_pcm
 from agentfield_local.chat.behaviour import ChatBehaviour
-from agentfield_local.chat.checks import check_request
-from agentfield_local.chat.chunks import Chunks
-from agentfield_local.chat.generations import Generations
-from agentfield_local.chat.history import decode_recordings, read_conversation, recall
-from agentfield_local.chat.listener import Gone, abort, while_there
-from agentfield_local.chat.listing import models
-from agentfield_local.chat.refusals import ChatRefusal, Refusals, invalid, of_validation, overloaded, translated
-from agentfield_local.chat.request import Assistant, ChatRequest, TranscriptionRequest
-from agentfield_local.chat.stream import Stream
-from agentfield_local.chat.whole import whole_answer
-from agentfield_local.clock import Clock
-from agentfield_local.engines_pool import EnginesPool
-from agentfield_local.realtime.session_config import OPENAI_VOICES
-from agentfield_local.refusals import Refusal
-from agentfield_local.rooms import Shared, json_object, read_body
+from agentfield_local.chat.chunks import ChunkBuilder
+from agentfield_local.chat.completion import Completion, StreamBroken, engine_refusal
+from agentfield_local.chat.disconnect import ClientDisconnected, abort_connection, run_while_connected
+from agentfield_local.chat.generations import GenerationLog
+from agentfield_local.chat.json_response import complete_as_json
+from agentfield_local.chat.model_list import list_models
+from agentfield_local.chat.prompt import decode_recordings, read_messages, recall_spoken_words
+from agentfield_local.chat.recordings import RecordingTranscriber, decode_audio
+from agentfield_local.chat.refusals import (
+    ChatRefusal,
+    ChatRefusalInjector,
+    chat_refusal_from_validation,
+    invalid,
+    overloaded,
+    to_chat_refusal,
+)
+from agentfield_local.chat.request import AssistantMessage, ChatRequest, TranscriptionRequest
+from agentfield_local.chat.streaming import CompletionStream
+from agentfield_local.chat.validation import validate_request
+from agentfield_local.http.access import AccessControl
+from agentfield_local.http.bodies import json_object, read_body
+from agentfield_local.runtime.clock import Clock
+from agentfield_local.speech.pool import EnginePool
 from agentfield_local.speech.protocols import SPEECH_RATE
-from agentfield_local.transcriptions import words_of
+from agentfield_local.speech.voices import accepted_voices
+from agentfield_local.wire.refusals import Refusal
 
-__all__ = ["Chat"]
+__all__ = ["ChatService"]
 
-MAX_ANSWERS = 64
-"""Answers that may be in the making at once."""
+MAX_COMPLETIONS = 64
+"""Maximum number of completions at once."""
 _MAX_BODY = 48 * 1024 * 1024
 _BODY_SECONDS = 60.0
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Handler = Callable[[Any, web.Request], Awaitable[web.StreamResponse]]
 
 
-def _answered(handler: Handler) -> Handler:
-    """Answer refusals in the shape of these routes."""
+def _with_chat_refusals(handler: Handler) -> Handler:
+    """Answer refusals in the error shape of chat completions instead of the Realtime one."""
 
     @wraps(handler)
-    async def answering(chat: Any, request: web.Request) -> web.StreamResponse:
+    async def wrapped(service: Any, request: web.Request) -> web.StreamResponse:
         try:
-            return await handler(chat, request)
+            return await handler(service, request)
         except ChatRefusal as refusal:
             return refusal.response()
         except Refusal as refusal:
-            return translated(refusal).response()
+            return to_chat_refusal(refusal).response()
 
-    return answering
+    return wrapped
 
 
-class Chat:
+class ChatService:
     """Chat completions of one server.
 
     Args:
         pool: The engines and the brain.
-        access: Who may use the server.
-        clock: For the dates of answers and the end of their audio.
+        access: Access control.
+        clock: Clock for creation dates and the expiry of audio ids.
 
     Attributes:
-        behaviour: The switches; may be replaced between requests.
-        generations: What was answered lately.
+        behaviour: Variants and faults; set it to replace them between requests.
+        generations: Records of the latest completions.
     """
 
-    def __init__(self, pool: EnginesPool, access: Access, clock: Clock) -> None:
+    def __init__(self, pool: EnginePool, access: AccessControl, clock: Clock) -> None:
         self.behaviour = ChatBehaviour()
-        self.generations = Generations()
+        self.generations = GenerationLog()
         self._pool = pool
         self._access = access
         self._clock = clock
-        self._hearing = Hearing(pool)
-        self._refusals = Refusals()
+        self._transcriber = RecordingTranscriber(pool)
+        self._refusals = ChatRefusalInjector()
         self._stopping = asyncio.Event()
-        self._answers = 0
+        self._active = 0
 
-    def room(self, _: Shared) -> Iterable[web.AbstractRouteDef]:
+    def routes(self) -> Iterable[web.AbstractRouteDef]:
         """Return the routes."""
         return (
             web.post("/v1/chat/completions", self.complete),
@@ -92,43 +99,43 @@ class Chat:
         )
 
     def stop(self) -> None:
-        """Break off every answer; for the end of the server."""
+        """Abort every completion, at the end of the server."""
         self._stopping.set()
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """The voices that can be asked for; those that the engines do not have are spoken by the one they have."""
-        return tuple(dict.fromkeys((*self._pool.engines.tts.voices, *OPENAI_VOICES)))
+        """The voices that requests may name; the engine's own voice speaks all of them."""
+        return accepted_voices(self._pool.engines.tts.voices)
 
-    @_answered
+    @_with_chat_refusals
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        """`POST /v1/chat/completions`: answer a conversation."""
+        """`POST /v1/chat/completions`: complete a conversation."""
         behaviour = self.behaviour
         self._access.identify(request, client_secret=False)
         self._refusals.check(behaviour, "chat")
         asked = await _read(request, ChatRequest)
-        check_request(asked, self.voices)
-        if self._answers >= MAX_ANSWERS:
+        validate_request(asked, self.voices)
+        if self._active >= MAX_COMPLETIONS:
             raise overloaded()
-        self._answers += 1
+        self._active += 1
         try:
             return await self._complete(request, asked, behaviour)
         finally:
-            self._answers -= 1
+            self._active -= 1
 
     async def _complete(self, request: web.Request, asked: ChatRequest, behaviour: ChatBehaviour) -> web.StreamResponse:
         now = self._clock.now()
-        recalled = recall(asked.messages, lambda audio_id: self.generations.spoken(audio_id, now))
-        recordings = await self._decoded(decode_recordings, asked.messages)
+        recalled = recall_spoken_words(asked.messages, lambda audio_id: self.generations.spoken(audio_id, now))
+        recordings = await self._run_decoder(decode_recordings, asked.messages)
         generation = self.generations.begin(
             model=asked.model, now=now, streamed=bool(asked.stream), speaks=asked.speaks, session_id=asked.session_id
         )
-        begun = time.monotonic()
+        started = time.monotonic()
 
-        def answer(emit: Callable[[dict[str, Any]], Awaitable[None]]) -> Answer:
-            chunks = Chunks(generation.head, behaviour, generation.audio_id)
-            continued = any(isinstance(message, Assistant) for message in asked.messages)
-            return Answer(
+        def make_completion(emit: Callable[[dict[str, Any]], Awaitable[None]]) -> Completion:
+            chunks = ChunkBuilder(generation.head, behaviour, generation.audio_id)
+            continued = any(isinstance(message, AssistantMessage) for message in asked.messages)
+            return Completion(
                 pool=self._pool,
                 generation=generation,
                 chunks=chunks,
@@ -142,66 +149,70 @@ class Chat:
 
         async def prepare() -> Any:
             try:
-                return await read_conversation(asked, recordings, recalled, self._hearing)
+                return await read_messages(asked, recordings, recalled, self._transcriber)
             except Exception as error:
-                raise as_refusal(error) from error
+                raise engine_refusal(error) from error
 
         try:
             if asked.stream:
-                return await Stream(request, generation, behaviour, self._stopping).run(answer, prepare)
-            return await while_there(request, self._stopping, whole_answer(generation, answer, prepare))
-        except (Gone, Broken) as why:
-            generation.cancelled = isinstance(why, Gone)
-            abort(request)
-            return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)  # nobody reads it
+                return await CompletionStream(request, generation, behaviour, self._stopping).run(
+                    make_completion, prepare
+                )
+            return await run_while_connected(
+                request, self._stopping, complete_as_json(generation, make_completion, prepare)
+            )
+        except (ClientDisconnected, StreamBroken) as why:
+            generation.cancelled = isinstance(why, ClientDisconnected)
+            abort_connection(request)
+            return web.Response(status=HTTPStatus.INTERNAL_SERVER_ERROR)  # the connection is cut: no client reads it
         finally:
             generation.ended = True
-            generation.seconds = time.monotonic() - begun
+            generation.seconds = time.monotonic() - started
 
-    @_answered
+    @_with_chat_refusals
     async def generation(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/generation?id=`: what an answer took, cancelled ones included."""
+        """`GET /v1/generation?id=`: usage of a completion that has ended, including cancelled ones."""
         self._access.identify(request, client_secret=False)
-        wanted = request.query.get("id")
-        if not wanted:
+        generation_id = request.query.get("id")
+        if not generation_id:
             raise invalid("Missing required parameter: 'id'.", "id")
-        found = self.generations.get(wanted)
+        found = self.generations.get(generation_id)
         if found is None or not found.ended:
             raise ChatRefusal(404, "There is no such generation (yet).", param="id")
         return web.json_response({"data": found.view()})
 
-    @_answered
+    @_with_chat_refusals
     async def models(self, request: web.Request) -> web.StreamResponse:
-        """`GET /v1/models`: what can be asked for."""
+        """`GET /v1/models`: the available models."""
         self._access.identify(request, client_secret=False)
-        return web.json_response({"object": "list", "data": models(request.query.get("output_modalities"))})
+        return web.json_response({"object": "list", "data": list_models(request.query.get("output_modalities"))})
 
-    @_answered
+    @_with_chat_refusals
     async def transcribe(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/audio/transcriptions` with a JSON body: a recording to text."""
         self._access.identify(request, client_secret=False)
         self._refusals.check(self.behaviour, "transcriptions")
         asked = await _read(request, TranscriptionRequest)
-        pcm = await self._decoded(decode_audio, asked.input_audio, "input_audio")
+        pcm = await self._run_decoder(decode_audio, asked.input_audio, "input_audio")
         try:
-            text = await words_of(self._pool, pcm)
+            text = await transcribe_pcm(self._pool, pcm)
         except Exception as error:
-            raise as_refusal(error) from error
+            raise engine_refusal(error) from error
         seconds = round(len(pcm) / (SPEECH_RATE * 2), 3)
         return web.json_response({"text": text, "usage": {"seconds": seconds, "cost": 0}})
 
-    async def _decoded(self, decode: Callable[..., Any], *args: Any) -> Any:
+    async def _run_decoder(self, decode: Callable[..., Any], *args: Any) -> Any:
         try:
-            return await self._pool.ears.run(decode, *args)
+            return await self._pool.vad_worker.run(decode, *args)
         except Exception as error:
-            raise as_refusal(error) from error
+            raise engine_refusal(error) from error
 
 
 async def _read(request: web.Request, model: type[ModelT]) -> ModelT:
-    """Return the body as a model; a large one is read in a worker thread.
+    """Return the body as a model; it is parsed in a worker thread, since it may hold megabytes of base64.
 
     Raises:
-        ChatRefusal: It is too long or too slow, no JSON object, or has a wrong field.
+        ChatRefusal: The body is too long or too slow, no JSON object, or has an invalid field.
     """
     if request.content_type != "application/json":
         raise invalid("Send application/json.", "Content-Type")
@@ -218,4 +229,4 @@ def _parse(body: bytes, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise of_validation(error, data) from None
+        raise chat_refusal_from_validation(error, data) from None

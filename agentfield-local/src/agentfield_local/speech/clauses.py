@@ -1,20 +1,20 @@
-"""Cuts text into pieces that are spoken one after the other: small, so that the first is heard early."""
+"""Splits text into clauses that are synthesised one after the other, small ones first to start playback early."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-__all__ = ["FIRST_CLAUSE", "LATER_CLAUSE", "split_clauses"]
+__all__ = ["MAX_CLAUSE", "MAX_FIRST_CLAUSE", "split_clauses", "split_text"]
 
-FIRST_CLAUSE = 60
-"""Characters of the first piece, at most: its synthesis is what the caller waits for."""
+MAX_FIRST_CLAUSE = 60
+"""Maximum characters of the first piece: the caller waits for its synthesis."""
 
 _FIRST_JOINED = 40
-"""Characters of the first piece beyond which no further clause is joined to it."""
+"""Maximum characters of the first piece after joining a further clause to it."""
 
-LATER_CLAUSE = 140
-"""Characters of each later piece, at most; it is made while the one before is heard."""
+MAX_CLAUSE = 140
+"""Maximum characters of each later piece; it is synthesised while the piece before it plays."""
 
 _CLOSERS = "[\"')\N{RIGHT DOUBLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}]*"
 _ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|st|jr|sr|vs|etc|[a-z])\.$", re.IGNORECASE)
@@ -22,52 +22,69 @@ _END_OF_CLAUSE = re.compile(rf"(?<=[.!?;,:…—]){_CLOSERS}\s+")
 _SENTENCE_END = re.compile(rf"[.!?…]{_CLOSERS}$")
 
 
-def split_clauses(text: str, first: int = FIRST_CLAUSE, later: int = LATER_CLAUSE) -> Iterator[str]:
-    """Yield the text in order, cut at punctuation and where a clause is too long for one piece.
+def split_clauses(text: str, first: int = MAX_FIRST_CLAUSE, rest: int = MAX_CLAUSE) -> Iterator[str]:
+    """Yield the clauses of a text in order, split at punctuation and at the maximum length.
 
-    Clauses of a sentence are joined while they fit, so that the voice keeps its melody; pieces without a letter or
-    digit are left out.
+    Clauses of a sentence are joined while they fit, so that the voice keeps its intonation; pieces without a letter or
+    digit are omitted.
 
     Args:
-        text: what is to be spoken.
-        first: the most characters of the first piece.
-        later: the most characters of each later piece.
+        text: Text to speak.
+        first: Maximum characters of the first piece.
+        rest: Maximum characters of each further piece.
     """
     piece = ""
     limit, joined = first, min(first, _FIRST_JOINED)
     for clause in _clauses(text):
-        for part in _cap(clause, limit, later):
+        for part in _cap(clause, limit, rest):
             if piece and (len(piece) + 1 + len(part) > joined or _is_sentence(piece)):
                 yield piece
-                piece, limit, joined = "", later, later
+                piece, limit, joined = "", rest, rest
             piece = f"{piece} {part}" if piece else part
     if piece:
         yield piece
 
 
+def split_text(text: str) -> list[str]:
+    """Split a text where the voice pauses; unlike clauses, the pieces keep all characters and join to the text."""
+    pieces: list[str] = []
+    start = 0
+    for clause in split_clauses(text):
+        # Clauses have normalised white space, so count their other characters to find their end in the text.
+        end, characters = start, len("".join(clause.split()))
+        while end < len(text) and characters:
+            characters -= not text[end].isspace()
+            end += 1
+        pieces.append(text[start:end])
+        start = end
+    if start < len(text):
+        pieces[-1:] = ["".join((*pieces[-1:], text[start:]))]
+    return pieces
+
+
 def _clauses(text: str) -> Iterator[str]:
-    """Yield the clauses, each with its punctuation; those without words are left out."""
-    held = ""
+    """Yield the clauses, each with its punctuation; omit those without words."""
+    pending = ""
     for clause in _END_OF_CLAUSE.split(" ".join(text.split())):
-        held = f"{held} {clause}" if held else clause
-        if _ABBREVIATION.search(held):
+        pending = f"{pending} {clause}" if pending else clause
+        if _ABBREVIATION.search(pending):
             continue
-        if _has_words(held):
-            yield held
-        held = ""
-    if _has_words(held):
-        yield held
+        if _has_words(pending):
+            yield pending
+        pending = ""
+    if _has_words(pending):
+        yield pending
 
 
-def _cap(clause: str, first: int, later: int) -> Iterator[str]:
-    """Yield a clause in parts of at most `first`, then `later` characters, cut between words where possible."""
+def _cap(clause: str, first: int, rest: int) -> Iterator[str]:
+    """Yield a clause in parts of at most `first`, then `rest` characters, split between words where possible."""
     limit = first
     while len(clause) > limit:
-        cut = clause.rfind(" ", 1, limit + 1)
-        cut = cut if cut > 0 else limit
-        yield clause[:cut]
-        clause = clause[cut:].strip()
-        limit = later
+        space = clause.rfind(" ", 1, limit + 1)
+        end = space if space > 0 else limit
+        yield clause[:end]
+        clause = clause[end:].strip()
+        limit = rest
     if clause:
         yield clause
 

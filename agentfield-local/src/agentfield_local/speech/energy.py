@@ -1,4 +1,4 @@
-"""The `synthetic` kit: engines without models, for tests of protocols; loudness, tones and scripted texts."""
+"""Synthetic engines without models, for tests of protocols: loudness, scripted texts and tones."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class EnergyVad:
 
 
 class FixedStt:
-    """Hears the scripted texts in order, one an utterance, then the last one again and again.
+    """Returns scripted texts in order, one per utterance; repeats the last one.
 
     Args:
-        texts: what is heard.
+        texts: The transcripts.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -46,7 +46,7 @@ class FixedStt:
         self._lock = Lock()
 
     def transcribe(self, pcm: bytes) -> str:
-        """Return the next scripted text; "" for silence, which uses none up."""
+        """Return the next scripted text; "" for silence, which consumes none."""
         if rms(pcm) == 0:
             return ""
         with self._lock:
@@ -54,7 +54,7 @@ class FixedStt:
 
 
 class ToneTts:
-    """Speaks a tone of 50 ms a character, with a short gap after each clause."""
+    """Speaks a tone of 50 ms per character, with a short gap after each clause."""
 
     @property
     def rate(self) -> int:
@@ -63,20 +63,20 @@ class ToneTts:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """Names of the voices it has."""
+        """Names of its voices."""
         return ("tone",)
 
     def say(self, text: str) -> Iterator[bytes]:
-        """Yield s16le mono audio, a clause at a time; nothing for text without words."""
+        """Yield s16le mono audio clause by clause; nothing for text without words."""
         for clause in split_clauses(text):
             yield _tone(len(clause) * _TONE_MS_A_CHARACTER) + bytes(_TONE_GAP_MS * SPEECH_RATE // 1000 * 2)
 
 
 def synthetic_engines(texts: Iterable[str] = ()) -> SpeechEngines:
-    """Return the synthetic kit.
+    """Return the synthetic engines.
 
     Args:
-        texts: what its speech-to-text hears, in order.
+        texts: Transcripts of its speech-to-text, in order.
     """
     return SpeechEngines(name="synthetic", vad=EnergyVad, stt=FixedStt(texts), tts=ToneTts(), early=False)
 

@@ -1,4 +1,4 @@
-"""Loads a set of speech engines by its name: nothing is guessed, nothing falls back."""
+"""Loads a set of speech engines by name, without fallback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agentfield_local.speech.vad import SileroVad
 __all__ = ["ENGINE_NAMES", "load_engines", "warm"]
 
 ENGINE_NAMES = ("default", "synthetic", "echo")
-"""The sets that can be loaded: offline speech, the kit without models for tests, and the echo that measures media."""
+"""Names of the sets: offline speech, synthetic engines for tests, and the echo that measures media."""
 
 _THREADS = 2
 _WARM_TEXT = "Hello, this is a test."
@@ -28,20 +28,20 @@ _Engine = TypeVar("_Engine")
 
 
 def load_engines(name: str = "default", *, progress: Progress | None = None, threads: int = _THREADS) -> SpeechEngines:
-    """Load and warm the engines of this name; slow (seconds, CPU-bound), so never on an event loop.
+    """Load and warm a set of engines; slow (seconds, CPU-bound), so never call it on an event loop.
 
-    Every model file is checked against its sha256 before the code that would read it is imported.
+    Every model file is checked against its sha256 before the code that reads it is imported.
 
     Args:
-        name: "default" (Silero, Moonshine tiny, Piper joe) or "synthetic" (loudness, scripted words, tones), or
-            "echo" (a measuring instrument: a WebRTC caller hears itself, nothing listens).
-        progress: told what is checked or loaded and how much of it is done, 0 to 1.
-        threads: threads that one synthesis may use.
+        name: "default" (Silero, Moonshine tiny, Piper joe), "synthetic" (loudness, scripted words, tones), or "echo"
+            (for measurements: a WebRTC caller hears itself, without speech recognition).
+        progress: Called with each step and its progress, 0 to 1.
+        threads: Maximum threads of one synthesis.
 
     Raises:
-        SpeechUnavailable: no such set, packages missing, no wheels for this system, or a model file that is not
-            the expected one.
-        SpeechFailed: an engine loaded and does not work.
+        SpeechUnavailable: The set is unknown, packages are missing or do not support this system, or a model file is
+            not the expected one.
+        SpeechFailed: A loaded engine does not work.
     """
     match name:
         case "default":
@@ -58,24 +58,24 @@ def load_engines(name: str = "default", *, progress: Progress | None = None, thr
 
 
 def warm(engines: SpeechEngines) -> None:
-    """Use each engine once, so that the first answer of a call is as fast as every other one.
+    """Use each engine once, so that the first answer is as fast as later ones.
 
     Raises:
-        SpeechFailed: an engine does not work.
+        SpeechFailed: An engine does not work.
     """
     vad = engines.vad()
     vad.probability(bytes(vad.chunk_bytes))
     audio = b"".join(engines.tts.say(_WARM_TEXT))
-    if engines.name not in {"synthetic", "echo"}:  # its scripted texts are for the test
+    if engines.name not in {"synthetic", "echo"}:  # scripted transcripts belong to the test
         engines.stt.transcribe(audio[: SPEECH_RATE * 2])
 
 
 def _load_default(progress: Progress, threads: int) -> SpeechEngines:
-    # read by onnxruntime when it is imported: nothing of a call, nor of this machine, is reported to anybody
+    # onnxruntime reads it on import: no telemetry of calls or of this machine
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     folders = locate()
     paths = {
-        key: verify(file, folders[file.package], _part(progress, f"check {file.path.rpartition('/')[2]}"))
+        key: verify(file, folders[file.package], _step_progress(progress, f"check {file.path.rpartition('/')[2]}"))
         for key, file in MODEL_FILES.items()
     }
     stt = _load(progress, "speech-to-text", "moonshine_voice", lambda: MoonshineStt(paths["moonshine-encoder"].parent))
@@ -93,12 +93,12 @@ def _joe(paths: dict[str, Path], threads: int) -> PiperTts:
 
 
 def _load(progress: Progress, what: str, package: str, make: Callable[[], _Engine]) -> _Engine:
-    """Import a package and make its engine; whatever native code answers becomes one typed error."""
+    """Import a package and create its engine; any error of native code becomes one typed error."""
     progress(f"load {what}", 0.0)
     try:
         importlib.import_module(package)
         engine = make()
-    except Exception as error:  # native code raises errors of its own kinds
+    except Exception as error:  # native packages raise errors of many types
         raise SpeechUnavailable(
             f"the {what} engine {PACKAGES[package]} does not load here: {error} (wheels exist for {SUPPORTED_SYSTEMS})",
             hint="reinstall the extra agentfield-local[speech] on a supported system",
@@ -108,9 +108,9 @@ def _load(progress: Progress, what: str, package: str, make: Callable[[], _Engin
     return engine
 
 
-def _part(progress: Progress, what: str) -> Callable[[float], None]:
-    return lambda fraction: progress(what, fraction)
+def _step_progress(progress: Progress, step: str) -> Callable[[float], None]:
+    return lambda fraction: progress(step, fraction)
 
 
 def _ignore(_what: str, _fraction: float) -> None:
-    """Drop the progress: nobody asked for it."""
+    """Ignore progress."""

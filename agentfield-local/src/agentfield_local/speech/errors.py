@@ -1,4 +1,4 @@
-"""What can go wrong with speech engines, as typed errors."""
+"""Typed errors of speech engines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["SpeechFailed", "SpeechUnavailable"]
 
 
 class SpeechUnavailable(Unavailable):
-    """The chosen speech engines cannot be used here: not installed, not for this system, or not what they claim."""
+    """The chosen engines are unusable here: not installed, no support for this system, or unexpected model files."""
 
     code = "speech_unavailable"
 
 
 class SpeechFailed(AgentFieldError):
-    """A speech engine refused or broke on one utterance; the engine itself stays usable."""
+    """A speech engine failed on one utterance; the engine stays usable."""
 
     code = "speech_failed"
     status = 500

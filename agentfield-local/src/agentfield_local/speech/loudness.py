@@ -1,4 +1,4 @@
-"""How loud audio is (s16le mono), and speech without the silence before it; plain arithmetic, no packages."""
+"""Loudness of s16le mono audio, and removal of leading silence; without dependencies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _STEP_MS = 5
 
 
 def amplitude(dbfs: float) -> float:
-    """Return the level in sample units of a level in decibels below full scale."""
+    """Return a level in dBFS as a level in sample units."""
     return float(_FULL_SCALE * 10 ** (dbfs / 20))
 
 
 def rms(pcm: bytes) -> float:
-    """Return the root mean square of the samples; 0.0 where there are none."""
+    """Return the root mean square of the samples; 0.0 without samples."""
     count = len(pcm) // 2
     if not count:
         return 0.0
@@ -28,11 +28,11 @@ def rms(pcm: bytes) -> float:
 
 
 def trim_onset(pcm: bytes, rate: int) -> bytes:
-    """Return speech without the silence (below -50 dBFS) that a voice makes before it, but for 20 ms.
+    """Return speech without its leading silence (below -50 dBFS), except for 20 ms.
 
     Args:
-        pcm: s16le mono; silence alone is returned as it is.
-        rate: its samples per second.
+        pcm: s16le mono; all-silent audio is returned unchanged.
+        rate: Samples per second.
     """
     step = rate * _STEP_MS // 1000 * 2
     silence = amplitude(_SILENCE_DBFS)

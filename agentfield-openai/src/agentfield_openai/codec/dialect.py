@@ -1,4 +1,4 @@
-"""How services of the protocol differ: one table, so that another plugin can declare a service that is not OpenAI's own."""
+"""Differences between services of the Realtime protocol, as a table that a plugin for another service fills in."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["GA", "Dialect"]
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What is particular to a service; everything left out is as in OpenAI's Realtime interface (GA)."""
+    """Differences of a service; the defaults are OpenAI's Realtime interface (GA)."""
 
     name: str
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Headers of the WebSocket's request, beside the key."""
+    """Headers of the WebSocket request besides the key."""
     events: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Names of server events here, and what OpenAI calls them."""
+    """OpenAI's event names by the names of this service."""
     safety_header: str | None = "OpenAI-Safety-Identifier"
-    """The header for the hash that stands for the end user; None sends none."""
+    """Header for the hash of the end user's identity; None sends none."""
     speech_path: str = "/audio/speech"
-    """Where text is spoken word for word, below the base URL."""
+    """Path of the speech endpoint below the base URL."""
     calls_path: str = "/realtime/calls"
-    """Where a call is made from an SDP offer, below the base URL."""
+    """Path below the base URL where an SDP offer creates a call."""
     socket_path: str = "/realtime"
-    """Where WebSockets are opened, below the base URL."""
+    """Path of the WebSocket below the base URL."""
 
 
 GA = Dialect("ga")
-"""OpenAI's own, without a beta header."""
+"""OpenAI's own service, without a beta header."""

@@ -1,1 +1,6 @@
-"""The REST interface, a module per resource."""
+"""REST interface of the control plane: HTTP requests in; JSON, event streams, problem documents and WebSockets out.
+
+Reading order: `http` (the route table and what all routes share), `resources` (one module per REST resource), `callers`
+(the routes that carry callers' audio), `pages` (static files), `openapi` (the document made from the route table) and
+`application` (the aiohttp application with its middlewares). `agentfield_server.app` passes the services to the routes.
+"""

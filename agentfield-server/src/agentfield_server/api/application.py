@@ -1,4 +1,4 @@
-"""The aiohttp application: the route table behind the guards, and every error as a problem document."""
+"""The aiohttp application: the route table behind the guard, with every error as a problem document."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from aiohttp.typedefs import Middleware
 
 from agentfield.errors import AgentFieldError, NotFound
 from agentfield.ids import new_id
-from agentfield_server.access.guards import Door
-from agentfield_server.api.http import MAX_BODY, problem_reply
-from agentfield_server.api.routes import BEGUN, Handler, Route
+from agentfield_server.access.guard import AuthGuard
+from agentfield_server.api.http.bodies import MAX_BODY, problem_reply
+from agentfield_server.api.http.route import RESPONSE_STARTED, Handler, Route
 
 __all__ = ["build_application"]
 
@@ -23,38 +23,40 @@ _ALLOWED_HEADERS = "authorization, content-type, idempotency-key, last-event-id,
 
 
 def build_application(
-    routes: Iterable[Route], door: Door, *, middlewares: Sequence[Middleware] = ()
+    routes: Iterable[Route], guard: AuthGuard, *, middlewares: Sequence[Middleware] = ()
 ) -> web.Application:
-    """Return the application of a route table.
+    """Build the application of a route table.
 
     Args:
-        routes: All routes; each says who may use it.
-        door: Decides who may.
-        middlewares: What every request passes through first.
+        routes: All routes.
+        guard: Admits or rejects each request by the `access` of its route.
+        middlewares: Outermost middlewares.
     """
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[*middlewares, _problems, _guards(door)])
-    # streams are prepared inside their handler: a middleware would come too late for their headers
-    app.on_response_prepare.append(_sharing(door))
-    app.on_response_prepare.append(_begin)
+    app = web.Application(
+        client_max_size=MAX_BODY, middlewares=[*middlewares, _problem_documents, _check_origin_and_host(guard)]
+    )
+    # a signal, not a middleware: streams send their headers inside their handler
+    app.on_response_prepare.append(_cors_headers(guard))
+    app.on_response_prepare.append(_mark_response_started)
     streams = set[asyncio.Task[Any]]()
-    # a stream has no end of its own: the shutdown would wait for it in vain
-    app.on_shutdown.append(_ending(streams))
+    # streams are cancelled at shutdown: they have no end of their own, and the runner would wait for them
+    app.on_shutdown.append(_cancel_streams(streams))
     for route in routes:
-        # no automatic HEAD: a stream would start for it
-        handler = _guarded(route, door)
-        app.router.add_route(route.method, route.path, _kept(handler, streams) if route.stream else handler)
+        # `add_route`, not `add_get`: that adds HEAD, which would start a stream
+        handler = _guarded(route, guard)
+        app.router.add_route(route.method, route.path, _tracked(handler, streams) if route.stream else handler)
     return app
 
 
-def _guarded(route: Route, door: Door) -> Handler:
+def _guarded(route: Route, guard: AuthGuard) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        await door.admit(request, route.access)
+        await guard.admit(request, route.access)
         return await route.handler(request)
 
     return handle
 
 
-def _kept(handler: Handler, streams: set[asyncio.Task[Any]]) -> Handler:
+def _tracked(handler: Handler, streams: set[asyncio.Task[Any]]) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         task = asyncio.current_task()
         if task is not None:
@@ -65,7 +67,7 @@ def _kept(handler: Handler, streams: set[asyncio.Task[Any]]) -> Handler:
     return handle
 
 
-def _ending(streams: set[asyncio.Task[Any]]) -> Callable[[web.Application], Awaitable[None]]:
+def _cancel_streams(streams: set[asyncio.Task[Any]]) -> Callable[[web.Application], Awaitable[None]]:
     async def end(_: web.Application) -> None:
         for task in list(streams):
             task.cancel()
@@ -73,12 +75,12 @@ def _ending(streams: set[asyncio.Task[Any]]) -> Callable[[web.Application], Awai
     return end
 
 
-def _guards(door: Door) -> Middleware:
+def _check_origin_and_host(guard: AuthGuard) -> Middleware:
     @web.middleware
     async def guards(request: web.Request, handler: Handler) -> web.StreamResponse:
-        door.check_host(request)
-        door.check_origin(request)
-        if request.method == "OPTIONS" and door.foreign_origin(request) is not None:
+        guard.check_host(request)
+        guard.check_origin(request)
+        if request.method == "OPTIONS" and guard.foreign_origin(request) is not None:
             headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
             return web.Response(status=204, headers=headers)
         return await handler(request)
@@ -86,9 +88,9 @@ def _guards(door: Door) -> Middleware:
     return guards
 
 
-def _sharing(door: Door) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def _cors_headers(guard: AuthGuard) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def share(request: web.Request, response: web.StreamResponse) -> None:
-        origin = door.foreign_origin(request)
+        origin = guard.foreign_origin(request)
         if origin is not None:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "Location"
@@ -97,12 +99,12 @@ def _sharing(door: Door) -> Callable[[web.Request, web.StreamResponse], Awaitabl
     return share
 
 
-async def _begin(request: web.Request, _: web.StreamResponse) -> None:
-    request[BEGUN] = True
+async def _mark_response_started(request: web.Request, _: web.StreamResponse) -> None:
+    request[RESPONSE_STARTED] = True
 
 
 @web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _problem_documents(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except AgentFieldError as error:
@@ -110,9 +112,9 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return problem_reply(_from_http(request, error))
-    except Exception:  # noqa: BLE001 - the last resort of a request; the traceback goes to the log
-        # the reader gets a number, the log gets the traceback: nothing internal leaves the process
+        return problem_reply(_from_http_exception(request, error))
+    except Exception:  # noqa: BLE001 - the last handler of a request; the traceback is logged
+        # the response has an incident number only, the log the traceback: no internals leave the process
         incident = new_id("evt")
         _log.exception("request failed: %s %s (%s)", request.method, request.path, incident)
         return problem_reply(
@@ -124,18 +126,18 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         )
 
 
-def _from_http(request: web.Request, error: web.HTTPException) -> AgentFieldError:
+def _from_http_exception(request: web.Request, error: web.HTTPException) -> AgentFieldError:
     if error.status == 404:
         return NotFound(
             f"There is no route {request.method} {request.path[:200]}.",
             code="unknown_path",
-            hint="the REST interface describes itself at /api/v1/openapi.json",
+            hint="the routes are listed at /api/v1/openapi.json",
         )
-    takes = error.headers.get("Allow")
+    allowed = error.headers.get("Allow")
     problem = AgentFieldError(
         f"{error.reason}: {request.method} {request.path[:200]}.",
         code=error.reason.lower().replace(" ", "_"),
-        hint=f"this path takes {takes.replace(',', ', ')}" if takes else None,
+        hint=f"this path accepts {allowed.replace(',', ', ')}" if allowed else None,
     )
     problem.status = error.status
     return problem

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the same route table that serves: what is not in the table does not exist."""
+"""The OpenAPI 3.1 document, generated from the route table that also serves the requests."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from agentfield_server.api.http import json_reply
-from agentfield_server.api.routes import Access, Route
+from agentfield_server.access.guard import Access
+from agentfield_server.api.http.bodies import json_reply
+from agentfield_server.api.http.route import Route
 
 __all__ = ["openapi_document", "openapi_route"]
 
@@ -20,7 +21,7 @@ _REF = "#/components/schemas/{model}"
 _PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?::[^}]*)?\}")
 _SECURITY: dict[Access, list[dict[str, list[str]]]] = {
     "public": [],
-    "verified": [],  # the description says who
+    "verified": [],  # the description tells how it is verified
     "operator": [{"operatorKey": []}, {"operatorHeader": []}],
     "node": [{"operatorKey": []}, {"operatorHeader": []}],
     "session": [{"browserToken": []}, {"operatorKey": []}, {"operatorHeader": []}],
@@ -29,7 +30,7 @@ _SCHEMES = {
     "operatorKey": {
         "type": "http",
         "scheme": "bearer",
-        "description": "The operator's key; none is asked for on loopback without one.",
+        "description": "The operator's key; not required on loopback if none is set.",
     },
     "operatorHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The operator's key."},
     "browserToken": {"type": "http", "scheme": "bearer", "description": "A token `ek_af_…` of this one session."},
@@ -53,7 +54,7 @@ def openapi_route(routes: Sequence[Route]) -> Route:
     """Return the route that serves the document of `routes` and of itself."""
 
     async def serve(_request: web.Request) -> web.Response:
-        """Answer with the document."""
+        """Serve the document."""
         return json_reply(openapi_document([*routes, route]))
 
     route = Route("GET", "/api/v1/openapi.json", serve, "public", "This document")

@@ -8,7 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from agentfield.errors import NotFound
-from agentfield_server.api.routes import Route
+from agentfield_server.api.http.route import Route
 
 __all__ = ["PAGE_HEADERS", "PageRoutes"]
 
@@ -42,10 +42,10 @@ _TYPES = {
 
 
 class PageRoutes:
-    """Serves the call page, the browser module and, with `af dev`, the pages of a project.
+    """The routes of the call page, the browser module and, with `af dev`, the pages of a project.
 
     Args:
-        web_dir: The project's folder, None for the built-in page alone.
+        web_dir: The project's directory; None for the built-in page only.
     """
 
     def __init__(self, web_dir: Path | None) -> None:
@@ -65,12 +65,12 @@ class PageRoutes:
         return _send(self._builtin / "call.html")
 
     async def index(self, _request: web.Request) -> web.StreamResponse:
-        """Serve the project's page, the built-in one where there is none."""
-        own = self._web_dir / "index.html" if self._web_dir else None
-        return _send(own if own and own.is_file() else self._builtin / "call.html")
+        """Serve the project's page, or the built-in call page if there is none."""
+        project_page = self._web_dir / "index.html" if self._web_dir else None
+        return _send(project_page if project_page and project_page.is_file() else self._builtin / "call.html")
 
     async def file(self, request: web.Request) -> web.StreamResponse:
-        """Serve a file of the built-in page or of the project; nothing above these folders, nothing hidden."""
+        """Serve a file of the built-in page or of the project; no hidden file, and nothing outside of these directories."""
         path = request.match_info["path"]
         for root in (self._builtin, self._web_dir):
             found = _inside(root, path) if root else None

@@ -1,4 +1,4 @@
-"""Decisions of humans: an execution is parked for one, and goes on with it; nothing is held meanwhile."""
+"""Approvals: an execution is suspended for a decision and queued again with it; it occupies no node meanwhile."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _PAGE = 500
 
 
 class Approvals:
-    """Parks executions and lets them go on.
+    """Suspends executions for a decision and resumes them.
 
     Args:
-        store: What is kept.
-        go_on: Told of each execution that is queued again.
+        store: The store.
+        resume: Called with the id of each execution that is queued again.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: Store, go_on: Callable[[str], Awaitable[None]], *, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, resume: Callable[[str], Awaitable[None]], *, clock: Callable[[], float]) -> None:
         self._store = store
-        self._go_on = go_on
+        self._resume = resume
         self._expiry = Deadlines(clock=clock, due=self._expire)
 
-    async def adopt(self) -> None:
-        """Watch what an earlier control plane left undecided."""
+    async def restore(self) -> None:
+        """Watch the pending approvals of an earlier control plane."""
         before: str | None = None
         while page := await self._store.list_approvals(status="pending", before=before, limit=_PAGE):
             for approval in page:
@@ -42,12 +42,12 @@ class Approvals:
             before = page[-1].id
 
     async def run(self) -> None:
-        """Take as expired what nobody decides in time; until cancelled."""
+        """Expire approvals that are not decided in time; runs until cancelled."""
         await self._expiry.run()
 
-    async def park(self, execution_id: str, request: PauseRequest, *, attempt: int, epoch: int) -> Approval | None:
-        """Let an execution wait for a decision; None when the attempt is not current."""
-        approval = await self._store.park_execution(
+    async def suspend(self, execution_id: str, request: PauseRequest, *, attempt: int, epoch: int) -> Approval | None:
+        """Suspend an execution until a decision; return None when the attempt is not current."""
+        approval = await self._store.suspend_execution(
             execution_id,
             attempt=attempt,
             epoch=epoch,
@@ -70,15 +70,15 @@ class Approvals:
         note: str | None = None,
         data: Any = None,
     ) -> Approval:
-        """Decide; the same decision a second time changes nothing.
+        """Decide an approval; a repetition of the same decision by the same principal changes nothing.
 
         Raises:
-            NotFound: There is no such approval (code `unknown_approval`).
-            Conflict: It was decided otherwise, or has expired, or its execution is over (code `already_decided`).
+            NotFound: The approval does not exist (code `unknown_approval`).
+            Conflict: It was decided otherwise, expired, or its execution has ended (code `already_decided`).
         """
         approval = await self._store.decide(approval_id, status=status, by=by, via=via, note=note, data=data)
         if approval is not None:
-            await self._go_on(approval.execution_id)
+            await self._resume(approval.execution_id)
             return approval
         approval = await self.find(approval_id)
         if (approval.status, approval.decided_by) == (status, by):
@@ -95,7 +95,7 @@ class Approvals:
         """Return an approval.
 
         Raises:
-            NotFound: There is none (code `unknown_approval`).
+            NotFound: It does not exist (code `unknown_approval`).
         """
         approval = await self._store.get_approval(approval_id)
         if approval is None:
@@ -103,7 +103,7 @@ class Approvals:
         return approval
 
     async def decisions(self, execution: Execution) -> dict[str, dict[str, Any]]:
-        """Return what was decided about the pauses of an execution, as a node is told it."""
+        """Return the decisions about the pauses of an execution, in the form that a node gets them."""
         if not execution.pauses:
             return {}
         rows = await self._store.list_approvals(execution_id=execution.id, limit=_PAGE)
@@ -122,5 +122,5 @@ class Approvals:
     async def _expire(self, approval_id: str) -> None:
         approval = await self._store.decide(approval_id, status="expired", by=None, via="time")
         if approval is not None:
-            _log.info("nobody decided about %s in time", approval_id)
-            await self._go_on(approval.execution_id)
+            _log.info("approval %s expired without a decision", approval_id)
+            await self._resume(approval.execution_id)

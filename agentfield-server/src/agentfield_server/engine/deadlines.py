@@ -1,4 +1,4 @@
-"""The deadlines of open executions, in the order in which they come."""
+"""Deadlines by wall clock: a heap, and the task that fires them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _AFTER_FAILURE = 1.0
 
 
 class Deadlines:
-    """A heap of deadlines and the loop that meets them.
+    """A heap of deadlines and the loop that fires them.
 
     Args:
-        clock: Seconds since the epoch; looked at once a second at least, so that a jump of it is noticed.
-        due: Called with the id of each execution whose deadline has come; may be called for one that is closed.
+        clock: Seconds since the epoch; read at least once a second, so that a jump of it is noticed.
+        due: Called with the id of each execution or approval at its deadline; it may be closed by then.
     """
 
     def __init__(self, *, clock: Callable[[], float], due: Callable[[str], Awaitable[None]]) -> None:
@@ -31,7 +31,7 @@ class Deadlines:
         self._earlier = asyncio.Event()
 
     def add(self, execution_id: str, at: float | None) -> None:
-        """Watch a deadline; None is none."""
+        """Add a deadline; None adds nothing."""
         if at is None:
             return
         heapq.heappush(self._heap, (at, execution_id))
@@ -39,7 +39,7 @@ class Deadlines:
             self._earlier.set()
 
     async def run(self) -> None:
-        """Meet deadlines until cancelled."""
+        """Fire deadlines until cancelled."""
         while True:
             await self._sleep()
             while self._heap and self._heap[0][0] <= self._clock():

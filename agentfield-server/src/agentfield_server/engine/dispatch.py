@@ -1,4 +1,4 @@
-"""Work to nodes: the lease is committed first, then the node is asked; what finds no room waits in the store."""
+"""Dispatch of executions to nodes: the lease is committed first, then the node is invoked; the rest waits in the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.wire.frames import ExecutionContext, Invoke
-from agentfield_server.nodes import Held, LinkHub, NodeLink
+from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewExecution
 
@@ -18,26 +18,26 @@ __all__ = ["LEASE", "Dispatcher"]
 _log = logging.getLogger("agentfield.engine")
 
 LEASE = 10.0
-"""Seconds that a node which is away may come back and go on with its work."""
+"""Seconds in which a node that lost its link may return and continue its work."""
 
 _PAGE = 100
 _AFTER_FAILURE = 1.0
 _LONGEST_SLEEP = 1.0
-"""Seconds between two looks at the clock while something waits for its time, so that a jump of it is noticed."""
+"""Seconds between two reads of the clock while an execution is delayed, so that a jump of the clock is noticed."""
 
 
 class Dispatcher:
-    """Finds a node for each execution.
+    """Finds a node instance for each execution.
 
-    The rule that keeps restarts, reconnects and cancellations simple: an attempt is entered into `link.held` before its
-    lease is committed, and the node is asked only while it is still there.
+    One rule keeps restarts, reconnects and cancellations simple: an attempt is entered into `link.held` before its
+    lease is committed, and the node is invoked only while the entry is still there.
 
     Args:
-        store: Where executions wait.
-        hub: Who may take them.
+        store: Holds the queue.
+        hub: Picks instances.
         clock: Seconds since the epoch.
-        decisions: Returns what was decided about the pauses of an execution.
-        lease: Seconds of a lease.
+        decisions: Returns the decisions about the pauses of an execution.
+        lease: Duration of a lease, seconds.
     """
 
     def __init__(
@@ -55,41 +55,41 @@ class Dispatcher:
         self._decisions = decisions
         self._lease = lease
         self._backlog: set[str] = set()
-        self._look: set[str] = set()
+        self._to_check: set[str] = set()
         self._due: dict[str, float] = {}
-        """When the next delayed execution of a node may start."""
+        """By node: when its next delayed execution may start."""
         self._wake = asyncio.Event()
-        self.settling = asyncio.Lock()
-        """Held while leases of an instance are decided about: reclaimed, given up, or given back."""
+        self.lease_lock = asyncio.Lock()
+        """Serialises decisions about the leases of an instance: reconciled, given up, or returned."""
 
     @property
     def lease_until(self) -> float:
-        """When a lease that is given now ends."""
+        """End of a lease that begins now, seconds since the epoch."""
         return self._clock() + self._lease
 
     def has_backlog(self, node_id: str) -> bool:
-        """Tell whether work of a node may be waiting; then nothing new may overtake it."""
+        """Return whether work of a node may be queued; then new work must not overtake it."""
         return node_id in self._backlog
 
-    def waits(self, node_id: str) -> None:
-        """Work of a node is waiting in the store."""
+    def work_waiting(self, node_id: str) -> None:
+        """Note that work of a node is queued in the store."""
         self._backlog.add(node_id)
-        self.room(node_id)
+        self.capacity_freed(node_id)
 
-    def room(self, node_id: str) -> None:
-        """A node may have room: look for waiting work."""
+    def capacity_freed(self, node_id: str) -> None:
+        """Note that a node may have a free slot: look for queued work."""
         if node_id in self._backlog:
-            self._look.add(node_id)
+            self._to_check.add(node_id)
             self._wake.set()
 
-    def reserve(self, new: NewExecution) -> NodeLink | None:
-        """Take a place for a new execution on a linked instance; None when it has to wait."""
+    def reserve(self, new: NewExecution) -> LinkedNode | None:
+        """Reserve a slot for a new execution on a linked instance; return None when it must be queued."""
         node_id, _, function = new.target.partition(".")
         if node_id in self._backlog or new.delay:
             return None
         link = self._hub.pick(node_id, function)
         if link is not None:
-            link.held[new.id] = Held(
+            link.assigned[new.id] = AssignedAttempt(
                 execution_id=new.id,
                 run_id=new.run_id,
                 session_id=new.session_id,
@@ -101,20 +101,20 @@ class Dispatcher:
         return link
 
     async def run(self) -> None:
-        """Hand out waiting work until cancelled."""
+        """Dispatch queued work until cancelled."""
         while True:
             await self._sleep()
-            while self._look:
-                node_id = self._look.pop()
+            while self._to_check:
+                node_id = self._to_check.pop()
                 try:
-                    await self._hand_out(node_id)
+                    await self._dispatch_waiting(node_id)
                 except AgentFieldError as error:
-                    _log.warning("waiting work could not be handed out, it will be tried again: %s", error.message)
+                    _log.warning("queued work could not be dispatched, it will be tried again: %s", error.message)
                     self._backlog.add(node_id)
                     await asyncio.sleep(_AFTER_FAILURE)
 
     async def _sleep(self) -> None:
-        """Wait until a node may have room, or something that waited for its time may start."""
+        """Wait until a node may have a free slot, or a delayed execution may start."""
         pause = None
         if self._due:
             pause = min(max(min(self._due.values()) - self._clock(), 0.0), _LONGEST_SLEEP)
@@ -128,18 +128,18 @@ class Dispatcher:
         for node_id in [name for name, at in self._due.items() if at <= now]:
             del self._due[node_id]
             self._backlog.add(node_id)
-            self._look.add(node_id)
+            self._to_check.add(node_id)
 
-    async def _hand_out(self, node_id: str) -> None:
-        """Lease waiting executions of a node for as long as it has room."""
+    async def _dispatch_waiting(self, node_id: str) -> None:
+        """Lease queued executions of a node while it has free slots."""
         full, now = set[str](), self._clock()
         while any(link.load < 1 for link in self._hub.links(node_id)):
-            # cleared before the store is asked: what is queued from here on sets it again
+            # cleared before the query: an execution that is queued after it sets the mark again
             self._backlog.discard(node_id)
             now = self._clock()
             waiting = await self._store.queued_executions(node_id, now=now, limit=_PAGE, without=sorted(full))
-            results = await asyncio.gather(*(self._offer(row) for row in waiting))
-            # a target that nobody takes now must not stand in the way of the others
+            results = await asyncio.gather(*(self._try_dispatch(row) for row in waiting))
+            # a target without a free instance must not block the others of the node
             full |= {row.target for row, taken in zip(waiting, results, strict=True) if not taken}
             if len(waiting) == _PAGE or full:
                 self._backlog.add(node_id)
@@ -149,15 +149,15 @@ class Dispatcher:
         if at is not None:
             self._due[node_id] = at
 
-    async def _offer(self, row: Execution) -> bool:
-        """Lease one execution to whoever fits; False when nobody does."""
+    async def _try_dispatch(self, row: Execution) -> bool:
+        """Lease one execution to a fitting instance; return False when there is none."""
         node_id, _, function = row.target.partition(".")
         link = self._hub.pick(node_id, function)
         if link is None:
             return False
-        held = Held.of(row)
-        held.accepted = False
-        link.held[row.id] = held
+        assigned = AssignedAttempt.of(row)
+        assigned.accepted = False
+        link.assigned[row.id] = assigned
         leased = None
         try:
             leased = await self._store.lease_execution(row.id, owner=link.instance_id, until=self.lease_until)
@@ -168,32 +168,32 @@ class Dispatcher:
             await self.invoke(leased, link)
         return True
 
-    async def invoke(self, execution: Execution, link: NodeLink) -> None:
-        """Ask the node that holds an execution to run it; give the lease back when the node is not there any more."""
-        if execution.id not in link.held and self._hub.instance(link.instance_id) is link:
-            return  # closed meanwhile
+    async def invoke(self, execution: Execution, link: LinkedNode) -> None:
+        """Send the invocation to the assigned node; return the lease when its link has ended."""
+        if execution.id not in link.assigned and self._hub.instance(link.instance_id) is link:
+            return  # closed while the lease was committed
         try:
             await link.send(invoke_frame(execution, await self._decisions(execution)))
         except NodeNotConnected:
-            await self._give_back(execution, link)
+            await self._return_lease(execution, link)
 
-    async def _give_back(self, execution: Execution, link: NodeLink) -> None:
-        async with self.settling:
+    async def _return_lease(self, execution: Execution, link: LinkedNode) -> None:
+        async with self.lease_lock:
             link.release(execution.id)
-            newer = self._hub.coming(link.instance_id)
-            if newer is not None and newer is not link and (not newer.reconciled or execution.id in newer.held):
-                return  # the instance is back and has it, or is about to find it
+            newer = self._hub.connecting_or_linked(link.instance_id)
+            if newer is not None and newer is not link and (not newer.reconciled or execution.id in newer.assigned):
+                return  # the instance has linked again: its reconciliation decides about this attempt
             row = await self._store.get_execution(execution.id)
             if row is None or row.accepted or row.status != "running":
                 return
             if await self._store.requeue_execution(
                 row.id, attempt=execution.attempt, epoch=execution.lease_epoch, entered=False
             ):
-                self.waits(link.node_id)
+                self.work_waiting(link.node_id)
 
 
 def invoke_frame(execution: Execution, decisions: dict[str, dict[str, Any]]) -> Invoke:
-    """Return the frame that asks for an attempt."""
+    """Return the frame that invokes an attempt."""
     return Invoke(
         epoch=execution.lease_epoch,
         function=execution.target.partition(".")[2],

@@ -1,4 +1,4 @@
-"""The engine: every call is a row before it is work, and is answered after its result is a row."""
+"""The engine: a call is committed before it is dispatched, and answered after its result is committed."""
 
 from __future__ import annotations
 
@@ -19,44 +19,41 @@ from agentfield.errors import (
 from agentfield.wire.frames import Accepted, Call, Cancel, PauseRequest, Progress, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.bus import Bus
+from agentfield_server.engine.admission import prepare_execution, resolve_target
 from agentfield_server.engine.approvals import Approvals
-from agentfield_server.engine.backoff import pause
-from agentfield_server.engine.calls import Calls
+from agentfield_server.engine.backoff import backoff_delay
 from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.engine.dispatch import LEASE, Dispatcher
-from agentfield_server.engine.leases import Leases
-from agentfield_server.engine.results import Outcome, judge
-from agentfield_server.engine.targets import declared, prepared
-from agentfield_server.engine.tasks import Tasks
-from agentfield_server.engine.waiters import Waiters
-from agentfield_server.nodes import Held, LinkHub, NodeLink
+from agentfield_server.engine.leases import LeaseManager
+from agentfield_server.engine.node_calls import NodeCalls
+from agentfield_server.engine.results import Outcome, verify_result
+from agentfield_server.engine.tasks import BackgroundTasks
+from agentfield_server.engine.waiters import FINAL, ExecutionWaiters
+from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import EventRow, Execution, NewEvent, NewExecution
+from agentfield_server.store.records import Execution, NewEvent, NewExecution
 
-__all__ = ["FINAL", "Engine"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("agentfield.engine")
 
-FINAL: frozenset[ExecutionStatus] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
-"""States that are never left."""
-
 MAX_QUEUED = 10_000
-"""How many executions may wait for one node."""
+"""Default limit of queued executions for one node."""
 
 
 class Engine:
     """Runs executions on the linked nodes. An asynchronous context manager that owns its tasks.
 
     Args:
-        store: What is kept; open.
+        store: The open store.
         hub: The node links; the engine binds itself to it.
-        bus: Told of each closed execution, topic ``execution:{id}``.
+        bus: Publishes each closed execution, topic ``execution:{id}``.
         clock: Seconds since the epoch.
-        lease: Seconds that a node which is away may come back and go on with its work.
-        max_queued: How many executions may wait for one node; twice as many of those that live calls wait for.
-        ended: Told of each execution that is closed here.
+        lease: Seconds in which a node that lost its link may return and continue its work.
+        max_queued: Limit of queued executions for one node; twice as many for those of live sessions.
+        ended: Called with each execution that is closed here.
     """
 
     def __init__(
@@ -76,25 +73,25 @@ class Engine:
         self._clock = clock
         self._max_queued = max_queued
         self._ended = ended
-        self._tasks = Tasks()
-        self._waiters = Waiters()
-        self.approvals = Approvals(store, self._go_on, clock=clock)
-        """Decisions of humans."""
+        self._tasks = BackgroundTasks()
+        self._waiters = ExecutionWaiters(self.find, bus)
+        self.approvals = Approvals(store, self._resume, clock=clock)
+        """Decisions about suspended executions."""
         self._dispatcher = Dispatcher(store, hub, clock=clock, decisions=self.approvals.decisions, lease=lease)
         self._deadlines = Deadlines(clock=clock, due=self._time_out)
-        self._leases = Leases(store, hub, self._dispatcher, close=self._close, lease=lease)
-        self._calls = Calls(store, hub, self, room=self._dispatcher.room)
+        self._leases = LeaseManager(store, hub, self._dispatcher, close=self._close, lease=lease)
+        self._calls = NodeCalls(store, hub, self, capacity_freed=self._dispatcher.capacity_freed)
         hub.bind_engine(self)
 
     async def __aenter__(self) -> Self:
-        """Take up what was left open, and start."""
+        """Take over the open executions of an earlier control plane and start the tasks."""
         rows = [row for row in await self._store.open_executions() if row.kind in ("tool", "call")]
         for row in rows:
             self._deadlines.add(row.id, row.deadline)
             if row.status == "queued":
-                self._dispatcher.waits(row.target.partition(".")[0])
-        self._leases.adopt(rows)
-        await self.approvals.adopt()
+                self._dispatcher.work_waiting(row.target.partition(".")[0])
+        self._leases.restore(rows)
+        await self.approvals.restore()
         for loop in (self._dispatcher.run(), self._deadlines.run(), self._leases.run(), self.approvals.run()):
             self._tasks.start(loop)
         return self
@@ -102,82 +99,62 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; open executions stay open and are taken up by the next engine."""
+        """Stop; open executions stay open for the next engine."""
         await self._tasks.close()
 
-    # --- asking
+    # --- requests
 
     async def submit(self, new: NewExecution) -> Execution:
-        """Commit a call of a target and dispatch it; a repeated `op_id` or idempotency key returns the first one.
+        """Commit a call of a target and dispatch it; a repeated `op_id` or idempotency key returns the first execution.
 
-        Retries and timeout are taken from the target's declaration where `new` does not set them.
+        Retries and timeout come from the target's declaration where `new` does not set them.
 
         Raises:
-            NotFound: Nobody ever declared the target (code `unknown_target`).
-            NodeNotConnected: Its node is away for more than 10 s.
+            NotFound: No node ever declared the target (code `unknown_target`).
+            NodeNotConnected: Its node has been away for more than 10 s.
             InvalidInput: The input is not JSON, the parent is not of this run, or the key was used with another body.
-            LimitExceeded: The input is larger than 1 MiB, or too many wait for the node already (code `queue_full`).
+            LimitExceeded: The input is larger than 1 MiB, or the queue of the node is full (code `queue_full`).
         """
         try:
-            spec = declared(self._hub, new.target)
+            spec = resolve_target(self._hub, new.target)
         except (NotFound, NodeNotConnected):
-            # a repeated call has its answer, whoever is away by now
-            earlier = None if new.op_id is None else await self._store.execution_of(new.op_id)
+            # a repeated call returns its execution even if the node has left since
+            earlier = None if new.op_id is None else await self._store.execution_for_op(new.op_id)
             if earlier is None:
                 raise
             return earlier
-        new = await prepared(new, spec)
-        return await self._whole(self._create(new))
+        new = await prepare_execution(new, spec)
+        return await self._to_completion(self._create(new))
 
     async def run(self, new: NewExecution, timeout: float | None) -> Execution:  # noqa: ASYNC109
-        """Submit and wait, as `submit` and `wait` in one."""
+        """Submit an execution and wait for its end, see `submit` and `wait`."""
         with self._waiters.expect(new.id) as future:
             execution = await self.submit(new)
             if execution.id != new.id:
                 return await self.wait(execution.id, timeout)
             if execution.status in FINAL:
                 return execution
-            return await self._until(execution.id, future, timeout)
+            return await self._waiters.until_closed(execution.id, future, timeout)
 
     async def wait(self, execution_id: str, timeout: float | None) -> Execution:  # noqa: ASYNC109
-        """Wait until an execution is closed; after `timeout` seconds return it as it is then.
+        """Wait until an execution is closed; after `timeout` seconds return its current state.
 
         Raises:
-            NotFound: There is no such execution.
+            NotFound: It does not exist.
         """
         with self._waiters.expect(execution_id) as future:
             execution = await self.find(execution_id)
             if execution.status in FINAL:
                 return execution
             if execution.kind in ("session", "turn"):
-                return await self._until_recorded(execution, timeout)
-            return await self._until(execution_id, future, timeout)
-
-    async def _until(self, execution_id: str, future: asyncio.Future[Execution], timeout: float | None) -> Execution:  # noqa: ASYNC109
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            return await self.find(execution_id)
-
-    async def _until_recorded(self, execution: Execution, timeout: float | None) -> Execution:  # noqa: ASYNC109
-        """Wait for what the sessions close, by its event."""
-        try:
-            with self._bus.subscribe(f"run:{execution.run_id}") as events:
-                async with asyncio.timeout(timeout):
-                    while (current := await self.find(execution.id)).status not in FINAL:
-                        async for rows in events:
-                            if isinstance(rows, list) and any(_ends(row, execution.id) for row in rows):
-                                break
-                    return current
-        except TimeoutError:
-            return await self.find(execution.id)
+                return await self._waiters.until_recorded(execution, timeout)
+            return await self._waiters.until_closed(execution_id, future, timeout)
 
     async def find(self, execution_id: str) -> Execution:
         """Return an execution.
 
         Raises:
-            NotFound: There is none.
+            NotFound: It does not exist.
         """
         execution = await self._store.get_execution(execution_id)
         if execution is None:
@@ -189,16 +166,16 @@ class Engine:
         return execution
 
     async def cancel(self, execution_id: str, reason: str = "cancelled", *, tree: bool = True) -> Execution:
-        """Cancel an execution and what it called; returns it closed, also when it was closed before.
+        """Cancel an execution and its descendants; return the closed execution. One that is closed already stays as it is.
 
         Args:
             execution_id: The execution.
-            reason: Why, for whoever looks at it.
-            tree: Whether what it called is cancelled too.
+            reason: Reason for the problem document.
+            tree: Whether the executions that it called are cancelled too.
 
         Raises:
-            NotFound: There is no such execution.
-            Conflict: It is a session or turn: those end with their session.
+            NotFound: It does not exist.
+            Conflict: It is a session or turn; those end with their session.
         """
         execution = await self.find(execution_id)
         if execution.kind in ("session", "turn"):
@@ -212,24 +189,24 @@ class Engine:
         return done or await self.find(execution_id)
 
     async def cancel_run(self, run_id: str, reason: str) -> int:
-        """Cancel every open call of a run; returns how many. A session and its turns end with the session."""
+        """Cancel every open call of a run; return how many. A session and its turns end with the session."""
         rows = [row for row in await self._store.open_executions(run_id=run_id) if row.kind in ("tool", "call")]
         done = [await self.cancel(row.id, reason, tree=False) for row in rows]
         return sum(row.status == "cancelled" for row in done)
 
     def timeout_of(self, target: str) -> float | None:
-        """Return the timeout that a target declares, None when there is none."""
+        """Return the declared timeout of a target in seconds, None when it has none."""
         spec = self._hub.function(target)
         return None if spec is None else spec.timeout
 
-    # --- the way of an execution
+    # --- lifecycle of an execution
 
     async def _create(self, new: NewExecution) -> Execution:
         link = self._dispatcher.reserve(new)
         execution, is_new = None, False
         try:
             if link is None:
-                execution, is_new = await self._store.create_execution(new, room=self._max_queued)
+                execution, is_new = await self._store.create_execution(new, max_queued=self._max_queued)
             else:
                 execution, is_new = await self._store.create_execution(
                     new, lease_to=link.instance_id, lease_until=self._dispatcher.lease_until
@@ -241,7 +218,7 @@ class Engine:
             return execution
         self._deadlines.add(execution.id, execution.deadline)
         if link is None:
-            self._dispatcher.waits(new.target.partition(".")[0])
+            self._dispatcher.work_waiting(new.target.partition(".")[0])
         else:
             await self._dispatcher.invoke(execution, link)
         return execution
@@ -256,10 +233,12 @@ class Engine:
         epoch: int | None = None,
         tree: bool = True,
     ) -> Execution | None:
-        """Close an execution from this side; who runs it is told to stop, what it called is stopped as well."""
+        """Close an execution without a result of its node; cancel it there, and cancel its descendants."""
         document = {**problem.to_problem(), "execution_id": execution_id}
         outcome = Outcome(status=status, problem=document)
-        return await self._whole(self._close_now(execution_id, outcome, attempt=attempt, epoch=epoch, tree=tree))
+        return await self._to_completion(
+            self._close_now(execution_id, outcome, attempt=attempt, epoch=epoch, tree=tree)
+        )
 
     async def _close_now(
         self, execution_id: str, outcome: Outcome, *, attempt: int | None, epoch: int | None, tree: bool
@@ -270,36 +249,36 @@ class Engine:
         if done is None:
             return None
         link = self._hub.instance(done.lease_owner)
-        if link is not None and execution_id in link.held:
-            self._tasks.start(self._tell_to_stop(link, done))
-        self._closed(done, link)
+        if link is not None and execution_id in link.assigned:
+            self._tasks.start(self._send_cancel(link, done))
+        self._announce_closed(done, link)
         if tree:
-            self._tasks.start(self._close_children(done))
+            self._tasks.start(self._cancel_children(done))
         return done
 
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do something to its end, also when who asked for it is cancelled: what is committed must be told of."""
+    async def _to_completion(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to completion even if the caller is cancelled: a committed change must be announced."""
         return await asyncio.shield(self._tasks.start(work, watched=True))
 
-    async def _tell_to_stop(self, link: NodeLink, done: Execution) -> None:
+    async def _send_cancel(self, link: LinkedNode, done: Execution) -> None:
         try:
             await link.send(Cancel(execution_id=done.id, reason=done.status))
         except NodeNotConnected:
             _log.debug("node %s left before %s could be cancelled there", link.node_id, done.id)
 
-    async def _close_children(self, parent: Execution) -> None:
+    async def _cancel_children(self, parent: Execution) -> None:
         for row in await self._store.open_executions(run_id=parent.run_id):
             if row.parent_id == parent.id and row.kind in ("tool", "call"):
                 problem = ExecutionCancelled(f"{parent.target}, which had called {row.target}, was given up.")
                 await self._close(row.id, status="cancelled", problem=problem)
 
-    def _closed(self, done: Execution, link: NodeLink | None) -> None:
-        """Tell everybody that an execution is closed."""
+    def _announce_closed(self, done: Execution, link: LinkedNode | None) -> None:
+        """Release the slot of a closed execution and notify waiters and the bus."""
         if link is not None:
             link.release(done.id)
-            self._dispatcher.room(link.node_id)
+            self._dispatcher.capacity_freed(link.node_id)
         self._ended(done)
-        self._waiters.push(done)
+        self._waiters.resolve(done)
         self._bus.publish(f"execution:{done.id}", done)
 
     async def _time_out(self, execution_id: str) -> None:
@@ -307,7 +286,7 @@ class Engine:
         if row is None or row.status in FINAL or row.deadline is None:
             return
         if row.deadline > self._clock():
-            self._deadlines.add(row.id, row.deadline)  # it was parked meanwhile: the time stood still
+            self._deadlines.add(row.id, row.deadline)  # moved: the deadline does not run while it is suspended
             return
         seconds = row.deadline - row.created_at
         problem = ExecutionTimeout(
@@ -319,51 +298,53 @@ class Engine:
 
     # --- EnginePort
 
-    async def reconcile(self, link: NodeLink) -> Welcome:
-        """Compare what a node says it holds with what is stored."""
+    async def reconcile(self, link: LinkedNode) -> Welcome:
+        """Compare the attempts that a node reports with the store."""
         return await self._leases.reconcile(link)
 
-    async def node_linked(self, link: NodeLink) -> None:
-        """Give a node what it missed, and what waits."""
-        if link.held:
-            self._tasks.start(self._leases.ask_again(link))
-        self._dispatcher.room(link.node_id)
+    async def node_linked(self, link: LinkedNode) -> None:
+        """Repeat invocations that the node may have missed, and dispatch queued work to it."""
+        if link.assigned:
+            self._tasks.start(self._leases.resend_invocations(link))
+        self._dispatcher.capacity_freed(link.node_id)
 
-    async def node_lost(self, link: NodeLink) -> None:
-        """Decide about what a node held."""
+    async def node_lost(self, link: LinkedNode) -> None:
+        """Decide about the attempts of a lost node."""
         await self._leases.node_lost(link)
 
-    async def accepted(self, link: NodeLink, frame: Accepted) -> None:
+    async def accepted(self, link: LinkedNode, frame: Accepted) -> None:
         """Record that a function was entered."""
-        held = link.held.get(frame.execution_id)
-        if held is not None and await self._store.accept_execution(
+        assigned = link.assigned.get(frame.execution_id)
+        if assigned is not None and await self._store.accept_execution(
             frame.execution_id, attempt=frame.attempt, epoch=frame.epoch
         ):
-            held.accepted = True
-        elif frame.execution_id not in link.held:
-            # given up meanwhile; a newer attempt on the same instance would be held
+            assigned.accepted = True
+        elif frame.execution_id not in link.assigned:
+            # given up meanwhile (a newer attempt on the same instance would be assigned): stop it there
             await link.send(Cancel(execution_id=frame.execution_id, reason="given up"))
 
-    async def result(self, link: NodeLink, frame: Result, *, entered: bool = False) -> None:
-        """Record what came of an attempt, answer who waits, then acknowledge.
+    async def result(self, link: LinkedNode, frame: Result, *, entered: bool = False) -> None:
+        """Record the result of an attempt, notify waiters, then acknowledge it.
+
+        The acknowledgement comes after the commit: an unacknowledged result is sent again over the next link.
 
         Args:
-            link: Where it ran.
-            frame: What the node says.
-            entered: Whether that the function was entered is to be recorded with it.
+            link: The instance that ran it.
+            frame: Its result.
+            entered: Whether the entry of the function is recorded together with it.
         """
-        held = link.held.get(frame.execution_id)
-        used = held is not None and await self._record(link, frame, held, entered=entered)
-        used = used or await self._was_used(frame)
+        assigned = link.assigned.get(frame.execution_id)
+        used = assigned is not None and await self._record(link, frame, assigned, entered=entered)
+        used = used or await self._already_recorded(frame)
         await link.send(ResultAck(execution_id=frame.execution_id, attempt=frame.attempt, accepted=used))
 
-    async def _record(self, link: NodeLink, frame: Result, held: Held, *, entered: bool) -> bool:
-        outcome = await judge(frame, did=link.did, input_digest=held.input_digest)
+    async def _record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt, *, entered: bool) -> bool:
+        outcome = await verify_result(frame, did=link.did, input_digest=assigned.input_digest)
         if entered and outcome.status != "succeeded":
             await self._store.accept_execution(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch)
         if outcome.status == "waiting" and frame.pause is not None:
-            return await self._park(link, frame, frame.pause)
-        if frame.retry and outcome.status != "succeeded" and await self._again(link, frame, outcome):
+            return await self._suspend(link, frame, frame.pause)
+        if frame.retry and outcome.status != "succeeded" and await self._schedule_retry(link, frame, outcome):
             return True
         done = await self._store.complete_execution(
             frame.execution_id,
@@ -379,15 +360,15 @@ class Engine:
             entered=(frame.took or 0.0) if entered else None,
         )
         if done is not None:
-            self._closed(done, link)
+            self._announce_closed(done, link)
         return done is not None
 
-    async def _again(self, link: NodeLink, frame: Result, outcome: Outcome) -> bool:
-        """Queue another attempt, where one is left and the node signed for what it said."""
+    async def _schedule_retry(self, link: LinkedNode, frame: Result, outcome: Outcome) -> bool:
+        """Queue another attempt if one is left and the result is signed by the node."""
         row = await self._store.get_execution(frame.execution_id)
         if row is None or row.attempt >= row.max_attempts or outcome.signature is None:
             return False
-        at = self._clock() + pause(row.backoff, row.attempt)
+        at = self._clock() + backoff_delay(row.backoff, row.attempt)
         if row.deadline is not None and at >= row.deadline:
             return False
         body = {"attempt": frame.attempt, "status": outcome.status, "problem": outcome.problem, "not_before": at}
@@ -397,32 +378,32 @@ class Engine:
         )
         if queued:
             link.release(row.id)
-            self._dispatcher.waits(link.node_id)
+            self._dispatcher.work_waiting(link.node_id)
         return queued
 
-    async def _park(self, link: NodeLink, frame: Result, request: PauseRequest) -> bool:
-        """Let an execution wait for a decision: its place on the node is free from here on."""
-        parked = await self.approvals.park(frame.execution_id, request, attempt=frame.attempt, epoch=frame.epoch)
-        if parked is not None:
+    async def _suspend(self, link: LinkedNode, frame: Result, request: PauseRequest) -> bool:
+        """Suspend an execution until a decision; its slot on the node is free from then on."""
+        approval = await self.approvals.suspend(frame.execution_id, request, attempt=frame.attempt, epoch=frame.epoch)
+        if approval is not None:
             link.release(frame.execution_id)
-            self._dispatcher.room(link.node_id)
-        return parked is not None
+            self._dispatcher.capacity_freed(link.node_id)
+        return approval is not None
 
-    async def _go_on(self, execution_id: str) -> None:
-        """A parked execution is queued again, with the time that it had left."""
+    async def _resume(self, execution_id: str) -> None:
+        """Dispatch a suspended execution that was queued again, with the time that it had left."""
         row = await self._store.get_execution(execution_id)
         if row is not None and row.status not in FINAL:
             self._deadlines.add(row.id, row.deadline)
-            self._dispatcher.waits(row.target.partition(".")[0])
+            self._dispatcher.work_waiting(row.target.partition(".")[0])
 
-    async def progress(self, link: NodeLink, frame: Progress) -> None:
-        """Record how far a run has come."""
-        if frame.execution_id in link.held:
+    async def progress(self, link: LinkedNode, frame: Progress) -> None:
+        """Record the progress of an attempt."""
+        if frame.execution_id in link.assigned:
             await self._store.progress(
                 frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=dict(frame.value)
             )
 
-    async def _was_used(self, frame: Result) -> bool:
+    async def _already_recorded(self, frame: Result) -> bool:
         row = await self._store.get_execution(frame.execution_id)
         return (
             row is not None
@@ -431,10 +412,6 @@ class Engine:
             and row.signature == frame.signature
         )
 
-    async def call(self, link: NodeLink, frame: Call) -> None:
-        """Commit a call of a node and follow it."""
+    async def call(self, link: LinkedNode, frame: Call) -> None:
+        """Commit a call of a node and follow it to its end."""
         await self._calls.serve(link, frame, now=self._clock())
-
-
-def _ends(row: EventRow, execution_id: str) -> bool:
-    return row.type == "execution.ended" and row.execution_id == execution_id

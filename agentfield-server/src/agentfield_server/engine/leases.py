@@ -1,4 +1,4 @@
-"""Nodes that go and come back: what they keep, what is given to others, what has to be called lost."""
+"""Leases of node instances: which attempts a returning node keeps, and which are requeued or failed as lost."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from agentfield.errors import AgentFieldError, NodeLost
 from agentfield.wire.frames import Hello, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.engine.dispatch import Dispatcher
-from agentfield_server.nodes import Held, LinkHub, NodeLink
+from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewEvent
 
-__all__ = ["Closer", "Leases"]
+__all__ = ["ExecutionCloser", "LeaseManager"]
 
 _log = logging.getLogger("agentfield.engine")
 
 _NEVER_ENTERED = 10
-"""Attempts that may end before the function was entered; then the input itself is suspected."""
+"""Attempts that may be lost before the function was entered; after that many, the input itself may crash the node."""
 
 
-class Closer(Protocol):
-    """Closes an execution and tells who waits for it."""
+class ExecutionCloser(Protocol):
+    """Closes an execution and notifies its waiters."""
 
     def __call__(
         self,
@@ -36,21 +36,23 @@ class Closer(Protocol):
         attempt: int | None = None,
         epoch: int | None = None,
     ) -> Awaitable[Execution | None]:
-        """Close it in that attempt (None: in any)."""
+        """Close it if that attempt is current (None: any)."""
 
 
-class Leases:
-    """Watches the leases of node instances.
+class LeaseManager:
+    """Renews the leases of linked instances and decides about those of lost ones.
 
     Args:
-        store: What is kept.
-        hub: Who is linked.
-        dispatcher: Takes what is to run elsewhere.
-        close: Closes what is lost.
+        store: The store.
+        hub: Knows the linked instances.
+        dispatcher: Dispatches requeued executions.
+        close: Closes lost executions.
         lease: Seconds that an instance may be away.
     """
 
-    def __init__(self, store: Store, hub: LinkHub, dispatcher: Dispatcher, *, close: Closer, lease: float) -> None:
+    def __init__(
+        self, store: Store, hub: LinkHub, dispatcher: Dispatcher, *, close: ExecutionCloser, lease: float
+    ) -> None:
         self._store = store
         self._hub = hub
         self._dispatcher = dispatcher
@@ -59,73 +61,75 @@ class Leases:
         self._away: dict[str, float] = {}
         self._renewed = time.monotonic()
 
-    def adopt(self, rows: Iterable[Execution]) -> None:
-        """Give the holders of open executions time to come back, after a restart of the control plane."""
+    def restore(self, rows: Iterable[Execution]) -> None:
+        """After a restart of the control plane, give the owners of open executions one lease of time to link again."""
         for row in rows:
             if row.lease_owner is not None:
                 self._away[row.lease_owner] = time.monotonic() + self._lease
 
-    # --- coming
+    # --- an instance links
 
-    async def reconcile(self, link: NodeLink) -> Welcome:
-        """Compare what a node says it holds with what is stored, see `EnginePort.reconcile`."""
-        async with self._dispatcher.settling:
+    async def reconcile(self, link: LinkedNode) -> Welcome:
+        """Compare the attempts that a node reports with the store, see `EnginePort.reconcile`."""
+        async with self._dispatcher.lease_lock:
             self._away.pop(link.instance_id, None)
             rows = await self._held_by(link)
             running = {attempt.execution_id for attempt in link.hello.running if _current(rows, attempt)}
             results = {attempt.execution_id for attempt in link.hello.results if _current(rows, attempt)}
             for row in rows.values():
                 if row.accepted and row.id not in running | results:
-                    await self._lost(row, f"the instance {link.instance_id} came back without it")
+                    await self._handle_lost_attempt(row, f"the instance {link.instance_id} came back without it")
                 else:
-                    link.held[row.id] = Held.of(row)
+                    link.assigned[row.id] = AssignedAttempt.of(row)
             link.reconciled = True
             if rows:
                 await self._store.renew_leases(link.instance_id, until=self._dispatcher.lease_until)
         return _welcome(link.hello, running, results)
 
-    async def _held_by(self, link: NodeLink) -> dict[str, Execution]:
+    async def _held_by(self, link: LinkedNode) -> dict[str, Execution]:
         rows = await self._store.open_executions(lease_owner=link.instance_id)
         return {row.id: row for row in rows if row.target.partition(".")[0] == link.node_id}
 
-    async def ask_again(self, link: NodeLink) -> None:
-        """Send what a node that came back may never have got; a node answers a repeated question, it runs it once."""
+    async def resend_invocations(self, link: LinkedNode) -> None:
+        """Repeat invocations that a returned node may not have received; a node runs a repeated invocation only once."""
         answered = {attempt.execution_id for attempt in link.hello.results}
         for row in (await self._held_by(link)).values():
-            held = link.held.get(row.id)
-            if held is not None and not held.accepted and row.id not in answered:
+            assigned = link.assigned.get(row.id)
+            if assigned is not None and not assigned.accepted and row.id not in answered:
                 whole = row if not row.left_out else await self._store.get_execution(row.id)
                 if whole is not None and (whole.status, whole.lease_epoch) == (row.status, row.lease_epoch):
                     await self._dispatcher.invoke(whole, link)
 
-    # --- going
+    # --- an instance is lost
 
-    async def node_lost(self, link: NodeLink) -> None:
-        """Decide about what a node held, see `EnginePort.node_lost`.
+    async def node_lost(self, link: LinkedNode) -> None:
+        """Decide about the attempts of a lost node, see `EnginePort.node_lost`.
 
-        When it closed the link, all that it had sent has arrived: what is not accepted was not entered, and goes to
-        somebody else at once. When it fell silent, nothing is known until its lease has ended.
+        When the node closed the link, all its frames have arrived: an attempt that is not accepted was not entered, and
+        is requeued at once. When the link broke or fell silent, nothing is known until the lease has ended.
         """
         self._away[link.instance_id] = time.monotonic() + self._lease
         if link.silent:
             return
         try:
-            async with self._dispatcher.settling:
+            async with self._dispatcher.lease_lock:
                 for row in (await self._held_by(link)).values():
-                    if not row.accepted and self._hub.coming(link.instance_id) is None:
-                        await self._lost(row, f"the instance {link.instance_id} went away")
+                    if not row.accepted and self._hub.connecting_or_linked(link.instance_id) is None:
+                        await self._handle_lost_attempt(row, f"the instance {link.instance_id} went away")
         except AgentFieldError as error:
-            _log.warning("left for the end of the lease of %s: %s", link.instance_id, error.message)
+            _log.warning(
+                "the attempts of %s are decided about when its lease ends: %s", link.instance_id, error.message
+            )
 
     async def run(self) -> None:
-        """Renew the leases of who is linked, settle those of who did not come back; until cancelled."""
+        """Renew the leases of linked instances and expire those of lost ones; runs until cancelled."""
         while True:
             await asyncio.sleep(self._lease / 20)
             try:
                 await self._renew()
                 await self._expire()
             except AgentFieldError as error:
-                _log.warning("leases could not be settled, it will be tried again: %s", error.message)
+                _log.warning("leases could not be renewed or expired, it will be tried again: %s", error.message)
 
     async def _renew(self) -> None:
         if time.monotonic() - self._renewed < self._lease / 3:
@@ -133,23 +137,23 @@ class Leases:
         self._renewed = time.monotonic()
         until = self._dispatcher.lease_until
         for link in self._hub.links():
-            if link.held:
+            if link.assigned:
                 await self._store.renew_leases(link.instance_id, until=until)
 
     async def _expire(self) -> None:
         now = time.monotonic()
         for instance_id in [name for name, until in self._away.items() if until <= now]:
-            async with self._dispatcher.settling:
-                if self._hub.coming(instance_id) is None and instance_id in self._away:
-                    # again: what was entered between the look and the decision was left alone
+            async with self._dispatcher.lease_lock:
+                if self._hub.connecting_or_linked(instance_id) is None and instance_id in self._away:
+                    # read again: an attempt that was accepted between the read and the requeue was left alone
                     while rows := await self._store.open_executions(lease_owner=instance_id):
                         for row in rows:
                             why = f"the instance {instance_id} did not come back within {self._lease:g} s"
-                            await self._lost(row, why)
+                            await self._handle_lost_attempt(row, why)
                     del self._away[instance_id]
 
-    async def _lost(self, row: Execution, why: str) -> None:
-        """Run a lost attempt again where that is allowed, close it where not."""
+    async def _handle_lost_attempt(self, row: Execution, why: str) -> None:
+        """Requeue a lost attempt if another one is allowed, else close the execution as failed."""
         allowed = row.attempt < row.max_attempts if row.accepted else row.attempt < _NEVER_ENTERED
         node_id = row.target.partition(".")[0]
         detail = f"The node {node_id!r} was lost while it ran {row.target}: {why}."
@@ -161,7 +165,7 @@ class Leases:
                 entered=row.accepted,
                 events=(_retrying(row, detail),) if row.accepted else (),
             ):
-                self._dispatcher.waits(node_id)
+                self._dispatcher.work_waiting(node_id)
             return
         problem = NodeLost(
             detail,
@@ -196,6 +200,6 @@ def _welcome(hello: Hello, running: set[str], results: set[str]) -> Welcome:
     return Welcome(
         keep=tuple(sorted(running)),
         cancel=tuple(attempt.execution_id for attempt in hello.running if attempt.execution_id not in running),
-        # not wanted any more: stored before, or given up
+        # results that are recorded already or given up: acknowledged, so that the node drops them
         ack=tuple(attempt.execution_id for attempt in hello.results if attempt.execution_id not in results),
     )

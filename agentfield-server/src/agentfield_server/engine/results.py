@@ -1,4 +1,4 @@
-"""What a node says came of an attempt, checked before it is believed."""
+"""Verification of the result that a node reports for an attempt: signature, digests and size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from agentfield.identity import canonical, digest, digest_of, result_message, ve
 from agentfield.wire.frames import Result
 from agentfield.wire.rest import ExecutionStatus
 
-__all__ = ["MAX_OUTPUT", "Outcome", "judge"]
+__all__ = ["MAX_OUTPUT", "Outcome", "verify_result"]
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes of an output as canonical JSON."""
@@ -31,7 +31,7 @@ _MAX_DETAIL = 4000
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt is to be recorded."""
+    """The verified outcome of an attempt, as it is recorded."""
 
     status: ExecutionStatus
     output: Any = None
@@ -42,21 +42,21 @@ class Outcome:
     signer: str | None = None
 
 
-async def judge(frame: Result, *, did: str, input_digest: str | None) -> Outcome:
-    """Check signature, digests and size of a result; what does not hold is recorded as a failure with the reason.
+async def verify_result(frame: Result, *, did: str, input_digest: str | None) -> Outcome:
+    """Check signature, digests and size of a result; return a failure with the reason when a check fails.
 
     Args:
-        frame: What the node sent.
-        did: Who the node proved to be when it linked.
-        input_digest: Digest of the input that it was given, None when that is not known.
+        frame: The result of the node.
+        did: Decentralised identifier that the node proved at the handshake.
+        input_digest: Digest of the input that it was given, None when it is not known.
     """
-    # canonicalising is pure Python, the json module is not
+    # `canonical` is pure Python and slow, the json module is not: a large output is checked in a thread
     if len(json.dumps(frame.output)) > _LARGE:
-        return await asyncio.to_thread(_judge, frame, did, input_digest)
-    return _judge(frame, did, input_digest)
+        return await asyncio.to_thread(_verify, frame, did, input_digest)
+    return _verify(frame, did, input_digest)
 
 
-def _judge(frame: Result, did: str, input_digest: str | None) -> Outcome:
+def _verify(frame: Result, did: str, input_digest: str | None) -> Outcome:
     message = result_message(frame.execution_id, frame.attempt, frame.status, frame.input_digest, frame.output_digest)
     if not verify_signature(did, message, frame.signature):
         return _refused(frame, "The signature of the result does not fit the node's key.", "bad_signature")
@@ -104,13 +104,13 @@ def _check_output(frame: Result) -> Outcome | None:
 
 
 def _refused(frame: Result, message: str, code: str, *, hint: str | None = None) -> Outcome:
-    """Return a failure that carries no signature: the node did not sign for it."""
+    """Return a failure without a signature: the node did not sign it."""
     error = ExecutionFailed(message, code=code, hint=hint, execution_id=frame.execution_id)
     return Outcome(status="failed", problem=error.to_problem())
 
 
 def _problem(frame: Result) -> dict[str, Any]:
-    """Return the node's account of a failure; one that cannot be recorded is cut down to what can."""
+    """Return the problem document of the node; one that is too large or no JSON is reduced to a truncated detail."""
     default = _DEFAULTS[frame.status]("The node gave no reason.").to_problem()
     given: Mapping[str, Any] = frame.problem or {}
     try:

@@ -1,4 +1,4 @@
-"""Tasks that belong to a room: none is lost, none fails in silence, all end with it."""
+"""Background tasks with one owner: errors are logged, and all are cancelled with the owner."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Tasks"]
+__all__ = ["BackgroundTasks"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("agentfield.engine")
 
 
-class Tasks:
-    """A set of tasks that are cancelled and awaited at the end. One that fails is logged and disturbs no other."""
+class BackgroundTasks:
+    """A set of tasks that `close` cancels and awaits. Unlike in `asyncio.TaskGroup`, a failed task is logged and the others continue."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], *, watched: bool = False) -> asyncio.Task[T]:
-        """Start a task; `watched` says that somebody awaits it and will see its error."""
+        """Start a task; `watched` says that the caller awaits it, so that its error is not logged."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

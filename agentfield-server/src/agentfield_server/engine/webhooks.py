@@ -1,4 +1,4 @@
-"""Webhooks: recorded events, told at least once to whoever asked for them, signed, with retries and a place for the dead."""
+"""Webhook delivery: recorded events are posted at least once, signed, with retries and a dead-letter state."""
 
 from __future__ import annotations
 
@@ -16,78 +16,78 @@ from pydantic import SecretStr
 
 from agentfield.errors import AgentFieldError, LimitExceeded, NotFound
 from agentfield.ids import new_id
-from agentfield_server.access.signatures import HEADER, signature
+from agentfield_server.access.webhook_signatures import HEADER, signature
 from agentfield_server.bus import RECORDED, Bus, Subscription
-from agentfield_server.engine.backoff import pause
-from agentfield_server.engine.outbound import Allowed, outbound_session
-from agentfield_server.engine.tasks import Tasks
+from agentfield_server.engine.address_policy import AddressPolicy, outbound_session
+from agentfield_server.engine.backoff import backoff_delay
+from agentfield_server.engine.tasks import BackgroundTasks
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Delivery, EventRow, Webhook
 
-__all__ = ["ATTEMPTS", "Webhooks"]
+__all__ = ["ATTEMPTS", "WebhookService"]
 
 _log = logging.getLogger("agentfield.webhooks")
 
 ATTEMPTS = 16
-"""How often a delivery is tried, over about ten hours."""
+"""Attempts of a delivery, over about ten hours."""
 
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 3600.0
-_ANSWER = 10.0
+_RESPONSE_TIMEOUT = 10.0
 _AT_ONCE = 16
 _PAGE = 64
 _AFTER_FAILURE = 1.0
-_MOST = 100
-_GONE = 410
-_ANY = "*"
-"""A hint to look, whatever was recorded."""
+_MAX_WEBHOOKS = 100
+_HTTP_GONE = 410
+_ANY_EVENT = "*"
+"""Stands for every type of event: look for due deliveries in any case."""
 
 
-class Webhooks:
-    """Sends what the store has on its way.
+class WebhookService:
+    """Manages webhooks and sends their deliveries. An asynchronous context manager that owns the sending task.
 
     Args:
-        store: What is kept.
-        bus: Says when something was recorded.
-        allowed: Which addresses may be used.
+        store: Holds webhooks and deliveries.
+        bus: Announces recorded events.
+        allowed: Policy of addresses.
         clock: Seconds since the epoch.
-        tick: Seconds between two looks at the clock while a delivery waits for its time, so that a jump of it is noticed.
+        tick: Seconds between two reads of the clock while a delivery is not due, so that a jump of the clock is noticed.
     """
 
     def __init__(
-        self, store: Store, bus: Bus, allowed: Allowed, *, clock: Callable[[], float], tick: float = 1.0
+        self, store: Store, bus: Bus, allowed: AddressPolicy, *, clock: Callable[[], float], tick: float = 1.0
     ) -> None:
         self._store = store
         self._bus = bus
         self._allowed = allowed
         self._clock = clock
         self._tick = tick
-        self._tasks = Tasks()
-        self._wanted: dict[str, tuple[str, ...]] = {}
-        """What each webhook wants to be told of, so that the store is asked only when something of that was recorded."""
+        self._tasks = BackgroundTasks()
+        self._subscribed: dict[str, tuple[str, ...]] = {}
+        """Event patterns by webhook, so that the store is queried only when a matching event was recorded."""
 
     async def __aenter__(self) -> Self:
-        """Start to send."""
-        self._wanted = {webhook.id: webhook.events for webhook in await self._store.list_webhooks()}
+        """Start sending."""
+        self._subscribed = {webhook.id: webhook.events for webhook in await self._store.list_webhooks()}
         self._tasks.start(self._run())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop; what is on its way is sent by the next control plane."""
+        """Stop; the next control plane sends pending deliveries."""
         await self._tasks.close()
 
     async def add(self, url: str, events: tuple[str, ...]) -> Webhook:
-        """Make a webhook, with a secret of its own.
+        """Create a webhook with a new secret.
 
         Raises:
-            InvalidInput: The address cannot be used (code `forbidden_address`).
-            LimitExceeded: There are a hundred already.
+            InvalidInput: The address is not allowed (code `forbidden_address`).
+            LimitExceeded: There are a hundred webhooks.
         """
         self._allowed.check_url(url)
-        if len(await self._store.list_webhooks()) >= _MOST:
-            raise LimitExceeded(f"There are {_MOST} webhooks already.", hint="af webhooks remove WEBHOOK")
+        if len(await self._store.list_webhooks()) >= _MAX_WEBHOOKS:
+            raise LimitExceeded(f"There are {_MAX_WEBHOOKS} webhooks already.", hint="af webhooks remove WEBHOOK")
         webhook = Webhook(
             id=new_id("whk"),
             url=url,
@@ -95,30 +95,30 @@ class Webhooks:
             secret=f"whsec_{secrets.token_urlsafe(32)}",
             created_at=self._clock(),
         )
-        self._wanted[webhook.id] = webhook.events  # before the first event can be on its way to it
+        self._subscribed[webhook.id] = webhook.events  # before the commit: an event may be recorded for it right after
         try:
             await self._store.add_webhook(webhook)
         except AgentFieldError:
-            del self._wanted[webhook.id]
-            raise  # who asked may be cancelled meanwhile: then it is kept all the same
+            del self._subscribed[webhook.id]
+            raise  # a cancellation does not undo the write, so the patterns stay
         return webhook
 
     async def remove(self, webhook_id: str) -> Webhook:
-        """Forget a webhook and what is on its way to it; returns it.
+        """Remove a webhook and its deliveries; return it.
 
         Raises:
-            NotFound: There is none (code `unknown_webhook`).
+            NotFound: It does not exist (code `unknown_webhook`).
         """
         webhook = await self.find(webhook_id)
         await self._store.remove_webhook(webhook_id)
-        self._wanted.pop(webhook_id, None)
+        self._subscribed.pop(webhook_id, None)
         return webhook
 
     async def find(self, webhook_id: str) -> Webhook:
         """Return a webhook.
 
         Raises:
-            NotFound: There is none (code `unknown_webhook`).
+            NotFound: It does not exist (code `unknown_webhook`).
         """
         for webhook in await self._store.list_webhooks():
             if webhook.id == webhook_id:
@@ -126,14 +126,14 @@ class Webhooks:
         raise NotFound(f"There is no webhook {webhook_id!r}.", code="unknown_webhook", hint="af webhooks list")
 
     async def redrive(self, webhook_id: str) -> int:
-        """Try what was given up again; returns how much."""
+        """Retry the dead deliveries of a webhook; return how many."""
         await self.find(webhook_id)
         again = await self._store.redrive(webhook_id)
-        self._bus.publish(RECORDED, {_ANY})
+        self._bus.publish(RECORDED, {_ANY_EVENT})
         return again
 
     async def _run(self) -> None:
-        async with outbound_session(self._allowed, seconds=_ANSWER, at_once=_AT_ONCE) as http:
+        async with outbound_session(self._allowed, seconds=_RESPONSE_TIMEOUT, at_once=_AT_ONCE) as http:
             with self._bus.subscribe(RECORDED) as news:
                 while True:
                     try:
@@ -143,7 +143,7 @@ class Webhooks:
                         await asyncio.sleep(_AFTER_FAILURE)
 
     async def _send_due(self, http: aiohttp.ClientSession) -> float | None:
-        """Send everything that is due; returns when the next one is."""
+        """Send all due deliveries; return when the next one is due."""
         while due := await self._store.due_deliveries(now=self._clock(), limit=_PAGE):
             async with asyncio.TaskGroup() as group:
                 for delivery, webhook, event in due:
@@ -151,23 +151,23 @@ class Webhooks:
         return await self._store.next_delivery()
 
     async def _sleep(self, news: Subscription, until: float | None) -> None:
-        """Wait until something was recorded that a webhook wants to be told of, or a delivery that waits is due."""
+        """Wait until an event with a subscribed type is recorded, or the next delivery is due."""
         wait = None if until is None else min(max(until - self._clock(), 0.0), self._tick)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 while True:
                     async for types in news:
-                        if self._concerns(types):
+                        if self._is_wanted(types):
                             return
-                    if self._wanted:
-                        return  # hints were lost: look
+                    if self._subscribed:
+                        return  # the subscription lagged and lost messages: query the store
 
-    def _concerns(self, types: object) -> bool:
-        """Tell whether one of these types of events is wanted by a webhook; patterns are matched as the store does it."""
-        if not self._wanted or not isinstance(types, set):
+    def _is_wanted(self, types: object) -> bool:
+        """Return whether a webhook subscribes to one of these event types; matches patterns as the store's GLOB does."""
+        if not self._subscribed or not isinstance(types, set):
             return False
-        patterns = {pattern for wanted in self._wanted.values() for pattern in wanted}
-        return _ANY in types or any(fnmatchcase(kind, pattern) for kind in types for pattern in patterns)
+        patterns = {pattern for wanted in self._subscribed.values() for pattern in wanted}
+        return _ANY_EVENT in types or any(fnmatchcase(kind, pattern) for kind in types for pattern in patterns)
 
     async def _send(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> None:
         try:
@@ -177,18 +177,18 @@ class Webhooks:
         except AgentFieldError as error:
             status, answer = 0, error.message
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            # of what went wrong only the kind: an address may hold a secret of its owner
+            # only the kind of the error: its text may contain the address, and that may contain a secret
             status, answer = 0, "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
         if 200 <= status < 300:
-            await self._store.delivered(delivery.id, answer)
+            await self._store.record_delivered(delivery.id, answer)
             return
         attempt = delivery.attempts + 1
         again = None
-        if attempt < ATTEMPTS and status != _GONE:
-            again = self._clock() + pause(_FIRST_PAUSE, attempt, longest=_LONGEST_PAUSE)
+        if attempt < ATTEMPTS and status != _HTTP_GONE:
+            again = self._clock() + backoff_delay(_FIRST_PAUSE, attempt, longest=_LONGEST_PAUSE)
         else:
             _log.warning("%s to webhook %s was given up: %s", delivery.id, webhook.id, answer)
-        await self._store.not_delivered(delivery.id, answer, not_before=again)
+        await self._store.record_not_delivered(delivery.id, answer, not_before=again)
 
     async def _post(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> int:
         headers = {

@@ -1,4 +1,4 @@
-"""Converts audio between two formats as it streams: resampling and G.711, by FFmpeg's libraries."""
+"""Streaming conversion between two audio formats: resampling and G.711, with FFmpeg's libraries."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CODECS = {"pcmu": "pcm_mulaw", "pcma": "pcm_alaw"}
 
 
 def converter(source: AudioFormat, target: AudioFormat) -> Converter:
-    """Return what turns audio of one format into another, a piece at a time; each stream needs one of its own.
+    """Return a converter from one format to another; it keeps state, so each stream needs its own.
 
     Args:
-        source: The format that goes in; pieces of any length, half a sample waits for its other half.
-        target: The format that comes out.
+        source: Input format; pieces may have any length, an incomplete sample is kept for the next piece.
+        target: Output format.
 
     Raises:
         InvalidInput: One of the formats cannot be converted (code `unsupported_format`).
@@ -38,16 +38,16 @@ def converter(source: AudioFormat, target: AudioFormat) -> Converter:
                 hint="use pcm16, pcmu or pcma with one channel",
             )
     if source == target:
-        return _Same(source)
+        return _Passthrough(source)
     require_media()
-    return _Chain(source, target)
+    return _Pipeline(source, target)
 
 
 def require_media() -> None:
-    """Refuse when FFmpeg's libraries are not installed.
+    """Check that FFmpeg's libraries are installed.
 
     Raises:
-        Unavailable: They are not (code `media_extra_missing`).
+        Unavailable: They are not installed (code `media_extra_missing`).
     """
     try:
         import av  # noqa: F401 - an extra: the control plane works without it
@@ -59,8 +59,8 @@ def require_media() -> None:
         ) from None
 
 
-class _Whole:
-    """Keeps the half of a sample that came without its other half."""
+class _SampleCutter:
+    """Cuts pieces at sample boundaries; keeps an incomplete sample for the next piece."""
 
     def __init__(self, audio: AudioFormat) -> None:
         self._size = audio.frame
@@ -75,16 +75,16 @@ class _Whole:
         return data
 
 
-class _Same(_Whole):
-    """Passes audio on as it came."""
+class _Passthrough(_SampleCutter):
+    """Passes audio through unchanged, in whole samples."""
 
     def flush(self) -> bytes:
-        """Return nothing: nothing is kept but half a sample, which cannot be heard."""
+        """Return nothing: at most an incomplete sample is left, which is dropped."""
         return b""
 
 
-class _Chain:
-    """Decodes, resamples and encodes, each only where the formats ask for it."""
+class _Pipeline:
+    """Decodes, resamples and encodes, each step only where the formats differ."""
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         from av import AudioFrame
@@ -93,7 +93,7 @@ class _Chain:
         self._last: AudioFrame | None = None
         self._source = source
         self._target = target
-        self._whole = _Whole(source)
+        self._whole = _SampleCutter(source)
         self._decoder = _codec(source, "r")
         self._encoder = _codec(target, "w")
         self._resampler = None if source.rate == target.rate else _Resampler(source.rate, target.rate)
@@ -105,11 +105,11 @@ class _Chain:
         pieces: list[bytes] = []
         for frame in self._decoded(data):
             for each in [frame] if self._resampler is None else self._resampler(frame):
-                pieces.append(self._encoded(each))  # noqa: PERF401 - a list of lists would be one more call for each piece
+                pieces.append(self._encoded(each))  # noqa: PERF401 - `extend` would cost one more call for each piece
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def flush(self) -> bytes:
-        """Return what the resampler still holds; the next piece begins a new stream."""
+        """Return the samples that the resampler still holds; the next piece begins a new stream."""
         if self._resampler is None:
             return b""
         held = b"".join(self._encoded(frame) for frame in self._resampler.flush())
@@ -127,10 +127,10 @@ class _Chain:
         return frames
 
     def _frame(self, data: bytes) -> AudioFrame:
-        """Return a frame of samples: the last one again if it fits, since making one costs as much as resampling."""
+        """Return a frame with these samples; reuse the last frame if it fits, as creating one costs as much as resampling."""
         frame = self._last
         if frame is not None and frame.samples == len(data) // 2:
-            frame.make_writable()  # it gets other memory, with room to spare, should the library still hold what it had
+            frame.make_writable()  # reallocates, possibly with padding, if the library still references the old samples
             plane = frame.planes[0]
             if plane.buffer_size == len(data):
                 plane.update(data)
@@ -148,16 +148,16 @@ class _Chain:
 
 
 class _Resampler:
-    """One stream through FFmpeg's resampler.
+    """One stream through FFmpeg's resampler, as a filter graph.
 
-    The library's own asks after every piece until there is an error, which costs more than the resampling of 20 ms.
+    PyAV's `AudioResampler` pulls after every piece until an exception, which costs more than resampling 20 ms.
     """
 
     def __init__(self, source: int, target: int) -> None:
         from av.filter import Graph
 
-        self._graph = Graph()  # owns the others
-        self._graph.threads = 1  # else it starts one for each processor, with nothing to do
+        self._graph = Graph()  # owns the filters below
+        self._graph.threads = 1  # by default it starts one thread for each processor, without use for them
         begin = self._graph.add("abuffer", sample_rate=str(source), sample_fmt="s16", channel_layout="mono")
         resample = self._graph.add("aresample", f"out_sample_rate={target}:out_sample_fmt=s16:out_chlayout=mono")
         end = self._graph.add("abuffersink")
@@ -168,13 +168,13 @@ class _Resampler:
         self._used = False
 
     def __call__(self, frame: AudioFrame) -> list[AudioFrame]:
-        """Return what came out, one frame at most for each that goes in."""
+        """Return the output of one frame: at most one frame."""
         self._used = True
         self._push(frame)
         return self._pull()
 
     def flush(self) -> list[AudioFrame]:
-        """Return what is held; the stream is over."""
+        """Return the remaining frames and end the stream."""
         if not self._used:
             return []
         self._push(None)
@@ -191,7 +191,7 @@ class _Resampler:
 
 
 def _samples(frame: AudioFrame) -> bytes:
-    # a plane may be longer than its samples
+    # the buffer of a plane may be longer than its samples
     return bytes(frame.planes[0])[: frame.samples * 2]
 
 

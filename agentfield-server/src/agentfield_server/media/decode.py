@@ -1,7 +1,7 @@
-"""Recorded turns: what a caller recorded, in any format that browsers and recorders write, as plain samples.
+"""Decoding of recorded turns: a recording in any format that browsers and recorders write, to plain samples.
 
-Decoding is PyAV's (FFmpeg's libraries). The sender names the format; only that demuxer and its decoders are used, so
-that nothing in the data can name a playlist, a file or an address.
+PyAV (FFmpeg's libraries) decodes. The sender names the format; only the demuxer of that format and its decoders are
+enabled, so that data cannot make FFmpeg open a playlist, a file or a URL.
 """
 
 from __future__ import annotations
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
 __all__ = ["ACCEPTED", "MAX_BYTES", "MAX_SECONDS", "audible", "decode", "media_kind", "too_large"]
 
 MAX_BYTES = 25 * 1024 * 1024
-"""Bytes that a recorded turn may have."""
+"""Maximum bytes of a recorded turn."""
 
 MAX_SECONDS = 600.0
-"""Seconds that a recorded turn may last."""
+"""Maximum seconds of a recorded turn."""
 
 ACCEPTED = "audio/wav, audio/webm, audio/ogg, audio/mpeg, audio/mp4, audio/flac, audio/pcm;rate=24000"
-"""What a recorded turn may be, for messages."""
+"""Accepted media types, for messages."""
 
 _MAX_CHANNELS = 8
 _RATES = range(8_000, 192_001)
 _SLICE = 4096
 _SILENT = 16
-"""The largest sample of a recording without sound: 66 dB below full scale."""
+"""Largest sample of a silent recording: 66 dB below full scale."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """A container and what may be in it, by FFmpeg's names."""
+class _Container:
+    """A container format and its allowed decoders, by FFmpeg's names."""
 
     demuxer: str
     decoders: frozenset[str]
 
 
 _OPUS = frozenset({"opus", "libopus", "vorbis", "libvorbis"})
-_WAVE = _Kind(
+_WAVE = _Container(
     "wav",
     frozenset({"pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_mulaw", "pcm_alaw"}),
 )
-_WEBM = _Kind("matroska", _OPUS)
-_OGG = _Kind("ogg", _OPUS | {"flac"})
-_MP3 = _Kind("mp3", frozenset({"mp3", "mp3float"}))
-_MP4 = _Kind("mov", frozenset({"aac", "alac", "opus", "libopus", "mp3", "mp3float", "flac"}))
-_FLAC = _Kind("flac", frozenset({"flac"}))
+_WEBM = _Container("matroska", _OPUS)
+_OGG = _Container("ogg", _OPUS | {"flac"})
+_MP3 = _Container("mp3", frozenset({"mp3", "mp3float"}))
+_MP4 = _Container("mov", frozenset({"aac", "alac", "opus", "libopus", "mp3", "mp3float", "flac"}))
+_FLAC = _Container("flac", frozenset({"flac"}))
 _KINDS = {
     "audio/wav": _WAVE,
     "audio/x-wav": _WAVE,
@@ -81,13 +81,13 @@ _PCM = frozenset({"audio/pcm", "audio/l16"})
 
 
 def media_kind(media_type: str) -> tuple[str, dict[str, str]]:
-    """Return a media type that can be decoded, in lower case, and its parameters (RFC 9110 §8.3.1).
+    """Return a supported media type in lower case and its parameters (RFC 9110 §8.3.1).
 
     Args:
         media_type: The value of a Content-Type header.
 
     Raises:
-        InvalidInput: It cannot be decoded (code `unsupported_audio`, status 415).
+        InvalidInput: It is not supported (code `unsupported_audio`, status 415).
     """
     header = Message()
     header["content-type"] = media_type
@@ -99,17 +99,17 @@ def media_kind(media_type: str) -> tuple[str, dict[str, str]]:
 
 
 def decode(data: bytes, media_type: str, rate: int, *, max_seconds: float = MAX_SECONDS) -> bytes:
-    """Return a recording as 16-bit little-endian samples of one channel; takes a while, so call it in a thread.
+    """Return a recording as 16-bit little-endian mono samples; blocking and slow, so call it in a thread.
 
     Args:
         data: The recording.
-        media_type: What it is, as its sender names it; raw samples are ``audio/pcm;rate=24000;channels=1``.
-        rate: Samples per second that are wanted.
-        max_seconds: How long the recording may be.
+        media_type: Its media type as the sender names it; raw samples are ``audio/pcm;rate=24000;channels=1``.
+        rate: Sample rate of the result, Hz.
+        max_seconds: Maximum duration of the recording, seconds.
 
     Raises:
-        InvalidInput: Another media type (code `unsupported_audio`, status 415), no such audio (`invalid_audio`), or
-            none at all (`empty_turn`).
+        InvalidInput: The media type is not supported (code `unsupported_audio`, status 415), the data is not of that
+            type (`invalid_audio`), or there is no audio (`empty_turn`).
         LimitExceeded: It is longer than `max_seconds` (`turn_too_long`) or has too many bytes (`body_too_large`).
         Unavailable: PyAV is not installed (`media_extra_missing`).
     """
@@ -128,7 +128,7 @@ def decode(data: bytes, media_type: str, rate: int, *, max_seconds: float = MAX_
 
 
 def audible(samples: bytes) -> bool:
-    """Tell whether there is any sound in 16-bit little-endian samples: one beyond 66 dB below full scale."""
+    """Return whether 16-bit little-endian samples contain sound: any sample above -66 dB full scale."""
     for start in range(0, len(samples), _SLICE):
         part = array("h", samples[start : start + _SLICE])
         if sys.byteorder == "big":
@@ -139,7 +139,7 @@ def audible(samples: bytes) -> bool:
 
 
 def too_large() -> LimitExceeded:
-    """Return the refusal of a recording with too many bytes."""
+    """Return the error for a recording with too many bytes."""
     error = LimitExceeded(
         f"A recorded turn has at most {MAX_BYTES // 1024 // 1024} MB.",
         code="body_too_large",
@@ -171,12 +171,12 @@ def _decode_pcm(data: bytes, parameters: dict[str, str], rate: int, max_seconds:
         frame = av.AudioFrame(format="s16", layout=layout, samples=len(part) // (2 * channels))
         frame.sample_rate = given
         frame.planes[0].update(part)
-        _take(out, resampler.resample(frame))
-    _take(out, resampler.resample(None))
+        _append_samples(out, resampler.resample(frame))
+    _append_samples(out, resampler.resample(None))
     return bytes(out)
 
 
-def _decode_container(data: bytes, name: str, kind: _Kind, rate: int, max_seconds: float) -> bytes:
+def _decode_container(data: bytes, name: str, kind: _Container, rate: int, max_seconds: float) -> bytes:
     av = _av()
     options = {"protocol_whitelist": "", "codec_whitelist": ",".join(sorted(kind.decoders)), "enable_drefs": "0"}
     try:
@@ -192,12 +192,12 @@ def _decode_container(data: bytes, name: str, kind: _Kind, rate: int, max_second
         ) from None
 
 
-def _audio_stream(container: InputContainer, kind: _Kind, name: str) -> AudioStream:
+def _audio_stream(container: InputContainer, kind: _Container, name: str) -> AudioStream:
     if not container.streams.audio:
         raise InvalidInput(f"There is no audio in this {name}.", code="invalid_audio", hint=f"send {ACCEPTED}")
     stream = container.streams.audio[0]
     context = stream.codec_context
-    if context is None:  # the library knows no codec by what the recording says of itself
+    if context is None:  # the library does not know the codec that the recording names
         raise _unsupported(f"What is inside this {name} cannot be decoded.")
     if context.name not in kind.decoders:
         raise _unsupported(f"{name} with {context.name} inside cannot be decoded.")
@@ -215,14 +215,14 @@ def _resampled(av: Any, container: InputContainer, stream: AudioStream, rate: in
     for frame in _frames(av, container, stream):
         seconds += frame.samples / (frame.sample_rate or rate)
         _check_length(seconds, max_seconds)
-        _take(out, resampler.resample(frame))
+        _append_samples(out, resampler.resample(frame))
     if seconds:
-        _take(out, resampler.resample(None))
+        _append_samples(out, resampler.resample(None))
     return bytes(out)
 
 
 def _frames(av: Any, container: InputContainer, stream: AudioStream) -> Iterator[AudioFrame]:
-    """Decode packet by packet; a damaged packet between good ones is skipped, as players do."""
+    """Yield frames packet by packet; skip a damaged packet between good ones, as players do."""
     good = bad = 0
     for packet in container.demux(stream):
         try:
@@ -238,9 +238,9 @@ def _frames(av: Any, container: InputContainer, stream: AudioStream) -> Iterator
         raise ValueError("nothing in it could be decoded")
 
 
-def _take(out: bytearray, frames: list[AudioFrame]) -> None:
+def _append_samples(out: bytearray, frames: list[AudioFrame]) -> None:
     for frame in frames:
-        # a plane is padded beyond its samples
+        # the buffer of a plane is padded beyond its samples
         out += memoryview(frame.planes[0])[: frame.samples * 2]
 
 

@@ -1,4 +1,4 @@
-"""All node links: liveness, who exposes what, and which instance gets the next piece of work."""
+"""All node links: accepts them, knows what each instance exposes, and picks the instance for a piece of work."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.frames import Drain, FunctionSpec, Hello, encode_frame
+from agentfield.wire.frames import Drain, Hello, encode_frame
+from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
-from agentfield_server.nodes.greeting import greet, refuse
-from agentfield_server.nodes.known import KnownNodes
-from agentfield_server.nodes.link import NodeLink
+from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
+from agentfield_server.nodes.handshake import perform_handshake, refuse_link
+from agentfield_server.nodes.linked_node import LinkedNode
 from agentfield_server.nodes.ports import EnginePort, SessionPort
-from agentfield_server.nodes.traffic import CLOSE_DEADLINE, Traffic, close
+from agentfield_server.nodes.registry import NodeRegistry
 from agentfield_server.store.protocol import Store
 
 __all__ = ["LinkHub"]
@@ -28,19 +29,19 @@ __all__ = ["LinkHub"]
 _log = logging.getLogger("agentfield.nodes")
 
 MAX_FRAME = 16 * 1024 * 1024
-"""Bytes of one frame: well above the limits of inputs and outputs, so that those are refused with a reason."""
+"""Bytes of one frame; well above the limits of inputs and outputs, so that a too large one is refused with a reason."""
 
 
 class LinkHub:
-    """Accepts node links and hands their frames on.
+    """Accepts node links and dispatches their frames to the engine and the sessions.
 
     Args:
-        store: What is kept; asked whose handler a session is.
+        store: Keeps declarations of nodes; knows the node of a session.
         clock: Seconds since the epoch.
-        ping: Seconds between pings.
-        dead: Seconds of silence after which a node is given up.
-        monotonic: A clock that never jumps, for silence.
-        refused: Tells which sessions of a node cannot be registered, and why.
+        ping_interval: Seconds between pings.
+        ping_timeout: Seconds of silence after which a link is ended.
+        monotonic: Monotonic clock, seconds.
+        refused: Returns the sessions of a node that cannot be registered, with the reason.
     """
 
     def __init__(
@@ -48,87 +49,89 @@ class LinkHub:
         store: Store,
         *,
         clock: Callable[[], float],
-        ping: float = 2.0,
-        dead: float = 6.0,
+        ping_interval: float = 2.0,
+        ping_timeout: float = 6.0,
         monotonic: Callable[[], float] = time.monotonic,
         refused: Callable[[Hello], Mapping[str, AgentFieldError]] = lambda _hello: {},
     ) -> None:
         self._store = store
         self._clock = clock
-        self._ping = ping
-        self._dead = dead
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
         self._monotonic = monotonic
         self._refused = refused
-        self._links: dict[str, NodeLink] = {}
-        self._coming: dict[str, NodeLink] = {}
-        self._known = KnownNodes(monotonic)
+        self._links: dict[str, LinkedNode] = {}
+        self._connecting: dict[str, LinkedNode] = {}
+        self._registry = NodeRegistry(monotonic)
         self._engine: EnginePort | None = None
         self._sessions: SessionPort | None = None
         self._uses = itertools.count(1)
         self._closing = False
-        self._serving: dict[NodeLink, asyncio.Task[None]] = {}
+        self._serving: dict[LinkedNode, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
     def bind_engine(self, port: EnginePort) -> None:
-        """Say who runs executions."""
+        """Set the engine."""
         self._engine = port
 
     def bind_sessions(self, port: SessionPort) -> None:
-        """Say who runs sessions."""
+        """Set the sessions."""
         self._sessions = port
 
-    async def recall(self) -> None:
-        """Remember the nodes of an earlier control plane: they are about to link again."""
+    async def restore(self) -> None:
+        """Load the nodes of an earlier control plane: they are about to link again."""
         for node_id, declared in (await self._store.known_nodes()).items():
             try:
-                self._known.recall(declared)
+                self._registry.restore(declared)
             except (KeyError, ValidationError) as error:
                 _log.warning("what the node %s had declared cannot be read: %s", node_id, type(error).__name__)
 
-    # --- who is there
+    # --- queries
 
-    def links(self, node_id: str | None = None) -> list[NodeLink]:
+    def links(self, node_id: str | None = None) -> list[LinkedNode]:
         """Return the linked instances, of one node or of all."""
         return [link for link in self._links.values() if node_id is None or link.node_id == node_id]
 
-    def instance(self, instance_id: str | None) -> NodeLink | None:
+    def instance(self, instance_id: str | None) -> LinkedNode | None:
         """Return the link of an instance, None while it is away."""
         return None if instance_id is None else self._links.get(instance_id)
 
-    def coming(self, instance_id: str) -> NodeLink | None:
-        """Return the link of an instance that is being welcomed, or else the one that stands."""
-        return self._coming.get(instance_id) or self._links.get(instance_id)
+    def connecting_or_linked(self, instance_id: str) -> LinkedNode | None:
+        """Return the link of an instance that is being established, else the one that stands."""
+        return self._connecting.get(instance_id) or self._links.get(instance_id)
 
     def functions(self) -> dict[str, FunctionSpec]:
-        """Return every known function by target, also of nodes that are away."""
-        return self._known.functions()
+        """Return every known function by target, including those of nodes that are away."""
+        return self._registry.functions()
 
     def function(self, target: str) -> FunctionSpec | None:
         """Return a known function."""
         node_id, _, name = target.partition(".")
-        return self._known.function(node_id, name)
+        return self._registry.function(node_id, name)
 
     def sessions(self) -> dict[str, SessionDeclaration]:
-        """Return every known session by target, also of nodes that are away."""
-        return self._known.sessions()
+        """Return every known session by target, including those of nodes that are away."""
+        return self._registry.sessions()
 
     def refused_session(self, target: str) -> AgentFieldError | None:
-        """Return why a session that a node declares is not registered."""
-        return self._known.refused(target)
+        """Return why a declared session is not registered, None when it is."""
+        return self._registry.refused(target)
 
     def recently_linked(self, node_id: str, *, within: float = 10.0) -> bool:
-        """Tell whether a node is linked or was within the last seconds."""
-        return bool(self.links(node_id)) or self._known.left_within(node_id, within)
+        """Return whether a node is linked or was within the last `within` seconds."""
+        return bool(self.links(node_id)) or self._registry.left_within(node_id, within)
 
-    def pick(self, node_id: str, function: str) -> NodeLink | None:
-        """Return the least loaded instance that exposes a function, has room and does not drain; equals take turns.
+    def pick(self, node_id: str, function: str) -> LinkedNode | None:
+        """Return the least loaded instance that exposes a function, has capacity and does not drain; round robin among equals.
 
-        None as well while as many runs of the function are under way as it allows, on all instances together.
+        None as well while the function runs as often as its concurrency allows, over all instances.
         """
-        spec = self._known.function(node_id, function)
+        spec = self._registry.function(node_id, function)
         if spec is not None and spec.concurrency is not None:
-            running = sum(held.function == function for link in self.links(node_id) for held in link.held.values())
+            running = sum(
+                assigned.function == function for link in self.links(node_id) for assigned in link.assigned.values()
+            )
             if running >= spec.concurrency:
                 return None
         fit = [
@@ -136,24 +139,24 @@ class LinkHub:
         ]
         return self._choose(fit, lambda link: link.load)
 
-    def session_link(self, node_id: str, name: str, declared: str | None = None) -> NodeLink | None:
-        """Return the instance with the fewest sessions among those that may run the handler of a session.
+    def session_link(self, node_id: str, name: str, declared: str | None = None) -> LinkedNode | None:
+        """Return the instance with the fewest sessions among those that can run the handler of a session.
 
         Args:
             node_id: Its node.
-            name: The session's name there.
-            declared: Hash of the declaration that it began with; None takes any.
+            name: Name of the session on the node.
+            declared: Digest of the declaration that the session began with; None accepts any.
         """
         fit = [link for link in self.links(node_id) if name in link.declared and not link.draining]
         same = [link for link in fit if declared in (None, link.hashes[name])]
         return self._choose(same, lambda link: len(link.sessions))
 
     async def drain(self, name: str) -> list[NodeView]:
-        """Let an instance, or all linked instances of a node, end when what they have is done.
+        """Drain an instance, or all linked instances of a node: no new work, and an exit when the current work is done.
 
         Raises:
-            NotFound: None of that name is linked (code `unknown_node`).
-            NodeNotConnected: It went away meanwhile.
+            NotFound: No such node or instance is linked (code `unknown_node`).
+            NodeNotConnected: Its link ended meanwhile.
         """
         links = [link for link in self._links.values() if name in (link.instance_id, link.node_id)]
         if not links:
@@ -163,58 +166,59 @@ class LinkHub:
                 hint="af nodes shows who is connected",
             )
         for link in links:
-            self._drains(link)
+            self._mark_draining(link)
             await link.send(Drain())
         return [_view(link) for link in links]
 
-    def _drains(self, link: NodeLink) -> None:
+    def _mark_draining(self, link: LinkedNode) -> None:
         link.drain()
-        self._known.changed(link.node_id, self.links(link.node_id))
+        self._registry.changed(link.node_id, self.links(link.node_id))
 
-    def _choose(self, links: list[NodeLink], load: Callable[[NodeLink], float]) -> NodeLink | None:
+    def _choose(self, links: list[LinkedNode], load: Callable[[LinkedNode], float]) -> LinkedNode | None:
         if not links:
             return None
         link = min(links, key=lambda candidate: (load(candidate), candidate.last_used))
         link.last_used = next(self._uses)
         return link
 
-    async def runs_handler(self, link: NodeLink, session_id: str) -> bool:
-        """Tell whether an instance runs the handler of a session of its node."""
+    async def runs_handler(self, link: LinkedNode, session_id: str) -> bool:
+        """Return whether an instance runs the handler of a session of its node."""
         if session_id not in link.sessions:
             return False
         row = await self._store.get_session(session_id)
         return row is not None and row.node_id == link.node_id
 
     def views(self) -> list[NodeView]:
-        """Return what may be seen of the nodes: linked instances, and one row for each node that is away."""
+        """Return one view for each linked instance, and one for each node that is away."""
         here = [_view(link) for link in self._links.values()]
-        return here + self._known.away({view.node_id for view in here})
+        return here + self._registry.away({view.node_id for view in here})
 
-    # --- the life of a link
+    # --- lifecycle of a link
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve ``GET /api/v1/nodes/link`` for as long as the link stands."""
+        """Serve ``GET /api/v1/nodes/link`` until the link ends."""
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_DEADLINE)
         await socket.prepare(request)
         try:
-            hello = await greet(socket, stopping=lambda: self._closing or self._engine is None)
+            hello = await perform_handshake(socket, stopping=lambda: self._closing or self._engine is None)
             self._check(hello)
         except AgentFieldError as error:
-            await refuse(socket, error)
+            await refuse_link(socket, error)
             return socket
         except ConnectionError:
             return socket
         refused = self._refused(hello)
-        link = NodeLink(socket, hello, linked_at=self._clock(), patience=self._dead, refused=refused)
+        link = LinkedNode(socket, hello, linked_at=self._clock(), send_timeout=self._ping_timeout, refused=refused)
         for name, why in refused.items():
             _log.warning("%s.%s is not registered: %s", link.node_id, name, why.message)
         self._idle.clear()
-        # a lost connection cancels its handler; what the node had sent before is worked off all the same
+        # aiohttp cancels the request handler when the connection is lost; the task lives on, so that frames that were
+        # received before are still handled
         self._serving[link] = asyncio.create_task(self._serve_whole(link, socket, request))
         await asyncio.shield(self._serving[link])
         return socket
 
-    async def _serve_whole(self, link: NodeLink, socket: web.WebSocketResponse, request: web.Request) -> None:
+    async def _serve_whole(self, link: LinkedNode, socket: web.WebSocketResponse, request: web.Request) -> None:
         try:
             with log_context(node_id=link.node_id):
                 await self._serve(link, socket)
@@ -222,81 +226,83 @@ class LinkHub:
             self._serving.pop(link, None)
             if not self._serving:
                 self._idle.set()
-            await close(socket, request, link.ended or "the link ended")
+            await close_socket(socket, request, link.ended or "the link ended")
 
     async def close(self) -> None:
-        """End all links, keeping what their nodes hold: they come back to the next control plane. Idempotent."""
+        """End all links without giving up their attempts: the nodes link to the next control plane with them. Idempotent."""
         self._closing = True
         for link in list(self._serving):
             link.end("the control plane stops")
         await self._idle.wait()
 
     def _check(self, hello: Hello) -> None:
-        if not self._known.same_instance(hello):
+        if not self._registry.same_instance(hello):
             raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
 
-    async def _serve(self, link: NodeLink, socket: web.WebSocketResponse) -> None:
-        engine = self._port()
+    async def _serve(self, link: LinkedNode, socket: web.WebSocketResponse) -> None:
+        engine = self._bound_engine()
         if (old := self._links.pop(link.instance_id, None)) is not None:
             old.end("the instance linked anew")
-        self._coming[link.instance_id] = link
-        self._known.linked(link, self.links(link.node_id))
+        # before the reconciliation: a dispatcher that returns a lease meanwhile must see that the instance is coming back
+        self._connecting[link.instance_id] = link
+        self._registry.linked(link, self.links(link.node_id))
         try:
-            await self._store.remember_node(link.node_id, self._known.declared(_view(link)))
+            await self._store.remember_node(link.node_id, self._registry.declared(_view(link)))
             welcome = await engine.reconcile(link)
             problems = {name: error.to_problem() for name, error in link.refused.items()}
             await socket.send_str(encode_frame(welcome.model_copy(update={"refused": problems})))
+            # only after the welcome is sent: a node expects it before any work
             if (newer := self._links.get(link.instance_id)) is not None:
                 newer.end("the instance linked anew")
             self._links[link.instance_id] = link
-            self._came(link)
+            self._discard_connecting(link)
             await engine.node_linked(link)
             if self._sessions is not None:
                 await self._sessions.node_linked(link)
             if link.draining:
-                self._drains(link)
+                self._mark_draining(link)
             _log.info("node %s linked (%s)", link.node_id, link.instance_id)
-            traffic = Traffic(
+            connection = LinkConnection(
                 link,
                 socket,
                 engine=engine,
                 sessions=self._sessions,
-                drains=self._drains,
-                ping=self._ping,
-                dead=self._dead,
+                on_drain=self._mark_draining,
+                ping_interval=self._ping_interval,
+                ping_timeout=self._ping_timeout,
                 monotonic=self._monotonic,
             )
-            await traffic.carry()
+            await connection.run()
         except (AgentFieldError, ConnectionError) as error:
             link.end(str(error))
         finally:
             await self._leave(link)
 
-    async def _leave(self, link: NodeLink) -> None:
+    async def _leave(self, link: LinkedNode) -> None:
         link.end("the link ended")
-        self._came(link)
-        if (newer := self.coming(link.instance_id)) is not None and newer is not link:
-            return
+        self._discard_connecting(link)
+        if (newer := self.connecting_or_linked(link.instance_id)) is not None and newer is not link:
+            return  # the instance has linked again: it is not lost
         self._links.pop(link.instance_id, None)
-        self._known.left(_view(link), self.links(link.node_id))
+        self._registry.left(_view(link), self.links(link.node_id))
         _log.info("node %s is gone: %s", link.node_id, link.ended)
         if self._closing:
             return
-        await self._port().node_lost(link)
+        await self._bound_engine().node_lost(link)
         if self._sessions is not None:
             await self._sessions.node_lost(link)
 
-    def _came(self, link: NodeLink) -> None:
-        if self._coming.get(link.instance_id) is link:
-            del self._coming[link.instance_id]
+    def _discard_connecting(self, link: LinkedNode) -> None:
+        if self._connecting.get(link.instance_id) is link:
+            del self._connecting[link.instance_id]
 
-    def _port(self) -> EnginePort:
+    def _bound_engine(self) -> EnginePort:
         if self._engine is None:
             raise Unavailable("No engine runs here.", code="stopping")
         return self._engine
 
 
-def _view(link: NodeLink) -> NodeView:
+def _view(link: LinkedNode) -> NodeView:
     return NodeView(
         node_id=link.node_id,
         instance_id=link.instance_id,

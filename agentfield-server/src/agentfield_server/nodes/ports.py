@@ -1,54 +1,54 @@
-"""What the hub needs of the rooms above it."""
+"""Ports of the hub: what it needs of the engine and of the sessions, which are layers above it."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from agentfield.wire.frames import Accepted, Call, Progress, Result, SessionCommand, SessionDone, Welcome
-from agentfield_server.nodes.link import NodeLink
+from agentfield_server.nodes.linked_node import LinkedNode
 
 __all__ = ["EnginePort", "SessionPort"]
 
 
 class EnginePort(Protocol):
-    """Who runs executions."""
+    """The engine as the hub sees it."""
 
-    async def reconcile(self, link: NodeLink) -> Welcome:
-        """Compare what a node says it holds with what is stored; called before the link gets any work."""
+    async def reconcile(self, link: LinkedNode) -> Welcome:
+        """Compare the attempts that a node reports with the store; called before the link gets any work."""
 
-    async def node_linked(self, link: NodeLink) -> None:
-        """The link stands; must return at once."""
+    async def node_linked(self, link: LinkedNode) -> None:
+        """Handle a new link; must return at once."""
 
-    async def node_lost(self, link: NodeLink) -> None:
-        """The link is gone and no newer one of the instance has replaced it."""
+    async def node_lost(self, link: LinkedNode) -> None:
+        """Handle a link that ended and that no newer link of the instance has replaced."""
 
-    async def accepted(self, link: NodeLink, frame: Accepted) -> None:
-        """A function was entered."""
+    async def accepted(self, link: LinkedNode, frame: Accepted) -> None:
+        """Record that a function was entered."""
 
-    async def result(self, link: NodeLink, frame: Result, *, entered: bool) -> None:
-        """An attempt came to its end; `entered` when the function was entered and `accepted` is not called for it.
+    async def result(self, link: LinkedNode, frame: Result, *, entered: bool) -> None:
+        """Record the result of an attempt; `entered` says that `accepted` is not called for it.
 
-        Not cancelled before it returns, whatever becomes of the link.
+        The call is never cancelled, even if the link ends.
         """
 
-    async def progress(self, link: NodeLink, frame: Progress) -> None:
-        """A run tells how far it has come."""
+    async def progress(self, link: LinkedNode, frame: Progress) -> None:
+        """Record the progress of an attempt."""
 
-    async def call(self, link: NodeLink, frame: Call) -> None:
-        """A node calls a target; returns when the call is committed or refused."""
+    async def call(self, link: LinkedNode, frame: Call) -> None:
+        """Handle a call by a node; return when the call is committed or refused."""
 
 
 class SessionPort(Protocol):
-    """Who runs sessions. Called from the read loop of a link: must enqueue and return at once."""
+    """The sessions as the hub sees them. Called from the read loop of a link: must enqueue and return at once."""
 
-    async def session_command(self, link: NodeLink, frame: SessionCommand) -> None:
-        """A handler asks something of its session."""
+    async def session_command(self, link: LinkedNode, frame: SessionCommand) -> None:
+        """Handle a command of a session handler."""
 
-    async def session_done(self, link: NodeLink, frame: SessionDone) -> None:
-        """A handler returned or raised."""
+    async def session_done(self, link: LinkedNode, frame: SessionDone) -> None:
+        """Handle the end of a handler run: it returned or raised."""
 
-    async def node_linked(self, link: NodeLink) -> None:
-        """A node is there; `link.hello.open_sessions` tells which handlers still run."""
+    async def node_linked(self, link: LinkedNode) -> None:
+        """Handle a new link; `link.hello.open_sessions` names the handlers that still run."""
 
-    async def node_lost(self, link: NodeLink) -> None:
-        """A node is gone."""
+    async def node_lost(self, link: LinkedNode) -> None:
+        """Handle a lost link."""

@@ -1,4 +1,4 @@
-"""What a session's log tells a control plane that takes it up: turns, calls, history; and the end of one that cannot be."""
+"""Recovery of sessions after a restart: the machine's snapshot from the event log, and the end of an unrecoverable session."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfield.errors import AgentFieldError
-from agentfield_server.sessions.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
-from agentfield_server.sessions.totals import Totals
+from agentfield_server.sessions.conversation.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
+from agentfield_server.sessions.conversation.usage.totals import UsageTotals
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewEvent, SessionRow
 
-__all__ = ["bury", "read_snapshot"]
+__all__ = ["end_unrecoverable", "read_snapshot"]
 
 _PAGE = 500
 _HISTORY = 400
 
 
 @dataclass(slots=True)
-class _Log:
-    """What was gathered from the events."""
+class _LogState:
+    """State accumulated from the event log."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     turns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -29,10 +29,10 @@ class _Log:
     answered: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     speaking: dict[str, str | None] = field(default_factory=dict)
-    used: Totals = field(default_factory=Totals)
+    used: UsageTotals = field(default_factory=UsageTotals)
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Take one event."""
+        """Apply one event."""
         match kind:
             case "turn.committed":
                 self.turns[body["turn_id"]] = body
@@ -58,23 +58,25 @@ class _Log:
 
 
 async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapshot:
-    """Gather what a machine needs to go on with a session.
+    """Read the snapshot from which a machine resumes a session.
 
     Args:
-        store: Where the log is.
+        store: The store.
         row: The session.
         now: Seconds since the epoch.
     """
-    log = _Log()
+    log = _LogState()
     async for kind, body in _events(store, row.run_id):
         log.add(kind, body)
-    open_turns = [await _whole(store, x) for x in await store.open_executions(session_id=row.id) if x.kind == "turn"]
+    open_turns = [
+        await _full_execution(store, x) for x in await store.open_executions(session_id=row.id) if x.kind == "turn"
+    ]
     return Snapshot(
         handler_epoch=row.handler_epoch,
         turns=row.turns,
         tool_calls=len(log.calls),
         live_for=max(0.0, now - row.live_at) if row.live_at is not None else 0.0,
-        open_turns=tuple(_turn(execution, log) for execution in open_turns),
+        open_turns=tuple(_open_turn(execution, log) for execution in open_turns),
         open_calls=tuple(call for call_id, call in log.calls.items() if call_id not in log.answered),
         call_ids=(*log.calls, *log.refused),
         history=tuple(log.history[-_HISTORY:]),
@@ -83,15 +85,15 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
     )
 
 
-async def bury(store: Store, row: SessionRow, error: AgentFieldError) -> None:
-    """End a session that cannot be taken up, for want of its adapter, of something that it can do, or of its key.
+async def end_unrecoverable(store: Store, row: SessionRow, error: AgentFieldError) -> None:
+    """End a session that cannot be resumed: its adapter, a capability of it, or its key is missing.
 
     Args:
-        store: Where to write.
-        row: The session, taken.
-        error: What is missing.
+        store: The store.
+        row: The session; this process owns it.
+        error: Why it cannot be resumed.
     """
-    detail = f"the control plane was restarted and cannot go on with it: {error.message}"
+    detail = f"the control plane was restarted and cannot resume the session: {error.message}"
     body = {"state": "ended", "reason": "control_plane_restart", "detail": detail}
     for execution in await store.open_executions(session_id=row.id):
         if execution.kind in ("session", "turn"):
@@ -115,15 +117,15 @@ async def _events(store: Store, run_id: str) -> AsyncIterator[tuple[str, Mapping
             after = row.seq
 
 
-async def _whole(store: Store, execution: Execution) -> Execution:
+async def _full_execution(store: Store, execution: Execution) -> Execution:
     return (await store.get_execution(execution.id) if execution.left_out else None) or execution
 
 
-def _turn(execution: Execution, log: _Log) -> OpenTurnSnapshot:
+def _open_turn(execution: Execution, log: _LogState) -> OpenTurnSnapshot:
     known = execution.input if isinstance(execution.input, dict) else {}
-    told = log.turns.get(execution.id, known)
-    text = told.get("text")
-    missing = told.get("text_missing") or (None if text is not None else "control_plane_restart")
+    committed = log.turns.get(execution.id, known)
+    text = committed.get("text")
+    missing = committed.get("text_missing") or (None if text is not None else "control_plane_restart")
     return OpenTurnSnapshot(
         turn_id=execution.id,
         item=str(known.get("item", execution.id)),

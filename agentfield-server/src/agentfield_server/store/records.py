@@ -1,4 +1,4 @@
-"""The rows of the store, as frozen values."""
+"""Records of the store: frozen values that `Store` takes and returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
-    "LIVE",
+    "LIVE_PRIORITY",
     "Approval",
     "Delivery",
     "EndedRun",
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 
-LIVE = 100
-"""Priority of what a live call waits for; calls over REST may ask for less than that."""
+LIVE_PRIORITY = 100
+"""Priority of executions that a live session waits for; calls over REST may ask for less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """Something to be recorded in the log of a run, in the transaction of the change that it tells of."""
+    """An event to be appended to the log of a run, in the transaction of the change that it records."""
 
     type: str
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """A recorded event: gap-free `seq` per run, canonical bytes (RFC 8785) and their leaf digest, never changed."""
+    """A recorded event, immutable: gap-free `seq` per run, canonical bytes (RFC 8785) and their leaf digest."""
 
     run_id: str
     seq: int
@@ -53,14 +53,14 @@ class EventRow:
     execution_id: str | None
     session_id: str | None
     canonical: bytes
-    """The whole event as RFC 8785 JSON: what is served, and what `leaf` is the digest of."""
+    """The whole event as RFC 8785 JSON: served as it is, and the input of `leaf`."""
     leaf: bytes
     """SHA-256 of 0x00 and the canonical bytes (RFC 9162 §2.1.1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """Who asked for what under which key; the digest is of the canonical request."""
+    """An idempotency key in its scope; the digest is of the canonical request."""
 
     principal: str
     route: str
@@ -85,24 +85,24 @@ class NewExecution:
     """`queued` is dispatched by the engine; sessions and turns begin `running` and are closed by the session."""
     max_attempts: int = 1
     priority: int = 0
-    """Higher goes first; what belongs to a session is never below `LIVE`."""
+    """Higher goes first; executions of a session are never below `LIVE_PRIORITY`."""
     share: str | None = None
-    """Among whom a node's room is shared evenly: a session, a principal; by default the parent's."""
+    """Fair-queueing share of a node's capacity: a session or a principal; by default the parent's."""
     backoff: float = 0.5
     """Seconds before the second attempt."""
     delay: float = 0.0
-    """Seconds from creation before which it does not start."""
+    """Seconds after creation before which it does not start."""
     timeout: float | None = None
-    """Seconds from when it may start to the deadline."""
+    """Seconds from the earliest start to the deadline."""
     op_id: str | None = None
-    """Minted by the caller, unique in the store: a second one returns the first execution."""
+    """Operation id chosen by the caller, unique in the store: a repetition returns the first execution."""
     idempotency: IdempotencyKey | None = None
     input_digest: str | None = None
-    """`agentfield.identity.digest(input)`, where a result is to be compared with it."""
+    """`agentfield.identity.digest(input)`; a result must be signed for it."""
     traceparent: str | None = None
-    """Where whoever called is in a trace of their own, checked by `read_traceparent`; recorded, never trusted."""
+    """W3C trace context of an external caller, validated by `parse_traceparent`; recorded, never trusted."""
     events: tuple[NewEvent, ...] = ()
-    """Recorded with it, after `execution.created`; not when it is a repetition."""
+    """Appended after `execution.created`; not for a repetition."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +125,11 @@ class Execution:
     priority: int
     backoff: float
     lineage: int
-    """Attempts of one lineage go on where the one before stopped; one after a failure begins another."""
+    """Attempts of one lineage resume where the previous one stopped; an attempt after a failure begins a new lineage."""
     pauses: int
-    """How often it was parked for a decision."""
+    """How often it was suspended for a decision."""
     progress: Any
-    """The newest word of the run that is under way, or was."""
+    """Newest progress of the current or last attempt."""
     lease_owner: str | None
     """The node instance that holds it."""
     lease_epoch: int
@@ -146,12 +146,12 @@ class Execution:
     started_at: float | None
     ended_at: float | None
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Where it stands in a list: which of `input` and `output` are too large for one, and how large in bytes."""
+    """In lists: bytes of `input` and `output` where they are omitted because they are large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A decision that an execution waits for, or went on with."""
+    """A decision that an execution waits for or has resumed with."""
 
     id: str
     execution_id: str
@@ -165,7 +165,7 @@ class Approval:
     status: ApprovalStatus
     decided_by: str | None
     via: str | None
-    """How the decision came: `rest`, `webhook`, or `time` when nobody decided."""
+    """How the decision came: `rest`, `webhook`, or `time` when it expired."""
     note: str | None
     data: Any
     created_at: float
@@ -175,23 +175,23 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Somebody who is told of events."""
+    """A subscriber of events."""
 
     id: str
     url: str
     events: tuple[str, ...]
-    """Types of events, with ``*`` for any part of one."""
+    """Patterns of event types; ``*`` matches any part."""
     secret: str
-    """Signs what is sent; shown once, when the webhook is made."""
+    """Key of the signatures; shown once, when the webhook is created."""
     created_at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """An event on its way to a webhook."""
+    """The delivery of an event to a webhook."""
 
     id: str
-    """Stable over all attempts: the receiver knows a repetition by it."""
+    """Stable over all attempts: the receiver recognises a repetition by it."""
     webhook_id: str
     run_id: str
     seq: int
@@ -200,14 +200,14 @@ class Delivery:
     attempts: int
     not_before: float
     answer: str | None
-    """What came of the last attempt."""
+    """Answer of the receiver to the last attempt, or the kind of error."""
     created_at: float
     ended_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSession:
-    """A session to be created, together with its root execution."""
+    """A session to be created together with its root execution."""
 
     id: str
     run_id: str
@@ -216,7 +216,7 @@ class NewSession:
     caller: str | None
     metadata: Mapping[str, Any]
     config: Mapping[str, Any]
-    """`agentfield.realtime.config.SessionConfig` as JSON: frozen from here on."""
+    """`agentfield.realtime.config.SessionConfig` as JSON; never changes afterwards."""
     declaration_hash: str
     principal: str
     idempotency: IdempotencyKey | None = None
@@ -240,12 +240,12 @@ class SessionRow:
     end_reason: str | None
     end_detail: str | None
     call_ref: Mapping[str, str] | None
-    """How to find the call at the provider again; never leaves the server."""
+    """Reference of the call at the provider, for reattaching; never leaves the server."""
     handler_state: Mapping[str, Any]
     owner: str | None
     """The control-plane process that drives it."""
     epoch: int
-    """Raised by each takeover; every write of a runtime is conditional on it."""
+    """Fencing token: raised by each takeover, every write of a session actor is conditional on it."""
     handler_epoch: int
     turns: int
     created_at: float
@@ -255,16 +255,16 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStats:
-    """How large a store is and what is in it."""
+    """Size of a store and number of its rows."""
 
     bytes: int
     free_bytes: int
-    """Of those, what is free: used again, or given back by compaction."""
+    """Free part of `bytes`: reused, or returned to the disk by compaction."""
     log_bytes: int
-    """What the write-ahead log takes besides."""
+    """Bytes of the write-ahead log."""
     runs: int
     pruned_runs: int
-    """Runs of which only a record is left."""
+    """Runs of which only the record of pruning is left."""
     executions: int
     open_executions: int
     sessions: int
@@ -272,7 +272,7 @@ class StoreStats:
     approvals: int
     deliveries: int
     payloads: int
-    """Large inputs and outputs that are kept apart."""
+    """Large inputs and outputs, stored separately."""
     oldest_run_at: float | None
 
 
@@ -287,24 +287,24 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndedRuns:
-    """A page of them."""
+    """A page of runs that may be pruned."""
 
     runs: tuple[EndedRun, ...]
     next: str | None
-    """Continues, also when this page is empty; None at the end."""
+    """Cursor of the next page, also when this page is empty; None at the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunedRun:
-    """What stays of a run that was pruned: enough to check an exported log of it against."""
+    """The record that remains of a pruned run: enough to verify an exported log."""
 
     run_id: str
     events: int
-    """How many events it had, numbered from 1."""
+    """Number of its events, numbered from 1."""
     last_leaf: bytes
-    """The leaf digest of the last one."""
+    """Leaf digest of the last event."""
     root: bytes
-    """The root of the tree over all leaf digests (RFC 9162 §2.1.1)."""
+    """Root of the Merkle tree over all leaf digests (RFC 9162 §2.1.1)."""
     pruned_at: float = 0.0
 
 
@@ -318,4 +318,4 @@ class TokenRow:
     """`code` (exchanged once for a token) or `token`."""
     expires_at: float
     used: int
-    """How often it was used."""
+    """Number of uses."""

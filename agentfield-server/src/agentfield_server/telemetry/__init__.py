@@ -1,8 +1,15 @@
-"""OpenTelemetry: a span of each execution, made from what is recorded once it has ended, away from all calls."""
+"""OpenTelemetry: one span for each execution, written from the store after the execution has ended.
+
+In come recorded events (`ExecutionTracer.record`), out go spans to the tracer provider of the process or to an OTLP
+exporter. No execution waits for telemetry, and OpenTelemetry is imported only when tracing is configured.
+
+Read `tracer` (`ExecutionTracer`: queue and reads from the store), `spans` (`SpanRecord`: name and attributes, without
+OpenTelemetry), `otel_writer` (`OtelSpanWriter`: spans with the ids of run and execution) and `provider` (which exporter).
+"""
 
 from __future__ import annotations
 
-from agentfield_server.telemetry.feed import Traces
-from agentfield_server.telemetry.provider import open_traces
+from agentfield_server.telemetry.provider import open_tracer
+from agentfield_server.telemetry.tracer import ExecutionTracer
 
-__all__ = ["Traces", "open_traces"]
+__all__ = ["ExecutionTracer", "open_tracer"]

@@ -1,4 +1,4 @@
-"""Finds who exports the spans: the process's own tracer provider, or one made as the OTEL_* variables ask."""
+"""Chooses the tracer provider: the one of the process, or one configured by the OTEL_* variables."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agentfield.plugins.install import install_hint
-from agentfield_server.telemetry.feed import Traces
+from agentfield_server.telemetry.tracer import ExecutionTracer
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-__all__ = ["open_traces"]
+__all__ = ["open_tracer"]
 
 _log = logging.getLogger("agentfield.telemetry")
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-def open_traces(environ: Mapping[str, str], *, content: bool, provider: TracerProvider | None = None) -> Traces | None:
-    """Return what writes spans, None when nobody wants any.
+def open_tracer(
+    environ: Mapping[str, str], *, content: bool, provider: TracerProvider | None = None
+) -> ExecutionTracer | None:
+    """Return the tracer, None when tracing is not configured.
 
     Args:
-        environ: Where the OTEL_* variables are looked up.
-        content: Whether inputs, outputs and words are attributes.
-        provider: Who exports the spans; the process's own, or one as the variables ask, when None.
+        environ: Environment with the OTEL_* variables.
+        content: Whether inputs, outputs and transcripts become attributes.
+        provider: Tracer provider; None takes the one of the process, or one configured by the variables.
     """
     asked = _asked(environ)
-    # a provider that is not there cannot have been set: without one OpenTelemetry is not even imported
+    # without the SDK in `sys.modules` no provider can be set: OpenTelemetry is not imported in vain
     if provider is None and not asked and "opentelemetry.sdk.trace" not in sys.modules:
         return None
     from opentelemetry import trace
 
-    from agentfield_server.telemetry.pen import ApiPen
+    from agentfield_server.telemetry.otel_writer import OtelSpanWriter
 
     present = provider or trace.get_tracer_provider()
     if not isinstance(present, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return Traces(ApiPen(present), content=content)
+        return ExecutionTracer(OtelSpanWriter(present), content=content)
     return _own(content=content) if asked else None
 
 
@@ -52,7 +54,7 @@ def _asked(environ: Mapping[str, str]) -> bool:
     return exporter == "otlp" or (not exporter and any(environ.get(name) for name in _ENDPOINTS))
 
 
-def _own(*, content: bool) -> Traces | None:
+def _own(*, content: bool) -> ExecutionTracer | None:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk import trace as sdk
@@ -64,12 +66,12 @@ def _own(*, content: bool) -> Traces | None:
             install_hint("agentfield-server", "otel"),
         )
         return None
-    from agentfield_server.telemetry.pen import ApiPen
+    from agentfield_server.telemetry.otel_writer import OtelSpanWriter
 
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
-        # neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES named it
+        # neither OTEL_SERVICE_NAME nor OTEL_RESOURCE_ATTRIBUTES is set
         resource = Resource.create({"service.name": "agentfield"})
     provider = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Traces(ApiPen(provider, provider.shutdown), content=content)
+    return ExecutionTracer(OtelSpanWriter(provider, provider.shutdown), content=content)

@@ -1,4 +1,4 @@
-"""What the span of an execution is: name, times, status and attributes, as values and without OpenTelemetry.
+"""The span of an execution as plain values, without OpenTelemetry: name, times, status and attributes.
 
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/ (names and attributes of `gen_ai.*`)
 """
@@ -24,7 +24,7 @@ _NAMES = {"session": "invoke_agent", "turn": "turn", "tool": "execute_tool", "ca
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanRecord:
-    """A span that is over."""
+    """A finished span."""
 
     run_id: str
     execution_id: str
@@ -34,7 +34,7 @@ class SpanRecord:
     """Nanoseconds since the epoch."""
     end: int
     failed: str | None
-    """The code of the problem; its words may be somebody's words, and stay."""
+    """Code of the problem, None on success; its detail may contain user data and is not exported."""
     attributes: Attributes
 
 
@@ -50,8 +50,8 @@ def span_of(
     Args:
         done: The execution.
         session: The session that it belongs to.
-        used: What that session has used (the body of `session.usage`), for the span of the session itself.
-        content: Whether inputs, outputs and words are attributes.
+        used: Usage of the session (body of `session.usage`), for the span of the session itself.
+        content: Whether inputs, outputs and transcripts become attributes.
     """
     failed = None
     if done.status in _FAILED:
@@ -97,7 +97,7 @@ def _of_kind(done: Execution) -> dict[str, Any]:
         case "turn":
             return {"agentfield.turn": done.input.get("number") if isinstance(done.input, dict) else None}
         case "call":
-            # of a function that somebody called the conventions have no name
+            # the conventions define no attributes for a called function
             return {}
 
 
@@ -140,5 +140,5 @@ def _sum(sums: list[Mapping[str, Any]], name: str) -> int | None:
 
 
 def _nanoseconds(seconds: float) -> int:
-    # by microseconds, which is what the store keeps exactly
+    # rounded to microseconds, the precision of the store
     return round(seconds * 1_000_000) * 1000

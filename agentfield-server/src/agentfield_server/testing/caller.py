@@ -1,4 +1,4 @@
-"""The test's caller: says things, hears what comes of it, and knows the whole conversation."""
+"""The caller that a test plays: its speech, the expectations of the agent's answers, and the transcript."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ import re
 from typing import Any, Final
 
 from agentfield.client import ControlPlaneClient
-from agentfield.testing.answers import Answering
-from agentfield.testing.scripted import Scripted
+from agentfield.testing.scripted import AnswerLike, ScriptedProvider
 from agentfield.wire.rest import StartResponse
-from agentfield_server.testing.clock import Clock
-from agentfield_server.testing.expect import (
+from agentfield_server.testing.call_record import CallRecord, ExecutionNode, first_line, tree_of
+from agentfield_server.testing.caller_connection import CallerConnection, KeepSpeaking
+from agentfield_server.testing.clock import TimeSkippingClock
+from agentfield_server.testing.event_log import SessionEventLog
+from agentfield_server.testing.expectations import (
     CallExpectation,
     Expectation,
     FailureExpectation,
-    Seen,
+    Observation,
     SpeechExpectation,
     speeches_of,
 )
-from agentfield_server.testing.lines import CallerLine, Lasting
-from agentfield_server.testing.log import Log
-from agentfield_server.testing.story import Node, Story, first_line, tree_of
 
 __all__ = ["Caller", "CallerTurn"]
 
 DEADLINE: Final = 5.0
-"""Seconds in which something that is expected has to happen."""
+"""Default seconds that an expectation waits."""
 
 
 class CallerTurn:
-    """What the caller said once, and what is expected to come of it.
+    """One turn of the caller, and expectations of the agent's reaction to it.
 
     Args:
-        caller: Who said it.
-        turn_id: The turn's execution.
-        text: The words, as the handler gets them.
+        caller: The caller whose turn it is.
+        turn_id: Id of the turn's execution.
+        text: The transcript that the handler gets, None when there is none.
     """
 
     def __init__(self, caller: Caller, turn_id: str, text: str | None) -> None:
@@ -48,7 +47,7 @@ class CallerTurn:
 
     @property
     def as_input(self) -> dict[str, Any]:
-        """What a call was given that was given this turn."""
+        """This turn as the input of a call that it was passed to."""
         return {"id": self.id, "text": self.text}
 
     def calls(self, target: str) -> CallExpectation:
@@ -59,8 +58,8 @@ class CallerTurn:
         """Expect that the agent says something in this turn.
 
         Args:
-            text: Words that occur in it, or a pattern that is found in it.
-            exactly: All of its words.
+            text: Text that it contains, or a pattern that it matches.
+            exactly: Its whole text.
         """
         return SpeechExpectation(self._caller, self.id, text, exactly)
 
@@ -68,106 +67,105 @@ class CallerTurn:
         """Expect that the handler raises in this turn, with these words in the error."""
         return FailureExpectation(self._caller, self.id, containing)
 
-    async def tree(self) -> Node:
-        """Return the workflow of this turn, once it is over.
+    async def tree(self) -> ExecutionNode:
+        """Return the execution tree of this turn once it has ended.
 
         Raises:
-            AssertionError: It is not over in time.
+            AssertionError: It does not end in time.
         """
-        await self.over()
+        await self.ended()
         return tree_of(await self._caller.log.executions(), self.id)
 
     async def said(self) -> list[str]:
-        """Return what the agent said in this turn, as far as it was heard, once it is over.
+        """Return the heard text of each speech of this turn once it has ended.
 
         Raises:
-            AssertionError: It is not over in time.
+            AssertionError: It does not end in time.
         """
-        await self.over()
+        await self.ended()
         heard = [(said.outcome or {}).get("heard_text") for said in speeches_of(self._caller.log.recorded, self.id)]
         return [str(words) for words in heard if words]
 
-    async def over(self) -> None:
-        """Wait until everything that belongs to this turn is over.
+    async def ended(self) -> None:
+        """Wait until the turn has ended.
 
         Raises:
-            AssertionError: It is not over in time.
+            AssertionError: It does not end in time.
         """
 
-        async def over() -> bool | None:
-            self._caller.script.verify()
+        async def ended() -> bool | None:
+            self._caller.provider.verify()
             return self._caller.is_over(self.id) or None
 
-        if await self._caller.log.wait(over, self._caller.deadline) is None:
-            raise self._caller.failure(f"{self} is not over after {self._caller.deadline:g} s")
+        if await self._caller.log.wait(ended, self._caller.deadline) is None:
+            raise self._caller.failure(f"{self} has not ended after {self._caller.deadline:g} s")
 
 
 class Caller:
-    """Somebody in a call, as a test plays them.
+    """The caller of a session, played by the test.
 
     Args:
         started: The session.
-        line: The way to it.
-        log: What it told so far.
-        client: The control plane.
-        script: The provider.
-        clock: The clock of its limits.
-        title: The first line of its story.
+        connection: The caller's connection to it.
+        log: Its events so far.
+        client: Client of the control plane.
+        provider: The scripted provider.
+        clock: The clock of the session's timers.
+        title: First line of the transcript.
     """
 
     def __init__(
         self,
         started: StartResponse,
         *,
-        line: CallerLine,
-        log: Log,
+        connection: CallerConnection,
+        log: SessionEventLog,
         client: ControlPlaneClient,
-        script: Scripted,
-        clock: Clock,
+        provider: ScriptedProvider,
+        clock: TimeSkippingClock,
         title: str,
     ) -> None:
         self.session_id = started.session_id
         self.client = client
-        self.script = script
-        """The provider: its sessions, their commands, its faults."""
+        self.provider = provider
+        """The scripted provider: its calls, their commands, its faults."""
         self.log = log
         self.deadline = DEADLINE
-        """Seconds in which something that is expected has to happen."""
-        self._line = line
+        """Seconds that an expectation waits."""
+        self._connection = connection
         self._clock = clock
         self._title = title
         self._expected: list[Expectation[Any]] = []
-        self._forgiven: set[str] = set()
+        self._allowed_failures: set[str] = set()
         self._looked_at = 0
 
-    # --- what the caller does
+    # --- actions of the caller
 
     async def says(
         self, text: str, *, failed: str | None = None, pause: str | None = None, lasting: float | None = None
     ) -> CallerTurn:
-        """Say something, over the agent if it speaks; returns once it is a turn.
+        """Say something, over the agent if it speaks; return once the turn is committed.
 
         Args:
             text: The words.
-            failed: Why the provider could not understand them, None when it could.
-            pause: Let the agent's next speech stand still once the caller has heard these words of it; what the caller
-                says then is said over it. So an interruption is at the same place each time.
-            lasting: For how many seconds it is said, by the clock of the session, where that matters
-                (`interrupt_after_ms`).
+            failed: Why the transcription failed, None when it succeeds.
+            pause: Hold the agent's next speech once the caller has heard these words of it, so that the next words of
+                the caller interrupt it at a reproducible place.
+            lasting: Seconds that the caller speaks, by the clock of the session; matters for `interrupt_after_ms`.
 
         Raises:
-            AssertionError: It did not become a turn, or was discarded.
+            AssertionError: No turn was committed, or it was discarded.
         """
         after = len(self.log.recorded)
-        spoken = None if lasting is None else self._speaking(lasting)
-        item = await self._line.says(text, failed=failed, pause=pause, lasting=spoken)
+        spoken = None if lasting is None else self._keep_speaking(lasting)
+        item = await self._connection.says(text, failed=failed, pause=pause, lasting=spoken)
         return await self._turn(text, item, after)
 
     async def types(self, text: str) -> CallerTurn:
-        """Type something; returns once it is a turn.
+        """Type a text; return once the turn is committed.
 
         Raises:
-            AssertionError: It did not become a turn.
+            AssertionError: No turn was committed.
             CapabilityMissing: The pair takes no text.
         """
         after = len(self.log.recorded)
@@ -175,48 +173,48 @@ class Caller:
         return await self._turn(text, None, after)
 
     async def presses(self, digit: str) -> None:
-        """Press a key of a telephone.
+        """Press a telephone key.
 
         Raises:
-            CapabilityMissing: The transport has none.
+            CapabilityMissing: The transport has no keys.
         """
-        await self._line.presses(digit)
+        await self._connection.presses(digit)
 
     async def waits(self, seconds: float) -> None:
-        """Say nothing for so long: the clock of the session goes on at once, and limits that end within it are reached."""
-        await self._clock.go_on(seconds)
+        """Stay silent: put the clock of the session forward, so that limits within these seconds are reached at once."""
+        await self._clock.run_for(seconds)
 
     async def listens(self) -> None:
-        """Let speech that stands still (`pause`) go on to its end.
+        """Let speech that `pause` holds continue to its end.
 
         Raises:
-            AssertionError: Nothing stands still.
+            AssertionError: No speech is held.
         """
-        await (await self.script.call(self.session_id)).go_on()
+        await (await self.provider.call(self.session_id)).resume()
 
     async def hangs_up(self) -> str:
-        """End the call; returns why the session ended.
+        """Hang up and return the reason of the session's end.
 
         Raises:
             AssertionError: It did not end.
         """
-        await self._line.hangs_up()
+        await self._connection.hangs_up()
         return await self.ended()
 
     async def run(self, text: str) -> str:
-        """Say something and return all that the agent answered, as far as it was heard, a line for each speech.
+        """Say something and return the heard text of the agent's answer, a line for each speech.
 
         Raises:
-            AssertionError: The turn is not over in time.
+            AssertionError: The turn does not end in time.
         """
         turn = await self.says(text)
         return "\n".join(await turn.said())
 
-    def model_answers(self, *answers: Answering) -> None:
-        """Let the model give these answers, see `agentfield.testing.scripted.Scripted.answers`."""
-        self.script.answers(*answers)
+    def model_answers(self, *answers: AnswerLike) -> None:
+        """Queue answers of the model, see `agentfield.testing.scripted.ScriptedProvider.answers`."""
+        self.provider.answers(*answers)
 
-    # --- what is expected
+    # --- expectations
 
     def calls(self, target: str) -> CallExpectation:
         """Expect a call of a target anywhere in the session."""
@@ -227,10 +225,10 @@ class Caller:
         return SpeechExpectation(self, None, text, exactly)
 
     async def ended(self, reason: str | None = None) -> str:
-        """Wait until the session has ended and return why.
+        """Wait until the session has ended and return the reason.
 
         Raises:
-            AssertionError: It did not end in time, or for another reason than this one.
+            AssertionError: It did not end in time, or ended for another reason.
         """
 
         async def look() -> str | None:
@@ -244,17 +242,17 @@ class Caller:
         return found
 
     @property
-    def story(self) -> str:
-        """The conversation so far, as it is shown when a test fails."""
-        return str(Story(self._title, self.log.recorded))
+    def transcript(self) -> str:
+        """The conversation so far, as a failing test shows it."""
+        return str(CallRecord(self._title, self.log.recorded))
 
     # --- for the fixture and for expectations
 
     async def connected(self) -> None:
-        """Wait until the handler runs, or the session is over before it did.
+        """Wait until the handler runs or the session has ended.
 
         Raises:
-            AssertionError: Neither came in time.
+            AssertionError: Neither happened in time.
         """
 
         async def look() -> bool | None:
@@ -263,49 +261,52 @@ class Caller:
         if await self.log.wait(look, self.deadline) is None:
             raise self.failure("the session did not begin")
 
-    def expects(self, expectation: Expectation[Any]) -> None:
-        """Remember an expectation: one that is never awaited is reported."""
+    def register(self, expectation: Expectation[Any]) -> None:
+        """Register an expectation, so that `check` reports it when it is never awaited."""
         self._expected.append(expectation)
 
-    def forgives(self, message: str) -> None:
-        """The test expected that a handler failed like this."""
-        self._forgiven.add(message)
+    def allow_failure(self, message: str) -> None:
+        """Accept a failure of the handler that the test expected."""
+        self._allowed_failures.add(message)
 
     def failure(self, what: str) -> AssertionError:
-        """Return the error of something that did not come as expected."""
-        return AssertionError(f"{what}\n\n{self.story}")
+        """Return an `AssertionError` with this message and the transcript."""
+        return AssertionError(f"{what}\n\n{self.transcript}")
 
     def is_over(self, turn_id: str | None) -> bool:
-        """Tell whether a turn is closed, or the session where no turn is named."""
+        """Return whether the turn, or with None the session, has ended."""
         ended = {event["execution_id"] for event in self.log.recorded if event["type"] == "execution.ended"}
         return self.log.end is not None or turn_id in ended
 
-    async def seen(self, turn_id: str | None) -> Seen:
-        """Return what there is to be looked at."""
-        # the end is looked at first: what is read after it is not older
-        over = self.is_over(turn_id)
+    async def seen(self, turn_id: str | None) -> Observation:
+        """Return the executions and speeches of a turn, or with None of the session."""
+        # read before the executions: if the turn has ended by now, the executions read below are final
+        ended = self.is_over(turn_id)
         every = await self.log.executions()
         mine = [each for each in every if turn_id is None or turn_id in (each.id, each.parent_id)]
-        return Seen(mine, speeches_of(self.log.recorded, turn_id), over)
+        return Observation(mine, speeches_of(self.log.recorded, turn_id), ended)
 
     def check(self) -> None:
-        """Check, at the end of a test, that nothing was left unsaid.
+        """Check the whole conversation at the end of the test.
 
         Raises:
-            AssertionError: An expectation was never awaited, a handler raised unexpectedly, or script and session disagree.
+            AssertionError: An expectation was never awaited, a handler raised unexpectedly, or the answers of the script
+                do not match the questions of the session.
         """
         __tracebackhide__ = True
         unheard = [each for each in self._expected if not each.awaited]
         if unheard:
             listed = "\n".join(f"  - {each!r} ({each.where})" for each in unheard)
-            message = f"These expectations were never awaited, so nobody looked (write `await`):\n{listed}"
+            message = f"These expectations were never awaited, so nothing was checked (write `await`):\n{listed}"
             raise AssertionError(message)
         try:
-            self.script.verify(done=True)
+            self.provider.verify(done=True)
         except AssertionError as error:
-            error.add_note(f"\n{self.story}")
+            error.add_note(f"\n{self.transcript}")
             raise
-        raised = [body["message"] for body in self.log.of("handler.failed") if body["message"] not in self._forgiven]
+        raised = [
+            body["message"] for body in self.log.of("handler.failed") if body["message"] not in self._allowed_failures
+        ]
         if raised:
             raise self.failure(
                 f"the handler raised, and the test did not expect it (turn.fails()): {first_line(raised[0])}"
@@ -313,9 +314,9 @@ class Caller:
 
     # --- inside
 
-    def _speaking(self, seconds: float) -> Lasting:
+    def _keep_speaking(self, seconds: float) -> KeepSpeaking:
         async def speaking(item: str) -> None:
-            """Go on speaking, once the session has heard the beginning."""
+            """Put the clock forward once the session knows that the caller speaks."""
 
             async def heard() -> bool | None:
                 told = (event for event in self.log.live if event.get("type") == "turn.started")
@@ -332,7 +333,7 @@ class Caller:
         __tracebackhide__ = True
 
         async def look() -> dict[str, Any] | None:
-            self.script.verify()
+            self.provider.verify()
             for event in self.log.recorded[max(after, self._looked_at) :]:
                 if event["type"] in ("turn.committed", "turn.discarded") and item in (None, event["body"]["item"]):
                     return event

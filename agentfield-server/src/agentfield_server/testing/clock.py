@@ -1,4 +1,4 @@
-"""A clock that runs like any other, and that a test may put forward."""
+"""A clock that runs in real time and that a test may put forward."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 from typing import Any
 from weakref import WeakSet
 
-__all__ = ["Clock"]
+__all__ = ["TimeSkippingClock"]
 
 _STEP = 0.02
 _STEPS = 5
-"""Steps without work after which everything is taken to be settled; a stall of the process is one step, however long."""
+"""Consecutive idle steps after which all sessions count as settled; a stall of the process is one step, however long."""
 _MOST_STEPS = 500
 
 
-class Clock:
-    """Time as the sessions of a test see it (`agentfield_server.sessions.times.Timekeeper`)."""
+class TimeSkippingClock:
+    """Time as the sessions of a test see it (`agentfield_server.sessions.clock.Timekeeper`)."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
         self._waiting: dict[asyncio.Timeout, float] = {}
         self._waits = 0
         self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
-        """Who ever waited on this clock: the sessions."""
+        """Tasks that have waited on this clock: the session actors."""
         self._resting: set[asyncio.Task[Any] | None] = set()
-        """Those of them that wait now; the others are at work."""
+        """Those of them that wait now; the others are working."""
 
     def monotonic(self) -> float:
         """Return seconds of a clock that jumps only when the test says so."""
@@ -54,14 +54,14 @@ class Clock:
         for scope, until in self._waiting.items():
             scope.reschedule(now + max(0.0, until - self.monotonic()))
 
-    async def go_on(self, seconds: float) -> None:
-        """Let time pass, from one moment that somebody waits for to the next; in between, what is to be done is done."""
+    async def run_for(self, seconds: float) -> None:
+        """Let time pass step by step: advance to each deadline in turn, and let the sessions settle before the next one."""
         target = self.monotonic() + seconds
         while (now := self.monotonic()) < target:
-            await self._quiet()
+            await self._wait_until_idle()
             due = [until for until in self._waiting.values() if now < until < target]
             self.advance(max(0.0, min(due, default=target) - self.monotonic()))
-        await self._quiet()
+        await self._wait_until_idle()
 
     # --- inside
 
@@ -79,8 +79,8 @@ class Clock:
         except TimeoutError:
             return
 
-    async def _quiet(self) -> None:
-        """Return when no session has had anything to do for a moment."""
+    async def _wait_until_idle(self) -> None:
+        """Return when no session has had work for some consecutive steps."""
         seen, calm = self._waits, 0
         for _ in range(_MOST_STEPS):
             await asyncio.sleep(_STEP)

@@ -1,4 +1,7 @@
-"""The pytest plugin: fixtures for tests of agents. Light on purpose: pytest loads it in every run of every project."""
+"""The pytest plugin: fixtures for tests of agents.
+
+It imports the rest of the package on first use, since pytest loads it in every run of every project that has it installed.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ import pytest
 if TYPE_CHECKING:
     from agentfield.agent import Agent
     from agentfield.client import ControlPlaneClient
-    from agentfield.testing.scripted import Scripted
+    from agentfield.testing.scripted import ScriptedProvider
     from agentfield_server.app import ControlPlane
     from agentfield_server.testing.caller import Caller
-    from agentfield_server.testing.house import House
+    from agentfield_server.testing.harness import ControlPlaneHarness
 
-__all__ = ["Call", "agentfield_client", "call", "control_plane", "scripted"]
+__all__ = ["StartCall", "agentfield_client", "call", "control_plane", "scripted_provider"]
 
 try:
     from pytest_asyncio import fixture as _async_fixture
-except ImportError:  # the extra is not installed: nothing of this may get in the way of other people's tests
+except ImportError:  # the extra is not installed: tests that do not use these fixtures must still run
     _async_fixture = pytest.fixture  # type: ignore[assignment]
 
 
-class Call(Protocol):
-    """The fixture `call`."""
+class StartCall(Protocol):
+    """Type of the fixture `call`."""
 
     def __call__(
         self,
@@ -37,52 +40,52 @@ class Call(Protocol):
         metadata: Mapping[str, Any] = MappingProxyType({}),
         pause: str | None = None,
     ) -> AbstractAsyncContextManager[Caller]:
-        """Call a session of an agent, in ``async with``.
+        """Start a session of an agent and call it; use it in ``async with``.
 
         Args:
             *agents: Agent files, as ``"agent.py"`` or ``"agent.py:app"``, relative to the test's folder or to the
-                project's, or `Agent` objects; all of them are linked.
-            session: The session, by its name or target; None where there is only one.
-            caller: Who calls.
-            metadata: What the handler is told of the call.
-            pause: Words of a greeting after which it stands still, for a caller who speaks over it.
+                project's, or `Agent` objects; all are linked.
+            session: Name or target of the session; None where there is only one.
+            caller: Identity of the caller, such as a telephone number.
+            metadata: Metadata of the call for the handler.
+            pause: Words of the greeting after which it is held, so that the caller can interrupt it there.
 
         Raises:
-            AgentFieldError: The session may not be started; the class says why.
+            AgentFieldError: The session was refused; the class says why.
         """
 
 
 @pytest.fixture
-def _agentfield_house(
+def _agentfield_harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> House:
-    """What the other fixtures share: nothing runs yet."""
-    from agentfield_server.testing.house import House
+) -> ControlPlaneHarness:
+    """The harness that the other fixtures share; nothing runs yet."""
+    from agentfield_server.testing.harness import ControlPlaneHarness
 
     home = tmp_path_factory.mktemp("agentfield")
-    # neither a control plane nor a key of whoever runs the tests is to be found
+    # the tests must not find the control plane or the key of the developer who runs them
     monkeypatch.setenv("AGENTFIELD_HOME", str(home))
     for name in ("AGENTFIELD_URL", "AGENTFIELD_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    return House(home, (request.path.parent, request.config.rootpath))
+    return ControlPlaneHarness(home, (request.path.parent, request.config.rootpath))
 
 
 @pytest.fixture
-def call(_agentfield_house: House) -> Call:
-    """Calls a session of an agent in this process, see `Call`; nothing is heard, and nothing leaves the machine."""
-    return _agentfield_house.call
+def call(_agentfield_harness: ControlPlaneHarness) -> StartCall:
+    """Start and call a session of an agent in this process, see `StartCall`; without audio, keys or network."""
+    return _agentfield_harness.call
 
 
 @pytest.fixture
-def scripted(_agentfield_house: House) -> Scripted:
-    """The provider of this test, for what is to be said or to go wrong before a call is made."""
-    return _agentfield_house.script
+def scripted_provider(_agentfield_harness: ControlPlaneHarness) -> ScriptedProvider:
+    """The scripted provider of this test, to script answers and faults before a call is made."""
+    return _agentfield_harness.provider
 
 
 @_async_fixture
-async def control_plane(_agentfield_house: House) -> AsyncIterator[ControlPlane]:
-    """A control plane in this process, with its own home, on a free port of loopback; the one that `call` uses, too."""
-    async with _agentfield_house.plane() as plane:
+async def control_plane(_agentfield_harness: ControlPlaneHarness) -> AsyncIterator[ControlPlane]:
+    """A control plane in this process, with its own home, on a free loopback port; `call` uses the same one."""
+    async with _agentfield_harness.plane() as plane:
         yield plane
 
 

@@ -1,8 +1,13 @@
-"""Transports that plugins bring: entered when their first caller comes, given no more than their runtime, isolated from the rest."""
+"""Transports from plugins: entered on first use, restricted to their runtime, isolated from the rest of the process.
+
+In: the manifests' `TransportInfo`, requests from `agentfield_server.api.callers.plugin_transports`. Out: sessions that the
+transports start and legs that they carry. Reading order: `runtime` (what a transport's factory gets), `host` (the lifetime
+and the calls of one transport), `manager` (the hosts of all transports).
+"""
 
 from __future__ import annotations
 
 from agentfield_server.transports.host import TransportHost
-from agentfield_server.transports.room import TransportRoom
+from agentfield_server.transports.manager import TransportManager
 
-__all__ = ["TransportHost", "TransportRoom"]
+__all__ = ["TransportHost", "TransportManager"]

@@ -1,4 +1,4 @@
-"""What a transport's factory is given: its own settings, folder and address, and sessions that are its own."""
+"""Runtime that a transport's factory gets: its own settings, data directory and URLs, and access to its own sessions."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from pydantic import SecretStr, ValidationError
 
 from agentfield.adapterkit.redact import redact
 from agentfield.errors import InvalidInput, NotFound
-from agentfield.plugins import PairSpec, TransportInfo
-from agentfield.realtime.caller import CallerLeg
-from agentfield.realtime.player import LineEnd
+from agentfield.plugins import PairSpec, TransportSpec
+from agentfield.realtime.caller import CallerLeg, LegEnd
 from agentfield.realtime.transport import Evidence
 from agentfield.wire.rest import StartRequest
 from agentfield_server.media.convert import require_media
-from agentfield_server.sessions import Sessions
-from agentfield_server.sessions.starting import Arrival
+from agentfield_server.sessions import SessionService
+from agentfield_server.sessions.start import IncomingCall
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import IdempotencyKey
 
-__all__ = ["Runtime", "sound_evidence"]
+__all__ = ["PluginTransportRuntime", "sanitize_evidence"]
 
 _MAX_FACTS = 20
 _MAX_FACT = 256
 _MAX_KEY = 255
 
 
-class Runtime:
+class PluginTransportRuntime:
     """The `agentfield.realtime.transport.TransportRuntime` of one transport.
 
     Args:
-        info: What the plugin declares.
-        base: Returns the address of the transport's routes as the world sees it.
-        home: The folder of everything that survives a restart.
-        environ: Where settings are read from.
-        sessions: The live calls.
-        store: What is kept of all.
+        info: The plugin's declaration of the transport.
+        base: Returns the public URL of the transport's routes.
+        home: The data directory of the control plane.
+        environ: Source of the settings.
+        sessions: The session service.
+        store: The store.
     """
 
     def __init__(
         self,
-        info: TransportInfo,
+        info: TransportSpec,
         *,
         base: Callable[[], str],
         home: Path,
         environ: Mapping[str, str],
-        sessions: Sessions,
+        sessions: SessionService,
         store: Store,
     ) -> None:
         self._info = info
@@ -62,12 +61,12 @@ class Runtime:
 
     @property
     def logger(self) -> logging.Logger:
-        """Where to report."""
+        """The transport's logger."""
         return logging.getLogger(f"agentfield.transport.{self._info.name}")
 
     @property
     def data_dir(self) -> Path:
-        """A folder of the transport's own; made when it is asked for."""
+        """The transport's own directory; created on first access."""
         folder = self._home / "transports" / self._info.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
@@ -77,10 +76,10 @@ class Runtime:
         return time.time()
 
     def setting(self, name: str) -> SecretStr | None:
-        """Return a setting that the manifest names, None where it is not set.
+        """Return a setting that the manifest names; None if it is not set.
 
         Raises:
-            KeyError: The manifest does not name it.
+            KeyError: The manifest does not name the setting.
         """
         if name not in self._info.settings:
             raise KeyError(f"the manifest of the transport {self._info.name} does not name {name} among its settings")
@@ -88,7 +87,7 @@ class Runtime:
         return SecretStr(value) if value else None
 
     def url(self, path: str) -> str:
-        """Return the address of one of the transport's routes as the world outside sees it."""
+        """Return the public URL of one of the transport's routes."""
         return self._base() + path
 
     async def start_session(
@@ -102,24 +101,24 @@ class Runtime:
     ) -> str:
         """Start a session over this transport, see `TransportRuntime.start_session`."""
         secrets = [self._environ.get(name, "") for name in self._info.settings]
-        arrival = Arrival(self._info.name, sound_evidence(evidence, *secrets))
+        incoming_call = IncomingCall(self._info.name, sanitize_evidence(evidence, *secrets))
         try:
             request = StartRequest(target=target, caller=caller, metadata=dict(metadata))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise InvalidInput(f"The start does not fit: {field}: {first['msg']}.", field=field) from None
+            raise InvalidInput(f"The start request is invalid: {field}: {first['msg']}.", field=field) from None
         principal = f"transport:{self._info.name}"
-        key = None if idempotency_key is None else _named(idempotency_key, principal, target)
-        row, _ = await self._sessions.start(request, principal=principal, idempotency=key, arrival=arrival)
+        key = None if idempotency_key is None else _call_key(idempotency_key, principal, target)
+        row, _ = await self._sessions.start(request, principal=principal, idempotency=key, incoming_call=incoming_call)
         return row.id
 
-    async def carry(self, session_id: str, leg: CallerLeg) -> LineEnd:
+    async def carry(self, session_id: str, leg: CallerLeg) -> LegEnd:
         """Carry a caller's leg, see `TransportRuntime.carry`."""
-        self._mine(session_id, await self._sessions.pair(session_id))
+        self._check_owned(session_id, await self._sessions.pair(session_id))
         if leg.format.name not in self._info.formats:
             raise InvalidInput(
-                f"The leg speaks {leg.format.name}, which the transport {self._info.name} does not declare.",
+                f"The leg's format is {leg.format.name}, which the transport {self._info.name} does not declare.",
                 code="unsupported_format",
                 hint=f"its manifest names: {', '.join(sorted(self._info.formats))}",
             )
@@ -128,26 +127,26 @@ class Runtime:
         return await self._sessions.connect(session_id, leg)
 
     async def end_session(self, session_id: str, reason: str = "caller_hangup") -> None:
-        """End a session; ending twice is ending once."""
+        """End a session; idempotent."""
         row = await self._store.get_session(session_id)
         if row is None or row.principal != f"transport:{self._info.name}":
-            raise _not_mine(session_id, self._info.name)
+            raise _not_owned_error(session_id, self._info.name)
         await self._sessions.end(session_id, redact(reason, limit=64))
 
-    def _mine(self, session_id: str, pair: PairSpec) -> None:
+    def _check_owned(self, session_id: str, pair: PairSpec) -> None:
         if pair.transport != self._info.name:
-            raise _not_mine(session_id, self._info.name)
+            raise _not_owned_error(session_id, self._info.name)
 
 
-def sound_evidence(evidence: Evidence, *secrets: str) -> Evidence:
-    """Return evidence as it may be recorded: short texts, and none of the secrets.
+def sanitize_evidence(evidence: Evidence, *secrets: str) -> Evidence:
+    """Return evidence that may be recorded: bounded in size, with secrets redacted.
 
     Raises:
-        InvalidInput: It is no evidence, or too much of it (code `bad_evidence`).
+        InvalidInput: The value is not evidence, or is too large (code `bad_evidence`).
     """
-    # a plugin may give anything, whatever the types say
+    # a plugin may pass any value, whatever the annotation says
     given: object = evidence
-    sound = (
+    valid = (
         isinstance(given, Evidence)
         and isinstance(given.method, str)
         and 0 < len(given.method) <= _MAX_FACT
@@ -155,7 +154,7 @@ def sound_evidence(evidence: Evidence, *secrets: str) -> Evidence:
         and len(given.facts) <= _MAX_FACTS
         and all(isinstance(text, str) for fact in given.facts.items() for text in fact)
     )
-    if not sound:
+    if not valid:
         raise InvalidInput(
             f"Evidence is a method and at most {_MAX_FACTS} facts, all of them texts.",
             code="bad_evidence",
@@ -165,8 +164,8 @@ def sound_evidence(evidence: Evidence, *secrets: str) -> Evidence:
     return Evidence(redact(evidence.method, *secrets), MappingProxyType(facts))
 
 
-def _named(key: str, principal: str, target: str) -> IdempotencyKey:
-    """Return the key of a call: the first session is returned whatever else the second start says."""
+def _call_key(key: str, principal: str, target: str) -> IdempotencyKey:
+    """Return the idempotency key of a call. Its digest is constant: a repeated start returns the first session."""
     if not 1 <= len(key) <= _MAX_KEY:
         raise InvalidInput(f"The key of a call has 1 to {_MAX_KEY} characters.", field="idempotency_key")
     return IdempotencyKey(
@@ -174,5 +173,5 @@ def _named(key: str, principal: str, target: str) -> IdempotencyKey:
     )
 
 
-def _not_mine(session_id: str, transport: str) -> NotFound:
+def _not_owned_error(session_id: str, transport: str) -> NotFound:
     return NotFound(f"There is no session {session_id!r} of the transport {transport}.", code="unknown_session")

@@ -1,18 +1,18 @@
-// A voice call from a browser: `Call`, a client of the control plane's public REST interface and of nothing else.
+// A voice call from a browser: `Call`, a client of the control plane's public REST interface only.
 //
 //   import {Call} from '/agentfield.js';
 //   const call = await Call.start({target: 'voice-dictation.dictate'});
 //   call.addEventListener('transcript', ({detail}) => console.log(detail.role, detail.text));
 //   await call.connect({audio: 'microphone'});
 //
-// The provider's key never comes here: the page holds a token of this one session, in memory only.
+// The provider's key never reaches the page: it holds a token of its own session, in memory only.
 
 import {CallAudio} from './agentfield/audio.js';
 import {asCallError, CallError, request} from './agentfield/http.js';
 import {dial, noAudioPath} from './agentfield/peer.js';
-import {Story} from './agentfield/story.js';
+import {CallReducer} from './agentfield/call_reducer.js';
 import {EventStream} from './agentfield/stream.js';
-import {TurnCall} from './agentfield/turncall.js';
+import {TurnCall} from './agentfield/turn_call.js';
 
 export {CallError, TurnCall};
 
@@ -23,11 +23,11 @@ const GOODBYE_MS = 5_000;
 /**
  * @typedef {object} StartOptions
  * @property {string} target Session to start, `node_id.name`.
- * @property {string} [provider] Only the registered one is accepted; nothing is switched.
+ * @property {string} [provider] Only the registered one is accepted.
  * @property {string} [transport]
  * @property {string} [model]
  * @property {string} [voice]
- * @property {string} [caller] Who calls, for the record.
+ * @property {string} [caller] Name of the caller; recorded.
  * @property {Record<string, unknown>} [metadata]
  *
  * @typedef {object} SessionFacts
@@ -50,7 +50,7 @@ const GOODBYE_MS = 5_000;
  * - `tool` {executionId, kind, target, status, parentId, startedMs?, endedMs?, ms?, problem?} or a refusal {callId, target, status: 'refused', why}
  * - `usage` {cost: number|null, usage?: object, final: boolean}: US dollars so far, null where no price is known; counts by kind at the end
  * - `facts` SessionFacts as the control plane resolved them
- * - `event` {source: recorded|live|channel, event}: everything that arrived, for a log
+ * - `event` {source: recorded|live|channel, event}: every received event, for a log
  * - `error` CallError as {code, message, hint, status}
  * - `ended` {reason, detail?}
  */
@@ -59,11 +59,11 @@ export class Call extends EventTarget {
   #audio = null;
   #peer = null;
   #stream = null;
-  #story = new Story((type, detail) => this.#tell(type, detail));
+  #reducer = new CallReducer((type, detail) => this.#dispatch(type, detail));
   #server = 'created';
   #streaming = false;
   #muted = false;
-  #told = false;
+  #reported = false;
   #source = null;
   #record = false;
   #retried = false;
@@ -73,10 +73,10 @@ export class Call extends EventTarget {
   #ended;
   #leave = () => this.#goodbye();
 
-  /** Where the agent is heard; put it into the page or leave it. @type {HTMLAudioElement} */
+  /** Plays the agent's audio; inserting it into the page is optional. @type {HTMLAudioElement} */
   output = new Audio();
 
-  /** What the control plane resolved. @type {SessionFacts} */
+  /** The configuration that the control plane resolved. @type {SessionFacts} */
   facts;
 
   /** Use `Call.start` or `Call.fromFragment`. @param {SessionFacts} facts @param {string} token */
@@ -92,7 +92,7 @@ export class Call extends EventTarget {
   /**
    * Start a session. Without a token this is for pages that the control plane itself serves on this machine.
    * @param {StartOptions} options
-   * @returns {Promise<Call|TurnCall>} A TurnCall where the session takes recorded turns.
+   * @returns {Promise<Call|TurnCall>} A TurnCall if the session takes recorded turns.
    */
   static async start(options) {
     const response = await request(new URL('api/v1/sessions', HERE), {method: 'POST', body: JSON.stringify(options)});
@@ -103,9 +103,9 @@ export class Call extends EventTarget {
   }
 
   /**
-   * The call of a page address whose fragment holds a one-time code; the code leaves the address at once.
+   * Return the call of a page address whose fragment contains a one-time code; the code is removed from the address.
    * @param {Location} [where]
-   * @returns {Promise<Call|TurnCall|null>} null where the fragment has no code.
+   * @returns {Promise<Call|TurnCall|null>} null if the fragment has no code.
    */
   static async fromFragment(where = location) {
     const code = new URLSearchParams(where.hash.slice(1)).get('code');
@@ -140,8 +140,8 @@ export class Call extends EventTarget {
   /**
    * Make the call. May be called again: a second offer replaces the first call of the same session.
    * @param {{audio?: import('./agentfield/audio.js').AudioSource, constraints?: MediaTrackConstraints, record?: boolean}} [options]
-   *   `audio`: the microphone (default), a stream, or a recording (address or file) that is spoken into the call.
-   *   `record`: keep what is heard, for `recording()`.
+   *   `audio`: the microphone (default), a stream, or a recording (URL or file) that is played into the call.
+   *   `record`: record the agent's audio, for `recording()`.
    */
   async connect({audio = 'microphone', constraints, record = false} = {}) {
     if (this.#state === 'ended') throw new CallError('session_ended', 'The call is over.', 'start a new one', 410);
@@ -167,7 +167,7 @@ export class Call extends EventTarget {
   }
 
   /**
-   * Speak a recording into a call that was connected with one; without an argument, that one again.
+   * Play a recording into a call that was connected with one; without an argument, play that one again.
    * @param {Blob|string|URL} [recording]
    */
   async speak(recording) {
@@ -182,7 +182,7 @@ export class Call extends EventTarget {
     this.#audio?.mute(on);
   }
 
-  /** @param {string} text Words that count as a turn of the caller. */
+  /** @param {string} text Text that counts as a turn of the caller. */
   async sendText(text) {
     await this.#request('input', {method: 'POST', body: JSON.stringify({text})});
   }
@@ -203,12 +203,12 @@ export class Call extends EventTarget {
     this.#finish('caller_hangup', 'not confirmed by the control plane');
   }
 
-  /** How loud both sides are, 0 to 1. @returns {{caller: number, agent: number}} */
+  /** Levels of both sides, 0 to 1. @returns {{caller: number, agent: number}} */
   levels() {
     return this.#audio?.levels() ?? {caller: 0, agent: 0};
   }
 
-  /** What was heard, complete once the call ended; null when it was not asked for. @returns {Promise<Blob|null>} */
+  /** The recorded audio, complete once the call ended; null without `record`. @returns {Promise<Blob|null>} */
   async recording() {
     return this.#heard();
   }
@@ -238,12 +238,12 @@ export class Call extends EventTarget {
 
   // ── events ────────────────────────────────────────────────────────────────
 
-  #tell(type, detail) {
+  #dispatch(type, detail) {
     this.dispatchEvent(new CustomEvent(type, {detail}));
   }
 
   #report(error) {
-    this.#tell('error', error.toJSON());
+    this.#dispatch('error', error.toJSON());
   }
 
   #follow() {
@@ -251,7 +251,7 @@ export class Call extends EventTarget {
     this.#stream = new EventStream({
       url: this.#address('events'),
       token: this.#token,
-      onEvent: (event) => this.#take(event),
+      onEvent: (event) => this.#onEvent(event),
       onOpen: () => { this.#streaming = true; this.#settle(); },
       onLost: () => { this.#streaming = false; this.#settle(); },
       onRefused: (error) => this.#refused(error),
@@ -259,18 +259,18 @@ export class Call extends EventTarget {
     void this.#stream.run();
   }
 
-  #take(event) {
-    this.#tell('event', {source: typeof event.seq === 'number' ? 'recorded' : 'live', event});
-    this.#story.take(event);
+  #onEvent(event) {
+    this.#dispatch('event', {source: typeof event.seq === 'number' ? 'recorded' : 'live', event});
+    this.#reducer.apply(event);
     const body = event.body ?? {};
     switch (event.type) {
       case 'session.created':
         this.facts = {...this.facts, ...body, run_id: event.run_id};
-        this.#tell('facts', this.facts);
+        this.#dispatch('facts', this.facts);
         break;
       case 'provider.attached':
         this.facts = {...this.facts, model: body.model ?? this.facts.model, voice: body.voice ?? this.facts.voice, verified: body.verified};
-        this.#tell('facts', this.facts);
+        this.#dispatch('facts', this.facts);
         break;
       case 'session.state':
         this.#server = body.state;
@@ -284,7 +284,7 @@ export class Call extends EventTarget {
         if (event.body) this.#report(new CallError(body.code, body.message));
         break;
       case 'error':
-        // others are survived: they are in the log, not in the way
+        // other errors do not end the call: they are logged only
         if (event.fatal) this.#report(new CallError(event.code, event.message));
         break;
     }
@@ -334,7 +334,7 @@ export class Call extends EventTarget {
     } catch {
       return;
     }
-    this.#tell('event', {source: 'channel', event});
+    this.#dispatch('event', {source: 'channel', event});
   }
 
   #moved(peer) {
@@ -343,7 +343,7 @@ export class Call extends EventTarget {
     else this.#settle();
   }
 
-  /** The network changed under the call: one new offer in the same session. */
+  /** Reconnect after a network change: one new offer in the same session. */
   async #again() {
     if (this.#retried) {
       await this.#failed(new CallError('ice_failed', 'The audio path was lost.', 'check the network, then start again'));
@@ -394,10 +394,10 @@ export class Call extends EventTarget {
   #become(state, extra = {}) {
     if (this.#state === state || this.#state === 'ended') return;
     this.#state = state;
-    this.#tell('state', {state, server: this.#server, ...extra});
+    this.#dispatch('state', {state, server: this.#server, ...extra});
   }
 
-  /** The call did not come about: what the page may do next depends on whether the session still lives. */
+  /** Handle a failed connection; a new attempt is possible while the session lives. */
   async #failed(error) {
     if (error.code === 'call_over') return error;
     await this.#closeMedia();
@@ -410,20 +410,20 @@ export class Call extends EventTarget {
     return error;
   }
 
-  /** The audio finds no way: the session ends, and its record says why. */
+  /** End the session after an ICE failure, so that its record has the reason. */
   async #giveUp({message}) {
-    this.#told = true;
+    this.#reported = true;
     try {
       await this.#request('end', {method: 'POST', body: '{"reason":"ice_failed"}'});
     } catch {
-      // it may be over already, or out of reach: nothing more can be done from here
+      // the session may be over already, or the control plane unreachable
     }
     this.#finish('ice_failed', message);
   }
 
   #finish(reason, detail) {
     if (this.#state === 'ended') return;
-    if (reason === 'ice_failed' && !this.#told) this.#report(noAudioPath());
+    if (reason === 'ice_failed' && !this.#reported) this.#report(noAudioPath());
     this.#server = 'ended';
     this.#become('ended', {reason, detail});
     removeEventListener('pagehide', this.#leave);
@@ -431,10 +431,10 @@ export class Call extends EventTarget {
     this.#token = '';
     void this.#closeMedia();
     this.#over({reason, detail});
-    this.#tell('ended', {reason, detail});
+    this.#dispatch('ended', {reason, detail});
   }
 
-  /** The page goes away: the request outlives it, so that nobody is left talking to an empty room. */
+  /** End the session when the page is closed; the keepalive request outlives the page. */
   #goodbye() {
     if (this.#state === 'ended') return;
     const body = '{"reason":"caller_hangup"}';

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from agentfield_tones.history import History
-from agentfield_tones.keys import RATE, Ear, keys_of, sound_of, text_of
+from agentfield_tones.keys import RATE, KeyDetector, keys_of, sound_of, text_of
 
 SILENCE = bytes(RATE)
 
@@ -20,7 +20,7 @@ def test_what_was_keyed_is_heard(text: str, offset: int) -> None:
     """Keys and text are the same after their way through sound, wherever blocks begin."""
     keys = keys_of(text)
     sound = bytes(2 * offset) + b"".join(map(sound_of, keys)) + SILENCE
-    ear = Ear()
+    ear = KeyDetector()
     heard = "".join(ear.hear(sound[at : at + 333]) for at in range(0, len(sound), 333))
     assert heard == keys
     assert text_of(heard) == text
@@ -32,7 +32,7 @@ def test_keys_are_heard_through_noise() -> None:
     noise = random.Random(7)
     sound = array.array("h", b"".join(map(sound_of, "0123456789ABCD*#")) + SILENCE)
     noisy = array.array("h", (sample + noise.randint(-700, 700) for sample in sound))
-    assert Ear().hear(noisy.tobytes()) == "0123456789ABCD*#"
+    assert KeyDetector().hear(noisy.tobytes()) == "0123456789ABCD*#"
 
 
 def test_what_is_no_key_is_none() -> None:
@@ -40,7 +40,7 @@ def test_what_is_no_key_is_none() -> None:
     hum = array.array("h", (round(8000 * math.sin(2 * math.pi * 697 * at / RATE)) for at in range(RATE)))
     noise = array.array("h", (random.Random(at).randint(-8000, 8000) for at in range(RATE)))
     for sound in (hum.tobytes(), noise.tobytes(), SILENCE):
-        assert Ear().hear(sound) == ""
+        assert KeyDetector().hear(sound) == ""
 
 
 def test_a_song_that_was_stopped_is_remembered_as_heard() -> None:

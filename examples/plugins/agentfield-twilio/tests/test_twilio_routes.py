@@ -38,7 +38,7 @@ START = {
         "callSid": "CA1",
         "streamSid": SID,
         "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-        "customParameters": {"target": "desk.phone", "caller": "+49", "campaign": "spring"},
+        "customParameters": {"target": "shop.phone", "caller": "+49", "campaign": "spring"},
     },
 }
 
@@ -122,7 +122,7 @@ def signed(url: str, form: dict[str, str] | None = None) -> dict[str, str]:
     return {"X-Twilio-Signature": signature(TOKEN, url, (form or {}).items())}
 
 
-async def webhook(it: Any, target: str = "desk.phone", **form: str) -> tuple[int, str]:
+async def webhook(it: Any, target: str = "shop.phone", **form: str) -> tuple[int, str]:
     form = {"CallSid": "CA1", "From": "+49", **form}
     url = f"https://voice.example{BASE}/voice/{target}"
     response = await it.client.post(f"{BASE}/voice/{target}", data=form, headers=signed(url, form))
@@ -164,7 +164,7 @@ async def test_the_webhook_is_answered_with_a_stream_to_the_address_outside(it):
     found = root.find("Connect/Stream")
     assert (status, found.attrib["url"]) == (200, f"wss://voice.example{BASE}/media")
     assert {each.attrib["name"]: each.attrib["value"] for each in found} == {
-        "target": "desk.phone",
+        "target": "shop.phone",
         "caller": "+49 <17&0>",
     }
     assert it.runtime.starts == []
@@ -185,7 +185,7 @@ async def test_a_stream_starts_a_session_and_is_carried(it):
     leg = await it.runtime.legs.get()
     assert it.runtime.starts == [
         {
-            "target": "desk.phone",
+            "target": "shop.phone",
             "evidence": Evidence("twilio-signature", {"AccountSid": "AC1", "CallSid": "CA1", "StreamSid": SID}),
             "caller": "+49",
             "metadata": {"campaign": "spring", "call_sid": "CA1"},
@@ -280,7 +280,7 @@ async def test_a_session_that_cannot_be_carried_closes_the_stream(it, refusal, c
 
 async def test_what_is_not_signed_is_refused(it):
     """Neither route is reached without a signature for its own address."""
-    assert (await it.client.post(f"{BASE}/voice/desk.phone", data={"CallSid": "CA1"})).status == 403
+    assert (await it.client.post(f"{BASE}/voice/shop.phone", data={"CallSid": "CA1"})).status == 403
     wrong = signed(f"https://voice.example{BASE}/media")
     response = await it.client.get(f"{BASE}/media", headers={**wrong, "Sec-WebSocket-Key": "x"})
     assert (response.status, await response.text()) == (403, "twilio_signature")

@@ -1,15 +1,15 @@
-// Sound: where the caller's voice comes from, how loud both sides are, and a recording of what was heard.
+// Audio of a call: the source of the caller's voice, level meters, and a recording of the agent's audio.
 
 import {CallError, request} from './http.js';
 
 const USE_A_RECORDING = 'choose a recording as the caller, or give this page a microphone and try again';
 
 /**
- * The caller's voice: a microphone, a stream, or a recording that is spoken into the call.
+ * The caller's audio: a microphone, a stream, or a recording that is played into the call.
  * @typedef {'microphone' | MediaStream | Blob | string | URL} AudioSource
  */
 
-/** Sound in and out of one call; one AudioContext, closed with the call. */
+/** Audio input and output of one call; one AudioContext, closed with the call. */
 export class CallAudio {
   #context = new AudioContext();
   #meters = new Map();
@@ -19,7 +19,7 @@ export class CallAudio {
   #chunks = [];
   #recorded = null;
 
-  /** The stream that is sent. @type {MediaStream|null} */
+  /** The sent stream. @type {MediaStream|null} */
   stream = null;
 
   /**
@@ -44,13 +44,13 @@ export class CallAudio {
     this.#meter('caller', this.stream);
   }
 
-  /** Whether recordings can be spoken into this call. */
+  /** Whether recordings can be played into this call. */
   get canSpeak() {
     return this.#mouth !== null;
   }
 
   /**
-   * Get a recording ready, so that a bad one is refused before there is a call.
+   * Decode a recording, so that a bad one is rejected before the call is made.
    * @param {Blob|string|URL} source
    * @returns {Promise<AudioBuffer>}
    */
@@ -66,7 +66,7 @@ export class CallAudio {
   }
 
   /**
-   * Speak a recording into the call; resolves when it has been spoken.
+   * Play a recording into the call; resolves when it has been played.
    * @param {AudioBuffer} buffer
    */
   speak(buffer) {
@@ -86,7 +86,7 @@ export class CallAudio {
   }
 
   /**
-   * What the agent sends.
+   * Attach the agent's stream.
    * @param {MediaStream} stream
    * @param {boolean} record
    */
@@ -103,12 +103,12 @@ export class CallAudio {
     this.#recorder = recorder;
   }
 
-  /** What was heard, once the call is over. @returns {Promise<Blob|null>} */
+  /** The recorded audio, once the call is over. @returns {Promise<Blob|null>} */
   recording() {
     return this.#recorded ?? Promise.resolve(null);
   }
 
-  /** How loud both sides are now, 0 (−60 dBFS and below) to 1. @returns {{caller: number, agent: number}} */
+  /** Current levels of both sides, 0 (−60 dBFS and below) to 1. @returns {{caller: number, agent: number}} */
   levels() {
     return {caller: this.#level('caller'), agent: this.#level('agent')};
   }
@@ -131,7 +131,7 @@ export class CallAudio {
     analyser.fftSize = 1024;
     const source = this.#context.createMediaStreamSource(stream);
     source.connect(analyser);
-    // the source is kept with its analyser: an unreferenced one may be collected and fall silent
+    // keep a reference to the source: an unreferenced one may be garbage-collected, which stops the analyser
     this.#meters.set(side, {source, analyser, samples: new Float32Array(analyser.fftSize)});
   }
 

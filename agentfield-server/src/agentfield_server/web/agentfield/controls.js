@@ -1,4 +1,4 @@
-// The controls of a call: what to call, with whose voice, start and hang up, mute.
+// The controls of a call: target, voice, start, hang up, mute.
 
 import {el, say} from './dom.js';
 import {CallError} from './http.js';
@@ -7,7 +7,7 @@ const TALK_KEYS = new Set([' ', 'Enter']);
 const HOLD = 'Hold to talk';
 const IN_CALL = new Set(['connecting', 'live', 'reconnecting']);
 
-/** Buttons and choices; everything works by keyboard because everything is a native control. */
+/** Buttons and selects; native controls only, so that everything works by keyboard. */
 export class Controls {
   #does;
   #state = 'idle';
@@ -40,14 +40,14 @@ export class Controls {
     this.#does = does;
   }
 
-  /** The session that was chosen. @returns {string} */
+  /** The selected session. @returns {string} */
   get target() {
     return this.#target.value;
   }
 
   /**
    * @param {string[]} names
-   * @param {boolean} [shown] Whether the page leaves it to its visitor which one is called.
+   * @param {boolean} [shown] Whether the visitor may choose the session.
    */
   targets(names, shown = true) {
     const options = names.map((value) => el('option', {value}, value));
@@ -63,7 +63,7 @@ export class Controls {
     this.#voice.append(...options, el('option', {value: 'file'}, 'An audio file of mine'));
   }
 
-  /** Choose the first recording; false where there is none. */
+  /** Select the first recording; return false if there is none. */
   chooseRecording() {
     if (!this.#recordings.length) return false;
     this.#voice.value = 'recording 0';
@@ -123,7 +123,7 @@ export class Controls {
 
   #press(event) {
     if (event.repeat || this.#talk.disabled) return;
-    // the pointer is followed beyond the button, and the keys do not press it a second time
+    // capture the pointer beyond the button, and ignore key repeats
     if (event.type === 'pointerdown') this.#talk.setPointerCapture(event.pointerId);
     else event.preventDefault();
     this.#does.talk();

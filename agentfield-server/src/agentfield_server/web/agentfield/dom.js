@@ -1,4 +1,4 @@
-// Elements without markup: whatever a model, a tool or a caller says can only ever become text.
+// DOM elements without markup: the output of a model, a tool or a caller can only become text.
 
 /**
  * An element with properties, attributes and children; strings become text nodes.
@@ -33,19 +33,19 @@ export function duration(ms) {
   return ms < 1000 ? `${Math.max(ms < 10 ? Math.round(ms * 10) / 10 : Math.round(ms), 0)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 
-/** JSON as people read it; a text of its own is not quoted. */
+/** Readable JSON; a plain string is not quoted. */
 export function pretty(value) {
   return typeof value === 'string' ? value : JSON.stringify(value, null, 2);
 }
 
-/** A scrolling box follows its end unless the reader scrolled away from it. */
+/** Keep a scrolling box at its end unless the reader scrolled away from it. */
 export function follow(box, change) {
   const near = box.scrollHeight - box.scrollTop - box.clientHeight < 48;
   change();
   if (near) box.scrollTop = box.scrollHeight;
 }
 
-/** Put text on the clipboard; without permission it is selected instead. */
+/** Copy text to the clipboard; without permission, select it instead. */
 export async function copy(text, shown) {
   try {
     await navigator.clipboard.writeText(text);

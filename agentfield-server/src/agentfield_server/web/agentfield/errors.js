@@ -1,4 +1,4 @@
-// What went wrong: the message, what to do about it, and the code to look up or to report.
+// Error area: the message, the hint, and the code to look up or to report.
 
 import {el} from './dom.js';
 
@@ -11,7 +11,7 @@ export class Errors {
   #shown = new Map();
   element = el('div.af-errors', {role: 'alert'});
 
-  /** @param {() => void} useRecording Called by the button that errors about the microphone get. */
+  /** @param {() => void} useRecording Called by the button that is shown with microphone errors. */
   constructor(useRecording) {
     this.#useRecording = useRecording;
   }

@@ -1,12 +1,12 @@
-// Requests to the control plane, and the one error that all of this module's promises are rejected with.
+// Requests to the control plane, and `CallError`, the only error that the promises of these modules reject with.
 
-/** Something that could not be done: `code` never changes, `hint` is the one thing to do about it. */
+/** An error with a stable `code`, and a `hint` that tells what to do about it. */
 export class CallError extends Error {
   /**
    * @param {string} code
    * @param {string} message
    * @param {string} [hint]
-   * @param {number} [status] HTTP status, where there was one.
+   * @param {number} [status] HTTP status, if there was one.
    */
   constructor(code, message, hint = '', status = 0) {
     super(message);
@@ -23,7 +23,7 @@ export class CallError extends Error {
 }
 
 /**
- * Anything that was thrown, as a CallError.
+ * Convert any thrown value to a CallError.
  * @param {unknown} error
  * @returns {CallError}
  */
@@ -34,7 +34,7 @@ export function asCallError(error) {
 }
 
 /**
- * One request; the answer is returned only if it is a success.
+ * Send a request; return the response if it is successful, else throw a CallError.
  * @param {string|URL} url
  * @param {{method?: string, body?: string, type?: string, accept?: string, token?: string|null, keepalive?: boolean,
  *          headers?: Record<string, string>, signal?: AbortSignal}} [options]
@@ -67,7 +67,7 @@ async function problem(response) {
   try {
     document = await response.json();
   } catch {
-    // not a problem document: the status has to do
+    // not a problem document: use the status
   }
   const code = typeof document.code === 'string' ? document.code : `http_${response.status}`;
   const text = document.detail || document.title || `The control plane answered ${response.status} ${response.statusText}.`;

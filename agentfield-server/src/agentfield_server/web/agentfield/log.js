@@ -1,4 +1,4 @@
-// The event log: everything that arrived, newest last, filtered by where it came from and by words.
+// The event log: every received event, newest last, filtered by source and by text.
 
 import {copy, el, follow, pretty} from './dom.js';
 
@@ -38,7 +38,7 @@ export class EventLog {
   #row(source, event) {
     const json = el('pre.af-json', {dir: 'auto'});
     const when = new Date(event.at ? event.at * 1000 : Date.now()).toLocaleTimeString('en-GB');
-    // the JSON of a row that nobody opens is never laid out
+    // the JSON of a row is rendered only when the row is opened
     const show = ({target}) => { if (target.open) json.textContent = pretty(event); };
     return el('li.af-event', {dataset: {source, type: event.type}}, el('details', {ontoggle: show},
       el('summary', {},

@@ -1,4 +1,4 @@
-// Two level meters: the last seconds of both voices as bars, drawn only while there is a call.
+// Two level meters: the last seconds of both voices as bars, drawn only during a call.
 
 import {el} from './dom.js';
 
@@ -19,7 +19,7 @@ export class Meters {
     if (!running) requestAnimationFrame((now) => this.#frame(now));
   }
 
-  /** Show silence; also once when the meters are in the page and know their colours. */
+  /** Draw silence; called also once after insertion, when the colours of the page are known. */
   stop() {
     this.#call = null;
     for (const side of Object.values(this.#sides)) {

@@ -1,6 +1,6 @@
-// <agentfield-call>: the whole of a call on a page. Attribute `target` names the session; without it a choice is offered.
+// <agentfield-call>: the complete UI of a call. Attribute `target` names the session; without it the visitor selects one.
 //
-//   panel.recordings = [{label, url}]    voices for pages without a microphone
+//   panel.recordings = [{label, url}]    caller recordings for pages without a microphone
 //   panel.call = call                    use a session that was started elsewhere
 //   events `call` {call}, `workflows` {executions}
 //   elements inside it are shown beside the call
@@ -70,7 +70,7 @@ class CallPanel extends HTMLElement {
     this.#controls.recordings(list);
   }
 
-  /** The call that is shown. @returns {Call|null} */
+  /** The displayed call. @returns {Call|null} */
   get call() {
     return this.#call;
   }
@@ -81,7 +81,7 @@ class CallPanel extends HTMLElement {
     this.#controls.targets([call.facts.target]);
   }
 
-  /** Offer the sessions of the nodes that are linked now. */
+  /** List the sessions of the linked nodes. */
   async chooseTarget() {
     try {
       const response = await request(new URL('../api/v1/nodes', import.meta.url));
@@ -93,7 +93,7 @@ class CallPanel extends HTMLElement {
     }
   }
 
-  /** Show something that went wrong outside a call. @param {unknown} error */
+  /** Show an error that occurred outside of a call. @param {unknown} error */
   report(error) {
     this.#errors.show(asCallError(error));
   }
@@ -173,7 +173,7 @@ class CallPanel extends HTMLElement {
     }
   }
 
-  /** Arguments and results are not in the events: they are fetched soon after something changed. */
+  /** Fetch arguments and results of executions after a change: the events do not contain them. */
   #fetchLater() {
     const call = this.#call;
     this.#fetching ??= setTimeout(async () => {
@@ -184,7 +184,7 @@ class CallPanel extends HTMLElement {
         this.#tools.detail(workflow);
         this.dispatchEvent(new CustomEvent('workflows', {detail: workflow, bubbles: true}));
       } catch (error) {
-        // when the call is over, so is the right to ask
+        // the token expires with the session
         if (call.state !== 'ended') this.#errors.show(asCallError(error));
       }
     }, WORKFLOW_DELAY_MS);

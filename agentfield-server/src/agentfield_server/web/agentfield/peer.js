@@ -1,4 +1,4 @@
-// One WebRTC connection: offer, answer, and the wait until audio can flow.
+// One WebRTC connection: offer, answer, and the wait until media is connected.
 
 import {CallError} from './http.js';
 
@@ -7,16 +7,16 @@ const CONNECT_MS = 10_000;
 /**
  * Connect to the provider through the control plane.
  * @param {object} options
- * @param {MediaStream} options.stream What is sent; its first audio track.
- * @param {(sdp: string) => Promise<string>} options.exchange Trades the offer for the answer.
- * @param {AbortSignal} options.signal Gives the connection up; its reason is what the promise is rejected with.
- * @param {(peer: RTCPeerConnection) => void} options.onPeer Gets the connection at once, so that it can be closed.
+ * @param {MediaStream} options.stream Its first audio track is sent.
+ * @param {(sdp: string) => Promise<string>} options.exchange Exchanges the offer for the answer.
+ * @param {AbortSignal} options.signal Aborts the connection; the promise is rejected with its reason.
+ * @param {(peer: RTCPeerConnection) => void} options.onPeer Receives the connection at once, so that it can be closed.
  * @param {(track: MediaStreamTrack) => void} options.onTrack
  * @param {(data: string) => void} options.onMessage Messages of the data channel.
- * @returns {Promise<RTCPeerConnection>} Once audio can flow.
+ * @returns {Promise<RTCPeerConnection>} Resolves once media is connected.
  */
 export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage}) {
-  // no STUN server: the provider is reached directly, and a silent one costs seconds
+  // no STUN server: the provider has a public address, and an unresponsive server would cost seconds
   const peer = new RTCPeerConnection({iceServers: []});
   onPeer(peer);
   peer.addTrack(stream.getAudioTracks()[0], stream);
@@ -25,7 +25,7 @@ export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage
   const connected = whenConnected(peer, signal);
   connected.catch(() => {}); // awaited below; an earlier failure of the offer must not leave it unhandled
   await peer.setLocalDescription(await peer.createOffer());
-  // not waiting for candidates: the other side learns ours from the first packet
+  // do not wait for candidates: the provider learns ours from the first packet (peer-reflexive)
   const answer = await exchange(peer.localDescription.sdp);
   signal.throwIfAborted();
   await peer.setRemoteDescription({type: 'answer', sdp: answer});
@@ -33,7 +33,7 @@ export async function dial({stream, exchange, signal, onPeer, onTrack, onMessage
   return peer;
 }
 
-/** The error of a call whose audio finds no way, whoever notices first. @returns {CallError} */
+/** The error of a call without a media path (ICE failure). @returns {CallError} */
 export function noAudioPath() {
   return new CallError(
     'ice_failed', `No audio path to the provider came up within ${CONNECT_MS / 1000} s.`,
@@ -42,7 +42,7 @@ export function noAudioPath() {
   );
 }
 
-/** Resolves when audio can flow; rejects 10 s after the answer, or when the call is given up meanwhile. */
+/** Resolves when media is connected; rejects 10 s after the answer, or when the call is aborted. */
 function whenConnected(peer, signal) {
   return new Promise((resolve, reject) => {
     let timer = 0;

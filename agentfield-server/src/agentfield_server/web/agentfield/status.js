@@ -1,4 +1,4 @@
-// The head of a call page: state and reason, what the call runs on, how long it lasts, and how to look at it later.
+// Status area of a call page: state and reason, provider and model, duration, and the command that shows the session later.
 
 import {copy, el, say} from './dom.js';
 
@@ -37,7 +37,7 @@ export class StatusBar {
     if (state === 'ended' || state === 'idle') this.#stopClock();
   }
 
-  /** @param {{cost: number|null}} [usage] US dollars; null or nothing where no price is known. */
+  /** @param {{cost: number|null}} [usage] US dollars; null or undefined if no price is known. */
   usage({cost} = {cost: null}) {
     this.#cost.hidden = cost === null;
     say(this.#cost, cost === null ? '' : `$${cost.toFixed(4)}`);

@@ -1,15 +1,15 @@
-// The event stream of a session: server-sent events over fetch, so that the token travels in a header and never in an address.
+// The event stream of a session: server-sent events over fetch, so that the token is sent in a header and never in a URL.
 
 import {asCallError, CallError, request} from './http.js';
 
 const FIRST_DELAY_MS = 250;
 const LONGEST_DELAY_MS = 2_000;
-// the control plane sends a comment each 15 s; two of them missing means that the connection is dead
+// the control plane sends a comment every 15 s; two missing ones mean a dead connection
 const SILENCE_MS = 35_000;
 const FINAL = new Set([400, 401, 403, 404, 410]);
 
 /**
- * Cuts a stream of text into server-sent events (WHATWG HTML §9.2.6).
+ * Parses a stream of text into server-sent events (WHATWG HTML §9.2.6).
  */
 export class EventParser {
   #buffer = '';
@@ -19,7 +19,7 @@ export class EventParser {
 
   /**
    * @param {string} text
-   * @returns {{id: string|null, type: string, data: string}[]} The events that are complete now.
+   * @returns {{id: string|null, type: string, data: string}[]} The events completed by this text.
    */
   push(text) {
     this.#buffer += text;
@@ -52,7 +52,7 @@ export class EventParser {
   }
 }
 
-/** Follows the events of one session for as long as it lives, across lost connections. */
+/** Reads the events of one session until it ends, and resumes after lost connections. */
 export class EventStream {
   #options;
   #stop = new AbortController();
@@ -67,7 +67,7 @@ export class EventStream {
     this.#options = options;
   }
 
-  /** Read until the session is over, the stream is refused, or `close()`. */
+  /** Read until the session ends, the stream is refused, or `close()` is called. */
   async run() {
     while (!this.#stop.signal.aborted) {
       try {

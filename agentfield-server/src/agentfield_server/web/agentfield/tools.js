@@ -1,4 +1,4 @@
-// The timeline of tool calls: what ran, with which arguments, how long, and under which execution.
+// The timeline of tool calls: target, arguments, duration and execution of each call.
 
 import {duration, el, follow, pretty, say} from './dom.js';
 
@@ -8,7 +8,7 @@ function waits({waitsFor, pending}) {
   return [waitsFor && 'somebody has to decide', pending && 'the model was told to wait'].filter(Boolean);
 }
 
-/** Renders `tool` events of a call, and what the workflow says of their inputs and outputs. */
+/** Renders `tool` events of a call, with the inputs and outputs from its workflow. */
 export class ToolTimeline {
   #rows = new Map();
   #empty = el('p.af-empty', {}, 'No tool has been called yet.');
@@ -31,7 +31,7 @@ export class ToolTimeline {
     });
   }
 
-  /** @param {{executions: object[]}} workflow Answer of `call.workflows()`. */
+  /** @param {{executions: object[]}} workflow Result of `call.workflows()`. */
   detail({executions}) {
     follow(this.element, () => {
       for (const execution of executions) {

@@ -1,4 +1,4 @@
-// The live transcript: a bubble a line, partial words while they come, marks for what was and was not heard.
+// The live transcript: one bubble per line, partial text while it arrives, and marks for the part that was not heard.
 
 import {duration, el, follow, say} from './dom.js';
 
@@ -10,7 +10,7 @@ export class Transcript {
   #rows = new Map();
   #empty = el('p.af-empty', {}, 'What both sides say appears here while it is said.');
   #list = el('ol.af-lines', {'aria-label': 'Transcript'});
-  // partial words would be read out again and again: only finished lines are announced
+  // only final lines are announced: a screen reader would repeat partial ones
   #announcer = el('p.af-unseen', {'aria-live': 'polite', 'data-part': 'announcer'});
   element = el('div.af-scroll', {tabindex: '0', role: 'region', 'aria-label': 'Live transcript'},
     this.#empty, this.#list, this.#announcer);
@@ -63,7 +63,7 @@ export class Transcript {
   }
 }
 
-/** What of a line was heard, and what was only generated. */
+/** Split a line into the part that was heard and the part that was only generated. */
 function split(line) {
   const text = line.text || (line.stale ? line.asked : '') || '';
   if (line.stale) return {heard: '', unheard: text};

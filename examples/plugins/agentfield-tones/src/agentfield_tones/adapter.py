@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from agentfield.adapterkit.endpoint import ProviderEndpoint
 from agentfield.adapterkit.http import http_session
-from agentfield.adapterkit.network import check_base_url, proxy_for, socket_url
 from agentfield.adapterkit.options import read_options
-from agentfield.adapterkit.provider import Provider
-from agentfield.adapterkit.refusals import refused, retry_seconds, unreachable
+from agentfield.adapterkit.refusals import refusal_error, retry_seconds, unreachable_error
+from agentfield.adapterkit.urls import check_base_url, proxy_for, socket_url
 from agentfield.errors import CapabilityMissing
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import ServerVad, SessionConfig
@@ -42,7 +42,7 @@ class TonesAdapter:
 
     def __init__(
         self,
-        provider: Provider,
+        provider: ProviderEndpoint,
         http: aiohttp.ClientSession,
         logger: logging.Logger,
         clock: Callable[[], float],
@@ -100,9 +100,9 @@ class TonesAdapter:
         except aiohttp.WSServerHandshakeError as error:
             wait = retry_seconds(error.headers.get("Retry-After") if error.headers else None)
             code, hint = f"http_{error.status}", _HINTS.get(error.status)
-            raise refused(self._provider, what, error.status, code, hint=hint, retry_after=wait) from None
+            raise refusal_error(self._provider, what, error.status, code, hint=hint, retry_after=wait) from None
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
-            raise unreachable(self._provider, what, error) from None
+            raise unreachable_error(self._provider, what, error) from None
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def tones(runtime: AdapterRuntime) -> AsyncIterator[TonesAdapter]:
     Raises:
         InvalidInput: TONES_URL is not an address that can be used.
     """
-    provider = Provider(
+    provider = ProviderEndpoint(
         title="Tones",
         base_url=check_base_url(runtime.base_url, "TONES_URL"),
         key=runtime.key,

@@ -10,7 +10,7 @@ import functools
 import math
 import sys
 
-__all__ = ["RATE", "Ear", "keys_of", "sound_of", "text_of"]
+__all__ = ["RATE", "KeyDetector", "keys_of", "sound_of", "text_of"]
 
 RATE = 8000
 """Samples per second: signed 16-bit little-endian mono."""
@@ -57,7 +57,7 @@ def sound_of(key: str, tone_ms: int = 60) -> bytes:
     return _little(tone).tobytes() + bytes(RATE * _GAP_MS // 1000 * 2)
 
 
-class Ear:
+class KeyDetector:
     """Finds keys in audio, and how long it has been silent.
 
     A key counts when two blocks running have it; it is pressed again only after a block without it.

@@ -32,7 +32,7 @@ class TonesPeer:
         """The text frames that came."""
         return list(self._service.received)
 
-    def hear(self, text: str, audio: AudioFormat) -> bytes:
+    def prepare_turn(self, text: str, audio: AudioFormat) -> bytes:
         """Return the keys of a text as sound: nothing has to be arranged, the service hears them."""
         return b"".join(map(sound_of, keys_of(text))) + bytes(audio.size(_SILENCE_MS))
 
@@ -47,7 +47,7 @@ class TonesPeer:
         """Break every line."""
         self._service.cut()
 
-    def disturb(self) -> None:
+    def inject_unknown_messages(self) -> None:
         """Tell everything twice, and what nobody knows."""
         self._service.noisy = True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfield.plugins import Capabilities, Manifest, Names, PairSpec, ProviderInfo, hookimpl
+from agentfield.plugins import Capabilities, Catalog, Manifest, PairSpec, ProviderSpec, hookimpl
 
 __all__ = ["agentfield_manifest"]
 
@@ -11,15 +11,15 @@ __all__ = ["agentfield_manifest"]
 def agentfield_manifest() -> Manifest:
     """Return what this plugin brings."""
     return Manifest(
-        api=(1, 0),
+        api=(2, 0),
         providers=(
-            ProviderInfo(
+            ProviderSpec(
                 name="tones",
                 title="Tone service",
                 key_setting="TONES_KEY",
                 url_setting="TONES_URL",
                 default_url="http://127.0.0.1:8473",
-                models=Names(known=("abacus-1",), closed=True, default="abacus-1"),
+                models=Catalog(known=("abacus-1",), closed=True, default="abacus-1"),
             ),
         ),
         pairs=(

@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from aiohttp import WSMsgType, web
 
-from agentfield_tones.keys import Ear, keys_of, sound_of, text_of
+from agentfield_tones.keys import KeyDetector, keys_of, sound_of, text_of
 
 __all__ = ["ToneService"]
 
@@ -113,7 +113,7 @@ class _Conversation:
         self._service = service
         self._socket = socket
         self._seconds = seconds
-        self._ear = Ear()
+        self._ear = KeyDetector()
         self._keys = ""
         self._heard_ms = 0
         self._turns = 0

@@ -9,20 +9,20 @@ from uuid import uuid4
 
 import aiohttp
 
-from agentfield.adapterkit.fields import count, parse, words
-from agentfield.adapterkit.provider import Provider
+from agentfield.adapterkit.endpoint import ProviderEndpoint
+from agentfield.adapterkit.json_fields import count_at, parse_object, text_at
 from agentfield.errors import CapabilityMissing, ProviderUnavailable
 from agentfield.realtime.commands import (
-    AddText,
-    AppendAudio,
-    CancelReply,
+    AddTextCommand,
+    AppendAudioCommand,
+    CancelReplyCommand,
     Command,
-    CommitTurn,
-    End,
-    Reply,
-    Say,
-    SendToolResult,
-    Update,
+    CommitTurnCommand,
+    EndCommand,
+    ReplyCommand,
+    SayCommand,
+    ToolResultCommand,
+    UpdateCommand,
 )
 from agentfield.realtime.events import (
     Event,
@@ -52,7 +52,9 @@ class TonesSession:
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, provider: Provider, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, socket: aiohttp.ClientWebSocketResponse, provider: ProviderEndpoint, clock: Callable[[], float]
+    ) -> None:
         self._socket = socket
         self._provider = provider
         self._clock = clock
@@ -72,31 +74,31 @@ class TonesSession:
             ProviderUnavailable: The line is gone.
         """
         if self._closed or self._socket.closed:
-            if isinstance(command, End):
+            if isinstance(command, EndCommand):
                 return
             raise self._gone()
         match command:
-            case AppendAudio():
+            case AppendAudioCommand():
                 await self._transmit(command.data)
-            case Say():
+            case SayCommand():
                 await self._do(op="sing", ref=command.id, text=command.text)
-            case Reply() if not command.tools:
+            case ReplyCommand() if not command.tools:
                 hint = [["system", command.instructions]] if command.instructions else []
                 await self._do(op="think", ref=command.id, said=[*hint, *self._history.said()])
-            case CancelReply():
+            case CancelReplyCommand():
                 self._history.cut(command.reply, command.heard_ms)
                 await self._do(op="hush", song=_number(command.reply))
-            case AddText():
+            case AddTextCommand():
                 self._history.add(command.role, command.text)
-            case End():
+            case EndCommand():
                 await self._do(op="bye")
-            case Update():
+            case UpdateCommand():
                 pass  # nothing is configured that could drift
-            case CommitTurn():
+            case CommitTurnCommand():
                 raise CapabilityMissing(
                     "A tone service finds the end of a turn by itself.", hint="wait for the silence"
                 )
-            case Reply() | SendToolResult():
+            case ReplyCommand() | ToolResultCommand():
                 raise CapabilityMissing("A tone service calls no tools.", hint="call them in the handler")
 
     async def events(self) -> AsyncIterator[Event]:
@@ -106,7 +108,7 @@ class TonesSession:
                 case aiohttp.WSMsgType.BINARY:
                     yield ReplyAudio(reply=self._name("song", self._song), data=message.data)
                 case aiohttp.WSMsgType.TEXT:
-                    for event in self._read(parse(message.data) or {}):
+                    for event in self._read(parse_object(message.data) or {}):
                         yield event
         yield self._end()
 
@@ -137,32 +139,32 @@ class TonesSession:
                 return SessionClosed(reason="closed")
 
     def _read(self, event: Mapping[str, Any]) -> Iterator[Event]:
-        number = count(event, "n") or 0
+        number = count_at(event, "n") or 0
         if number <= self._seen:
             return  # told twice
         self._seen = number
         match event.get("ev"):
             case "ready":
-                seconds = count(event, "seconds")
+                seconds = count_at(event, "seconds")
                 expires = None if seconds is None else self._clock() + seconds
-                yield SessionReady(model=words(event, "model"), expires_at=expires)
+                yield SessionReady(model=text_at(event, "model"), expires_at=expires)
             case "key":
-                yield TurnStarted(item=self._name("turn", count(event, "turn")))
+                yield TurnStarted(item=self._name("turn", count_at(event, "turn")))
             case "turn":
                 yield from self._turn(
-                    self._name("turn", count(event, "turn")), words(event, "text") or "", count(event, "ms")
+                    self._name("turn", count_at(event, "turn")), text_at(event, "text") or "", count_at(event, "ms")
                 )
             case "song":
-                self._song = count(event, "song") or 0
-                yield ReplyStarted(reply=self._name("song", self._song), command=words(event, "ref"))
+                self._song = count_at(event, "song") or 0
+                yield ReplyStarted(reply=self._name("song", self._song), command=text_at(event, "ref"))
             case "sung":
-                yield from self._sung(event, count(event, "ms") or 0)
+                yield from self._sung(event, count_at(event, "ms") or 0)
             case "oops":
-                code, message = words(event, "code") or "oops", self._provider.clean(words(event, "message") or "")
-                ref = words(event, "ref")
+                code, message = text_at(event, "code") or "oops", self._provider.clean(text_at(event, "message") or "")
+                ref = text_at(event, "ref")
                 yield ProviderFault(code=code, message=message, retry=code == "busy", command=ref)
             case "bye":
-                self._bye = words(event, "why") or "asked"
+                self._bye = text_at(event, "why") or "asked"
 
     def _name(self, kind: str, number: int | None) -> str:
         return f"{kind}_{self._line}_{number or 0}"
@@ -175,14 +177,14 @@ class TonesSession:
         yield TurnTranscript(item=item, text=text)
 
     def _sung(self, event: Mapping[str, Any], sung_ms: int) -> Iterator[Event]:
-        reply, text = self._name("song", count(event, "song")), words(event, "text") or ""
+        reply, text = self._name("song", count_at(event, "song")), text_at(event, "text") or ""
         cut = bool(event.get("cut"))
         status: Literal["cancelled", "completed"] = "cancelled" if cut else "completed"
         self._history.sung(reply, text)
         yield ReplyTranscript(reply=reply, text=text, final=True)
         yield ReplyEnded(
             reply=reply,
-            command=words(event, "ref"),
+            command=text_at(event, "ref"),
             status=status,
             why="asked" if cut else None,
             text=text,

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from agentfield.testing.peer import CallPlace
+from agentfield.testing.peer import CallEndpoint
 from agentfield_twilio.signature import signature
 
 __all__ = ["TwilioCaller", "peer"]
@@ -60,16 +60,16 @@ class TwilioCaller:
         """How often the stream was cleared."""
         return self._cleared
 
-    async def intrude(self, place: CallPlace) -> int:
+    async def call_unverified(self, endpoint: CallEndpoint) -> int:
         """Ask what to do with a call, signed with another token."""
-        url = f"{place.url}/voice/{place.target}"
+        url = f"{endpoint.url}/voice/{endpoint.target}"
         signed = signature(f"not {self._token}", url, _FORM.items())
         async with self._http.post(url, data=_FORM, headers={"X-Twilio-Signature": signed}) as response:
             return response.status
 
-    async def call(self, place: CallPlace) -> None:
+    async def call(self, endpoint: CallEndpoint) -> None:
         """Ask what to do with a call, and open the stream that the answer names."""
-        url = f"{place.url}/voice/{place.target}"
+        url = f"{endpoint.url}/voice/{endpoint.target}"
         signed = signature(self._token, url, _FORM.items())
         async with self._http.post(url, data=_FORM, headers={"X-Twilio-Signature": signed}) as response:
             answer = await response.text()
@@ -101,11 +101,11 @@ class TwilioCaller:
             media = {"track": "inbound", "chunk": str(self._chunks), "timestamp": str(self._chunks * 20)}
             await self._send(event="media", media={**media, "payload": payload})
 
-    async def press(self, digit: str) -> None:
+    async def press_key(self, digit: str) -> None:
         """Press a key."""
         await self._send(event="dtmf", dtmf={"track": "inbound_track", "digit": digit})
 
-    async def type(self, text: str) -> None:
+    async def send_text(self, text: str) -> None:
         """Do nothing: nobody types on a telephone."""
 
     async def commit(self) -> None:
@@ -120,7 +120,7 @@ class TwilioCaller:
         await self._send(event="stop", stop={"accountSid": _FORM["AccountSid"], "callSid": _FORM["CallSid"]})
         await self.close()
 
-    async def vanish(self) -> None:
+    async def drop(self) -> None:
         """Break the connection."""
         transport = None if self._socket is None else self._socket.get_extra_info("socket")
         if transport is not None:

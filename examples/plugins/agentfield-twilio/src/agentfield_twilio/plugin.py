@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from agentfield.plugins import Manifest, RouteInfo, TransportInfo, hookimpl
+from agentfield.plugins import Manifest, RouteSpec, TransportSpec, hookimpl
 
 __all__ = ["agentfield_manifest"]
 
-API = (1, 0)
+API = (2, 0)
 """The plugin contract that this was written for."""
 
 
@@ -16,14 +16,14 @@ def agentfield_manifest() -> Manifest:
     return Manifest(
         api=API,
         transports=(
-            TransportInfo(
+            TransportSpec(
                 name="twilio",
                 client="server",
                 media="bridged",
                 summary="telephone calls over Twilio Media Streams",
                 factory="agentfield_twilio.routes:twilio",
                 routes=(
-                    RouteInfo(
+                    RouteSpec(
                         method="POST",
                         path="/voice/{target}",
                         handler="voice",
@@ -31,7 +31,7 @@ def agentfield_manifest() -> Manifest:
                         summary="Twilio asks what to do with a call (voice webhook)",
                         max_body=16 * 1024,
                     ),
-                    RouteInfo(
+                    RouteSpec(
                         method="GET",
                         path="/media",
                         handler="media",

@@ -1,0 +1,252 @@
+"""Runs attempts of reasoners: concurrency, time limits, cancellation, and signed results."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from agentfield import context
+from agentfield.declarations.reasoner import Reasoner, failure
+from agentfield.errors import (
+    AgentFieldError,
+    ExecutionCancelled,
+    ExecutionTimeout,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+)
+from agentfield.identity import NodeKey, b64url, digest, result_message
+from agentfield.link.concurrency_limiter import ConcurrencyLimiter
+from agentfield.link.effects import Effect, Send
+from agentfield.link.progress_reporter import ProgressReporter
+from agentfield.link.state import LinkState
+from agentfield.run_state import ExecutionSuspended, RunState
+from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
+
+__all__ = ["AttemptRunner"]
+
+_log = logging.getLogger("agentfield.node")
+_Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
+_MAX_PAUSE_BYTES = 64 * 1024
+"""How much JSON a pause request may be."""
+
+_INLINE_BYTES = 64 * 1024
+"""Values up to this size are hashed on the event loop, larger ones in a thread."""
+
+
+class AttemptRunner:
+    """The attempts that run on one node.
+
+    Args:
+        node_id: The node.
+        reasoners: Its reasoners by name.
+        key: Signs results.
+        state: Receives the start and the result of each attempt.
+        apply: Carries out the effects that `state` returns.
+        concurrency: Attempts that may run at a time; further ones wait and are not accepted yet.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        reasoners: Mapping[str, Reasoner],
+        key: NodeKey,
+        state: LinkState,
+        apply: Callable[[Sequence[Effect]], None],
+        concurrency: int,
+    ) -> None:
+        self._node_id = node_id
+        self._reasoners = reasoners
+        self._key = key
+        self._state = state
+        self._apply = apply
+        self.limiter = ConcurrencyLimiter(concurrency)
+        self._threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix=node_id)
+        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._stopped: dict[tuple[str, int], str] = {}
+
+    def start(self, invoke: Invoke, group: asyncio.TaskGroup) -> None:
+        """Run an attempt as a task of `group`."""
+        key = _key(invoke)
+        name = f"{self._node_id}.{invoke.function} {key[0]}"
+        self._tasks[key] = group.create_task(self._run(invoke), name=name)
+        self._tasks[key].add_done_callback(lambda task: self._ended(invoke, task))
+
+    def stop(self, execution_id: str, attempt: int, reason: str) -> None:
+        """Cancel an attempt; a function in a thread keeps running and its result is dropped."""
+        if (task := self._tasks.get((execution_id, attempt))) is not None:
+            self._stopped[execution_id, attempt] = reason
+            task.cancel()
+
+    def reject(self, invoke: Invoke) -> None:
+        """Answer an `Invoke` that exceeds the number of waiting attempts with a failure."""
+        problem = LimitExceeded(f"{self._node_id} has too many attempts waiting.", retry_after=1).to_problem()
+        self._apply(self._state.attempt_finished(self._signed(invoke, "failed", problem=problem)))
+
+    def cancel(self) -> None:
+        """Cancel all attempts without a result; the control plane will find them lost."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    def close(self) -> None:
+        """Shut the thread pool down without waiting for functions that still run."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, invoke: Invoke) -> None:
+        reporter = ProgressReporter(invoke, self._send_progress)
+        with context.use(invoke.context, RunState(invoke, reporter)):
+            async with self.limiter.slot(invoke.context.execution_id):
+                self._apply(self._state.attempt_started(*_key(invoke)))
+                started_at = time.monotonic()
+                try:
+                    result = await self._result_of(invoke)
+                finally:
+                    reporter.close()
+                took = round(time.monotonic() - started_at, 6)
+                self._apply(self._state.attempt_finished(result.model_copy(update={"took": took})))
+
+    def _send_progress(self, frame: Progress) -> None:
+        self._apply([Send(frame)])
+
+    async def _result_of(self, invoke: Invoke) -> Result:
+        """Run the function and return the result frame of its outcome."""
+        target = f"{self._node_id}.{invoke.function}"
+        seconds, deadline = self._seconds(invoke), None
+        try:
+            async with asyncio.timeout(seconds) as deadline:
+                output = await self._reasoner(invoke.function).run(invoke.input, self._threads)
+            return await self._succeeded(invoke, output)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return self._failed(invoke, target, error)  # the function raised it itself: the task was not cancelled
+        except ExecutionSuspended as suspension:
+            return self._suspended(invoke, suspension)
+        except BaseExceptionGroup as group:
+            # A pause inside a task group arrives wrapped together with the cancellations of its siblings.
+            suspension_inside = _suspension_in(group)
+            if suspension_inside is None:
+                return self._failed(invoke, target, group)
+            return self._suspended(invoke, suspension_inside)
+        except TimeoutError as error:
+            if deadline is None or not deadline.expired():  # the function's own TimeoutError
+                return self._failed(invoke, target, error)
+            late = ExecutionTimeout(f"{target} exceeded its time limit.", target=target)
+            result = self._signed(invoke, "timeout", problem=late.to_problem())
+            return self._with_retry(invoke, result, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- any exception of user code is the attempt's result
+            return self._failed(invoke, target, error)
+
+    async def _succeeded(self, invoke: Invoke, output: Any) -> Result:
+        size = len(json.dumps(output, ensure_ascii=False).encode())
+        if size > MAX_VALUE_BYTES:
+            raise LimitExceeded(
+                f"{self._node_id}.{invoke.function} returned {size} bytes of JSON; the maximum is {MAX_VALUE_BYTES}.",
+                hint="Return a reference to large data instead of the data.",
+            )
+        if size > _INLINE_BYTES:
+            return await asyncio.to_thread(self._signed, invoke, "succeeded", output=output)
+        return self._signed(invoke, "succeeded", output=output)
+
+    def _suspended(self, invoke: Invoke, suspension: ExecutionSuspended) -> Result:
+        request = suspension.request
+        size = len(request.model_dump_json())
+        if size > _MAX_PAUSE_BYTES:
+            error = LimitExceeded(
+                f"A pause request may be {_MAX_PAUSE_BYTES} bytes of JSON; this one is {size}.",
+                hint="Pass a reference to large data instead of the data.",
+            )
+            return self._failed(invoke, f"{self._node_id}.{invoke.function}", error)
+        return self._signed(invoke, "parked", pause=request)
+
+    def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Result:
+        if not isinstance(error, AgentFieldError):
+            _log.error("%s raised", target, exc_info=error)
+        return self._with_retry(invoke, self._signed(invoke, "failed", problem=failure(target, error)), error)
+
+    def _with_retry(self, invoke: Invoke, result: Result, error: BaseException) -> Result:
+        """Set `retry` if the reasoner declares retries for this error; the control plane decides whether an attempt is left."""
+        reasoner = self._reasoners.get(invoke.function)
+        again = reasoner is not None and reasoner.retries_after(error)
+        return result.model_copy(update={"retry": True}) if again else result
+
+    def _signed(
+        self,
+        invoke: Invoke,
+        status: _Status,
+        *,
+        output: Any = None,
+        problem: dict[str, Any] | None = None,
+        pause: PauseRequest | None = None,
+    ) -> Result:
+        execution_id, attempt = _key(invoke)
+        try:
+            input_digest = digest(invoke.input)
+        except InvalidInput as error:
+            input_digest, status, output, problem = digest(None), "failed", None, error.to_problem()
+        output_digest = digest(output) if status == "succeeded" else None
+        if pause is not None:
+            output_digest = digest(pause.model_dump(mode="json"))
+        message = result_message(execution_id, attempt, status, input_digest, output_digest)
+        return Result(
+            execution_id=execution_id,
+            attempt=attempt,
+            epoch=invoke.epoch,
+            status=status,
+            output=output,
+            problem=problem,
+            input_digest=input_digest,
+            output_digest=output_digest,
+            signature=b64url(self._key.sign(message)),
+            pause=pause,
+        )
+
+    def _ended(self, invoke: Invoke, task: asyncio.Task[None]) -> None:
+        key = _key(invoke)
+        if self._tasks.get(key) is task:
+            del self._tasks[key]
+        reason = self._stopped.pop(key, None)
+        if not task.cancelled():
+            return
+        if reason is not None:
+            target = f"{self._node_id}.{invoke.function}"
+            problem = ExecutionCancelled(f"{target} was cancelled: {reason}.", target=target, reason=reason)
+            self._apply(self._state.attempt_finished(self._signed(invoke, "cancelled", problem=problem.to_problem())))
+        else:  # the node stops, or the attempt was superseded before its function began
+            self._state.attempt_abandoned(*key)
+
+    def _reasoner(self, name: str) -> Reasoner:
+        try:
+            return self._reasoners[name]
+        except KeyError:
+            raise NotFound(
+                f"This instance of {self._node_id} has no reasoner {name!r}.",
+                hint=f"It has: {', '.join(sorted(self._reasoners)) or 'none'}.",
+            ) from None
+
+    def _seconds(self, invoke: Invoke) -> float | None:
+        reasoner = self._reasoners.get(invoke.function)
+        limits = [reasoner.spec.timeout] if reasoner is not None else []
+        if invoke.context.deadline is not None:
+            limits.append(max(0.0, invoke.context.deadline - time.time()))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _suspension_in(group: BaseExceptionGroup[BaseException]) -> ExecutionSuspended | None:
+    """Return the pause that a task group of the function raised, None without one."""
+    for each in group.exceptions:
+        found = _suspension_in(each) if isinstance(each, BaseExceptionGroup) else each
+        if isinstance(found, ExecutionSuspended):
+            return found
+    return None
+
+
+def _key(invoke: Invoke) -> tuple[str, int]:
+    return invoke.context.execution_id, invoke.context.attempt

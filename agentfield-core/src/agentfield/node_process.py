@@ -1,0 +1,109 @@
+"""A node as a process: signals, draining, and one-line messages about its link on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+from agentfield.link import LinkListener, NodeLink
+
+__all__ = ["LinkAnnouncer", "cancel_and_wait", "log_link_changes", "run_until_stopped"]
+
+_log = logging.getLogger("agentfield.node")
+
+
+async def run_until_stopped(link: NodeLink, task: asyncio.Task[None], *, grace: float) -> None:
+    """Work until SIGINT, SIGTERM or a drain request, then drain; a second signal stops the node at once.
+
+    Args:
+        link: The node.
+        task: The task that runs `link.run`.
+        grace: Seconds that running reasoners and handlers may take to finish.
+
+    Raises:
+        NodeRefused: The control plane refused the node.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    signals = _handle_signals(loop, stop)
+    stopping = asyncio.create_task(stop.wait())
+    asked = asyncio.create_task(link.asked_to_drain.wait())
+    try:
+        await asyncio.wait({stopping, asked, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+        stop.clear()
+        if link.working:
+            _write(
+                f"{link.node_id} stops once {link.working} ended, in {grace:g} s at most; a second signal stops it now."
+            )
+        draining, again = asyncio.create_task(link.drain(grace)), asyncio.create_task(stop.wait())
+        await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+        await cancel_and_wait(draining, again)
+    finally:
+        await cancel_and_wait(stopping, asked)
+        for number in signals:
+            loop.remove_signal_handler(number)
+        await cancel_and_wait(task)
+
+
+async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until they are done."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+class LinkAnnouncer:
+    """Writes a line to stderr when the link is opened, lost or opened again."""
+
+    def __init__(self, node_id: str, reasoners: int, sessions: int) -> None:
+        self._node = node_id
+        self._has = f"{_count(reasoners, 'reasoner')}, {_count(sessions, 'session')}"
+        self._state = "new"
+
+    def __call__(self, change: str, url: str, reason: str) -> None:
+        """Announce a change of the link; repeated failures are announced once."""
+        match self._state, change:
+            case "new" | "waiting", "linked":
+                _write(f"{self._node} is linked to {url} ({self._has}). Ctrl+C stops it.")
+            case "lost", "linked":
+                _write(f"{self._node} is linked to {url} again.")
+            case "new", "lost":
+                _write(f"{self._node} waits for a control plane at {url} ({reason}). Start one: af server")
+            case "linked", "lost":
+                _write(f"{self._node} lost the control plane at {url} ({reason}); linking again.")
+        never = self._state in {"new", "waiting"} and change == "lost"
+        self._state = "waiting" if never else change
+
+
+def log_link_changes(node_id: str) -> LinkListener:
+    """Return a listener that only logs changes of the link."""
+
+    def listener(change: str, url: str, reason: str) -> None:
+        _log.info("%s: %s %s %s", node_id, change, url, reason)
+
+    return listener
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> list[signal.Signals]:
+    caught: list[signal.Signals] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except (NotImplementedError, RuntimeError, ValueError):  # on Windows, and outside the main thread
+            continue  # asyncio.run turns Ctrl+C into a cancellation
+        caught.append(number)
+    return caught
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

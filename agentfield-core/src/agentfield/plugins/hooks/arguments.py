@@ -1,0 +1,94 @@
+"""Arguments of hooks as frozen values, and the protocol of a tool middleware. Standard library only: manifests are light."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from agentfield.realtime.transport import Evidence
+
+__all__ = ["Proceed", "RecordedEvent", "SessionRequest", "ToolCall", "ToolMiddleware"]
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRequest:
+    """A requested session; nothing of it is stored yet."""
+
+    target: str
+    """``node.session``."""
+    caller: str | None
+    """The caller as the starter of the session names it."""
+    metadata: Mapping[str, str]
+    provider: str
+    transport: str
+    model: str
+    tags: tuple[str, ...]
+    """Tags of the declaration."""
+    principal: str
+    """The starter: the name of the key, or of the transport."""
+    evidence: Evidence | None = None
+    """How a transport verified the caller (`agentfield.realtime.transport`); None for a session started with a key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a session: a tool call of the model (`tool`), or a `session.call` of the handler (`call`)."""
+
+    call_id: str
+    """Id within the session; unchanged when the call continues after a restart of the control plane."""
+    kind: Literal["tool", "call"]
+    target: str
+    input: Mapping[str, Any]
+    session_id: str
+    run_id: str
+    turn_id: str | None
+    """The turn of the call, None between turns."""
+    session: str
+    """Target of the session: ``node.session``."""
+    caller: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    def with_input(self, values: Mapping[str, Any]) -> ToolCall:
+        """Return a copy of the call with another input."""
+        return dataclasses.replace(self, input=MappingProxyType(dict(values)))
+
+
+Proceed = Callable[[ToolCall], Awaitable[Any]]
+"""Passes a call on to the next middleware or, after the last one, to the target; returns its output or raises its error."""
+
+
+class ToolMiddleware(Protocol):
+    """Wraps the calls of sessions. The attribute `order` (an integer, 0 by default) is its position; the lowest is outermost."""
+
+    async def __call__(self, call: ToolCall, proceed: Proceed, /) -> Any:
+        """Return the output of a call, usually that of `await proceed(call)`.
+
+        Args:
+            call: The call as the outer middleware passed it on.
+            proceed: Passes the call on; may be awaited once.
+
+        Raises:
+            Forbidden: The call is vetoed; the model or the handler gets the message.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """A committed event of a run's log."""
+
+    id: str
+    seq: int
+    """Position in the log of the run, without gaps."""
+    type: str
+    at: float
+    """Seconds since the epoch."""
+    run_id: str
+    session_id: str | None
+    execution_id: str | None
+    body: Mapping[str, Any]

@@ -1,0 +1,232 @@
+"""Records of a manifest: providers, transports, pairs and their capabilities. Standard library only: manifests are light.
+
+This module has no ``from __future__ import annotations``: values are checked against the annotations as types
+(`agentfield.plugins.manifest.checks`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = [
+    "PLUGIN_API",
+    "Capabilities",
+    "Catalog",
+    "Manifest",
+    "ModelPrices",
+    "Need",
+    "PairSpec",
+    "ProviderSpec",
+    "RouteSpec",
+    "TransportSpec",
+]
+
+PLUGIN_API = (2, 0)
+"""Version of the plugin API. A plugin is compatible if its major version is equal and its minor version not greater."""
+
+Media = Literal["direct", "bridged", "turns"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Names of models or voices. Only a `closed` catalog is complete; other names are passed to the provider, which decides."""
+
+    known: tuple[str, ...] = ()
+    closed: bool = False
+    default: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPrices:
+    """Prices of a model in US dollars per million tokens; None has no separate price."""
+
+    model: str
+    """Name of the model as sessions request it."""
+    input_text: float | None = None
+    input_audio: float | None = None
+    cached: float | None = None
+    """Cached input; these tokens are also counted as input."""
+    output_text: float | None = None
+    output_audio: float | None = None
+    minute: float | None = None
+    """US dollars per minute of audio, where the provider bills by time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSpec:
+    """A provider: a service that can hold a conversation."""
+
+    name: str
+    title: str
+    key_setting: str | None = None
+    """Environment variable of the provider's key, None if it takes none."""
+    key_required: bool = True
+    """Whether sessions need the key."""
+    url_setting: str | None = None
+    """Environment variable that overrides `default_url`."""
+    default_url: str = ""
+    models: Catalog = field(default_factory=Catalog)
+    voices: Catalog = field(default_factory=Catalog)
+    prices: tuple[ModelPrices, ...] = ()
+    """Published prices, which users can override."""
+    concurrency: int | None = None
+    """Default limit of concurrent sessions per key; None is no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSpec:
+    """A route of a transport, below ``/api/v1/transports/NAME``; `access` is required."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    """Starts with a slash; parts may be placeholders such as ``{target}``. A `session` route contains ``{session_id}``."""
+    handler: str
+    """Method of the transport that serves it (`agentfield.realtime.transport.Transport`)."""
+    access: Literal["operator", "session", "verified"]
+    """Required credential: the operator's key; that key or the session's browser token; or what the transport's `verify` accepts."""
+    summary: str
+    socket: bool = False
+    """True for a WebSocket, which is exempt from the deadline of requests."""
+    max_body: int = 64 * 1024
+    """Maximum size of a request body in bytes."""
+    at_once: int = 100
+    """Maximum concurrent requests or sockets; more are refused with 429."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportSpec:
+    """A transport: a way for a caller to reach a provider.
+
+    A plugin's transport with `bridged` media works with each provider that declares a bridged pair: the registry derives
+    the pair from both (`agentfield.plugins.registry.bridged_pairs`).
+    """
+
+    name: str
+    client: Literal["browser", "server"]
+    media: Media
+    summary: str
+    factory: str | None = None
+    """``"module:attribute"`` of a factory that takes a `TransportRuntime` and returns an async context manager of a
+    `Transport`; None for the transports of agentfield-core, which the control plane serves itself."""
+    routes: tuple[RouteSpec, ...] = ()
+    formats: frozenset[str] = frozenset()
+    """Audio formats of its callers, such as ``pcmu/8000``; required for `bridged` media."""
+    text_input: bool = False
+    """Whether callers can send text."""
+    commits: bool = False
+    """Whether callers can commit their turn (push to talk)."""
+    dtmf: bool = False
+    """Whether callers can press keys of a telephone."""
+    settings: tuple[str, ...] = ()
+    """Environment variables that it reads; all are treated as secrets."""
+    requires: tuple[str, ...] = ()
+    """Modules that it needs; checked without importing them."""
+    extra: str | None = None
+    """Extra of the distribution that installs `requires`."""
+    notes: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Capabilities of a pair; a default value means that it lacks the capability."""
+
+    say: Literal["exact", "best_effort", "none"] = "none"
+    floors: frozenset[Literal["handler", "model"]] = frozenset()
+    turn_detection: frozenset[Literal["server_vad", "semantic_vad", "manual"]] = frozenset()
+    modalities: frozenset[Literal["audio", "text"]] = frozenset()
+    tools: Literal["none", "sync", "async"] = "none"
+    caller_transcript: Literal["none", "final", "partial"] = "none"
+    agent_transcript: Literal["none", "final", "streaming"] = "none"
+    default_transcription: str | None = None
+    """Model that transcribes the caller if the declaration names none."""
+    interruption: Literal["none", "server", "client"] = "none"
+    truncation: Literal["none", "server", "client_ms", "estimate"] = "none"
+    text_input: bool = False
+    resumption: Literal["none", "attach", "replay", "stateless"] = "none"
+    usage: Literal["none", "tokens", "cost"] = "none"
+    max_duration: float | None = None
+    """Seconds after which the provider ends a session, None if it does not."""
+    client_leg: Literal["none", "filtered", "watched", "open"] = "none"
+    """What the caller's own connection to the provider can change on `direct` media: there is no connection (`none`), the
+    provider blocks all changes (`filtered`), the control plane sees and reverts them (`watched`), or does not (`open`)."""
+    routing: Literal["fixed", "pinned"] = "fixed"
+    limits: frozenset[Literal["duration", "idle", "turns", "tool_calls", "cost"]] = frozenset()
+    """Limits of a session that can be enforced."""
+    formats: frozenset[str] = frozenset()
+    """Audio formats of the provider without conversion, such as ``pcm16/24000``; empty on `direct` media, which negotiates."""
+    dtmf: bool = False
+    """Whether telephone keys reach the handler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSpec:
+    """A provider over a transport, and its adapter: one row of the matrix."""
+
+    provider: str
+    transport: str
+    factory: str
+    """``"module:attribute"`` of a factory that takes an `AdapterRuntime` and returns an async context manager of the adapter."""
+    media: Media
+    capabilities: Capabilities
+    options: str | None = None
+    """``"module:attribute"`` of the pydantic model of `options=`; None if there are no options."""
+    requires: tuple[str, ...] = ()
+    """Modules that it needs; checked without importing them."""
+    extra: str | None = None
+    """Extra of the distribution that installs `requires`."""
+    notes: str = ""
+    bridged_from: str | None = None
+    """The declared pair that this one is derived from, for a provider and a transport of two plugins; set by the registry."""
+
+    @property
+    def name(self) -> str:
+        """The pair as written: ``provider/transport``."""
+        return f"{self.provider}/{self.transport}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The declarations of a plugin."""
+
+    api: tuple[int, int]
+    providers: tuple[ProviderSpec, ...] = ()
+    transports: tuple[TransportSpec, ...] = ()
+    pairs: tuple[PairSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A capability that a session's declaration needs."""
+
+    capability: str
+    """Name of a field of `Capabilities`."""
+    accepts: frozenset[object]
+    """Sufficient values; for a set, the values that it must contain."""
+    because: str
+    """The part of the declaration that needs it, such as ``tools=[...]``."""
+
+    def met_by(self, capabilities: Capabilities) -> bool:
+        """Return whether a pair with these capabilities meets the need."""
+        value = getattr(capabilities, self.capability)
+        if self.capability == "max_duration":
+            return value is None or all(isinstance(least, int | float) and value >= least for least in self.accepts)
+        if isinstance(value, frozenset):
+            return self.accepts <= value
+        return value in self.accepts
+
+    def describe(self) -> str:
+        """Return the need as text."""
+        joined = " and " if isinstance(getattr(Capabilities(), self.capability), frozenset) else " or "
+        return f"{self.capability}: {joined.join(_sorted(self.accepts))} (for {self.because})"
+
+    def refusal(self, capabilities: Capabilities) -> str:
+        """Return why a pair with these capabilities does not meet the need, as text."""
+        value = getattr(capabilities, self.capability)
+        if isinstance(value, frozenset):
+            have, missing = ", ".join(_sorted(value)) or "none", ", ".join(_sorted(self.accepts - value))
+            return f"{self.capability} has {have}, not {missing} (for {self.because})"
+        return f"{self.capability} is {value}, not {' or '.join(_sorted(self.accepts))} (for {self.because})"
+
+
+def _sorted(values: Iterable[object]) -> list[str]:
+    return sorted(str(value) for value in values)

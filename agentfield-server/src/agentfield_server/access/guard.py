@@ -1,0 +1,152 @@
+"""Guard of all routes: checks host and origin of a request, and the credential that its route requires."""
+
+from __future__ import annotations
+
+import functools
+import hmac
+import ipaddress
+from typing import Literal
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from agentfield.errors import Forbidden, Unauthorized
+from agentfield_server.access.browser_tokens import BrowserTokenService
+from agentfield_server.settings import Settings
+
+__all__ = ["CALLER", "MEDIA_PROTOCOL", "PRINCIPAL", "Access", "AuthGuard"]
+
+Access = Literal["public", "operator", "session", "node", "verified"]
+"""Who may use a route: everyone; the operator; the operator or the holder of the session's browser token; a node; a
+request that the route's own transport has verified."""
+
+PRINCIPAL = web.RequestKey("agentfield_principal", str)
+"""The authenticated principal: ``operator``, or ``session:<id>`` for the holder of a browser token."""
+
+CALLER = web.RequestKey("agentfield_caller", bool)
+"""Whether the request comes from the caller's page (a browser token)."""
+
+
+MEDIA_PROTOCOL = "agentfield.media.v1"
+"""The subprotocol of the media socket."""
+
+
+class AuthGuard:
+    """Admits or rejects each request before its handler runs.
+
+    Args:
+        settings: The bound address, the operator's key and the allowed origins.
+        tokens: Checks browser tokens.
+    """
+
+    def __init__(self, settings: Settings, tokens: BrowserTokenService) -> None:
+        self._settings = settings
+        self._tokens = tokens
+        self._loopback = settings.loopback
+        self._public = urlsplit(settings.public_url or "").hostname
+
+    def check_host(self, request: web.Request) -> None:
+        """Reject foreign Host headers on a control plane bound to loopback, against DNS rebinding.
+
+        Raises:
+            Forbidden: The Host header names another machine.
+        """
+        if not self._loopback:
+            return
+        name = urlsplit(f"//{request.host}").hostname or ""
+        if name not in ("localhost", self._public) and not _is_loopback(name):
+            raise Forbidden(
+                f"This control plane listens on {self._settings.host} and does not answer for {name!r}.",
+                code="foreign_host",
+                hint="use http://127.0.0.1, or set AGENTFIELD_PUBLIC_URL",
+            )
+
+    def check_origin(self, request: web.Request) -> None:
+        """Reject pages of foreign origins; programs send no Origin header.
+
+        Raises:
+            Forbidden: The origin is neither the control plane's own nor allowed.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None or origin in self._settings.allowed_origins:
+            return
+        own = {f"{request.scheme}://{request.host}", (self._settings.public_url or "").rstrip("/")}
+        if origin not in own:
+            raise Forbidden(
+                f"Pages of {origin!r} may not use this control plane.",
+                code="foreign_origin",
+                hint="serve the page from the control plane (af dev DIR), or list its origin in AGENTFIELD_ALLOWED_ORIGINS",
+            )
+
+    def foreign_origin(self, request: web.Request) -> str | None:
+        """Return the request's origin if it is an allowed foreign one; None for own pages and for programs."""
+        origin = request.headers.get("Origin")
+        return origin if origin in self._settings.allowed_origins else None
+
+    async def admit(self, request: web.Request, access: Access) -> None:
+        """Authenticate the request and check that it may use the route.
+
+        Raises:
+            Unauthorized: The credential is missing, unknown or expired.
+            Forbidden: The credential belongs to another session.
+        """
+        if access in ("public", "verified"):
+            # a verified route is checked by its transport (agentfield_server.api.callers.plugin_transports)
+            request[PRINCIPAL] = "public"
+            return
+        credential = _credential(request)
+        if credential is not None and credential.startswith("ek_af_"):
+            await self._admit_token(request, access, credential)
+        else:
+            self._admit_operator(request, credential)
+
+    async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
+        session_id = request.match_info.get("session_id")
+        if access != "session" or session_id is None:
+            raise Forbidden(
+                "A browser token opens its own session only.",
+                code="token_scope",
+                hint="use the operator's key (AGENTFIELD_API_KEY) here",
+            )
+        await self._tokens.check(token, session_id)
+        request[PRINCIPAL] = f"session:{session_id}"
+        request[CALLER] = True
+
+    def _admit_operator(self, request: web.Request, credential: str | None) -> None:
+        key = self._settings.api_key
+        if key is None:
+            # reachable from this machine only: Settings.require_safe_bind
+            request[PRINCIPAL] = "operator"
+            return
+        if credential is None or not hmac.compare_digest(credential.encode(), key.get_secret_value().encode()):
+            raise Unauthorized(
+                "This control plane requires its key."
+                if credential is None
+                else "That is not this control plane's key.",
+                hint="set AGENTFIELD_API_KEY to the key that the control plane was started with",
+            )
+        request[PRINCIPAL] = "operator"
+
+
+def _credential(request: web.Request) -> str | None:
+    header = request.headers.get("Authorization")
+    if header is not None:
+        scheme, _, value = header.partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else ""
+    return request.headers.get("X-API-Key") or _offered_token(request)
+
+
+def _offered_token(request: web.Request) -> str | None:
+    """Return the token in the offered subprotocols of a media socket: browsers cannot set headers on a WebSocket."""
+    if not request.path.endswith("/media") or request.headers.get("Upgrade", "").lower() != "websocket":
+        return None
+    offered = (name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(","))
+    return next((name for name in offered if name.startswith("ek_af_")), None)
+
+
+@functools.lru_cache(256)
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

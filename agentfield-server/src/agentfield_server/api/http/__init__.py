@@ -1,0 +1,1 @@
+"""What all routes share: the route table's `Route`, request bodies and replies, idempotency keys, event streams."""

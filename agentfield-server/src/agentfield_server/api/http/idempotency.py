@@ -1,0 +1,33 @@
+"""The Idempotency-Key header: a repeated request takes effect once."""
+
+from __future__ import annotations
+
+import hashlib
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from agentfield.errors import InvalidInput
+from agentfield.identity import canonical
+from agentfield.wire.headers import IDEMPOTENCY_KEY
+from agentfield_server.access.guard import PRINCIPAL
+from agentfield_server.store.records import IdempotencyKey
+
+__all__ = ["idempotency_key"]
+
+_MAX_KEY = 255
+
+
+def idempotency_key(request: web.Request, *, route: str, target: str, body: BaseModel) -> IdempotencyKey | None:
+    """Return the request's key, bound to principal, route, target and body; None if there is none.
+
+    Raises:
+        InvalidInput: The key is empty, too long or not printable ASCII.
+    """
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if not 1 <= len(key) <= _MAX_KEY or not key.isascii() or not key.isprintable():
+        raise InvalidInput(f"{IDEMPOTENCY_KEY} is 1 to {_MAX_KEY} printable ASCII characters.", field=IDEMPOTENCY_KEY)
+    digest = hashlib.sha256(canonical(body.model_dump(mode="json"))).digest()
+    return IdempotencyKey(principal=request[PRINCIPAL], route=route, target=target, key=key, body_digest=digest)

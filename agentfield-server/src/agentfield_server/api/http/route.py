@@ -1,0 +1,44 @@
+"""Route table entries, from which the application and its OpenAPI document are built."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from agentfield_server.access.guard import Access
+
+__all__ = ["RESPONSE_STARTED", "Handler", "Route"]
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+RESPONSE_STARTED = web.RequestKey("agentfield_begun", bool)
+"""Set on a request once its response has started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route of the REST interface; `access` is required, so that no route is open by omission."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    """Absolute path with aiohttp's placeholders; a `session` route has ``{session_id}``."""
+    handler: Handler
+    access: Access
+    summary: str
+    _: KW_ONLY
+    request: type[BaseModel] | None = None
+    response: type[BaseModel] | None = None
+    stream: bool = False
+    """True for event streams and sockets, which outlive the deadline of ordinary requests."""
+    media_type: str = "application/json"
+    """Media type of the response."""
+    accepts: tuple[str, ...] = ()
+    """Accepted media types of the request body, if it is not the JSON of `request`."""
+    socket: bool = False
+    """True for a WebSocket."""
+    description: str = ""
+    """Further text for the OpenAPI document."""

@@ -1,0 +1,107 @@
+"""Checks of a call before it is committed: its target must be known and its input valid."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from dataclasses import replace
+from typing import Any
+
+from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
+from agentfield.identity import canonical, digest_of
+from agentfield.wire.node_declarations import FunctionSpec
+from agentfield_server.engine.backoff import max_backoff
+from agentfield_server.nodes import LinkHub
+from agentfield_server.store.json_text import dump
+from agentfield_server.store.records import NewExecution
+
+__all__ = ["MAX_INPUT", "prepare_execution", "resolve_target"]
+
+MAX_INPUT = 1024 * 1024
+"""Bytes of an input as canonical JSON."""
+
+_JUST_LEFT = 10.0
+"""Seconds after a node left in which its work is queued instead of refused."""
+
+_LARGE = 32 * 1024
+
+
+def resolve_target(hub: LinkHub, target: str) -> FunctionSpec:
+    """Return the declaration of a target.
+
+    Raises:
+        NotFound: No node ever declared it (code `unknown_target`).
+        NodeNotConnected: Its node has been away for more than 10 s.
+    """
+    spec = hub.function(target)
+    if spec is not None:
+        node_id = target.partition(".")[0]
+        if not hub.recently_linked(node_id, within=_JUST_LEFT):
+            raise NodeNotConnected(
+                f"The node {node_id!r}, which has {target!r}, is not connected.",
+                hint="start it (af run FILE); af nodes shows who is connected",
+                target=target,
+                retry_after=2,
+            )
+        return spec
+    if target in hub.sessions():
+        raise NotFound(
+            f"{target!r} is a session, not a reasoner.",
+            code="unknown_target",
+            hint=f"start it with: af session start {target}",
+            target=target,
+        )
+    known = sorted(hub.functions())
+    near = difflib.get_close_matches(target, known, n=1, cutoff=0.6)
+    about = f" Did you mean {near[0]!r}?" if near else ""
+    raise NotFound(
+        f"There is no target {target!r}.{about}",
+        code="unknown_target",
+        hint=f"known targets: {', '.join(known[:20])}" if known else "no node has connected yet: af run FILE",
+        target=target,
+        known=known[:100],
+    )
+
+
+async def prepare_execution(new: NewExecution, spec: FunctionSpec) -> NewExecution:
+    """Return the execution with retries, backoff and timeout of its target and the digest of its input.
+
+    Raises:
+        InvalidInput: The input is not a JSON object.
+        LimitExceeded: The input is larger than 1 MiB.
+    """
+    if not isinstance(new.input, dict):
+        raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
+    # `canonical` is pure Python and slow, `dump` is not: a large input is measured in a thread
+    large = len(dump(new.input)) > _LARGE
+    input_digest = await asyncio.to_thread(_input_digest, new.input) if large else _input_digest(new.input)
+    attempts = max(new.max_attempts, spec.retries + 1)
+    return replace(
+        new,
+        max_attempts=attempts,
+        backoff=spec.backoff,
+        timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),
+        input_digest=input_digest,
+    )
+
+
+def _total_timeout(spec: FunctionSpec, attempts: int) -> float | None:
+    """Return the seconds for all attempts and the pauses between them; `spec.timeout` is that of one attempt."""
+    if spec.timeout is None:
+        return None
+    return spec.timeout * attempts + sum(max_backoff(spec.backoff, attempt) for attempt in range(1, attempts))
+
+
+def _input_digest(value: dict[str, Any]) -> str:
+    """Return the digest of an input; raise `LimitExceeded` when it is too large."""
+    data = canonical(value)
+    size = len(data)
+    if size > MAX_INPUT:
+        error = LimitExceeded(
+            f"The input has {size} bytes, more than the {MAX_INPUT} that may be passed.",
+            code="input_too_large",
+            hint="pass a reference to large data (a path, an address) instead of the data",
+        )
+        error.status = 413
+        raise error
+    return digest_of(data)

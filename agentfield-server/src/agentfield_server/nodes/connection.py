@@ -1,0 +1,203 @@
+"""Runs one node link: read, write and ping until it ends; frames that were read before the end are still handled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from agentfield.errors import AgentFieldError, NodeRefused
+from agentfield.wire.frames import Accepted, Call, Drain, Ping, Pong, Progress, Result, SessionCommand, SessionDone
+from agentfield_server.nodes.handshake import decode_frames, refuse_link
+from agentfield_server.nodes.linked_node import LinkedNode
+from agentfield_server.nodes.ports import EnginePort, SessionPort
+
+__all__ = ["CLOSE_DEADLINE", "LinkConnection", "close_socket"]
+
+_log = logging.getLogger("agentfield.nodes")
+
+CLOSE_DEADLINE = 1.0
+"""Seconds that a node has to answer a close frame."""
+_AT_ONCE = 256
+
+
+class LinkConnection:
+    """Runs a link after its handshake.
+
+    Args:
+        link: The link.
+        socket: Its WebSocket.
+        engine: Handles frames of executions.
+        sessions: Handles frames of sessions; None drops them.
+        on_drain: Called when the node announces that it drains.
+        ping_interval: Seconds between pings.
+        ping_timeout: Seconds of silence after which the link is ended.
+        monotonic: Monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        link: LinkedNode,
+        socket: web.WebSocketResponse,
+        *,
+        engine: EnginePort,
+        sessions: SessionPort | None,
+        on_drain: Callable[[LinkedNode], None],
+        ping_interval: float,
+        ping_timeout: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._link = link
+        self._socket = socket
+        self._engine = engine
+        self._sessions = sessions
+        self._on_drain = on_drain
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._monotonic = monotonic
+
+    async def run(self) -> None:
+        """Run until the link ends for any reason."""
+        link = self._link
+        async with asyncio.TaskGroup() as work:
+            ends = [
+                asyncio.create_task(self._read(work)),
+                asyncio.create_task(link.write()),
+                asyncio.create_task(self._ping_loop()),
+                asyncio.create_task(link.wait_ended()),
+            ]
+            try:
+                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in ends:
+                    task.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
+                await link.cancel_tasks()
+            # the task group waits for the frames that were read: a result that arrived is recorded though the link is gone
+            for task in done:
+                match task.exception():
+                    case None:
+                        pass
+                    case AgentFieldError() | ConnectionError() as error:
+                        link.end(str(error))
+                    case error:
+                        raise error
+
+    async def _ping_loop(self) -> None:
+        """Ping the node and end the link when it is silent.
+
+        If this process itself was suspended, the frames of the node wait unread in the socket: the silence counts from
+        now on, so that a frozen control plane does not drop all its nodes.
+        """
+        link = self._link
+        last = link.heard_at = self._monotonic()
+        while True:
+            await link.send(Ping())
+            await asyncio.sleep(self._ping_interval)
+            now = self._monotonic()
+            if now - last > 2 * self._ping_interval:
+                link.heard_at = now
+            last = now
+            if now - link.heard_at > self._ping_timeout:
+                link.end(f"it was silent for {self._ping_timeout:g} s", silent=True)
+                return
+
+    async def _read(self, work: asyncio.TaskGroup) -> None:
+        link, socket = self._link, self._socket
+        slots = asyncio.Semaphore(_AT_ONCE)
+        while True:
+            message = await socket.receive()
+            match message.type:
+                case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
+                    link.end("it closed the link")
+                    return
+                case aiohttp.WSMsgType.ERROR:
+                    link.end(f"its connection broke ({message.data})", silent=True)
+                    return
+            try:
+                frames = decode_frames(message)
+            except NodeRefused as error:
+                await refuse_link(socket, error)
+                link.end(error.message)
+                return
+            link.heard_at = self._monotonic()
+            entered = _entered_and_done(frames)
+            for frame in frames:
+                link.note_received(frame)
+                if not (isinstance(frame, Accepted) and (frame.execution_id, frame.attempt) in entered):
+                    await self._dispatch(frame, work, slots, entered)
+
+    async def _dispatch(
+        self, frame: Any, work: asyncio.TaskGroup, slots: asyncio.Semaphore, entered: AbstractSet[tuple[str, int]]
+    ) -> None:
+        link = self._link
+        match frame:
+            case Ping():
+                await link.send(Pong())
+            case Pong():
+                pass
+            case Drain():
+                self._on_drain(link)
+            case Accepted() | Result() | Progress() | Call():
+                await slots.acquire()
+                work.create_task(_handle_frame(self._engine, link, frame, slots, entered))
+            case SessionCommand() if self._sessions is not None:
+                await self._sessions.session_command(link, frame)
+            case SessionDone() if self._sessions is not None:
+                await self._sessions.session_done(link, frame)
+            case _:
+                _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
+
+
+def _entered_and_done(frames: Sequence[Any]) -> AbstractSet[tuple[str, int]]:
+    """Return the attempts whose `accepted` and successful result arrived in one message; one write records both."""
+    if len(frames) == 1:
+        return frozenset()
+    done = {(f.execution_id, f.attempt) for f in frames if isinstance(f, Result) and f.status == "succeeded"}
+    return done & {(f.execution_id, f.attempt) for f in frames if isinstance(f, Accepted)}
+
+
+async def _handle_frame(
+    engine: EnginePort,
+    link: LinkedNode,
+    frame: Accepted | Result | Progress | Call,
+    slots: asyncio.Semaphore,
+    entered: AbstractSet[tuple[str, int]],
+) -> None:
+    try:
+        match frame:
+            case Accepted():
+                await engine.accepted(link, frame)
+            case Result():
+                await engine.result(link, frame, entered=(frame.execution_id, frame.attempt) in entered)
+            case Progress():
+                await engine.progress(link, frame)
+            case Call():
+                await engine.call(link, frame)
+    except AgentFieldError as error:
+        # not acknowledged: the node sends the frame again over its next link
+        _log.warning("a frame of node %s could not be handled: %s", link.node_id, error.message)
+        link.end(error.message)
+    except Exception as error:  # noqa: BLE001 - logged, and ends the link
+        # caught here, since an exception in the task group would cancel the handling of all other frames
+        _log.exception("a frame of node %s could not be handled", link.node_id)
+        link.end(f"the control plane failed at it ({type(error).__name__})")
+    finally:
+        slots.release()
+
+
+async def close_socket(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:
+    """Close a socket with a reason; abort the connection of a peer that does not answer in time."""
+    if not socket.closed:
+        message = why.encode()[:120]
+        try:
+            async with asyncio.timeout(CLOSE_DEADLINE):
+                await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY, message=message)
+        except (TimeoutError, ConnectionError):
+            if request.transport is not None:
+                request.transport.abort()

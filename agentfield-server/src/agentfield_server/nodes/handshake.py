@@ -1,0 +1,103 @@
+"""The handshake of a node link: challenge, signed hello, and the refusal of a node."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from pydantic import ValidationError
+
+from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
+from agentfield.identity import challenge_message, verify_signature
+from agentfield.wire.frames import PROTOCOL, Challenge, Hello, Refused, decode_node_frame, encode_frame
+from agentfield.wire.framing import split_frames
+
+__all__ = ["decode_frames", "perform_handshake", "refuse_link"]
+
+_log = logging.getLogger("agentfield.nodes")
+_HANDSHAKE_TIMEOUT = 10.0
+
+
+async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable[[], bool]) -> Hello:
+    """Challenge a node and return its verified hello.
+
+    Args:
+        socket: The WebSocket of the link.
+        stopping: Returns whether the control plane is stopping and accepts no more nodes.
+
+    Raises:
+        NodeRefused: No hello came in time, or the hello is invalid: protocol, signature or duplicate names.
+        Unavailable: The control plane is stopping.
+    """
+    nonce = secrets.token_urlsafe(32)
+    await socket.send_str(encode_frame(Challenge(nonce=nonce)))
+    try:
+        message = await socket.receive(timeout=_HANDSHAKE_TIMEOUT)
+    except TimeoutError:
+        raise NodeRefused(
+            f"The node said nothing within {_HANDSHAKE_TIMEOUT:g} s.", code="no_hello", retry=True
+        ) from None
+    hello, *_ = decode_frames(message)
+    if not isinstance(hello, Hello):
+        raise NodeRefused("A link begins with hello.", code="no_hello")
+    if stopping():
+        raise Unavailable("The control plane is stopping.", code="stopping", retry=True)
+    _check(hello, nonce)
+    return hello
+
+
+async def refuse_link(socket: web.WebSocketResponse, error: AgentFieldError) -> None:
+    """Send a node the reason of its refusal and close the socket."""
+    _log.warning("a node link was refused: %s", error.message)
+    problem = error.to_problem()
+    retry = bool(problem.pop("retry", False))
+    if socket.closed:
+        return
+    with contextlib.suppress(ConnectionError):  # the node has closed the connection already
+        await socket.send_str(encode_frame(Refused(problem=problem, retry=retry)))
+        await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
+
+
+def decode_frames(message: aiohttp.WSMessage) -> list[Any]:
+    """Return the frames of a message.
+
+    Raises:
+        NodeRefused: It is not text, or a frame is not of this protocol (code `bad_frame`).
+    """
+    if message.type is not aiohttp.WSMsgType.TEXT:
+        raise NodeRefused("A link carries JSON text messages.", code="bad_frame", retry=True)
+    try:
+        return [decode_node_frame(frame) for frame in split_frames(message.data)]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(all)"
+        raise NodeRefused(
+            f"The node sent a frame that is not of this protocol: {where}: {first['msg'][:300]}.",
+            code="bad_frame",
+            hint="install the same version of agentfield-core and agentfield-server",
+            retry=True,
+        ) from None
+
+
+def _check(hello: Hello, nonce: str) -> None:
+    if hello.protocol != PROTOCOL:
+        raise NodeRefused(
+            f"The node speaks version {hello.protocol} of the node link, this control plane {PROTOCOL}.",
+            code="protocol_mismatch",
+            hint="install the same version of agentfield-core and agentfield-server",
+        )
+    message = challenge_message(nonce, hello.node_id, hello.instance_id)
+    if not verify_signature(hello.did, message, hello.signature):
+        raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
+    names = [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise NodeRefused(
+            f"The node {hello.node_id!r} declares {', '.join(doubles)} more than once.",
+            code="duplicate_name",
+            hint="give each reasoner and session its own name",
+        )

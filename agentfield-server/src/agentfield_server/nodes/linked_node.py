@@ -1,0 +1,241 @@
+"""One linked instance of a node: its declarations, its assigned attempts and sessions, and a bounded outbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from agentfield.errors import AgentFieldError, NodeNotConnected
+from agentfield.identity import digest
+from agentfield.wire.frames import Drained, Hello, SessionDone, SessionOpen, encode_frame
+from agentfield.wire.framing import join_frames
+from agentfield_server.store.records import Execution
+
+__all__ = ["AssignedAttempt", "LinkedNode", "declaration_hash"]
+
+_OUTBOX = 1000
+
+
+def declaration_hash(declared: BaseModel) -> str:
+    """Return the digest of a declaration; two declarations of one name are equal when their digests are."""
+    return digest(declared.model_dump(mode="json"))
+
+
+@dataclass(slots=True)
+class AssignedAttempt:
+    """An attempt that is assigned to a node instance; entered before its lease is committed."""
+
+    execution_id: str
+    run_id: str
+    session_id: str | None
+    actor_id: str | None
+    function: str
+    deadline: float | None
+    input_digest: str | None
+    accepted: bool = False
+
+    @classmethod
+    def of(cls, execution: Execution) -> AssignedAttempt:
+        """Return the assignment of a leased execution."""
+        return cls(
+            execution_id=execution.id,
+            run_id=execution.run_id,
+            session_id=execution.session_id,
+            actor_id=execution.actor_id,
+            function=execution.target.partition(".")[2],
+            deadline=execution.deadline,
+            input_digest=execution.input_digest,
+            accepted=execution.accepted,
+        )
+
+
+class LinkedNode:
+    """One linked instance of a node.
+
+    Args:
+        socket: Its WebSocket.
+        hello: Its verified hello.
+        linked_at: Seconds since the epoch.
+        send_timeout: Seconds to wait for a full outbox or a blocked socket before the link is ended.
+        refused: Sessions that are not registered, with the reason.
+    """
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse,
+        hello: Hello,
+        *,
+        linked_at: float,
+        send_timeout: float,
+        refused: Mapping[str, AgentFieldError] = MappingProxyType({}),
+    ) -> None:
+        self.hello = hello
+        self.refused = refused
+        self.node_id = hello.node_id
+        self.instance_id = hello.instance_id
+        self.did = hello.did
+        self.linked_at = linked_at
+        self.functions = {spec.name: spec for spec in hello.functions}
+        self.declared = {declaration.name: declaration for declaration in hello.sessions}
+        self.hashes = {name: declaration_hash(spec) for name, spec in (*self.functions.items(), *self.declared.items())}
+        """Digests of its declarations, functions and sessions, by name."""
+        self.assigned: dict[str, AssignedAttempt] = {}
+        """Attempts of this instance by execution id; an entry is made before the lease is committed."""
+        self.blocked: Counter[str] = Counter()
+        """Assigned executions that wait for calls of their own, with the number of those calls."""
+        self.sessions: set[str] = {session_id for session_id, _epoch in hello.open_sessions}
+        """Sessions whose handler this instance was asked to run and has not finished."""
+        self.pinned_sessions: set[str] = set()
+        """Sessions whose handler stays on this instance between two handler runs."""
+        self.draining = hello.draining
+        """Whether it takes no new work."""
+        self._drained = False
+        self.last_used = 0
+        """Sequence number of its last choice, for round robin among equals."""
+        self.reconciled = False
+        """Whether `assigned` has been read from the store; attempts leased later are entered by the dispatcher."""
+        self.heard_at = 0.0
+        """When the last frame arrived, on the hub's monotonic clock."""
+        self.ended: str | None = None
+        """Why the link ended, None while it stands."""
+        self.silent = False
+        """Whether the node fell silent or the connection broke or blocked: then frames of the node may have been lost."""
+        self._socket = socket
+        self._send_timeout = send_timeout
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
+        self._end = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<LinkedNode {self.node_id} {self.instance_id}>"
+
+    @property
+    def running(self) -> int:
+        """Number of assigned attempts."""
+        return len(self.assigned)
+
+    @property
+    def load(self) -> float:
+        """Share of its concurrency in use; an attempt that waits for its own calls does not count."""
+        return (len(self.assigned) - len(self.blocked)) / self.hello.concurrency
+
+    async def send(self, frame: BaseModel) -> None:
+        """Queue a frame for the node.
+
+        Raises:
+            NodeNotConnected: The link ended, or the outbox stayed full.
+        """
+        if self.ended is not None:
+            raise self._not_connected()
+        match frame:
+            case SessionOpen():
+                self.sessions.add(frame.session_id)
+        text = encode_frame(frame)
+        try:
+            self._outbox.put_nowait(text)
+        except asyncio.QueueFull:
+            await self._wait_for_outbox(text)
+
+    async def _wait_for_outbox(self, text: str) -> None:
+        try:
+            async with asyncio.timeout(self._send_timeout):
+                await self._outbox.put(text)
+        except TimeoutError:
+            self.end("it takes no frames", silent=True)
+            raise self._not_connected() from None
+
+    def _not_connected(self) -> NodeNotConnected:
+        return NodeNotConnected(
+            f"The link of node {self.node_id!r} is gone: {self.ended}.",
+            hint=f"start the node again: af run FILE (the one with Agent({self.node_id!r}))",
+            node_id=self.node_id,
+        )
+
+    def note_received(self, frame: object) -> None:
+        """Update the state of the link by a received frame."""
+        if isinstance(frame, SessionDone):
+            self.sessions.discard(frame.session_id)
+            self._send_drained_when_idle()
+
+    def pin_session(self, session_id: str) -> None:
+        """Keep the handler of a session on this instance between its runs."""
+        self.pinned_sessions.add(session_id)
+
+    def unpin_session(self, session_id: str) -> None:
+        """Release a session: it ended, or its handler moved to another instance."""
+        self.pinned_sessions.discard(session_id)
+        self._send_drained_when_idle()
+
+    def drain(self) -> None:
+        """Assign no new work; send `drained` once nothing is left here."""
+        self.draining = True
+        self._send_drained_when_idle()
+
+    def _send_drained_when_idle(self) -> None:
+        if not self.draining or self._drained or self.assigned or self.sessions or self.pinned_sessions:
+            return
+        self._drained = True
+        with contextlib.suppress(asyncio.QueueFull):  # a node without this frame exits at its own drain deadline
+            self._outbox.put_nowait(encode_frame(Drained()))
+
+    def end(self, why: str, *, silent: bool = False) -> None:
+        """End the link; the first reason is kept."""
+        if self.ended is None:
+            self.ended, self.silent = why, silent
+        self._end.set()
+
+    def block(self, execution_id: str) -> None:
+        """Count a call that an assigned execution waits for."""
+        self.blocked[execution_id] += 1
+
+    def unblock(self, execution_id: str) -> None:
+        """Count the end of such a call."""
+        if execution_id in self.blocked:
+            self.blocked[execution_id] -= 1
+            if self.blocked[execution_id] <= 0:
+                del self.blocked[execution_id]
+
+    def release(self, execution_id: str) -> bool:
+        """Remove an attempt; return whether it was assigned here."""
+        self.blocked.pop(execution_id, None)
+        assigned = self.assigned.pop(execution_id, None) is not None
+        self._send_drained_when_idle()
+        return assigned
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that is cancelled when the link ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- used by the hub
+
+    async def wait_ended(self) -> None:
+        """Wait until `end` is called."""
+        await self._end.wait()
+
+    async def write(self) -> None:
+        """Write frames from the outbox to the socket until it blocks or breaks."""
+        while True:
+            text = join_frames(await self._outbox.get(), self._outbox)
+            try:
+                async with asyncio.timeout(self._send_timeout):
+                    await self._socket.send_str(text)
+            except (TimeoutError, ConnectionError):
+                self.end("it takes no frames", silent=True)
+                return
+
+    async def cancel_tasks(self) -> None:
+        """Cancel the tasks of `start_task` and wait for them."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

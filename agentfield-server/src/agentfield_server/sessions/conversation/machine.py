@@ -1,0 +1,440 @@
+"""Sans-I/O state machine of a session: it takes inputs and the current time and returns effects.
+
+The machine has no clock, no socket and no randomness. `docs/session-machine.md` describes it for readers, with the
+transition tables; this is the theory of operation.
+
+**Inputs.** `feed(input, now)` takes an event of the provider (`agentfield.realtime.events`) or an input of `inputs`:
+commands and news of the handler, results of tools, the caller's page, typed text, a request to end. `tick(now)` lets
+deadlines fire; `next_deadline()` says when the next one is due.
+
+**Effects.** Both return the effects (`effects`) in the order in which the session actor must carry them out. Nothing
+else leaves the machine.
+
+**Time.** `now` is seconds of any monotonic clock and never runs backwards. Before an input is handled, the deadlines
+that have passed fire in their order, each followed by a settle. A deadline is a typed key (`timers.Timer`).
+
+**Parts.** `MachineState` is shared. `TurnTracker` knows what the caller says, `SpeechSequencer` what the agent says,
+`ToolCallTracker` the calls, `HandlerLoop` the runs of the handler, `BargeInController` when the caller interrupts,
+`ProviderRotation` when the provider's session is replaced, `UsageMeter` what was used, `SessionLifecycle` the phase of
+the session and its end. `HandlerCommandDispatcher` passes the handler's commands to them.
+
+**Settle.** A handler of an input only notes what happened. Afterwards the parts do what has become possible, in a fixed
+order, until a round adds no effect: turns are accepted; the handler gets turns; tool batches are answered and the model
+is asked to continue; the next speech is sent; finished turns are closed; limits, failures and the end are checked.
+
+**Rules.**
+
+1. The phase, a turn's stage and an utterance's stage change only by a row of `transitions`; any other change raises.
+2. The reason to end is set once; everything that would end the session later is ignored.
+3. Every command of the handler is answered exactly once; a repeated command gets the same answer again.
+4. Only the current run of the handler is obeyed: a command with another epoch is rejected.
+5. One reply slot: one speech is sent or under way at a time; the others wait in their order.
+6. A speech is finished when it is known how much of it was heard, not when it is generated.
+7. Turns reach the handler in the order of the conversation, with their words, or with the reason why these are missing.
+8. A newer turn makes the speech that answers an older one stale, unless the newer one is a backchannel.
+9. A tool call id is used once; every call of the model is answered, by a result, as pending, or by a refusal.
+10. An effect that reveals something follows the record of it: the store commits first.
+11. Only the provider's current session counts: events of one that is being replaced change nothing.
+12. After the end the handler's calls are accepted for `lifecycle.GRACE` seconds; then the machine is released.
+"""
+
+from __future__ import annotations
+
+from agentfield.plugins.manifest.spec import Capabilities, Media
+from agentfield.realtime.commands import AddTextCommand
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.events import (
+    Dtmf,
+    Event,
+    Interrupted,
+    PlayoutCleared,
+    PlayoutStarted,
+    PlayoutStopped,
+    ProviderFault,
+    RateLimit,
+    ReplyAudio,
+    ReplyEnded,
+    ReplyStarted,
+    ReplyTranscript,
+    SessionClosed,
+    SessionReady,
+    SessionUpdated,
+    ToolRequested,
+    TurnCommitted,
+    TurnDiscarded,
+    TurnStarted,
+    TurnStopped,
+    TurnTranscript,
+    Usage,
+    UsageReported,
+    Warned,
+)
+from agentfield_server.sessions.conversation.effects import Effect
+from agentfield_server.sessions.conversation.handler_commands import HandlerCommandDispatcher
+from agentfield_server.sessions.conversation.handler_loop import HandlerLoop
+from agentfield_server.sessions.conversation.inputs import (
+    CallerConnected,
+    CallerDisconnected,
+    CallRefused,
+    CancelSpeech,
+    EndSession,
+    HandlerCall,
+    HandlerDone,
+    HandlerEnd,
+    HandlerInput,
+    HandlerLost,
+    HandlerOpened,
+    HandlerReattached,
+    HandlerReply,
+    HandlerSay,
+    HandlerUnavailable,
+    Input,
+    OfferAccepted,
+    ProviderFailed,
+    Rotated,
+    Snapshot,
+    TextInput,
+    ToolFinished,
+    ToolStarted,
+)
+from agentfield_server.sessions.conversation.lifecycle import SessionLifecycle
+from agentfield_server.sessions.conversation.rotation import ProviderRotation
+from agentfield_server.sessions.conversation.speech.interruption import BargeInController
+from agentfield_server.sessions.conversation.speech.sequencer import NO_LISTENER, SpeechSequencer
+from agentfield_server.sessions.conversation.state import IdSource, MachineState
+from agentfield_server.sessions.conversation.timers import ROTATION_TIMERS, SPEECH_TIMERS, Timer, TimerKind
+from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
+from agentfield_server.sessions.conversation.transitions import EndReason, SessionPhase
+from agentfield_server.sessions.conversation.turns import TurnTracker
+from agentfield_server.sessions.conversation.usage.pricing import Pricer, UsageKind, reported_cost
+from agentfield_server.sessions.conversation.usage_meter import UsageMeter, UsageSample
+
+__all__ = ["SessionMachine"]
+
+
+class SessionMachine:
+    """State machine of one session.
+
+    Args:
+        config: The frozen configuration.
+        capabilities: Capabilities of the session's pair of provider and transport.
+        media: Which way the caller's audio takes.
+        ids: Makes identifiers, given their prefix.
+        now: The time of creation, seconds of any monotonic clock; every later call uses the same clock.
+        offset: Seconds to add to that clock to get seconds since the epoch.
+        snapshot: What the store knows of a session that continues after a restart; None for a new one.
+        price: Prices a usage report.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        capabilities: Capabilities,
+        media: Media,
+        ids: IdSource,
+        now: float,
+        offset: float = 0.0,
+        snapshot: Snapshot | None = None,
+        price: Pricer = reported_cost,
+    ) -> None:
+        self.state = MachineState(config, capabilities=capabilities, media=media, ids=ids, offset=offset, now=now)
+        self.turns = TurnTracker(self.state)
+        self.speech = SpeechSequencer(self.state, self.turns)
+        self.tool_calls = ToolCallTracker(self.state, self.turns, self.speech)
+        self.handler = HandlerLoop(self.state, self.turns, self.speech)
+        self.interruption = BargeInController(self.state, self.turns, self.speech)
+        self.rotation = ProviderRotation(self.state, self.turns, self.speech, self.tool_calls)
+        self.usage = UsageMeter(self.state, price)
+        self.lifecycle = SessionLifecycle(
+            self.state, self.turns, self.speech, self.tool_calls, self.handler, self.rotation, self.usage
+        )
+        self.commands = HandlerCommandDispatcher(
+            self.state, self.turns, self.speech, self.tool_calls, self.handler, self.lifecycle
+        )
+        self._low: set[str] = set()
+        self._resumed = snapshot is not None
+        if snapshot is not None:
+            self._restore(snapshot)
+
+    def feed(self, event: Input, now: float) -> list[Effect]:
+        """Handle an input at the time `now` and return its effects."""
+        self._advance_to(now)
+        self._dispatch(event)
+        return self._settled()
+
+    def tick(self, now: float) -> list[Effect]:
+        """Let the deadlines that have passed fire and return their effects; early and repeated calls do nothing."""
+        self._advance_to(now)
+        return self._settled()
+
+    def next_deadline(self) -> float | None:
+        """Return when `tick` is due, None if no deadline is set."""
+        return self.state.timers.next()
+
+    # --- inside
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.handler.epoch = snapshot.handler_epoch
+        self.turns.restore(snapshot.open_turns, snapshot.turns)
+        self.tool_calls.restore(snapshot)
+        self.usage.restore(snapshot.used)
+        self.state.history.extend(snapshot.history)
+        for speech_id, asked in snapshot.open_speeches:
+            self.speech.log.lost(speech_id, asked)
+        self.lifecycle.restore(snapshot.live_for)
+
+    def _advance_to(self, now: float) -> None:
+        self.state.now = max(self.state.now, now)
+        while (timer := self.state.timers.pop_due(self.state.now)) is not None:
+            self._fire(timer)
+            self._settle()
+
+    def _fire(self, timer: Timer) -> None:
+        match timer.kind:
+            case TimerKind.TURN:
+                self.turns.stop_waiting_for(timer.subject or "")
+            case TimerKind.SPEAKING:
+                self.turns.caller_silent()
+            case TimerKind.FILLER:
+                self.tool_calls.filler_due(timer.subject or "")
+            case TimerKind.BARGE_IN:
+                self.interruption.fire()
+            case TimerKind.TOOL_BATCH | TimerKind.TOOL_NEWER:
+                pass  # the settle that follows looks at the time
+            case kind if kind in SPEECH_TIMERS:
+                self.speech.fire(kind)
+            case kind if kind in ROTATION_TIMERS:
+                self.rotation.fire(kind)
+            case kind:
+                self.lifecycle.fire(kind)
+
+    def _settled(self) -> list[Effect]:
+        self._settle()
+        return self.state.take_effects()
+
+    def _settle(self) -> None:
+        """Let every part do what has become possible, until a round adds no effect."""
+        before = -1
+        while before != len(self.state.effects):
+            before = len(self.state.effects)
+            if not self.state.over:
+                self.turns.accept_ready()
+                self.handler.deliver()
+                self.tool_calls.settle()
+            self.speech.send_next()
+            self._close_turns()
+            self.lifecycle.check()
+
+    def _close_turns(self) -> None:
+        for turn in list(self.turns.open.values()):
+            if self.speech.has_speech_of(turn) or self.tool_calls.has_call_of(turn):
+                continue
+            superseded = self.turns.has_newer(turn)
+            done = (turn.answered or superseded) and turn.words_known if self.state.model_floor else turn.released
+            if done:
+                self.turns.close(turn)
+
+    def _dispatch(self, event: Input) -> None:
+        match event:
+            case HandlerInput() | HandlerSay() | HandlerReply() | CancelSpeech() | HandlerCall() | HandlerEnd():
+                self.commands.dispatch(event)
+            case HandlerOpened() | HandlerDone() | HandlerUnavailable() | HandlerReattached() | HandlerLost():
+                self._handler_changed(event)
+            case ToolStarted():
+                self.tool_calls.started(event)
+            case ToolFinished():
+                self.tool_calls.finished(event)
+            case OfferAccepted():
+                self.lifecycle.offered()
+            case CallRefused():
+                self.lifecycle.refused(event)
+            case ProviderFailed():
+                self.lifecycle.failed(event)
+            case Rotated():
+                self.rotation.opened()
+            case TextInput():
+                self._text_typed(event)
+            case CallerConnected():
+                self.lifecycle.caller_connected()
+            case CallerDisconnected():
+                self.lifecycle.caller_disconnected()
+            case EndSession():
+                self.lifecycle.end_requested(event)
+            case _:
+                self._provider(event)
+
+    def _provider(self, event: Event) -> None:
+        if self.state.phase is SessionPhase.ENDED:
+            return
+        match event:
+            case SessionReady():
+                self._ready(event)
+            case SessionUpdated():
+                self.lifecycle.updated(event)
+            case SessionClosed():
+                self.lifecycle.closed(event)
+            case TurnStarted() | TurnStopped() | TurnCommitted() | TurnTranscript() | TurnDiscarded():
+                self._turn(event)
+            case ReplyStarted() | ReplyTranscript() | ReplyEnded() | Interrupted():
+                self._reply(event)
+            case PlayoutStarted() | PlayoutStopped() | PlayoutCleared():
+                self._playout(event)
+            case ToolRequested() if not self.rotation.opening:
+                self.tool_calls.requested(event)
+            case Dtmf():
+                self.state.record("dtmf", digit=event.digit)
+                self.state.broadcast(event)
+                self.lifecycle.active()
+            case Warned():
+                self.state.warn(event.code, event.message)
+            case ProviderFault():
+                self._fault(event)
+            case UsageReported():
+                self._usage(event)
+            case RateLimit():
+                self._rate_limit(event)
+            case ToolRequested() | ReplyAudio():
+                pass  # tools of a session that is being replaced do not run; the bridge plays audio, not the machine
+
+    def _ready(self, event: SessionReady) -> None:
+        moved = self.rotation.empty
+        self.lifecycle.ready(event)
+        if self._resumed and self.state.live:
+            self._resumed = False
+            self.handler.open(resumed=True)
+            self.tool_calls.resume(moved=moved)
+
+    def _turn(self, event: TurnStarted | TurnStopped | TurnCommitted | TurnTranscript | TurnDiscarded) -> None:
+        self.lifecycle.active()
+        match event:
+            case TurnStarted():
+                self.state.broadcast(event)
+                self.turns.started(event)
+                self.interruption.began(event)
+            case TurnStopped():
+                self.state.broadcast(event)
+                self.turns.stopped(event)
+                self.interruption.stopped(event.item)
+            case TurnCommitted() if not self.state.over:
+                self.interruption.committed(event)
+                self._committed(event)
+            case TurnTranscript():
+                self.state.broadcast(event)
+                self.turns.transcript(event)
+            case TurnDiscarded() if not self.state.over:
+                self.interruption.discarded(event)
+                self.turns.discarded(event)
+
+    def _committed(self, event: TurnCommitted) -> None:
+        """Add a turn; ask the model to answer it if the model does not do so by itself.
+
+        A model on its floor answers the turns whose end the provider detected, and no others.
+        """
+        before = self.turns.newest
+        self.turns.committed(event)
+        newest = self.turns.newest
+        if self.state.model_floor and newest is not before and (event.text is not None or not self.state.detects_turns):
+            self.speech.enqueue("reply", turn=newest)
+
+    def _reply(self, event: ReplyStarted | ReplyTranscript | ReplyEnded | Interrupted) -> None:
+        self.lifecycle.active()
+        if self.rotation.opening:
+            self._reply_usage(event)
+            return
+        match event:
+            case ReplyStarted():
+                speech = self.speech.started(event)
+                turn_id = speech.turn.turn_id if speech is not None and speech.turn is not None else None
+                self.state.broadcast(event, speech_id=self._speech_id(event.reply), turn_id=turn_id)
+                if speech is not None and speech.kind == "reply":
+                    self.tool_calls.model_spoke()
+            case ReplyTranscript():
+                self.state.broadcast(event, speech_id=self._speech_id(event.reply))
+                self.speech.transcript(event)
+            case ReplyEnded():
+                self.speech.ended(event)
+                self._reply_usage(event)
+                if event.status == "cancelled" and event.why == "interrupted":
+                    self.tool_calls.interrupted(event.reply)
+            case Interrupted():
+                self.state.broadcast(event, speech_id=self._speech_id(event.reply))
+                self.speech.interrupted(event)
+                if not self.state.stops_replies:
+                    self.tool_calls.interrupted(event.reply)
+
+    def _playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
+        self.state.broadcast(event, speech_id=self._speech_id(event.reply))
+        self.speech.playout(event)
+        self.lifecycle.active()
+
+    def _reply_usage(self, event: Event) -> None:
+        if not isinstance(event, ReplyEnded):
+            return
+        if event.usage is not None:
+            self._count(event.reply, event.usage, source="ended")
+        elif event.status == "completed":
+            self.usage.note_missing()
+
+    def _usage(self, event: UsageReported) -> None:
+        self.state.broadcast(event)
+        if event.kind == "transcription" and event.item is not None:
+            turn = self.turns.find(event.item)
+            key = ("transcription", event.item)
+            self.usage.add(UsageSample(kind="transcription", usage=event.usage, key=key, turn=turn, item=event.item))
+        elif event.kind == "reply" and event.reply is not None:
+            self._count(event.reply, event.usage, source="reported")
+        else:
+            self.usage.add(UsageSample(kind=event.kind, usage=event.usage, item=event.item))
+
+    def _count(self, reply: str, usage: Usage, *, source: str) -> None:
+        speech = self.speech.utterance_of(reply)
+        # a text that is spoken exactly comes from a text-to-speech model, not from the conversation's model
+        exact = self.state.capabilities.say == "exact" and speech is not None and speech.kind != "reply"
+        kind: UsageKind = "speech" if exact else "reply"
+        turn = speech.turn if speech is not None else None
+        speech_id = speech.id if speech is not None else None
+        self.usage.add(UsageSample(kind=kind, usage=usage, key=(source, reply), speech_id=speech_id, turn=turn))
+
+    def _rate_limit(self, event: RateLimit) -> None:
+        self.state.broadcast(event)
+        if event.remaining == 0 and event.name not in self._low:
+            self._low.add(event.name)
+            self.state.warn("rate_limit_low", f"nothing is left of the provider's limit of {event.name}")
+
+    def _speech_id(self, reply: str) -> str | None:
+        speech = self.speech.utterance_of(reply)
+        return speech.id if speech is not None else None
+
+    def _fault(self, event: ProviderFault) -> None:
+        if event.code == NO_LISTENER:
+            self.speech.fault(event)  # without a listener there is nobody to broadcast to; the speech's record says it
+            return
+        self.state.broadcast(event)
+        if event.fatal:
+            self.lifecycle.end(ProviderFault, EndReason.PROVIDER_ERROR, f"{event.code}: {event.message}")
+        elif not self.speech.fault(event) and not event.retry:
+            self.state.warn(event.code, event.message)
+
+    def _text_typed(self, event: TextInput) -> None:
+        if not self.state.live:
+            return
+        item = self.state.ids("op")[:32]
+        self.lifecycle.active()
+        self.state.send(AddTextCommand(item=item, text=event.text, role="user"))
+        self._committed(TurnCommitted(item=item, text=event.text))
+
+    def _handler_changed(
+        self, event: HandlerOpened | HandlerDone | HandlerUnavailable | HandlerReattached | HandlerLost
+    ) -> None:
+        match event:
+            case HandlerOpened():
+                self.handler.opened(event.epoch)
+            case HandlerReattached():
+                self.handler.opened(event.epoch)
+            case HandlerDone():
+                self.handler.done(event)
+            case HandlerUnavailable() if not self.state.over:
+                self.handler.unavailable(event.detail)
+            case HandlerLost():
+                self.handler.lost(event.epoch)

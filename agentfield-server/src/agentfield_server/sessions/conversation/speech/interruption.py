@@ -1,0 +1,86 @@
+"""Barge-in: when the caller's speech stops the agent's, and when it is only a backchannel."""
+
+from __future__ import annotations
+
+from agentfield.realtime.config import ServerVad
+from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted
+from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
+from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.timers import TimerKind
+from agentfield_server.sessions.conversation.turns import TurnTracker
+
+__all__ = ["BargeInController"]
+
+_SILENCE = 0.5
+"""Assumed silence, in seconds, that ends a turn where the provider does not report its own."""
+
+
+class BargeInController:
+    """Stops the agent's speech where the provider does not do so itself.
+
+    Args:
+        state: State shared with the other parts.
+        turns: Turns of the caller.
+        speech: Speech to stop.
+    """
+
+    def __init__(self, state: MachineState, turns: TurnTracker, speech: SpeechSequencer) -> None:
+        self._state = state
+        self._turns = turns
+        self._speech = speech
+
+    def began(self, event: TurnStarted) -> None:
+        """The caller began to speak: stop the speech at once, or after `interrupt_after_ms`."""
+        unable = not self._state.stops_replies or not self._speech.interruptible
+        if unable or self._turns.is_known(event.item):
+            return
+        patience = self._patience()
+        if patience <= 0:
+            self._stop()
+        elif TimerKind.BARGE_IN not in self._state.timers:
+            self._state.timers.set(TimerKind.BARGE_IN, self._state.now + patience)
+
+    def stopped(self, item: str) -> None:
+        """The caller stopped: a turn that was too short to interrupt is a backchannel, and the speech continues."""
+        if TimerKind.BARGE_IN not in self._state.timers:
+            return
+        self._state.timers.clear(TimerKind.BARGE_IN)
+        if self._speech.interruptible:
+            self._turns.mark_backchannel(item)
+            self._state.record("backchannel", item=item)
+
+    def committed(self, event: TurnCommitted) -> None:
+        """A turn was committed: one without a reported beginning (recorded, push to talk) interrupts by its commit."""
+        if not self._state.stops_replies or self._turns.is_known(event.item):
+            return
+        if self._state.media == "turns" or not self._turns.is_begun(event.item):
+            self._stop(whole=True)
+        elif self._turns.speaking == event.item:
+            self.stopped(event.item)
+
+    def discarded(self, event: TurnDiscarded) -> None:
+        """The provider discarded what the caller said: it does not interrupt."""
+        if self._turns.speaking == event.item:
+            self._state.timers.clear(TimerKind.BARGE_IN)
+
+    def fire(self) -> None:
+        """The caller has spoken for long enough to interrupt."""
+        if self._turns.speaking is not None:
+            self._stop()
+
+    def _patience(self) -> float:
+        """Return the seconds that the caller must speak before the speech stops.
+
+        The provider reports the end of speech only after the silence that ends a turn. That silence is added: without it
+        a word shorter than `interrupt_after_ms` would interrupt as well.
+        """
+        after = self._state.config.declaration.interrupt_after_ms / 1000
+        if not after or not self._state.detects_turns:
+            return 0.0
+        detection = self._state.config.turn_detection
+        return after + (detection.silence_duration_ms / 1000 if isinstance(detection, ServerVad) else _SILENCE)
+
+    def _stop(self, *, whole: bool = False) -> None:
+        self._state.timers.clear(TimerKind.BARGE_IN)
+        self._speech.interrupt()
+        self._speech.mark_overtaken(whole=whole)

@@ -1,0 +1,435 @@
+"""The reply slot of a session: speeches are spoken in order, one at a time, and recorded as they were heard.
+
+A provider generates one reply at a time. A speech is queued, sent, begun, generated and finished; `sent` and `active`
+are the slot. A speech is finished when it is known how much of it the caller heard, not when it is generated.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from agentfield.realtime.commands import CancelReplyCommand, ReplyCommand, SayCommand, UpdateCommand
+from agentfield.realtime.events import (
+    Interrupted,
+    PlayoutCleared,
+    PlayoutStarted,
+    PlayoutStopped,
+    ProviderFault,
+    ReplyEnded,
+    ReplyStarted,
+    ReplyTranscript,
+)
+from agentfield_server.sessions.conversation.speech.log import SpeechLog
+from agentfield_server.sessions.conversation.speech.queue import SpeechQueue
+from agentfield_server.sessions.conversation.speech.utterance import SpeechKind, Utterance
+from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.timers import TimerKind
+from agentfield_server.sessions.conversation.transitions import Condition, UtteranceStage
+from agentfield_server.sessions.conversation.turns import TurnRecord, TurnTracker
+
+__all__ = ["NO_LISTENER", "SpeechSequencer"]
+
+NO_LISTENER = "no_listener"
+"""Fault code of a speech without a listener."""
+
+_START_WAIT = 15.0
+"""Seconds within which the provider must begin a speech that was sent."""
+_STALL_WAIT = 60.0
+"""Seconds within which the provider must send more of a speech."""
+_PLAYOUT_FALLBACK = 15.0
+"""Seconds after its estimated duration at which a speech counts as played without a report."""
+_STOP_WAIT = 3.0
+"""Seconds that a stopped speech waits for the provider's end of it."""
+_HEARD_WAIT = 0.6
+"""Seconds that a stopped speech waits for the measurement of how much was heard."""
+_RETRY_AFTER = 0.5
+_MAX_TRIES = 5
+_FOREIGN_WAIT = 10.0
+"""Seconds for which an unrequested reply blocks the slot."""
+_REMEMBERED = 128
+
+
+class SpeechSequencer:
+    """The queue, the speech that was sent and has not begun, and the speech that is generated or heard.
+
+    Args:
+        state: State shared with the other parts.
+        turns: Turns that speeches answer, and whose interruptions are noted.
+    """
+
+    def __init__(self, state: MachineState, turns: TurnTracker) -> None:
+        self._state = state
+        self._turns = turns
+        self.queue = SpeechQueue(
+            state, turns, cancelled=self._finish, stale=lambda late: self._finish(late, stale=True)
+        )
+        self.sent: Utterance | None = None
+        """The speech that was sent and has not begun."""
+        self.active: Utterance | None = None
+        """The speech that is generated or heard."""
+        self.log = SpeechLog(state)
+        self.on_interrupt: Callable[[str], None] = lambda _reply: None
+        """Called with each reply that the machine stops because the caller interrupts."""
+        self._replies: OrderedDict[str, Utterance] = OrderedDict()
+        self._foreign: set[str] = set()
+        """Unrequested replies that have not ended."""
+        self._waiting_retry = False
+
+    # --- requests
+
+    def enqueue(self, kind: SpeechKind, **fields: Any) -> Utterance | None:
+        """Queue a speech with the fields of an `Utterance`; None if the queue is full, which fails the speech."""
+        speech = Utterance(id=self._state.ids("spk"), kind=kind, **fields)
+        if self.queue.full:
+            self._finish(speech, failed="too_many_speeches")
+            return None
+        self.queue.add(speech)
+        return speech
+
+    def cancel(self, op_id: str | None) -> None:
+        """Cancel the speech of a command, or all speeches: queued, sent or under way."""
+        self.queue.cancel(op_id)
+        if self.sent is not None and op_id in (None, self.sent.op_id):
+            self.sent.cancelled = True
+        if self.active is not None and op_id in (None, self.active.op_id):
+            self.stop_active()
+
+    def stop_active(self) -> None:
+        """Stop the active speech."""
+        speech = self.active
+        if speech is None or speech.reply is None or speech.interrupted:
+            return
+        speech.mark_cut(self._state.now)
+        self._state.send(CancelReplyCommand(reply=speech.reply, heard_ms=speech.heard_ms))
+        self._after_cut(speech)
+
+    def interrupt(self) -> None:
+        """Stop the active speech because the caller speaks, unless it is uninterruptible."""
+        speech = self.active
+        if speech is None or speech.reply is None or speech.interrupted or not speech.interruptible:
+            return
+        speech.cut_by_caller = True
+        self.stop_active()
+        self._turns.note_interruption(speech.heard_text)
+        self.on_interrupt(speech.reply)
+
+    def mark_overtaken(self, *, whole: bool) -> None:
+        """Note that the caller speaks (with `whole`: has committed a turn) before the sent speech has begun."""
+        speech = self.sent
+        if speech is not None and speech.interruptible:
+            speech.overtaken = True
+            speech.cancelled = speech.cancelled or whole
+            speech.cut_by_caller = speech.cut_by_caller or whole
+
+    def drop_all(self, failed: str) -> None:
+        """End all speeches: the provider's session is gone."""
+        self.queue.clear()
+        self.drop_current(failed)
+        self.log.answer_all()
+
+    def drop_current(self, failed: str) -> None:
+        """End the sent and the active speech: the provider's conversation that held them is gone."""
+        for speech in (self.active, self.sent):
+            if speech is not None:
+                speech.mark_cut(self._state.now)
+                self._finish(speech, failed=failed)
+        self._foreign.clear()
+
+    def rotate(self, failed: str) -> Utterance | None:
+        """Prepare for a replacement: the sent speech will be sent again there, the active one fails.
+
+        Returns:
+            The speech that was active.
+        """
+        under_way, waiting = self.active, self.sent
+        if under_way is not None and under_way.reply is not None and not under_way.interrupted:
+            under_way.mark_cut(self._state.now)
+            self._state.send(CancelReplyCommand(reply=under_way.reply, heard_ms=under_way.heard_ms))
+        if waiting is not None and not waiting.cancelled:
+            self.sent = None
+            self._state.timers.clear(TimerKind.SPEECH_START)
+            waiting.enter(Condition.RETURNED_TO_QUEUE)
+            self.queue.put_back(waiting)
+        self.drop_current(failed)
+        return under_way
+
+    # --- queries
+
+    @property
+    def slot_free(self) -> bool:
+        """Whether the reply slot is free."""
+        return self.active is None and self.sent is None and not self._foreign
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no speech is under way or queued."""
+        return self.active is None and self.sent is None and not self.queue
+
+    @property
+    def uninterruptible(self) -> bool:
+        """Whether a speech is sent or active that the caller cannot interrupt."""
+        return any(s is not None and not s.interruptible for s in (self.active, self.sent))
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether a speech is sent or active that the caller can interrupt."""
+        return any(s is not None and s.interruptible and not s.interrupted for s in (self.active, self.sent))
+
+    def has_speech_of(self, turn: TurnRecord) -> bool:
+        """Return whether a turn has speeches that are not finished."""
+        current = [
+            self.active,
+            self.sent,
+            *self.queue.speeches,
+            *(speech for speech, _ in self.log.awaiting_tools.values()),
+        ]
+        return any(speech is not None and speech.turn is turn for speech in current)
+
+    def is_generating(self, reply: str) -> bool:
+        """Return whether a reply may still call more tools."""
+        return self.active is not None and self.active.reply == reply and not self.active.generated
+
+    def utterance_of(self, reply: str) -> Utterance | None:
+        """Return the speech that a reply belongs to."""
+        return self._replies.get(reply)
+
+    # --- events of the provider
+
+    def started(self, event: ReplyStarted) -> Utterance | None:
+        """Give the slot to a reply that begins; return its speech, None if the reply was not requested."""
+        if event.reply in self._replies or event.reply in self._foreign:
+            return None
+        speech = self._claim(event)
+        if speech is None:
+            self._foreign_reply(event.reply)
+            return None
+        self._begin(speech, event.reply)
+        if not speech.requested:
+            self.queue.drop_superseded()
+        return speech
+
+    def transcript(self, event: ReplyTranscript) -> None:
+        """Add words of the active reply."""
+        speech = self._current(event.reply)
+        if speech is None or speech.generated:
+            return
+        speech.words = event.text if event.final else speech.words + event.text
+        self._state.timers.set(TimerKind.SPEECH, self._state.now + _STALL_WAIT)
+
+    def ended(self, event: ReplyEnded) -> None:
+        """Take the end of a reply's generation."""
+        self._foreign.discard(event.reply)
+        # a provider may end a reply without having reported its beginning
+        if self.sent is not None and event.command == self.sent.id and event.reply not in self._replies:
+            self._begin(self.sent, event.reply)
+        speech = self._current(event.reply)
+        if speech is None or speech.generated:
+            return
+        speech.enter(ReplyEnded)
+        speech.words = speech.words if event.text is None else event.text
+        speech.has_audio, speech.audio_ms, speech.tool_calls = event.audio, event.audio_ms, event.tools
+        if event.status == "incomplete":
+            speech.incomplete = event.why or "incomplete"
+        if event.status == "failed":
+            self._finish(speech, failed=event.why or "failed")
+        elif event.status == "cancelled" or speech.interrupted:
+            self._cancelled(speech, by_caller=event.why == "interrupted")
+        elif event.audio and not speech.played:
+            self._await_playout(speech)
+        else:
+            self._finish(speech)
+
+    def interrupted(self, event: Interrupted) -> None:
+        """Take the provider's report that a reply was interrupted, and how much of it was heard; stop nothing more."""
+        speech = self._current(event.reply)
+        if speech is None:
+            return
+        known = speech.interrupted
+        speech.mark_cut(self._state.now, event.heard_ms, event.method)
+        speech.measured = True
+        if not known:
+            speech.cut_by_caller = True
+            self._turns.note_interruption(speech.heard_text)
+        elif speech.cut_by_caller:
+            self._turns.correct_interruption(speech.heard_text)
+        self._after_cut(speech)
+
+    def playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
+        """Take a report of what the caller hears of a reply."""
+        speech = self._current(event.reply)
+        if speech is None:
+            return
+        match event:
+            case PlayoutStarted():
+                speech.playing_since = speech.playing_since or self._state.now
+            case PlayoutStopped():
+                speech.played = event.method or ("wallclock" if self._state.relays_audio else "provider")
+                if speech.generated:
+                    self._finish(speech)
+            case PlayoutCleared():
+                speech.mark_cut(self._state.now)
+                speech.measured = True
+                self._after_cut(speech)
+
+    def fault(self, event: ProviderFault) -> bool:
+        """Take the provider's refusal of a command; return whether it was the speech that was sent."""
+        speech = self.sent
+        if speech is None or event.command != speech.id:
+            return False
+        again = event.retry and event.code != NO_LISTENER
+        if again and speech.tries < _MAX_TRIES and not speech.cancelled:
+            self.sent = None
+            self._state.timers.clear(TimerKind.SPEECH_START)
+            speech.enter(Condition.RETURNED_TO_QUEUE)
+            self.queue.put_back(speech)
+            self._waiting_retry = True
+            self._state.timers.set(TimerKind.SPEECH_RETRY, self._state.now + _RETRY_AFTER)
+        else:
+            self._finish(speech, failed=event.code)
+        return True
+
+    # --- time
+
+    def fire(self, kind: TimerKind) -> None:
+        """Act on a deadline of the reply slot that has passed."""
+        match kind:
+            case TimerKind.SPEECH_RETRY:
+                self._waiting_retry = False
+            case TimerKind.SPEECH_START if self.sent is not None:
+                self._state.warn("reply_not_started", f"the provider did not begin {self.sent.id} in {_START_WAIT:g} s")
+                self._finish(self.sent, failed="provider_timeout")
+            case TimerKind.SPEECH_FOREIGN:
+                self._foreign.clear()
+            case TimerKind.SPEECH if self.active is not None:
+                self._overdue(self.active)
+
+    def send_next(self) -> None:
+        """Send the next speech if the slot is free and the speech need not wait."""
+        if not self._state.attached:
+            return
+        self.queue.drop_stale()
+        if self.active is None and self.sent is None:
+            self._switch_interruption()
+        if self.slot_free and not self._waiting_retry and (speech := self.queue.ready()) is not None:
+            self._send(speech)
+
+    # --- inside
+
+    def _switch_interruption(self) -> None:
+        head = self.queue.head
+        wanted = head.interruptible if head is not None and self.slot_free else True
+        if wanted != self._state.interruptible:
+            self._state.interruptible = wanted
+            self._state.send(UpdateCommand(interruptible=wanted))
+
+    def _send(self, speech: Utterance) -> None:
+        speech.tries += 1
+        speech.enter(Condition.SLOT_FREE)
+        self.sent = speech
+        self._state.timers.set(TimerKind.SPEECH_START, self._state.now + _START_WAIT)
+        self.log.begin(speech)
+        if speech.asked is not None:
+            self._state.send(SayCommand(id=speech.id, text=speech.asked, interruptible=speech.interruptible))
+        else:
+            self._state.send(ReplyCommand(id=speech.id, instructions=speech.instructions, tools=speech.tools))
+
+    def _claim(self, event: ReplyStarted) -> Utterance | None:
+        if self.sent is not None and event.command == self.sent.id:
+            return self.sent
+        if event.command is None and self._state.model_floor and not self._state.over:
+            return Utterance(id=self._state.ids("spk"), kind="reply", turn=self._turns.newest, requested=False)
+        return None
+
+    def _begin(self, speech: Utterance, reply: str) -> None:
+        if self.active is not None:
+            self._finish(self.active, failed=None if self.active.generated else "superseded")
+        if self.sent is speech:
+            self.sent = None
+            self._state.timers.clear(TimerKind.SPEECH_START)
+        speech.enter(ReplyStarted)
+        speech.reply = reply
+        self.active = speech
+        self._turns.note_interruption(None)
+        self._replies[reply] = speech
+        while len(self._replies) > _REMEMBERED:
+            self._replies.popitem(last=False)
+        self._state.timers.set(TimerKind.SPEECH, self._state.now + _STALL_WAIT)
+        self.log.begin(speech)
+        if speech.turn is not None:
+            speech.turn.answered = True
+        if speech.cancelled:
+            self.stop_active()
+            if speech.cut_by_caller:
+                self._turns.note_interruption(speech.heard_text)
+        elif speech.overtaken and self._turns.speaking is not None:
+            self.interrupt()
+
+    def _foreign_reply(self, reply: str) -> None:
+        self._state.warn("unasked_reply", "the provider began a reply that nobody asked for; it was stopped")
+        self._foreign.add(reply)
+        self._state.timers.set(TimerKind.SPEECH_FOREIGN, self._state.now + _FOREIGN_WAIT)
+        self._state.send(CancelReplyCommand(reply=reply))
+
+    def _current(self, reply: str) -> Utterance | None:
+        return self.active if self.active is not None and self.active.reply == reply else None
+
+    def _cancelled(self, speech: Utterance, *, by_caller: bool) -> None:
+        """Take the end of a reply that was cut; how much was heard may be reported a moment later."""
+        known = speech.interrupted
+        speech.mark_cut(self._state.now)
+        if by_caller and not known:
+            speech.cut_by_caller = True
+            self._turns.note_interruption(speech.heard_text)
+            if self._state.relays_audio:
+                # audio that was generated before is still queued for the caller: the bridge must drop it
+                self._state.send(CancelReplyCommand(reply=speech.reply or "", heard_ms=speech.heard_ms))
+        if self._state.relays_audio or (by_caller and not known):
+            self._await_measure(speech)
+        else:
+            self._finish(speech)
+
+    def _await_measure(self, speech: Utterance) -> None:
+        if speech.has_audio and not speech.measured:
+            self._state.timers.set(TimerKind.SPEECH, self._state.now + _HEARD_WAIT)
+        else:
+            self._finish(speech)
+
+    def _await_playout(self, speech: Utterance) -> None:
+        since = speech.playing_since or self._state.now
+        fallback = max(self._state.now, since + speech.duration) + _PLAYOUT_FALLBACK
+        self._state.timers.set(TimerKind.SPEECH, fallback)
+
+    def _overdue(self, speech: Utterance) -> None:
+        if speech.interrupted or speech.generated:
+            self._finish(speech)
+        else:
+            self._state.warn("reply_stalled", f"the provider sent nothing of {speech.id} for {_STALL_WAIT:g} s")
+            self._state.send(CancelReplyCommand(reply=speech.reply or ""))
+            self._finish(speech, failed="provider_timeout")
+
+    def _after_cut(self, speech: Utterance) -> None:
+        if not speech.generated:
+            self._state.timers.set(TimerKind.SPEECH, self._state.now + _STOP_WAIT)
+        elif self._state.relays_audio:
+            self._await_measure(speech)
+        else:
+            self._finish(speech)
+
+    def _finish(self, speech: Utterance, *, failed: str | None = None, stale: bool = False) -> None:
+        failed_here = failed is not None
+        failed = failed or speech.incomplete
+        if self.active is speech:
+            self.active = None
+            self._state.timers.clear(TimerKind.SPEECH)
+        if self.sent is speech:
+            self.sent = None
+            self._state.timers.clear(TimerKind.SPEECH_START)
+        if speech.cut_by_caller:
+            self._turns.correct_interruption(speech.heard_text)
+        self.log.close(speech, failed=failed, stale=stale)
+        if speech.stage is UtteranceStage.QUEUED:
+            speech.enter(Condition.TAKEN_BACK)
+        else:
+            speech.enter(Condition.FAILED if failed_here else Condition.OUTCOME_KNOWN)

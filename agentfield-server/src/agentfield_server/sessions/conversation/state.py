@@ -1,0 +1,226 @@
+"""State that the parts of the session machine share: the time, the deadlines, pending effects and pending operations."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentfield.errors import AgentFieldError, SessionEnded
+from agentfield.ids import Prefix
+from agentfield.plugins.manifest.spec import Capabilities, Media
+from agentfield.realtime.commands import Command
+from agentfield.realtime.config import SessionConfig
+from agentfield.realtime.events import Event
+from agentfield_server.sessions.conversation.effects import (
+    Broadcast,
+    Effect,
+    OpEffect,
+    RecordEvent,
+    RejectOp,
+    SendCommand,
+    SetState,
+)
+from agentfield_server.sessions.conversation.timers import Timers
+from agentfield_server.sessions.conversation.transitions import SESSION_TRANSITIONS, SessionPhase, Trigger
+
+__all__ = ["IdSource", "MachineState", "PendingOperations"]
+
+IdSource = Callable[[Prefix], str]
+"""Makes an identifier with a prefix."""
+
+_REMEMBERED_OPS = 1024
+_MAX_HISTORY = 400
+
+
+class PendingOperations:
+    """Commands of the handler that have no answer yet, and the last answers.
+
+    A command is answered once. The handler's node sends a command again when its link broke before the answer came,
+    so that a command that was answered is answered again with the same effect.
+
+    Args:
+        emit: Takes the answers.
+    """
+
+    def __init__(self, emit: Callable[[Effect], None]) -> None:
+        self._emit = emit
+        self._pending: dict[str, None] = {}
+        self._answered: OrderedDict[str, OpEffect] = OrderedDict()
+
+    def admit(self, op_id: str) -> bool:
+        """Return whether a command is new; repeat the answer of one that was answered."""
+        if op_id in self._pending:
+            return False
+        if op_id in self._answered:
+            self._emit(self._answered[op_id])
+            return False
+        self._pending[op_id] = None
+        return True
+
+    def answer(self, effect: OpEffect) -> None:
+        """Answer a command that is pending; ignore any other."""
+        if effect.op_id not in self._pending:
+            return
+        del self._pending[effect.op_id]
+        self._answered[effect.op_id] = effect
+        while len(self._answered) > _REMEMBERED_OPS:
+            self._answered.popitem(last=False)
+        self._emit(effect)
+
+    def reject(self, op_id: str, error: AgentFieldError) -> None:
+        """Answer a command with an error."""
+        self.answer(RejectOp(op_id, error.to_problem()))
+
+    def pending(self) -> list[str]:
+        """Return the op ids of the commands without an answer."""
+        return list(self._pending)
+
+
+class MachineState:
+    """Shared state of one session's machine.
+
+    Args:
+        config: The frozen configuration.
+        capabilities: Capabilities of the session's pair of provider and transport.
+        media: Which way the caller's audio takes.
+        ids: Makes identifiers, given their prefix.
+        offset: Seconds to add to the machine's clock to get seconds since the epoch.
+        now: The time of creation, seconds of the machine's clock.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        capabilities: Capabilities,
+        media: Media,
+        ids: IdSource,
+        offset: float,
+        now: float,
+    ) -> None:
+        self.config = config
+        self.capabilities = capabilities
+        self.media = media
+        self.ids = ids
+        self.offset = offset
+        self.now = now
+        self.phase = SESSION_TRANSITIONS.initial
+        self.reason: str | None = None
+        """An `EndReason`, or the reason that a transport plugin gave; None until the session ends."""
+        self.detail: str | None = None
+        self.attached = False
+        """Whether the provider's session is ready for commands."""
+        self.interruptible = True
+        """Whether the provider was last told to let the caller interrupt."""
+        self.timers = Timers()
+        self.effects: list[Effect] = []
+        """Effects since the last `feed` or `tick`."""
+        self.ops = PendingOperations(self.emit)
+        self.history: list[Mapping[str, Any]] = []
+        """The newest entries of the conversation, for the handler and for a replacement at the provider."""
+
+    # --- how the pair works
+
+    @property
+    def model_floor(self) -> bool:
+        """Whether the model answers by itself."""
+        return self.config.declaration.floor == "model"
+
+    @property
+    def can_rotate(self) -> bool:
+        """Whether another provider session can take over, given the conversation so far."""
+        return self.capabilities.resumption in ("replay", "stateless")
+
+    @property
+    def relays_audio(self) -> bool:
+        """Whether the audio passes through the control plane, which then measures how much was heard."""
+        return self.media != "direct"
+
+    @property
+    def detects_turns(self) -> bool:
+        """Whether the provider detects when the caller speaks; otherwise a turn is known by its commit alone."""
+        return self.media != "turns" and self.config.turn_detection is not None
+
+    @property
+    def stops_replies(self) -> bool:
+        """Whether the machine stops a reply that the caller speaks over; otherwise the provider does."""
+        if self.capabilities.interruption == "server":
+            return self.config.declaration.interrupt_after_ms > 0 or self.config.turn_detection is None
+        return self.capabilities.interruption == "client"
+
+    # --- where the session stands
+
+    @property
+    def live(self) -> bool:
+        """Whether the provider's session can be commanded and the session is not ending."""
+        return self.phase is SessionPhase.LIVE
+
+    @property
+    def over(self) -> bool:
+        """Whether the session is ending or has ended."""
+        return self.reason is not None
+
+    def enter(self, trigger: Trigger) -> None:
+        """Change the phase by a transition of the table, and emit it.
+
+        Raises:
+            TransitionError: The table has no such transition.
+        """
+        self.phase = SESSION_TRANSITIONS.next(self.phase, trigger)
+        self.emit(SetState(state=self.phase.wire, reason=self.reason, detail=self.detail))
+
+    def enter_end(self, trigger: Trigger, reason: str, detail: str | None) -> None:
+        """Change the phase by a transition that ends the session, set the reason, and emit both.
+
+        Raises:
+            TransitionError: The table has no such transition, or not with this reason.
+        """
+        self.phase = SESSION_TRANSITIONS.end(self.phase, trigger, reason)
+        self.reason, self.detail = str(reason), detail
+        self.emit(SetState(state=self.phase.wire, reason=self.reason, detail=detail))
+
+    # --- what the parts emit
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect."""
+        self.effects.append(effect)
+
+    def take_effects(self) -> list[Effect]:
+        """Return the effects since the last call, and forget them."""
+        effects, self.effects = self.effects, []
+        return effects
+
+    def record(self, kind: str, /, **body: Any) -> None:
+        """Record an event in the run's log."""
+        self.emit(RecordEvent(kind, body))
+
+    def warn(self, code: str, message: str) -> None:
+        """Record a warning; the session goes on."""
+        self.record("warning", code=code, message=message)
+
+    def send(self, command: Command) -> None:
+        """Send a command to the provider if its session is ready, else drop it."""
+        if self.attached:
+            self.emit(SendCommand(command))
+
+    def broadcast(self, event: Event, **extra: Any) -> None:
+        """Pass an event on to the listeners; it is not stored."""
+        known = {name: value for name, value in extra.items() if value is not None}
+        self.emit(Broadcast({**event.model_dump(mode="json", exclude_none=True), **known}))
+
+    def add_history(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry to the history of the conversation."""
+        self.history.append(entry)
+        del self.history[:-_MAX_HISTORY]
+
+    def ended_error(self) -> SessionEnded:
+        """Return the error that answers a command after the end."""
+        reason = self.reason or "ended"
+        return SessionEnded(
+            f"session {self.config.session_id} is over ({reason}): {self.detail}"
+            if self.detail
+            else f"session {self.config.session_id} is over ({reason})",
+            hint="session.call(...) still works for 60 seconds; input, say and reply do not",
+            reason=reason,
+        )

@@ -1,0 +1,102 @@
+"""Records of the tool call tracker: a call, the batch of calls of one reply, a follow-up request; and their texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from agentfield_server.sessions.conversation.turns import TurnRecord
+
+__all__ = ["FollowUpRequest", "ToolCall", "ToolCallBatch", "ToolCallState", "arguments_of", "as_text", "refusal"]
+
+
+class ToolCallState(StrEnum):
+    """Where a tool call of the model stands."""
+
+    RUNNING = "running"
+    """It runs, and the model awaits its result."""
+    PENDING = "pending"
+    """It runs, and the model was told that the result follows."""
+    DONE = "done"
+    """It has ended, or its result is no longer of use."""
+
+
+@dataclass(slots=True, eq=False)
+class ToolCall:
+    """One tool call of the model."""
+
+    call_id: str
+    target: str
+    turn: TurnRecord | None
+    on_interrupt: Literal["keep", "cancel"]
+    state: ToolCallState = ToolCallState.RUNNING
+    execution_id: str | None = None
+    output: str | None = None
+    """The result as sent to the model."""
+    note: dict[str, Any] = field(default_factory=dict)
+    """The call as the handler receives it, JSON."""
+
+    def as_context(self) -> str:
+        """Return the text that tells a conversation without this call about it."""
+        if self.output is None:
+            return f"{self.target} (call {self.call_id}) was called; its result is pending and follows."
+        return f"{self.target} (call {self.call_id}) was called; its result is: {self.output}"
+
+
+@dataclass(slots=True, eq=False)
+class ToolCallBatch:
+    """The tool calls of one reply."""
+
+    reply: str
+    turn: TurnRecord | None
+    calls: list[ToolCall] = field(default_factory=list)
+    results: int = 0
+    flush_at: float = 0.0
+    """When calls without a result are answered as pending, seconds of the machine's clock."""
+    answered: bool = False
+    """Whether every call has an answer, so that the model may be asked to continue."""
+
+
+@dataclass(slots=True, eq=False)
+class FollowUpRequest:
+    """A request that the model speak about results, sent once, when the slot is free."""
+
+    turn: TurnRecord | None
+    replies: list[str]
+    """The replies whose tools returned."""
+
+
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """Return the arguments of a call, None if they are not a JSON object."""
+    try:
+        value = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def as_text(value: Any, problem: Mapping[str, Any] | None) -> str:
+    """Return a result, or the error instead of it, as the JSON text for the model."""
+    if problem is not None:
+        error = {"code": problem.get("code", "error"), "message": problem.get("detail", "")}
+        value = {"error": error}
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+_WHY = {
+    "not_listed": "there is no such tool",
+    "not_offered": "this tool may not be used now",
+    "bad_arguments": "the arguments are not a JSON object",
+    "duplicate_call_id": "this call id was used before",
+    "limit": "no more tools may be used in this session",
+    "too_many_open": "too many tools run already",
+    "session_ending": "the session is ending",
+}
+
+
+def refusal(why: str, name: str) -> str:
+    """Return the JSON text for the model when a call is refused."""
+    return as_text(None, {"code": why, "detail": f"{name}: {_WHY.get(why, why)}"})

@@ -1,0 +1,411 @@
+"""Tool calls of the model, and calls of the handler.
+
+The tracker decides which calls of the model run and which are refused, when results are sent, and when the model is
+asked to speak about them. The calls of one reply form a batch; it is answered when all results are there, or `GATHER`
+after the first one, or `PENDING_AFTER` without any. A call without a result is answered as pending, and its result
+follows as text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agentfield.realtime.commands import AddTextCommand, ToolResultCommand
+from agentfield.realtime.events import ToolRequested
+from agentfield_server.sessions.conversation.effects import CancelTool, RejectOp, ResolveCall, RunTool
+from agentfield_server.sessions.conversation.inputs import (
+    HandlerCall,
+    OpenCallSnapshot,
+    Snapshot,
+    ToolFinished,
+    ToolStarted,
+)
+from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
+from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.timers import TimerKind
+from agentfield_server.sessions.conversation.tools.batch import (
+    FollowUpRequest,
+    ToolCall,
+    ToolCallBatch,
+    ToolCallState,
+    arguments_of,
+    as_text,
+    refusal,
+)
+from agentfield_server.sessions.conversation.turns import TurnRecord, TurnTracker
+
+__all__ = ["GATHER", "PENDING_AFTER", "ToolCallTracker"]
+
+GATHER = 2.0
+"""Seconds after the first result of a batch within which the other results are awaited."""
+PENDING_AFTER = 20.0
+"""Seconds after which a batch without any result is answered as pending, so that the model may speak."""
+FILLER_AFTER = 0.8
+"""Seconds after which the filler of a handler's call is spoken."""
+_NEWER_TURN_WAIT = 5.0
+"""Seconds within which the model begins to answer a turn by itself."""
+_MAX_OPEN = 64
+
+
+class ToolCallTracker:
+    """All calls of a session.
+
+    Args:
+        state: State shared with the other parts.
+        turns: Turns that calls belong to.
+        speech: Asks the model to speak about results; tells which replies are interrupted.
+    """
+
+    def __init__(self, state: MachineState, turns: TurnTracker, speech: SpeechSequencer) -> None:
+        self._state = state
+        self._turns = turns
+        self._speech = speech
+        self._calls: dict[str, ToolCall] = {}
+        self._used_ids: set[str] = set()
+        """Every call id of the session: a second use is refused."""
+        self._batches: dict[str, ToolCallBatch] = {}
+        self._handler_calls: set[str] = set()
+        """Op ids of the handler's running calls."""
+        self._fillers: dict[str, str] = {}
+        self._unanswered: tuple[OpenCallSnapshot, ...] = ()
+        self.follow_up: FollowUpRequest | None = None
+        self.count = 0
+        self.over_limit = False
+        self._unspoken: list[ToolCall] = []
+        """Calls with a result that the model has not spoken about."""
+        speech.on_interrupt = self.interrupted
+
+    # --- the model's calls
+
+    def requested(self, event: ToolRequested) -> None:
+        """Run or refuse a tool call of the model."""
+        if event.call_id in self._used_ids:
+            self._refuse_again(event)
+            return
+        self._used_ids.add(event.call_id)
+        why, args = self._check(event)
+        if why is not None or args is None:
+            self._refuse(event, why or "bad_arguments")
+            return
+        self._run(event, args)
+
+    def started(self, event: ToolStarted) -> None:
+        """Note the execution of a call."""
+        call = self._calls.get(event.call_id)
+        if call is not None:
+            call.execution_id = event.execution_id
+            call.note["execution_id"] = event.execution_id
+
+    def finished(self, event: ToolFinished) -> None:
+        """Take the end of a call of the model or of the handler."""
+        for note in event.notes:
+            self._state.emit(note)
+        if event.call_id in self._handler_calls:
+            self._handler_calls.discard(event.call_id)
+            self._fillers.pop(event.call_id, None)
+            self._state.timers.clear(TimerKind.FILLER, event.call_id)
+            self._answer_handler(event)
+            return
+        call = self._calls.pop(event.call_id, None)
+        if call is None:
+            return
+        call.execution_id = event.execution_id or call.execution_id
+        was, call.state = call.state, ToolCallState.DONE
+        if self._state.over:
+            return
+        text = as_text(event.value, event.problem)
+        if was is ToolCallState.RUNNING:
+            self._answer(call, text)
+        elif was is ToolCallState.PENDING:
+            self._add_later(call, text)
+
+    def interrupted(self, reply: str) -> None:
+        """Cancel the running calls of an interrupted reply whose tool asks for that."""
+        batch = self._batches.get(reply)
+        for call in batch.calls if batch else ():
+            if call.state is ToolCallState.RUNNING and call.on_interrupt == "cancel":
+                call.state = ToolCallState.DONE
+                self._calls.pop(call.call_id, None)
+                self._state.emit(CancelTool(call.call_id))
+                self._answer(call, as_text(None, {"code": "interrupted", "detail": "the caller interrupted"}))
+
+    # --- the handler's calls
+
+    def run_for_handler(self, command: HandlerCall) -> None:
+        """Run a call of the handler."""
+        self._handler_calls.add(command.op_id)
+        if command.filler is not None:
+            self._fillers[command.op_id] = command.filler
+            self._state.timers.set(TimerKind.FILLER, self._state.now + FILLER_AFTER, command.op_id)
+        turn = self._turns.current
+        open_turn = turn is not None and turn.turn_id in self._turns.open
+        self._state.emit(
+            RunTool(
+                call_id=command.op_id,
+                target=command.target,
+                args=command.args,
+                turn_id=turn.turn_id if turn is not None and open_turn else None,
+                kind="call",
+                timeout=command.timeout,
+            )
+        )
+
+    @property
+    def handler_calls(self) -> frozenset[str]:
+        """Op ids of the handler's running calls."""
+        return frozenset(self._handler_calls)
+
+    # --- answers and follow-ups
+
+    def has_call_of(self, turn: TurnRecord) -> bool:
+        """Return whether a turn has unanswered calls, or results that the model is to speak about."""
+        wanted = self.follow_up is not None and self.follow_up.turn is turn
+        return wanted or any(batch.turn is turn and not batch.answered for batch in self._batches.values())
+
+    def settle(self) -> None:
+        """Answer batches that are complete or have waited long enough, then ask the model to continue if it can."""
+        for batch in [batch for batch in self._batches.values() if not batch.answered]:
+            self._settle_batch(batch)
+        requested = self.follow_up.replies if self.follow_up is not None else []
+        for reply in [
+            reply for reply in self._speech.log.awaiting_tools if reply not in self._batches and reply not in requested
+        ]:
+            self._speech.log.answer_without_tools(reply)
+        if self.follow_up is not None:
+            self._ask_follow_up(self.follow_up)
+
+    def model_spoke(self) -> None:
+        """Drop the follow-up request: the model speaks after the last result, so it knows all results."""
+        self._unspoken.clear()
+        if self.follow_up is not None:
+            self._drop_follow_up(self.follow_up)
+
+    def flush_batches(self) -> None:
+        """Answer all batches now: the conversation moves to one without these calls, where later results go in as text."""
+        for batch in [batch for batch in self._batches.values() if not batch.answered]:
+            batch.flush_at = self._state.now
+            self._settle_batch(batch)
+
+    def pending_texts(self) -> list[str]:
+        """Return the texts that tell a new conversation about calls that the model has not spoken about."""
+        pending = [call for call in self._calls.values() if call.state is ToolCallState.PENDING]
+        return [call.as_context() for call in (*self._unspoken, *pending)]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no call of the model awaits an answer and no follow-up is requested."""
+        return self.follow_up is None and not self._batches
+
+    def filler_due(self, op_id: str) -> None:
+        """Speak the filler of a handler's call that still runs."""
+        text = self._fillers.pop(op_id, None)
+        if text is not None and op_id in self._handler_calls and self._state.live:
+            self._speech.enqueue("say", asked=text, turn=self._turns.current)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Restore the calls of an earlier control plane."""
+        self._used_ids.update(snapshot.call_ids)
+        self._unanswered = snapshot.open_calls
+        self.count = snapshot.tool_calls
+
+    def resume(self, *, moved: bool = False) -> None:
+        """Await the results of calls that a restart cut off; the engine knows their executions, so nothing runs twice.
+
+        Args:
+            moved: Whether the provider's conversation does not contain these calls, so that their results go in as text.
+        """
+        unanswered, self._unanswered = self._unanswered, ()
+        for known in unanswered:
+            turn = self._turns.newest
+            call = ToolCall(known.call_id, known.target, turn, "keep")
+            self._calls[call.call_id] = call
+            if moved:
+                call.state = ToolCallState.PENDING
+                self._state.send(AddTextCommand(item=self._state.ids("op")[:32], text=call.as_context(), role="system"))
+            else:
+                batch = self._batch("resumed")
+                batch.calls.append(call)
+                self._arm(batch, PENDING_AFTER)
+            turn_id = turn.turn_id if turn is not None else None
+            self._state.emit(
+                RunTool(
+                    call_id=call.call_id,
+                    target=call.target,
+                    args=known.args,
+                    turn_id=turn_id,
+                    kind="tool",
+                    resumed=True,
+                )
+            )
+
+    # --- inside
+
+    def _check(self, event: ToolRequested) -> tuple[str | None, dict[str, Any] | None]:
+        """Return why a call is refused, or its arguments."""
+        if self._state.over:
+            return "session_ending", None
+        if event.name not in {tool.target for tool in self._state.config.tools}:
+            return "not_listed", None
+        if not self._offered(event):
+            return "not_offered", None
+        limit = self._state.config.declaration.limits.tool_calls
+        if limit is not None and self.count >= limit:
+            self.over_limit = True
+            return "limit", None
+        if len(self._calls) >= _MAX_OPEN:
+            return "too_many_open", None
+        args = arguments_of(event.arguments)
+        return (None, args) if args is not None else ("bad_arguments", None)
+
+    def _offered(self, event: ToolRequested) -> bool:
+        origin = self._speech.utterance_of(event.reply)
+        if origin is None:
+            return self._state.model_floor
+        if origin.kind != "reply":
+            return False
+        if origin.requested and not self._state.model_floor and origin.op_id is None:
+            return False
+        return origin.tools is None or event.name in origin.tools
+
+    def _refuse_again(self, event: ToolRequested) -> None:
+        self._state.record("tool.refused", call_id=event.call_id, name=event.name, why="duplicate_call_id")
+        if event.call_id not in self._calls:
+            self._state.send(ToolResultCommand(call_id=event.call_id, output=refusal("duplicate_call_id", event.name)))
+
+    def _refuse(self, event: ToolRequested, why: str) -> None:
+        self._state.record("tool.refused", call_id=event.call_id, name=event.name, why=why)
+        self._state.send(ToolResultCommand(call_id=event.call_id, output=refusal(why, event.name)))
+        if not self._state.over:
+            batch = self._batch(event.reply)
+            self._count_result(batch)
+
+    def _run(self, event: ToolRequested, args: dict[str, Any]) -> None:
+        self.count += 1
+        spec = next(tool for tool in self._state.config.tools if tool.target == event.name)
+        batch = self._batch(event.reply)
+        call = ToolCall(event.call_id, event.name, batch.turn, spec.on_interrupt)
+        self._calls[call.call_id] = call
+        batch.calls.append(call)
+        origin = self._speech.utterance_of(event.reply)
+        if origin is not None:
+            call.note = {"call_id": call.call_id, "target": call.target, "execution_id": None}
+            origin.call_notes.append(call.note)
+        if not batch.results:
+            self._arm(batch, PENDING_AFTER)
+        open_turn = batch.turn is not None and batch.turn.turn_id in self._turns.open
+        turn_id = batch.turn.turn_id if batch.turn is not None and open_turn else None
+        self._state.record("tool.requested", call_id=call.call_id, target=call.target, turn_id=turn_id, arguments=args)
+        self._state.emit(RunTool(call_id=call.call_id, target=call.target, args=args, turn_id=turn_id, kind="tool"))
+
+    def _batch(self, reply: str) -> ToolCallBatch:
+        batch = self._batches.get(reply)
+        if batch is None:
+            origin = self._speech.utterance_of(reply)
+            turn = origin.turn if origin is not None else self._turns.newest
+            batch = self._batches[reply] = ToolCallBatch(reply, turn)
+        batch.answered = False
+        return batch
+
+    def _count_result(self, batch: ToolCallBatch) -> None:
+        batch.results += 1
+        if batch.results == 1:
+            self._arm(batch, GATHER)
+
+    def _arm(self, batch: ToolCallBatch, seconds: float) -> None:
+        """Set when a batch has waited long enough."""
+        batch.flush_at = self._state.now + seconds
+        self._state.timers.set(TimerKind.TOOL_BATCH, batch.flush_at, batch.reply)
+
+    def _answer(self, call: ToolCall, text: str) -> None:
+        self._state.record("tool.answered", call_id=call.call_id, execution_id=call.execution_id, pending=False)
+        self._state.send(ToolResultCommand(call_id=call.call_id, output=text))
+        self._keep(call, text)
+        for batch in self._batches.values():
+            if call in batch.calls:
+                self._count_result(batch)
+
+    def _add_later(self, call: ToolCall, text: str) -> None:
+        """Send the result of a call that was answered as pending."""
+        self._state.record("tool.answered", call_id=call.call_id, execution_id=call.execution_id, pending=False)
+        self._keep(call, text)
+        words = f"The result of {call.target} (call {call.call_id}), which was pending, is: {text}"
+        self._state.send(AddTextCommand(item=self._state.ids("op")[:32], text=words, role="system"))
+        if self._state.model_floor:
+            self._request_follow_up(call.turn, [])
+
+    def _keep(self, call: ToolCall, text: str) -> None:
+        call.output = text
+        self._unspoken.append(call)
+        del self._unspoken[:-_MAX_OPEN]
+
+    def _settle_batch(self, batch: ToolCallBatch) -> None:
+        # a reply that is still generated may call more tools: they belong to the same batch
+        if self._speech.is_generating(batch.reply):
+            return
+        running = [call for call in batch.calls if call.state is ToolCallState.RUNNING]
+        if running and self._state.now < batch.flush_at:
+            return
+        for call in running:
+            call.state = ToolCallState.PENDING
+            self._state.record("tool.answered", call_id=call.call_id, execution_id=call.execution_id, pending=True)
+            self._state.send(ToolResultCommand(call_id=call.call_id, output='{"status":"pending"}'))
+        batch.answered = True
+        self._state.timers.clear(TimerKind.TOOL_BATCH, batch.reply)
+        self._batches.pop(batch.reply)
+        if batch.reply in self._speech.log.awaiting_tools or self._state.model_floor:
+            self._request_follow_up(batch.turn, [batch.reply])
+
+    def _request_follow_up(self, turn: TurnRecord | None, replies: list[str]) -> None:
+        if self.follow_up is None:
+            self.follow_up = FollowUpRequest(turn, replies)
+        else:
+            self.follow_up.turn = turn
+            self.follow_up.replies.extend(replies)
+
+    def _ask_follow_up(self, request: FollowUpRequest) -> None:
+        """Ask the model to continue if the slot is free, the caller is silent and no newer turn waits."""
+        if not self._state.model_floor and self._turns.waiting:
+            self._drop_follow_up(request)
+            return
+        busy = not self._speech.slot_free or self._speech.queue or self._turns.speaking is not None
+        if busy or self._turns.has_pending or self._newer_turn_waits() or not self._state.attached:
+            return
+        self.follow_up = None
+        held = [
+            self._speech.log.awaiting_tools.pop(reply)
+            for reply in request.replies
+            if reply in self._speech.log.awaiting_tools
+        ]
+        for speech, spoken in held[:-1]:
+            self._speech.log.awaiting_tools[speech.reply or ""] = (speech, spoken)
+            self._speech.log.answer_without_tools(speech.reply or "")
+        origin = held[-1][0] if held else None
+        self._speech.enqueue(
+            "reply",
+            turn=request.turn,
+            op_id=origin.op_id if origin else None,
+            instructions=origin.instructions if origin else None,
+            tools=origin.tools if origin else None,
+            call_notes=list(origin.call_notes) if origin else [],
+        )
+
+    def _newer_turn_waits(self) -> bool:
+        newest = self._turns.newest
+        if newest is None or newest.answered or newest.backchannel or not self._state.model_floor:
+            return False
+        until = newest.committed_at + _NEWER_TURN_WAIT
+        if self._state.now >= until:
+            return False
+        self._state.timers.set(TimerKind.TOOL_NEWER, until)
+        return True
+
+    def _drop_follow_up(self, request: FollowUpRequest) -> None:
+        self.follow_up = None
+        for reply in request.replies:
+            self._speech.log.answer_without_tools(reply)
+
+    def _answer_handler(self, event: ToolFinished) -> None:
+        if event.problem is not None:
+            self._state.ops.answer(RejectOp(event.call_id, event.problem))
+        else:
+            self._state.ops.answer(ResolveCall(event.call_id, event.value, event.execution_id))

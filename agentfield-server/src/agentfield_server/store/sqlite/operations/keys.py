@@ -1,0 +1,150 @@
+"""Idempotency keys and browser tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentfield.errors import Conflict, InvalidInput
+from agentfield_server.store.json_text import dump, load
+from agentfield_server.store.records import IdempotencyKey, TokenRow
+from agentfield_server.store.sqlite.writer import Transaction
+
+__all__ = [
+    "KEY_LIFE",
+    "claim",
+    "drop_tokens",
+    "purge",
+    "put_token",
+    "release_key",
+    "save_response",
+    "session_for_key",
+    "use_token",
+]
+
+KEY_LIFE = 24 * 3600.0
+"""Seconds that an idempotency key is kept."""
+
+_WHERE = "principal = ? AND route = ? AND target = ? AND key = ?"
+
+
+def purge(transaction: Transaction, *, abandoned: bool = False) -> None:
+    """Delete expired keys and tokens; with `abandoned` also keys whose first call can never finish."""
+    transaction.run("DELETE FROM idempotency WHERE created_at < ?", transaction.now - KEY_LIFE)
+    transaction.run("DELETE FROM tokens WHERE expires_at < ?", transaction.now - KEY_LIFE)
+    if abandoned:
+        transaction.run(
+            "DELETE FROM idempotency WHERE response IS NULL AND execution_id IS NULL AND session_id IS NULL"
+        )
+
+
+def _find(transaction: Transaction, key: IdempotencyKey) -> tuple[Any, ...] | None:
+    row = transaction.one(
+        f"SELECT body_digest, execution_id, session_id, response, created_at FROM idempotency WHERE {_WHERE}",  # noqa: S608
+        *_values(key),
+    )
+    if row is None:
+        return None
+    if row[4] < transaction.now - KEY_LIFE:
+        release_key(transaction, key)
+        return None
+    if bytes(row[0]) != key.body_digest:
+        raise InvalidInput(
+            "This Idempotency-Key was used with another body.",
+            code="idempotency_mismatch",
+            hint="use a new key for a new request",
+        )
+    return row
+
+
+def claim(
+    transaction: Transaction, key: IdempotencyKey, *, execution_id: str | None = None, session_id: str | None = None
+) -> str | None:
+    """Bind a key to an execution or session about to be created; return the id that an earlier call bound, if any.
+
+    Raises:
+        InvalidInput: The key was used with another body.
+    """
+    row = _find(transaction, key)
+    if row is not None:
+        earlier: str | None = row[1] if execution_id is not None else row[2]
+        return earlier
+    transaction.run(
+        "INSERT INTO idempotency (principal, route, target, key, body_digest, execution_id, session_id, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        *_values(key),
+        key.body_digest,
+        execution_id,
+        session_id,
+        transaction.now,
+    )
+    return None
+
+
+def session_for_key(transaction: Transaction, key: IdempotencyKey) -> str | None:
+    """Return the session that an earlier call with this key created, see `Store.session_of`."""
+    row = _find(transaction, key)
+    session_id: str | None = None if row is None else row[2]
+    return session_id
+
+
+def save_response(
+    transaction: Transaction, key: IdempotencyKey, response: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Claim a key or store its response, see `Store.remember`."""
+    row = _find(transaction, key)
+    if row is None:
+        claim(transaction, key)
+    elif row[3] is not None:
+        stored: Mapping[str, Any] = load(row[3])
+        return stored
+    elif response is None:
+        raise Conflict(
+            "The first request with this Idempotency-Key is still under way.",
+            code="in_flight",
+            hint="wait a moment and send it again",
+            retry_after=1,
+        )
+    if response is not None:
+        transaction.run(f"UPDATE idempotency SET response = ? WHERE {_WHERE}", dump(response), *_values(key))  # noqa: S608
+    return response
+
+
+def release_key(transaction: Transaction, key: IdempotencyKey) -> None:
+    """Delete a key."""
+    transaction.run(f"DELETE FROM idempotency WHERE {_WHERE}", *_values(key))  # noqa: S608
+
+
+def _values(key: IdempotencyKey) -> tuple[str, str, str, str]:
+    return key.principal, key.route, key.target, key.key
+
+
+def put_token(transaction: Transaction, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
+    """Store a token."""
+    transaction.run(
+        "INSERT INTO tokens (digest, session_id, kind, expires_at) VALUES (?, ?, ?, ?)",
+        digest,
+        session_id,
+        kind,
+        expires_at,
+    )
+
+
+def use_token(transaction: Transaction, digest: bytes, *, kind: str, now: float, once: bool) -> TokenRow | None:
+    """Count a use, see `Store.use_token`."""
+    row = transaction.one(
+        "UPDATE tokens SET used = used + 1 WHERE digest = ? AND kind = ? AND expires_at > ? AND (used = 0 OR NOT ?) "
+        "RETURNING digest, session_id, kind, expires_at, used",
+        digest,
+        kind,
+        now,
+        once,
+    )
+    if row is None:
+        return None
+    return TokenRow(digest=row[0], session_id=row[1], kind=row[2], expires_at=row[3], used=row[4])
+
+
+def drop_tokens(transaction: Transaction, session_id: str) -> None:
+    """Delete all tokens of a session."""
+    transaction.run("DELETE FROM tokens WHERE session_id = ?", session_id)

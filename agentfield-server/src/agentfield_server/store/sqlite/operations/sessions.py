@@ -1,0 +1,132 @@
+"""Sessions: every change is conditional on the epoch of the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentfield.wire.rest import SessionState
+from agentfield_server.store.json_text import dump
+from agentfield_server.store.records import EventRow, NewEvent, NewExecution, NewSession, SessionRow
+from agentfield_server.store.sqlite.operations import executions, keys
+from agentfield_server.store.sqlite.operations.events import record
+from agentfield_server.store.sqlite.rows import SESSION_COLUMNS, session_row
+from agentfield_server.store.sqlite.writer import Transaction
+
+__all__ = ["append", "create", "find", "take", "update"]
+
+# All SQL below is built from constants; values are always bound.
+_SELECT = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?"  # noqa: S608
+_INSERT = f"""
+INSERT INTO sessions (id, run_id, root_id, target, node_id, caller, metadata, config, declaration_hash, principal, state,
+    owner, epoch, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'created', ?, 1, ?) RETURNING {SESSION_COLUMNS}
+"""  # noqa: S608
+_UPDATE = f"""
+UPDATE sessions SET
+    state = CASE WHEN state = 'ended' THEN state ELSE COALESCE(:state, state) END,
+    end_reason = COALESCE(end_reason, :end_reason),
+    end_detail = COALESCE(end_detail, :end_detail),
+    call_ref = COALESCE(:call_ref, call_ref),
+    handler_state = COALESCE(:handler_state, handler_state),
+    handler_epoch = COALESCE(:handler_epoch, handler_epoch),
+    turns = COALESCE(:turns, turns),
+    live_at = CASE WHEN :state = 'live' THEN COALESCE(live_at, :now) ELSE live_at END,
+    ended_at = CASE WHEN :state = 'ended' THEN COALESCE(ended_at, :now) ELSE ended_at END
+WHERE id = :id AND epoch = :epoch RETURNING {SESSION_COLUMNS}
+"""  # noqa: S608
+_TAKE = (
+    "UPDATE sessions SET owner = ?, epoch = epoch + 1 WHERE id = ? AND state <> 'ended' "  # noqa: S608
+    f"RETURNING {SESSION_COLUMNS}"
+)
+
+
+def find(transaction: Transaction, session_id: str) -> SessionRow | None:
+    """Return a session as this transaction sees it."""
+    row = transaction.one(_SELECT, session_id)
+    return None if row is None else session_row(row)
+
+
+def create(
+    transaction: Transaction, new: NewSession, root: NewExecution, *, owner: str, events: Sequence[NewEvent]
+) -> tuple[SessionRow, bool]:
+    """Create a session, see `Store.create_session`."""
+    if new.idempotency is not None:
+        earlier = keys.claim(transaction, new.idempotency, session_id=new.id)
+        if earlier is not None and (known := find(transaction, earlier)) is not None:
+            return known, False
+    transaction.run(
+        "INSERT INTO runs (id, session_id, created_at) VALUES (?, ?, ?)", new.run_id, new.id, transaction.now
+    )
+    record(transaction, new.run_id, events)
+    executions.create(transaction, root)
+    row = transaction.one(
+        _INSERT,
+        new.id,
+        new.run_id,
+        root.id,
+        new.target,
+        new.node_id,
+        new.caller,
+        dump(new.metadata),
+        dump(new.config),
+        new.declaration_hash,
+        new.principal,
+        owner,
+        transaction.now,
+    )
+    assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
+    return session_row(row), True
+
+
+def update(
+    transaction: Transaction,
+    session_id: str,
+    *,
+    epoch: int,
+    state: SessionState | None,
+    end_reason: str | None,
+    end_detail: str | None,
+    call_ref: Mapping[str, str] | None,
+    handler_state: Mapping[str, Any] | None,
+    handler_epoch: int | None,
+    turns: int | None,
+    events: Sequence[NewEvent],
+) -> SessionRow | None:
+    """Change a session, see `Store.update_session`."""
+    values = {
+        "id": session_id,
+        "epoch": epoch,
+        "state": state,
+        "end_reason": end_reason,
+        # the first reason and its detail are kept together
+        "end_detail": end_detail,
+        "call_ref": None if call_ref is None else dump(dict(call_ref)),
+        "handler_state": None if handler_state is None else dump(dict(handler_state)),
+        "handler_epoch": handler_epoch,
+        "turns": turns,
+        "now": transaction.now,
+    }
+    row = transaction.one(_UPDATE, values)
+    if row is None:
+        return None
+    changed = session_row(row)
+    record(transaction, changed.run_id, events)
+    return changed
+
+
+def take(transaction: Transaction, session_id: str, *, owner: str) -> SessionRow | None:
+    """Take over a session, see `Store.take_session`."""
+    row = transaction.one(_TAKE, owner, session_id)
+    return None if row is None else session_row(row)
+
+
+def append(
+    transaction: Transaction, run_id: str, events: Sequence[NewEvent], *, session_id: str | None, epoch: int | None
+) -> list[EventRow]:
+    """Append to the log of a run, see `Store.append_events`."""
+    if epoch is not None:
+        owned = transaction.one("SELECT 1 FROM sessions WHERE id = ? AND epoch = ?", session_id, epoch)
+        if owned is None:
+            return []
+    return record(transaction, run_id, events)

@@ -1,0 +1,226 @@
+"""The writer thread: all queued operations share one commit; no commit waits for more operations."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard, TypeVar
+
+import apsw
+
+from agentfield.errors import AgentFieldError, LimitExceeded, Unavailable
+from agentfield_server.store.records import EventRow
+
+__all__ = ["BATCH", "Transaction", "Writer"]
+
+T = TypeVar("T")
+
+BATCH = 256
+"""Maximum number of operations in one commit."""
+_CAPACITY = 4096
+_SLOT_TIMEOUT = 10.0
+
+
+@dataclass(slots=True)
+class Transaction:
+    """The context of an operation: the connection inside a savepoint, the time, and the events that it records."""
+
+    connection: apsw.Connection
+    now: float
+    events: list[EventRow] = field(default_factory=list)
+
+    def one(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        """Execute a statement to its end and return its first row; `values` are bound by position, or one dict by name."""
+        rows = self.connection.execute(sql, _bound(values)).fetchall()
+        return rows[0] if rows else None
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Execute a statement and return how many rows it changed; `values` as in `one`."""
+        self.connection.execute(sql, _bound(values))
+        return self.connection.changes()
+
+
+Operation = Callable[[Transaction], Any]
+
+
+@dataclass(slots=True)
+class _Job:
+    operation: Operation
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+    events: list[EventRow] = field(default_factory=list)
+
+
+class Writer:
+    """Runs operations in the order of submission and answers after their commit.
+
+    An operation that raises is rolled back alone (to its savepoint); the others of the commit are kept. If the commit
+    itself fails, all its operations fail.
+
+    Args:
+        connection: Used by the writer thread only, from `start` on.
+        clock: Seconds since the epoch.
+        on_commit: Called on the event loop after each commit with the recorded events.
+        batch: Maximum number of operations in one commit.
+    """
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        *,
+        clock: Callable[[], float],
+        on_commit: Callable[[list[EventRow]], None],
+        batch: int = BATCH,
+    ) -> None:
+        self._connection = connection
+        self._batch = batch
+        self._clock = clock
+        self._on_commit = on_commit
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._slots = asyncio.Semaphore(_CAPACITY)
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="agentfield-store", daemon=True)
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def submit(self, operation: Callable[[Transaction], T]) -> T:
+        """Run an operation and return its result once it is on disk.
+
+        Cancelling the caller while it waits does not undo the operation.
+
+        Raises:
+            LimitExceeded: The queue stayed full for 10 s (code `store_busy`).
+            Unavailable: The store is closed, or the commit failed.
+        """
+        if self._slots.locked():
+            await self._wait_for_slot()
+        else:
+            await self._slots.acquire()
+        if self._closed:
+            self._slots.release()
+            raise Unavailable("The store is closed.", code="store_closed")
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._jobs.put(_Job(operation, future))
+        result: T = await future
+        return result
+
+    async def _wait_for_slot(self) -> None:
+        try:
+            async with asyncio.timeout(_SLOT_TIMEOUT):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise LimitExceeded(
+                f"The store cannot keep up: {_CAPACITY} writes are waiting.",
+                code="store_busy",
+                hint="check the disk that AGENTFIELD_HOME is on, and try again",
+                retry_after=2,
+            ) from None
+
+    async def close(self) -> None:
+        """Commit submitted operations and end the thread; idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # --- the thread
+
+    def _work(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs, last = self._gather(first)
+            self._commit(jobs)
+            self._loop.call_soon_threadsafe(self._answer, jobs)
+            if last:
+                return
+
+    def _gather(self, first: _Job) -> tuple[list[_Job], bool]:
+        jobs = [first]
+        while len(jobs) < self._batch:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, True
+            jobs.append(job)
+        return jobs, False
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in jobs:
+                self._run(job)
+                if not connection.in_transaction:
+                    # SQLite rolled back the whole transaction (disk full, I/O error): the other operations are lost too
+                    break
+            # raises if the transaction was rolled back above
+            connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001 - handed to every caller of the commit
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            failure = _commit_failed(next((e for job in reversed(jobs) if _is_fatal(e := job.error)), error))
+            for job in jobs:
+                job.error, job.events = failure, []
+
+    def _run(self, job: _Job) -> None:
+        connection = self._connection
+        connection.execute("SAVEPOINT operation")
+        transaction = Transaction(connection, self._clock())
+        try:
+            job.result = job.operation(transaction)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller of the operation
+            job.error = error
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO operation")
+        else:
+            job.events = transaction.events
+        if connection.in_transaction:
+            connection.execute("RELEASE operation")
+
+    # --- back on the event loop
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        try:
+            if events := [event for job in jobs for event in job.events]:
+                self._on_commit(events)
+        finally:
+            for job in jobs:
+                self._slots.release()
+                if job.future.done():
+                    continue
+                if job.error is not None:
+                    job.future.set_exception(_fresh_copy(job.error))
+                else:
+                    job.future.set_result(job.result)
+
+
+def _bound(values: tuple[Any, ...]) -> Any:
+    return values[0] if values and isinstance(values[0], dict) else values
+
+
+def _is_fatal(error: BaseException | None) -> TypeGuard[apsw.Error]:
+    return isinstance(error, apsw.FullError | apsw.IOError)
+
+
+def _fresh_copy(error: BaseException) -> BaseException:
+    # one exception object must not be raised in several tasks: each raise would extend its traceback
+    if isinstance(error, Unavailable):
+        return Unavailable(error.message, code=error.code, hint=error.hint, **error.data)
+    return error
+
+
+def _commit_failed(error: BaseException) -> AgentFieldError:
+    full = isinstance(error, apsw.FullError)
+    return Unavailable(
+        "The disk of the store is full." if full else f"The store could not write: {error}.",
+        code="store_full" if full else "store_failed",
+        hint="free some space on the disk that AGENTFIELD_HOME is on",
+    )

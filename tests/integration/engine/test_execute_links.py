@@ -1,0 +1,210 @@
+"""The handshake of a node link: accepted and refused nodes, and several instances of one node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from agentfield.identity import NodeKey
+from agentfield.ids import new_id
+from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.frames import ExecutionContext as Context
+from agentfield.wire.frames import Invoke, Ping, Pong, Refused, RunningAttempt, SessionDone, SessionOpen
+from agentfield.wire.node_declarations import FunctionSpec
+from agentfield_server.nodes import LinkedNode
+from support.server.engine import Plane, RawNode, plane
+from support.waiting import until
+
+VOICE = SessionDeclaration(name="voice", provider="p", transport="t", floor="handler")
+
+
+@pytest.fixture
+async def cp(tmp_path: Path) -> AsyncIterator[Plane]:
+    async with plane(tmp_path / "a.db") as running:
+        yield running
+
+
+@asynccontextmanager
+async def dialled(cp: Plane, node: RawNode) -> AsyncIterator[RawNode]:
+    """Open a socket without sending a hello."""
+    async with aiohttp.ClientSession() as http, http.ws_connect(f"{cp.url}/api/v1/nodes/link") as socket:
+        node.socket = socket
+        yield node
+
+
+@pytest.mark.parametrize(
+    ("hello", "code"),
+    [
+        ({"signature": "AAAA"}, "bad_signature"),
+        ({"did": NodeKey.generate().did}, "bad_signature"),
+        ({"did": "did:web:example.org"}, "bad_signature"),
+        ({"protocol": 99}, "protocol_mismatch"),
+        ({"functions": (FunctionSpec(name="fn", input_schema={}),) * 2}, "duplicate_name"),
+        ({"sessions": (VOICE.model_copy(update={"name": "fn"}),)}, "duplicate_name"),
+    ],
+)
+async def test_invalid_hello_is_refused_with_a_code(cp: Plane, hello: dict[str, Any], code: str) -> None:
+    """An invalid hello is refused for good, with a code."""
+    async with dialled(cp, RawNode()) as node:
+        answer = await node.greet(**hello)
+    assert isinstance(answer, Refused)
+    assert (answer.problem["code"], answer.retry) == (code, False)
+    assert cp.hub.links() == []
+
+
+async def test_instance_cannot_be_taken_over_with_another_key(cp: Plane) -> None:
+    """The id of an instance is useless without its key."""
+    node = RawNode()
+    async with node.linked(cp):
+        async with dialled(cp, RawNode(instance_id=node.instance_id)) as thief:
+            answer = await thief.greet()
+            assert isinstance(answer, Refused)
+            assert answer.problem["code"] == "foreign_instance"
+        assert [link.did for link in cp.hub.links()] == [node.key.did]
+
+
+async def test_unknown_frame_type_ends_the_link(cp: Plane) -> None:
+    """An unknown type is refused with the reason; unknown fields are ignored."""
+    node = RawNode()
+    async with node.linked(cp):
+        assert node.socket is not None
+        await node.socket.send_str('{"type": "ping", "future": true}')
+        await node.next(Pong)
+        await node.socket.send_str('{"type": "teleport"}')
+        refused = await node.next(Refused)
+        assert refused.problem["code"] == "bad_frame"
+        await until(lambda: not cp.hub.links())
+
+
+async def test_declarations_stay_known_while_the_node_is_away(cp: Plane) -> None:
+    """Declarations outlive the link, until the newest instance no longer declares them."""
+    node = RawNode()
+    async with node.linked(cp, sessions=(VOICE,)):
+        assert set(cp.hub.functions()) == {"node.fn"}
+        assert cp.hub.sessions() == {"node.voice": VOICE}
+    await until(lambda: not cp.hub.links())
+    assert set(cp.hub.functions()) == {"node.fn"}
+    async with RawNode().linked(cp, functions=(FunctionSpec(name="other", input_schema={}),)):
+        assert set(cp.hub.functions()) == {"node.other"}
+        assert cp.hub.sessions() == {}
+
+
+async def test_handler_goes_to_the_instance_with_the_fewest_sessions(cp: Plane) -> None:
+    """Only instances that declare the session are considered."""
+    one, two = RawNode(), RawNode()
+    async with one.linked(cp, sessions=(VOICE,)), two.linked(cp, sessions=(VOICE,)):
+        first = cp.hub.session_link("node", "voice")
+        assert first is not None
+        frame = SessionOpen(session_id="ses_1", epoch=1, name="voice", context=Context(execution_id="e", run_id="r"))
+        await first.send(frame)
+        second = cp.hub.session_link("node", "voice")
+        assert second is not None
+        assert second is not first
+        assert cp.hub.session_link("other", "voice") is None
+        assert cp.hub.session_link("node", "voices") is None
+        holder = one if first.instance_id == one.instance_id else two
+        await holder.send(SessionDone(op_id="op_1", session_id="ses_1", epoch=1))
+        await until(lambda: not first.sessions)
+
+
+class FakeSessions:
+    """Records the calls of `SessionPort`."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+
+    async def session_command(self, link: LinkedNode, frame: Any) -> None:
+        self.told.append(("command", frame.op_id))
+
+    async def session_done(self, link: LinkedNode, frame: SessionDone) -> None:
+        self.told.append(("done", frame.op_id))
+
+    async def node_linked(self, link: LinkedNode) -> None:
+        self.told.append(("linked", link.instance_id))
+
+    async def node_lost(self, link: LinkedNode) -> None:
+        self.told.append(("lost", link.instance_id))
+
+
+async def test_sessions_are_notified_in_order(cp: Plane) -> None:
+    """Linked, done and lost reach the sessions in order."""
+    sessions, node = FakeSessions(), RawNode()
+    cp.hub.bind_sessions(sessions)
+    async with node.linked(cp, open_sessions=(("ses_1", 3),)):
+        assert cp.hub.links()[0].sessions == {"ses_1"}
+        await node.send(SessionDone(op_id="op_1", session_id="ses_1", epoch=3))
+        await until(lambda: len(sessions.told) == 2)
+    await until(lambda: len(sessions.told) == 3)
+    assert sessions.told == [("linked", node.instance_id), ("done", "op_1"), ("lost", node.instance_id)]
+
+
+async def test_outbox_of_a_stalled_node_is_bounded(tmp_path: Path) -> None:
+    """A node that does not read its frames loses its link."""
+    async with plane(tmp_path / "a.db", ping_interval=0.1, ping_timeout=0.3) as cp:
+        node = RawNode()
+        async with dialled(cp, node):
+            await node.greet()
+            await until(cp.hub.links)  # listed after the welcome was sent
+            link = cp.hub.links()[0]
+            assert node.socket is not None
+            transport = node.socket._response.connection.transport  # type: ignore[union-attr]
+            assert transport is not None
+            transport.pause_reading()
+            payload = {"x": "y" * 20_000}
+            frame = Invoke(epoch=1, function="f", input=payload, context=Context(execution_id="e", run_id="r"))
+            sending = asyncio.gather(*(link.send(frame) for _ in range(1600)), return_exceptions=True)
+            await until(lambda: link.ended is not None)
+            assert any(await sending)
+            await until(lambda: not cp.hub.links())
+            transport.resume_reading()
+
+
+async def test_pings_are_sent_and_answered(tmp_path: Path) -> None:
+    """Both ends may ping."""
+    async with plane(tmp_path / "a.db", ping_interval=0.05) as cp, dialled(cp, RawNode()) as node:
+        await node.greet()
+        assert isinstance(await node.receive(), Ping)
+        await node.send(Ping())
+        frame = await node.receive()
+        while isinstance(frame, Ping):
+            frame = await node.receive()
+        assert isinstance(frame, Pong)
+
+
+async def test_overlapping_links_of_one_instance(cp: Plane) -> None:
+    """Overlapping links of one instance leave exactly one, with its work."""
+    node = RawNode()
+    async with node.linked(cp):
+        execution_id = await cp.start("node.fn")
+        invoke = await node.next(Invoke)
+        held = RunningAttempt(execution_id=execution_id, attempt=1, epoch=invoke.epoch)
+        twins = [RawNode(key=node.key, instance_id=node.instance_id) for _ in range(4)]
+        async with AsyncExitStack() as stack:
+            for twin in twins:
+                await stack.enter_async_context(twin.linked(cp, running=(held,)))
+            again = await twins[3].next(Invoke)
+            await twins[3].answer(again, "one")
+            view = await cp.finished(execution_id)
+            assert (view["output"], view["attempt"]) == ("one", 1)
+            assert len(cp.hub.links()) == 1
+
+
+async def test_shutdown_ends_links_without_losing_nodes(cp: Plane) -> None:
+    """On shutdown the links end and no node counts as lost; a late node is told to retry."""
+    sessions, node = FakeSessions(), RawNode(instance_id=new_id("node"))
+    cp.hub.bind_sessions(sessions)
+    async with node.linked(cp):
+        await cp.hub.close()
+        assert node.socket is not None
+        await until(lambda: node.socket.closed)  # type: ignore[union-attr]
+        assert sessions.told == [("linked", node.instance_id)]
+        async with dialled(cp, RawNode()) as late:
+            answer = await late.greet()
+            assert isinstance(answer, Refused)
+            assert answer.retry

@@ -1,0 +1,287 @@
+"""Lost nodes and restarted control planes: no execution is lost, and none runs twice without permission."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+
+from agentfield.wire.frames import Invoke, ResultAck, RunningAttempt
+from agentfield.wire.node_declarations import FunctionSpec
+from support.server.engine import RawNode, plane
+from support.waiting import SECONDS, until
+
+RETRIED = (FunctionSpec(name="fn", input_schema={}, retries=1),)
+
+
+def attempt_of(invoke: Invoke) -> RunningAttempt:
+    """Return the attempt as a node reports it when it links again."""
+    context = invoke.context
+    return RunningAttempt(execution_id=context.execution_id, attempt=context.attempt, epoch=invoke.epoch)
+
+
+async def test_accepted_attempt_of_a_dead_node_fails(tmp_path: Path) -> None:
+    """Without retries it fails as `node_lost` when the lease ends, with a hint."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db") as cp:
+        async with node.linked(cp):
+            execution_id = await cp.start("node.fn")
+            await node.accept(await node.next(Invoke))
+            await until_accepted(cp.store, execution_id)
+            node.vanish()
+        view = await cp.finished(execution_id)
+    assert (view["status"], view["problem"]["code"]) == ("failed", "node_lost")
+    assert "retries=1" in view["problem"]["hint"]
+
+
+async def test_retryable_attempt_of_a_dead_node_runs_elsewhere(tmp_path: Path) -> None:
+    """With retries it runs on another instance as the next attempt; late frames of the first are ignored."""
+    first, second = RawNode(functions=RETRIED), RawNode(functions=RETRIED)
+    async with plane(tmp_path / "a.db") as cp:
+        async with first.linked(cp):
+            execution_id = await cp.start("node.fn")
+            invoke = await first.next(Invoke)
+            await first.accept(invoke)
+            await until_accepted(cp.store, execution_id)
+            first.vanish()
+        async with second.linked(cp):
+            again = await second.next(Invoke)
+            assert (again.context.execution_id, again.context.attempt) == (execution_id, 2)
+            assert again.epoch > invoke.epoch
+            async with first.linked(cp, results=(attempt_of(invoke),)):
+                assert first.welcome is not None
+                assert first.welcome.ack == (execution_id,)
+                await first.send(first.result_of(invoke, "late"))
+                assert not (await first.next(ResultAck)).accepted
+                await second.answer(again, "second")
+                view = await cp.finished(execution_id)
+        events = await cp.events(view["run_id"])
+        _, graph = await cp.get(f"/workflows/{view['run_id']}/dag")
+    assert (view["output"], view["attempt"]) == ("second", 2)
+    assert [e["body"]["attempt"] for e in events if e["type"] == "execution.started"] == [1, 2]
+    [lost] = [e for e in events if e["type"] == "execution.retrying"]
+    assert (lost["body"]["attempt"], lost["body"]["problem"]["code"]) == (1, "node_lost")
+    [told] = graph["executions"][0]["history"]
+    assert (told["type"], told["at"], told["body"]) == (lost["type"], lost["at"], lost["body"])
+
+
+async def test_second_loss_exhausts_one_retry(tmp_path: Path) -> None:
+    """One retry allows one more attempt."""
+    node = RawNode(functions=RETRIED)
+    async with plane(tmp_path / "a.db", lease=0.2) as cp:
+        for expected in (1, 2):
+            node = RawNode(functions=RETRIED)
+            async with node.linked(cp):
+                if expected == 1:
+                    execution_id = await cp.start("node.fn")
+                invoke = await node.next(Invoke)
+                assert invoke.context.attempt == expected
+                await node.accept(invoke)
+                await until_accepted(cp.store, execution_id)
+                node.vanish()
+        view = await cp.finished(execution_id)
+    assert view["problem"]["code"] == "node_lost"
+
+
+async def test_attempt_that_was_not_accepted_is_requeued_at_once(tmp_path: Path) -> None:
+    """A node that closes its link before it accepted returns the attempt, with or without retries."""
+    first, second = RawNode(), RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp, first.linked(cp):
+        execution_id = await cp.start("node.fn")
+        await first.next(Invoke)
+        async with second.linked(cp):
+            first.vanish()
+            again = await second.next(Invoke)
+            assert (again.context.execution_id, again.context.attempt) == (execution_id, 2)
+            await second.answer(again, "done")
+            assert (await cp.finished(execution_id))["status"] == "succeeded"
+
+
+async def test_silent_node_loses_its_link(tmp_path: Path) -> None:
+    """Its unaccepted attempt stays until the lease ends, since the function may have been entered."""
+    first, second = RawNode(mute=True), RawNode()
+    async with plane(tmp_path / "a.db", ping_interval=0.05, ping_timeout=0.2, lease=0.5) as cp, first.linked(cp):
+        execution_id = await cp.start("node.fn")
+        await first.next(Invoke)
+        await until(lambda: not cp.hub.links())
+        row = await cp.store.get_execution(execution_id)
+        assert row is not None
+        assert row.status == "running"
+        async with second.linked(cp):
+            again = await second.next(Invoke)
+            assert again.context.attempt == 2
+            await second.answer(again, 1)
+            assert (await cp.finished(execution_id))["status"] == "succeeded"
+
+
+async def test_idle_node_that_answers_pings_stays_linked(tmp_path: Path) -> None:
+    """An idle node keeps its link."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", ping_interval=0.05, ping_timeout=0.2) as cp, node.linked(cp):
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await until(lambda: loop.time() - began > 0.6)
+        execution_id = await cp.start("node.fn")
+        await node.answer(await node.next(Invoke), 1)
+        assert (await cp.finished(execution_id))["status"] == "succeeded"
+
+
+async def test_returning_instance_keeps_its_attempts(tmp_path: Path) -> None:
+    """An instance that links again within the lease keeps its attempts, and its results count."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp:
+        async with node.linked(cp):
+            execution_id = await cp.start("node.fn")
+            invoke = await node.next(Invoke)
+            await node.accept(invoke)
+            await until_accepted(cp.store, execution_id)
+            node.vanish()
+        stray = RunningAttempt(execution_id="exe_stray", attempt=1, epoch=1)
+        async with node.linked(cp, running=(attempt_of(invoke), stray)):
+            assert node.welcome is not None
+            assert (node.welcome.keep, node.welcome.cancel) == ((execution_id,), ("exe_stray",))
+            await node.send(node.result_of(invoke, "kept"))
+            assert (await cp.finished(execution_id))["output"] == "kept"
+
+
+async def test_unacknowledged_result_is_accepted_later(tmp_path: Path) -> None:
+    """A result that the node still has is recorded after it links again, or acknowledged if it was recorded before."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp:
+        async with node.linked(cp):
+            execution_id = await cp.start("node.fn")
+            invoke = await node.next(Invoke)
+            await node.accept(invoke)
+            await until_accepted(cp.store, execution_id)
+            node.vanish()
+        async with node.linked(cp, results=(attempt_of(invoke),)):
+            assert node.welcome is not None
+            assert not node.welcome.ack
+            await node.send(node.result_of(invoke, "later"))
+            assert (await cp.finished(execution_id))["output"] == "later"
+        async with node.linked(cp, results=(attempt_of(invoke),)):
+            assert node.welcome is not None
+            assert node.welcome.ack == (execution_id,)
+
+
+async def test_lost_invocation_is_repeated_to_the_same_instance(tmp_path: Path) -> None:
+    """When an instance replaces its link, the invocation is repeated whole, under the same attempt."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp, node.linked(cp):
+        execution_id = await cp.start("node.fn", text="x" * 40_000)
+        invoke = await node.next(Invoke)
+        twin = RawNode(key=node.key, instance_id=node.instance_id)
+        async with twin.linked(cp):
+            again = await twin.next(Invoke)
+            assert attempt_of(again) == attempt_of(invoke)
+            assert again.input == invoke.input == {"text": "x" * 40_000}
+            await until(lambda: node.socket is not None and node.socket.closed)
+            assert len(cp.hub.links()) == 1
+            await twin.answer(again, 1)
+            assert (await cp.finished(execution_id))["status"] == "succeeded"
+
+
+async def test_returning_instance_without_its_attempt_loses_it(tmp_path: Path) -> None:
+    """An accepted attempt that a returning instance does not report is lost at once."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp:
+        async with node.linked(cp):
+            execution_id = await cp.start("node.fn")
+            await node.accept(await node.next(Invoke))
+            await until_accepted(cp.store, execution_id)
+            node.vanish()
+        async with node.linked(cp):
+            assert (await cp.finished(execution_id))["problem"]["code"] == "node_lost"
+
+
+async def test_restarted_control_plane_resumes(tmp_path: Path) -> None:
+    """Queued executions are dispatched and running ones are kept after a restart; deadlines still apply."""
+    node = RawNode(concurrency=1)
+    async with plane(tmp_path / "a.db", lease=60.0) as cp, node.linked(cp):
+        running, queued = await cp.start("node.fn", n=0), await cp.start("node.fn", n=1)
+        status, body, _ = await cp.post("/execute/async/node.fn", {"input": {}, "timeout": 0.3})
+        assert status == 202
+        invoke = await node.next(Invoke)
+        await node.accept(invoke)
+        await until_accepted(cp.store, running)
+    async with plane(tmp_path / "a.db", lease=60.0) as cp:
+        late = await cp.engine.wait(body["id"], SECONDS)
+        assert late.status == "timeout"
+        async with node.linked(cp, running=(attempt_of(invoke),)):
+            await node.send(node.result_of(invoke, "kept"))
+            assert (await cp.finished(running))["output"] == "kept"
+            second = await node.next(Invoke)
+            assert second.context.execution_id == queued
+            await node.answer(second, "after")
+            view = await cp.finished(queued)
+        await cp.events(view["run_id"])
+    assert view["output"] == "after"
+
+
+async def test_node_that_does_not_return_after_a_restart_is_lost(tmp_path: Path) -> None:
+    """Leases from before the restart end: accepted attempts fail, the others are requeued."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db") as cp, node.linked(cp):
+        accepted, unaccepted = await cp.start("node.fn", n=0), await cp.start("node.fn", n=1)
+        await node.accept(await node.next(Invoke))
+        await node.next(Invoke)
+        await until_accepted(cp.store, accepted)
+    async with plane(tmp_path / "a.db", lease=0.3) as cp:
+        assert (await cp.engine.wait(accepted, SECONDS)).status == "failed"
+        other = RawNode()
+        async with other.linked(cp):
+            invoke = await other.next(Invoke)
+            assert (invoke.context.execution_id, invoke.context.attempt) == (unaccepted, 2)
+
+
+async def test_burst_with_a_dying_node_loses_nothing(tmp_path: Path) -> None:
+    """Each of many executions on few slots runs and is closed once."""
+    async with plane(tmp_path / "a.db", lease=0.3) as cp:
+        doomed = RawNode(functions=RETRIED, concurrency=20)
+        steady = RawNode(functions=RETRIED, concurrency=20)
+
+        async def work(node: RawNode, limit: int) -> None:
+            for _ in range(limit):
+                invoke = await node.next(Invoke)
+                await node.answer(invoke, invoke.input["n"])
+
+        async with steady.linked(cp):
+            async with doomed.linked(cp):
+                ids = await asyncio.gather(*(cp.start("node.fn", n=n) for n in range(120)))
+                await work(doomed, 20)
+                doomed.vanish()
+            serving = asyncio.create_task(work(steady, 10_000))
+            try:
+                done = await asyncio.gather(*(cp.engine.wait(execution_id, SECONDS) for execution_id in ids))
+            finally:
+                serving.cancel()
+                await asyncio.gather(serving, return_exceptions=True)
+        assert [row.status for row in done] == ["succeeded"] * 120
+        assert [row.output for row in done] == list(range(120))
+        for row in done:
+            events = await cp.events(row.run_id)
+            assert [event["type"] for event in events].count("execution.ended") == 1
+
+
+async def test_invalid_connections_do_not_disturb_nodes(tmp_path: Path) -> None:
+    """A connection that sends no hello, or no JSON, is refused."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db") as cp, node.linked(cp):
+        async with aiohttp.ClientSession() as http, http.ws_connect(f"{cp.url}/api/v1/nodes/link") as socket:
+            await socket.receive_str()
+            await socket.send_str("nonsense")
+            assert '"bad_frame"' in await socket.receive_str()
+        execution_id = await cp.start("node.fn")
+        await node.answer(await node.next(Invoke), 1)
+        assert (await cp.finished(execution_id))["status"] == "succeeded"
+
+
+async def until_accepted(store: object, execution_id: str) -> None:
+    """Wait until the store has recorded that the function was entered."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            row = await store.get_execution(execution_id)  # type: ignore[attr-defined]
+            if row.accepted:
+                return
+            await asyncio.sleep(0.005)

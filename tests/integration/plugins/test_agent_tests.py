@@ -1,0 +1,421 @@
+"""What a test of an agent can express with the fixture `call`: transports, interruptions, tools, limits, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentfield import Agent, Limits
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import CapabilityMissing, InvalidInput, ProviderError, UnsupportedPair
+from agentfield.plugins import Registry
+from agentfield.realtime.events import SessionReady, Usage
+from agentfield.testing.scripted import ModelRequest, ScriptedAnswer, ScriptedProvider, ToolUse
+from agentfield_server.app import ControlPlane
+from agentfield_server.testing.harness import ControlPlaneHarness
+from agentfield_server.testing.plugin import StartCall
+
+EXAMPLES = "../../../examples"
+SUPPORT = f"{EXAMPLES}/voice_support/agent.py"
+TOOLS = [f"{EXAMPLES}/voice_tools/{name}.py" for name in ("voice", "orders", "refunds")]
+FOUND = "I found the order. It's stuck in customs — want me to start a replacement?"
+
+
+def shop_agent(**declared: Any) -> Agent:
+    """Return an agent that repeats what it hears, and raises when it hears "boom"."""
+    app = Agent("shop", registry=Registry.of([]))
+
+    @app.session("voice", **({"provider": "scripted", "transport": "webrtc"} | declared))
+    async def voice(session: Any) -> None:
+        turn = await session.input()
+        if turn.text == "boom":
+            message = "the shop is on fire"
+            raise RuntimeError(message)
+        if turn.text is None:
+            await session.say(f"Pardon? ({turn.text_missing})")
+        else:
+            await session.say(f"You said {turn.text}. Is that right?")
+
+    return app
+
+
+# --- an example, unchanged
+
+
+async def test_an_example_is_called_unchanged(call: StartCall) -> None:
+    """Its declared pair is openai/webrtc; the transcript says that the scripted provider stands in for it."""
+    async with call(f"{SUPPORT}:app", session="voice") as caller:
+        turn = await caller.says("Where is my order?")
+        done = await turn.calls("voice-support.resolve_turn").with_input(turn=turn).succeeded()
+        assert done.output["next_action"] == "offer_replacement"
+        spoken = await turn.speaks(exactly=FOUND)
+        assert (spoken.verbatim, spoken.heard_method) == (True, "provider")
+        tree = await turn.tree()
+        assert tree == (
+            "turn",
+            "voice-support.voice",
+            "succeeded",
+            [("call", "voice-support.resolve_turn", "succeeded", [])],
+        )
+        assert str(tree) == "turn voice-support.voice: succeeded\n└─ call voice-support.resolve_turn: succeeded"
+        assert await caller.hangs_up() == "caller_hangup"
+        assert caller.transcript == (
+            "voice-support.voice, scripted for openai/webrtc, handler floor\n"
+            "  caller: Where is my order?\n"
+            "    call voice-support.resolve_turn: succeeded\n"
+            f"  agent: {FOUND}\n"
+            "  ended: caller_hangup"
+        )
+
+
+async def test_an_interruption_is_reproducible(call: StartCall) -> None:
+    """The agent pauses after the given words, the caller interrupts it there, and exactly that much was heard."""
+    async with call(SUPPORT) as caller:
+        turn = await caller.says("Where is my order?", pause="I found the order.")
+        late = await caller.says("Never mind.")
+        spoken = await turn.speaks("I found").interrupted(heard="I found the order.")
+        assert spoken.remaining == "It's stuck in customs — want me to start a replacement?"
+        await late.speaks(re.compile(r"customs .* replacement\?$"))
+        assert "agent: I found the order. [cut off; unheard: It's stuck" in caller.transcript
+
+
+# --- every transport
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
+async def test_every_transport_has_the_same_api(call: StartCall, transport: str) -> None:
+    """The same test for each transport: a turn, typed text, an interruption, a hang-up."""
+    async with call(shop_agent(transport=transport)) as caller:
+        assert await caller.run("hello") == "You said hello. Is that right?"
+        typed = await caller.types("in writing")
+        await typed.speaks("You said in writing.")
+        turn = await caller.says("long", pause="You said long.")
+        after = await caller.says("stop")
+        await turn.speaks("You said").interrupted(heard="You said long.")
+        await after.speaks("You said stop.")
+        assert await caller.hangs_up() == "caller_hangup"
+
+
+async def test_keys_and_push_to_talk(call: StartCall) -> None:
+    """The media socket has keys; with manual turn detection the test is written in the same way."""
+    async with call(shop_agent(transport="websocket", turn_detection=None)) as caller:
+        assert await caller.run("one") == "You said one. Is that right?"
+        assert await caller.run("two") == "You said two. Is that right?"
+        await caller.presses("5")
+        await (await caller.says("three")).ended()
+        assert "caller: (key 5)" in caller.transcript
+    async with call(shop_agent()) as caller:
+        with pytest.raises(CapabilityMissing, match="no keys"):
+            await caller.presses("5")
+
+
+async def test_a_greeting_is_spoken_before_any_turn(call: StartCall) -> None:
+    """It is expected of the caller, and can be interrupted."""
+    async with call(shop_agent(greeting="Welcome to the shop."), pause="Welcome") as caller:
+        turn = await caller.says("hi")
+        await caller.speaks("Welcome").interrupted(heard="Welcome")
+        await turn.speaks("You said hi.")
+
+
+async def test_a_short_word_does_not_interrupt(call: StartCall) -> None:
+    """With `interrupt_after_ms` a short word is backchannel and the agent continues; longer speech interrupts it."""
+    async with call(shop_agent(transport="websocket", interrupt_after_ms=300)) as caller:
+        turn = await caller.says("short", pause="You said short.")
+        await caller.says("mhm")
+        await caller.listens()
+        await turn.speaks(exactly="You said short. Is that right?")
+        assert "caller: (too short to interrupt)" in caller.transcript
+        turn = await caller.says("long", pause="You said long.")
+        await caller.says("stop it now", lasting=2.0)
+        await turn.speaks("You said").interrupted(heard="You said long.")
+
+
+async def test_uninterruptible_speech(call: StartCall) -> None:
+    """The caller speaks over it, it is spoken completely, and the turn waits until then."""
+    app = Agent("shop", registry=Registry.of([]))
+
+    @app.session("voice", provider="scripted", transport="webrtc")
+    async def voice(session: Any) -> None:
+        turn = await session.input()
+        await session.say(f"This is important: {turn.text}. Thank you.", interruptible=False)
+
+    async with call(app) as caller:
+        first = await caller.says("one", pause="This is important")
+        second = await caller.says("two")
+        await caller.listens()
+        await first.speaks(exactly="This is important: one. Thank you.")
+        await second.speaks("This is important: two.")
+
+
+async def test_caller_and_metadata_reach_the_handler(call: StartCall) -> None:
+    """The arguments of `call` are attributes of the session."""
+    app = Agent("shop", registry=Registry.of([]))
+
+    @app.session("voice", provider="scripted", transport="websocket")
+    async def voice(session: Any) -> None:
+        await session.input()
+        await session.say(f"Hello {session.caller} from {session.metadata['city']}.")
+
+    async with call(app, caller="ann", metadata={"city": "Ulm"}) as caller:
+        assert await caller.run("hi") == "Hello ann from Ulm."
+
+
+# --- the model
+
+
+async def test_the_model_uses_tools_of_other_nodes(call: StartCall) -> None:
+    """Model floor, three files: the script chooses the tool, the tool is real, its result is in the answer."""
+    async with call(*TOOLS, session="voice-desk.voice") as caller:
+        caller.model_answers(
+            ToolUse("orders.lookup_order", order_number="427"),
+            lambda asked: asked.results["orders.lookup_order"]["message"],
+        )
+        turn = await caller.says("Where is order 427?")
+        await turn.calls("orders.lookup_order").with_input(order_number="427").succeeded({"status": "stuck in customs"})
+        await turn.calls("refunds.request_approval").never()
+        await turn.speaks(exactly="Order 427 is stuck in customs.")
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
+async def test_the_model_is_interrupted(call: StartCall, transport: str) -> None:
+    """On the model floor too: the answer is cut off where the test says, and the next one is given."""
+    async with call(shop_agent(transport=transport, floor="model")) as caller:
+        caller.model_answers("It is on its way. Shall I tell you more?", "You are welcome.")
+        turn = await caller.says("Where is it?", pause="It is on its way.")
+        thanks = await caller.says("Thank you.")
+        await turn.speaks("It is on its way.").interrupted(heard="It is on its way.")
+        await thanks.speaks(exactly="You are welcome.")
+
+
+async def test_a_scripted_answer_that_raises_fails_the_test(
+    call: StartCall, scripted_provider: ScriptedProvider
+) -> None:
+    """A mistake in a function of the script is reported by the test, instead of a session that never answers."""
+    scripted_provider.answers(lambda asked: asked.results["shop.look"])
+    with pytest.raises(AssertionError, match=r"the script's answer raised KeyError: 'shop\.look'"):
+        async with call(shop_agent(transport="websocket", floor="model")) as caller:
+            await caller.run("Where is it?")
+
+
+async def test_a_tool_that_was_not_offered_is_refused(call: StartCall) -> None:
+    """A model that invents a tool can be scripted; the session refuses it, as the transcript shows."""
+    async with call(*TOOLS, session="voice") as caller:
+        caller.model_answers(ToolUse("orders.delete_all", listed=False), "I cannot do that.")
+        turn = await caller.says("Delete everything.")
+        await turn.speaks("I cannot do that.")
+        assert "tool orders.delete_all: refused (not_listed)" in caller.transcript
+
+
+async def test_the_handler_hands_a_turn_to_the_model(call: StartCall) -> None:
+    """`session.reply(instructions=...)` asks the scripted model, which gets text, instructions and tool results."""
+    app = Agent("shop", registry=Registry.of([]))
+    asked: list[ModelRequest] = []
+
+    @app.session("voice", provider="scripted", transport="websocket")
+    async def voice(session: Any) -> None:
+        await session.input()
+        await session.reply(instructions="be brief")
+
+    def brief(what: ModelRequest) -> ScriptedAnswer:
+        asked.append(what)
+        return ScriptedAnswer("Yes.")
+
+    async with call(app) as caller:
+        caller.model_answers(brief)
+        assert await caller.run("Is it open?") == "Yes."
+    assert asked == [ModelRequest("Is it open?", "be brief", ())]
+
+
+async def test_a_provider_that_paraphrases(call: StartCall, scripted_provider: ScriptedProvider) -> None:
+    """`reword` scripts a provider that paraphrases: the record has what was asked and what was said."""
+    scripted_provider.reword = lambda text: text.replace("You said", "I heard")
+    async with call(shop_agent()) as caller:
+        turn = await caller.says("hi")
+        spoken = await turn.speaks("I heard hi.")
+        assert (spoken.asked, spoken.verbatim) == ("You said hi. Is that right?", False)
+        assert "[asked: You said hi. Is that right?]" in caller.transcript
+
+
+# --- what goes wrong
+
+
+async def test_a_handler_that_raises_is_expected_or_reported(call: StartCall) -> None:
+    """The turn fails, `on_error` is spoken, the next turn is answered."""
+    async with call(shop_agent(on_error="Something went wrong.")) as caller:
+        turn = await caller.says("boom")
+        await turn.fails("the shop is on fire")
+        await caller.speaks("Something went wrong.")
+        assert await caller.run("again") == "You said again. Is that right?"
+    with pytest.raises(AssertionError, match="the handler raised, and the test did not expect it"):
+        async with call(shop_agent()) as caller:
+            await (await caller.says("boom")).ended()
+
+
+async def test_a_stale_answer_is_not_said(call: StartCall) -> None:
+    """The caller goes on while a reasoner works: the old answer is stale, the new one is spoken."""
+    app = Agent("shop", registry=Registry.of([]))
+    go_on = asyncio.Event()
+
+    @app.reasoner()
+    async def think(text: str) -> str:
+        if text == "first":
+            await go_on.wait()
+        return f"about {text}"
+
+    @app.session("voice", provider="scripted", transport="webrtc")
+    async def voice(session: Any) -> None:
+        turn = await session.input()
+        await session.say(await session.call("shop.think", text=turn.text))
+
+    async with call(app) as caller:
+        first = await caller.says("first")
+        await first.calls("shop.think")
+        second = await caller.says("second")
+        go_on.set()
+        await first.speaks("about first").stale()
+        await second.speaks("about second")
+        assert "agent, unsaid: about first [stale: the caller had gone on]" in caller.transcript
+
+
+async def test_a_failed_transcription(call: StartCall) -> None:
+    """A turn whose transcription failed reaches the handler without text."""
+    async with call(shop_agent()) as caller:
+        turn = await caller.says("mumble", failed="too_noisy")
+        assert turn.text is None
+        await turn.speaks("Pardon? (too_noisy)")
+        assert "caller: (no words: too_noisy)" in caller.transcript
+
+
+async def test_faults_of_the_provider(call: StartCall, scripted_provider: ScriptedProvider) -> None:
+    """Speech that breaks off, a fatal error, another model than requested: each as it is recorded."""
+    async with call(shop_agent()) as caller:
+        scripted_provider.break_off("You said", code="server_error")
+        turn = await caller.says("hi")
+        await turn.speaks("You said").failed("server_error")
+        (await scripted_provider.call()).fails("no_credit", "pay first", fatal=True)
+        await caller.ended("provider_error")
+    scripted_provider.ready_event = SessionReady(model="another", voice="scripted-1")
+    async with call(shop_agent()) as caller:
+        await caller.ended("mismatch")
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
+async def test_a_refused_call_raises_the_error_of_the_provider(
+    call: StartCall, scripted_provider: ScriptedProvider, transport: str
+) -> None:
+    """The provider's refusal is raised by `call`, with its code."""
+    scripted_provider.refusal = ProviderError("no credit", code="insufficient_quota")
+    with pytest.raises(ProviderError, match="no credit") as caught:
+        async with call(shop_agent(transport=transport)):
+            pass
+    assert caught.value.code == "insufficient_quota"
+
+
+async def test_a_lost_provider_connection_is_replaced(call: StartCall, scripted_provider: ScriptedProvider) -> None:
+    """On a pair that replays, the next provider call has the conversation of the first."""
+    async with call(shop_agent(transport="websocket")) as caller:
+        assert await caller.run("hello") == "You said hello. Is that right?"
+        before = await scripted_provider.call()
+        before.drops()
+        while (now := await scripted_provider.call()) is before:  # noqa: ASYNC110 - it is opened by the session
+            await asyncio.sleep(0.01)
+        await caller.speaks("You said hello.")
+        assert await caller.run("again") == "You said again. Is that right?"
+        assert ("caller", "hello") in now.conversation
+
+
+async def test_limits_are_reached_without_waiting(call: StartCall) -> None:
+    """The session's clock is advanced at once: idleness, duration, turns, cost."""
+    async with call(shop_agent(goodbye="Goodbye.")) as caller:
+        await caller.run("hello")
+        await caller.waits(60)
+        await caller.ended("limit_idle")
+        await caller.speaks("Goodbye.")
+    async with call(shop_agent(limits=Limits(duration=600, idle=10_000))) as caller:
+        await caller.waits(600)
+        await caller.ended("limit_duration")
+    async with call(shop_agent(limits=Limits(turns=1))) as caller:
+        await caller.run("hello")
+        with pytest.raises(AssertionError, match=r"did not become a turn|was discarded"):
+            await caller.says("again")
+        await caller.ended("limit_turns")
+    async with call(shop_agent(floor="model", limits=Limits(cost=0.5))) as caller:
+        caller.model_answers(ScriptedAnswer("Expensive.", usage=Usage(cost=1.0)))
+        await caller.says("hello")
+        await caller.ended("limit_cost")
+
+
+# --- the control plane
+
+
+async def test_control_plane_and_client_are_those_of_the_call(
+    control_plane: ControlPlane, agentfield_client: ControlPlaneClient, call: StartCall
+) -> None:
+    """One control plane for a test; reasoners of its agents can be executed over REST too."""
+    app = shop_agent()
+
+    @app.reasoner()
+    async def double(n: int) -> int:
+        return 2 * n
+
+    async with call(app) as caller:
+        assert (await agentfield_client.execute("shop.double", {"n": 4})).output == 8
+        assert (await agentfield_client.get_session(caller.session_id)).state == "live"
+        assert caller.client.url == control_plane.url
+    assert [view.end_reason for view in await agentfield_client.list_sessions()] == ["caller_hangup"]
+
+
+async def test_two_calls_at_once(call: StartCall) -> None:
+    """Two callers: each has its own turns and its own transcript."""
+    async with call(app := shop_agent()) as one:
+        await one.run("one")
+        with pytest.raises(Exception, match="running already"):
+            async with call(app):
+                pass
+        async with call(SUPPORT) as two:
+            await two.run("two")
+            await one.run("three")
+            assert "two" not in one.transcript
+            assert "three" not in two.transcript
+
+
+async def test_concurrent_harnesses_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two harnesses in one process: each has its own control plane, provider, clock and sessions."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "keys"))
+    monkeypatch.delenv("AGENTFIELD_URL", raising=False)
+
+    async def one_test(number: int) -> str:
+        harness = ControlPlaneHarness(tmp_path / str(number), ())
+        async with harness.plane() as plane, harness.call(shop_agent(transport="websocket")) as caller:
+            await caller.run(f"number {number}")
+            if number == 1:
+                await caller.waits(60)
+                await caller.ended("limit_idle")
+            assert len(await caller.client.list_sessions()) == 1
+            assert caller.client.url == plane.url
+            return caller.transcript
+
+    one, two = await asyncio.gather(one_test(1), one_test(2))
+    assert "number 2" not in one
+    assert "number 1" not in two
+    assert "limit_idle" not in two
+
+
+async def test_errors_of_call_name_what_there_is(call: StartCall) -> None:
+    """No such file, no agent in it, no session chosen, an unknown pair: the error names what there is."""
+    with pytest.raises(InvalidInput, match=r"There is no agent file 'nowhere\.py'"):
+        async with call("nowhere.py"):
+            pass
+    with pytest.raises(InvalidInput, match="it makes no Agent nothing"):
+        async with call(f"{SUPPORT}:nothing"):
+            pass
+    with pytest.raises(InvalidInput, match=r"declared: shop\.voice\."):
+        async with call(shop_agent(), session="video"):
+            pass
+    with pytest.raises(UnsupportedPair, match="acme"):
+        async with call(shop_agent(provider="acme")):
+            pass

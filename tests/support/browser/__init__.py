@@ -1,0 +1,1 @@
+"""Chromium and the installation that the browser tests run it against."""

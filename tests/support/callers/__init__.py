@@ -1,0 +1,1 @@
+"""Callers of one transport: `telephone` is a telephone network that plays a recorded call."""

@@ -1,0 +1,16 @@
+"""Folders of the checkout that tests read from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["PHONE_FIXTURES", "ROOT", "SPEECH_FIXTURES"]
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The root of the checkout."""
+
+SPEECH_FIXTURES = ROOT / "tests" / "fixtures" / "speech"
+"""Recordings of speech with their transcripts."""
+
+PHONE_FIXTURES = ROOT / "tests" / "fixtures" / "phone"
+"""A recorded telephone call."""

@@ -1,0 +1,232 @@
+"""The matrix: what declarations need, what pairs offer, what may be chosen, and how an absent one is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from agentfield.errors import InvalidInput
+from agentfield.plugins import Catalog, Manifest, PairSpec, ProviderSpec, Registry, hookimpl, install
+from agentfield.plugins.install import InstallOrigin, install_hint
+from agentfield.plugins.manifest.choices import check_options, choose_name
+from agentfield.plugins.manifest.spec import Capabilities
+from agentfield.plugins.registry.matrix import matrix_markdown
+from agentfield.plugins.registry.session_checks import needs_of
+from agentfield.plugins.registry.views import adapter_views
+from agentfield.realtime.config import Limits, SemanticVad, SessionDeclaration
+
+ACME = ProviderSpec(
+    name="acme",
+    title="Acme",
+    models=Catalog(known=("talk-1", "talk-2"), closed=True, default="talk-1"),
+    voices=Catalog(known=("ann",), closed=False, default=None),
+)
+
+
+class Options(BaseModel):
+    """Options of the pair under test."""
+
+    model_config = ConfigDict(extra="forbid")
+    speed: float = 1.0
+
+
+class Acme:
+    """A plugin with one pair."""
+
+    @hookimpl
+    def agentfield_manifest(self) -> Manifest:
+        """Bring acme/websocket."""
+        can = Capabilities(
+            say="exact",
+            floors=frozenset({"model", "handler"}),
+            turn_detection=frozenset({"server_vad"}),
+            max_duration=90.0,
+        )
+        spec = PairSpec(
+            provider="acme",
+            transport="websocket",
+            factory="m:f",
+            media="bridged",
+            capabilities=can,
+            options=f"{__name__}:Options",
+            notes="by telephone too",
+        )
+        return Manifest(api=(2, 0), providers=(ACME,), pairs=(spec,))
+
+
+def declaration(**changes) -> SessionDeclaration:
+    return SessionDeclaration(
+        **{"name": "voice", "provider": "acme", "transport": "webrtc", "floor": "handler"} | changes
+    )
+
+
+def test_the_plainest_declaration_needs_little():
+    """A model-floor session without tools asks for its floor, modalities and finite limits; turns are found as the pair does."""
+    assert [need.describe() for need in needs_of(declaration(floor="model"))] == [
+        "floors: model (for the model floor)",
+        "modalities: audio and text (for modalities=['audio', 'text'])",
+        "limits: duration and idle (for Limits(duration=..., idle=...))",
+        "max_duration: 1800.0 (for Limits(duration=1800))",
+        "client_leg: filtered or none or watched (for drift='enforce')",
+    ]
+
+
+def test_everything_that_is_declared_is_asked_for():
+    """Tools, exact speech, texts, transcription, semantic turns, patience with interruptions and limits are needs of their own."""
+    declared = declaration(
+        tools=("a.b",),
+        say="exact",
+        greeting="Hello",
+        transcription="whisper",
+        turn_detection=SemanticVad(),
+        interrupt_after_ms=300,
+        limits=Limits(turns=3, tool_calls=4, cost=0.5, duration=60),
+    )
+    assert [need.describe() for need in needs_of(declared)] == [
+        "floors: handler (for the handler floor)",
+        "modalities: audio and text (for modalities=['audio', 'text'])",
+        "tools: async or sync (for tools=[...])",
+        "say: exact (for say='exact')",
+        "say: best_effort or exact (for greeting=...)",
+        "turn_detection: semantic_vad (for turn_detection)",
+        "caller_transcript: final or partial (for transcription='whisper')",
+        "interruption: client or server (for interrupt_after_ms=300)",
+        "limits: duration and idle (for Limits(duration=..., idle=...))",
+        "limits: turns (for Limits(turns=3))",
+        "limits: tool_calls (for Limits(tool_calls=4))",
+        "limits: cost (for Limits(cost=0.5))",
+        "max_duration: 60.0 (for Limits(duration=60))",
+        "client_leg: filtered or none or watched (for drift='enforce')",
+    ]
+
+
+def test_the_handler_floor_needs_the_callers_words_and_push_to_talk_needs_manual_turns():
+    """A handler that answers needs transcripts of the caller; no turn detection needs manual commits."""
+    needs = [need.describe() for need in needs_of(declaration(turn_detection=None, say="best_effort"))]
+    assert "caller_transcript: final or partial (for the handler floor)" in needs
+    assert "turn_detection: manual (for turn_detection)" in needs
+    assert "say: best_effort or exact (for say='best_effort')" in needs
+
+
+def test_every_row_is_listed_and_ours_that_are_absent_too():
+    """The views hold installed pairs with JSON capabilities, and first-party pairs with the line that installs them."""
+    views = {f"{view.provider}/{view.transport}": view for view in adapter_views(Registry.of([Acme()]))}
+    assert set(views) == {"acme/websocket", *(f"{p}/{t}" for p, t in install.FIRST_PARTY_PAIRS)}
+    acme = views["acme/websocket"]
+    assert (acme.installed, acme.media, acme.notes) == (True, "bridged", "by telephone too")
+    assert acme.capabilities["floors"] == ["handler", "model"]
+    json.dumps(acme.model_dump(mode="json"))
+    absent = views["openai/webrtc"]
+    assert (absent.installed, absent.state, absent.capabilities) == (False, "adapter_not_installed", {})
+    assert absent.hint == install_hint("agentfield-openai")
+
+
+def test_the_matrix_as_markdown():
+    """Each pair is a column, each capability a line."""
+    assert matrix_markdown(Registry.of([Acme()])) == (
+        "| capability | acme/websocket |\n|---|---|\n| distribution | test-plugins-matrix |\n| media | bridged |\n"
+        "| say | exact |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
+        "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| default_transcription | - |\n"
+        "| interruption | - |\n| truncation | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
+        "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"
+    ).replace("test-plugins-matrix", "Acme")
+
+
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        (InstallOrigin(), "pip install agentfield-openai"),
+        (InstallOrigin(installer="uv"), "uv pip install agentfield-openai"),
+        (InstallOrigin(workspace=Path("/src/a b")), "uv sync --project '/src/a b'"),
+        (
+            InstallOrigin(direct_url={"url": "https://h/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}),
+            "pip install 'agentfield-openai @ git+https://h/x.git@abc#subdirectory=agentfield-openai'",
+        ),
+        (
+            InstallOrigin(direct_url={"url": "file:///w/agentfield_core-0.1.0-py3-none-any.whl", "archive_info": {}}),
+            "pip install --find-links /w agentfield-openai",
+        ),
+    ],
+)
+def test_the_install_line_is_true_for_where_the_code_runs(where, hint):
+    """Checkout, git, wheel file and index each get their own line."""
+    assert install_hint("agentfield-openai", source=where) == hint
+
+
+def test_this_checkout_is_recognised(monkeypatch):
+    """From a workspace checkout the line is `uv sync`, whatever is asked for."""
+    root = Path(install.__file__).parents[4]
+    monkeypatch.chdir(root)
+    assert install_hint("agentfield-local", "speech") == "uv sync"
+
+
+@pytest.mark.parametrize(
+    ("where", "hint"),
+    [
+        (InstallOrigin(), "pip install --force-reinstall agentfield-openai"),
+        (InstallOrigin(installer="uv"), "uv pip install --reinstall agentfield-openai"),
+        (
+            InstallOrigin(workspace=Path("/src/a b")),
+            "uv sync --reinstall-package agentfield-openai --project '/src/a b'",
+        ),
+    ],
+)
+def test_what_is_broken_is_installed_anew(where, hint):
+    """The line for a plugin that is there and does not work makes the installer do something."""
+    assert install_hint("agentfield-openai", reinstall=True, source=where) == hint
+
+
+def test_an_extra_is_part_of_the_line():
+    """An extra is quoted for the shell."""
+    assert (
+        install_hint("agentfield-local", "speech", source=InstallOrigin()) == "pip install 'agentfield-local[speech]'"
+    )
+
+
+def test_no_line_is_made_for_a_strangers_name():
+    """A name outside the catalogue gets no command at all."""
+    assert install_hint("agentfield-evil", source=InstallOrigin()) == ""
+
+
+def test_models_and_voices_are_chosen_not_guessed():
+    """What is asked for is taken where the list is open, the default where nothing is asked for."""
+    assert choose_name(ACME, "model", None) == "talk-1"
+    assert choose_name(ACME, "model", "talk-2") == "talk-2"
+    assert choose_name(ACME, "voice", None) is None
+    assert choose_name(ACME, "voice", "anything") == "anything"
+
+
+def test_an_unknown_model_of_a_closed_list_is_refused():
+    """A name that a complete list does not have is refused with a guess and the list."""
+    with pytest.raises(InvalidInput) as caught:
+        choose_name(ACME, "model", "talk-3")
+    assert f"[{caught.value.code}] {caught.value}" == (
+        "[unknown_model] provider 'acme' has no model 'talk-3'. Did you mean 'talk-2'? It has: talk-1, talk-2."
+        "\n  hint: name one that it has, such as model='talk-1'"
+    )
+
+
+def test_a_provider_without_a_default_model_needs_one():
+    """No model and no default is refused."""
+    with pytest.raises(InvalidInput, match="provider 'bare' has no default model and the session names none") as caught:
+        choose_name(ProviderSpec(name="bare", title="Bare"), "model", None)
+    assert caught.value.code == "model_required"
+
+
+def test_options_are_checked_by_the_adapters_own_model():
+    """Options are read by the pair's model; unknown ones, and any for a pair without options, are refused by name."""
+    spec = Registry.of([Acme()]).resolve("acme", "websocket")
+    assert check_options(spec, {"speed": 2}) == {"speed": 2.0}
+    with pytest.raises(InvalidInput, match=r"options\.sped.*It has: speed") as caught:
+        check_options(spec, {"sped": 2})
+    assert (caught.value.code, caught.value.data["field"]) == ("unknown_option", "options.sped")
+    with pytest.raises(InvalidInput, match=r"options\.speed") as caught:
+        check_options(spec, {"speed": "fast"})
+    assert caught.value.code == "invalid_option"
+    plain = PairSpec(provider="a", transport="b", factory="m:f", media="direct", capabilities=Capabilities())
+    assert check_options(plain, {}) == {}
+    with pytest.raises(InvalidInput, match="a/b takes no options"):
+        check_options(plain, {"x": 1})

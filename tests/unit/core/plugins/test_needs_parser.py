@@ -1,0 +1,224 @@
+"""Needs as people type them, and rows and plugins as others see them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agentfield.errors import InvalidInput, NotFound
+from agentfield.plugins import (
+    Capabilities,
+    Manifest,
+    PairSpec,
+    ProviderSpec,
+    Registry,
+    TransportSpec,
+    hookimpl,
+    install,
+)
+from agentfield.plugins.manifest.needs_parser import parse_capabilities, parse_need
+from agentfield.plugins.registry.matrix import capabilities_json
+from agentfield.plugins.registry.views import adapter_views, plugin_views
+from agentfield_cli.diagnostics.inspection import inspect_plugin
+
+CAN = Capabilities(
+    say="best_effort",
+    turn_detection=frozenset({"server_vad", "manual"}),
+    text_input=True,
+    max_duration=600.0,
+    formats=frozenset({"pcm16/24000"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "met"),
+    [
+        ("say=best_effort", True),
+        ("say=exact", False),
+        ("say=exact,best_effort", True),
+        ("turn_detection=manual", True),
+        ("turn_detection=manual,server_vad", True),
+        ("turn_detection=manual,semantic_vad", False),
+        ("text_input=yes", True),
+        ("dtmf=yes", False),
+        ("dtmf=no", True),
+        ("max_duration=600", True),
+        ("max_duration=601", False),
+        ("formats=pcm16/24000", True),
+        ("formats=pcmu/8000", False),
+    ],
+)
+def test_a_need_is_met_or_not(text: str, met: bool) -> None:
+    """One value of several does where a pair has one, all of them must be there where it has a set."""
+    assert parse_need(text).met_by(CAN) is met
+    assert parse_need(text).met_by(parse_capabilities(capabilities_json(CAN) | {"field_of_tomorrow": 1})) is met
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sey=exact", "--needs sey=exact: there is no capability 'sey'. Did you mean 'say'? There are: say, floors, "),
+        ("say", "--needs say: what must say be? It may be: 'exact' or 'best_effort' or 'none'."),
+        ("say=", "--needs say=: what must say be? It may be: 'exact' or 'best_effort' or 'none'."),
+        (
+            "say=exat",
+            "--needs say=exat: say is never 'exat'; it is 'exact' or 'best_effort' or 'none'. Did you mean 'exact'?",
+        ),
+        ("dtmf=true", "--needs dtmf=true: dtmf is never 'true'; it is 'yes' or 'no'."),
+        ("limits=coast", "--needs limits=coast: limits is never 'coast'; it is 'duration' or 'idle' or"),
+        ("max_duration=long", "--needs max_duration=long: max_duration is never 'long'; it is a number of seconds."),
+    ],
+)
+def test_a_need_that_makes_no_sense_is_refused_with_what_would(text: str, says: str) -> None:
+    """A field or value that does not exist is refused with those that do, and a guess."""
+    with pytest.raises(InvalidInput) as caught:
+        parse_need(text)
+    assert caught.value.message.startswith(says)
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("--needs FIELD=VALUE")
+
+
+def plugin(name: str, **brings: Any) -> ModuleType:
+    """A module with a manifest."""
+    module = ModuleType(name)
+    module.agentfield_manifest = hookimpl(lambda: Manifest(api=(2, 0), **brings))  # type: ignore[attr-defined]
+    return module
+
+
+TONES = plugin(
+    "tones",
+    providers=(ProviderSpec(name="tones", title="Tones"),),
+    pairs=(
+        PairSpec(
+            provider="tones",
+            transport="websocket",
+            factory="json:dumps",
+            media="bridged",
+            capabilities=dataclasses.replace(CAN, dtmf=True),
+        ),
+    ),
+)
+LINE = plugin(
+    "line",
+    transports=(
+        TransportSpec(
+            name="line",
+            client="server",
+            media="bridged",
+            summary="a wire",
+            factory="json:loads",
+            formats=frozenset({"pcmu/8000"}),
+        ),
+    ),
+)
+WRONG = plugin(
+    "wrong",
+    pairs=(PairSpec(provider="nobody", transport="line", factory="a:b", media="bridged", capabilities=Capabilities()),),
+)
+
+
+def test_a_row_in_which_two_strangers_meet_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made row says which distributions it is from, each plugin has it among its pairs, and what is wrong is told."""
+    monkeypatch.setattr(install, "install_origin", install.InstallOrigin)
+    registry = Registry.of([TONES, LINE, WRONG])
+    rows = {f"{view.provider}/{view.transport}": view for view in adapter_views(registry)}
+    met = rows["tones/line"]
+    assert (met.distribution, met.transport_distribution) == ("tones", "line")
+    assert (met.bridged_from, met.state, met.installed) == ("tones/websocket", "ok", True)
+    assert (rows["tones/websocket"].transport_distribution, rows["tones/websocket"].bridged_from) == ("", None)
+    wrong = rows["nobody/line"]
+    assert (wrong.installed, wrong.state, wrong.distribution) == (False, "plugin_broken", "wrong")
+    assert "nothing installed declares provider 'nobody'" in wrong.reason
+    ours = rows["openai/webrtc"]
+    assert (ours.state, ours.hint) == ("adapter_not_installed", "pip install agentfield-openai")
+    assert [(view.name, view.state, view.pairs, view.transports) for view in plugin_views(registry)] == [
+        ("tones", "ok", ("tones/line", "tones/websocket"), ()),
+        ("line", "ok", ("tones/line",), ("line",)),
+        ("wrong", "invalid", ("nobody/line",), ()),
+    ]
+
+
+SHODDY = """
+import asyncio, aiohttp
+from agentfield.plugins import Capabilities, Manifest, PairSpec, ProviderSpec, TransportSpec, hookimpl
+
+def pair(transport, **more):
+    return PairSpec(**{"provider": "shoddy", "transport": transport, "factory": "zz_shoddy_parts:make", "media": "bridged",
+                       "capabilities": Capabilities()} | more)
+
+@hookimpl
+def agentfield_manifest():
+    return Manifest(
+        api=(2, 0),
+        providers=(ProviderSpec(name="shoddy", title="Shoddy"),),
+        transports=(TransportSpec(name="pipe", client="server", media="bridged", summary="a pipe",
+                                  factory="zz_shoddy_parts:nothing", formats=frozenset({"pcm16/16000"})),),
+        pairs=(pair("websocket", options="zz_shoddy_parts:Loose"),
+               pair("pipe", factory="zz_no_such_module:make"),
+               pair("audio_turns", media="turns", requires=("zz_no_such_module",), options="zz_shoddy_parts:make")),
+    )
+"""
+PARTS = """
+from pydantic import BaseModel
+def make(runtime): ...
+class Loose(BaseModel): ...
+"""
+
+
+def test_every_problem_of_a_plugin_is_told(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a manifest names is loaded; what is missing, not callable or lets mistakes pass is a problem, what is heavy a warning."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    info = tmp_path / "zz_shoddy-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-shoddy\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[agentfield.plugins]\nshoddy = zz_shoddy\n[agentfield.peers]\npipe = a:b\n")
+    (tmp_path / "zz_shoddy.py").write_text(SHODDY)
+    (tmp_path / "zz_shoddy_parts.py").write_text(PARTS)
+    try:
+        found = inspect_plugin("ZZ_Shoddy")
+    finally:
+        for name in ("zz_shoddy", "zz_shoddy_parts"):
+            sys.modules.pop(name, None)
+    assert (found.distribution, found.version) == ("zz-shoddy", "0.1")
+    assert [problem.partition(" Installed pairs")[0] for problem in found.problems] == [
+        "shoddy/websocket: options zz_shoddy_parts:Loose accepts unknown options: set extra='forbid'",
+        (
+            "shoddy/pipe: factory zz_no_such_module:make could not be imported: ModuleNotFoundError: No module named"
+            " 'zz_no_such_module'"
+        ),
+        "shoddy/audio_turns (zz-shoddy 0.1) needs modules that are not installed: zz_no_such_module.",
+        (
+            "transport pipe: factory zz_shoddy_parts:nothing could not be imported: AttributeError: module"
+            " 'zz_shoddy_parts' has no attribute 'nothing'"
+        ),
+    ]
+    (heavy, *peers) = found.warnings
+    assert heavy.startswith("the manifest zz_shoddy imports ")
+    assert {"aiohttp", "asyncio"} <= set(heavy.partition(": ")[0].replace(",", "").split())
+    assert heavy.endswith("this slows down every af command; import them in the factory")
+    assert [warning.partition(" has no peer")[0] for warning in peers] == [
+        "shoddy/websocket",
+        "shoddy/pipe",
+        "shoddy/audio_turns",
+    ]
+
+
+def test_a_plugin_that_is_not_there_is_refused_with_a_guess() -> None:
+    """`af plugins check` of an unknown distribution names those that are installed."""
+    with pytest.raises(NotFound, match=r"Did you mean 'agentfield-openai'\? Installed: agentfield-local, ") as caught:
+        inspect_plugin("agentfield-opnai")
+    assert caught.value.code == "unknown_plugin"
+
+
+def test_the_plugins_that_we_ship_have_no_problem() -> None:
+    """Every factory and options model that our own manifests name is there, and the manifests import nothing heavy."""
+    for name in ("agentfield-local", "agentfield-openai", "agentfield-openrouter"):
+        found = inspect_plugin(name)
+        assert found.problems == []
+        assert [warning for warning in found.warnings if "peer" not in warning] == []
+        assert found.pairs

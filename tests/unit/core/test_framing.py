@@ -1,0 +1,45 @@
+"""Framing of the node link: several frames in one message."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfield.wire.frames import Accepted, Ping, Progress, decode_node_frame, encode_frame
+from agentfield.wire.framing import MESSAGE_CHARACTERS, join_frames, split_frames
+
+FRAMES = st.lists(
+    st.just(Ping())
+    | st.builds(Accepted, execution_id=st.text(max_size=40), attempt=st.integers(1, 9), epoch=st.integers(1, 9))
+    | st.builds(
+        Progress,
+        execution_id=st.just("exe_1"),
+        attempt=st.just(1),
+        epoch=st.just(1),
+        value=st.dictionaries(st.text(), st.text()),
+    ),
+    min_size=1,
+)
+
+
+@given(FRAMES)
+def test_joined_frames_are_split_again(frames: list[Accepted | Ping | Progress]) -> None:
+    """A message carries all queued frames in order, whatever text they contain, line ends included."""
+    first, *others = map(encode_frame, frames)
+    waiting = asyncio.Queue[str]()
+    for each in others:
+        waiting.put_nowait(each)
+    message = join_frames(first, waiting)
+    assert waiting.empty()
+    assert [decode_node_frame(each) for each in split_frames(message)] == frames
+
+
+def test_a_long_message_takes_no_further_frame() -> None:
+    """A message that reached the limit takes no further frame, so that a large result is sent alone."""
+    waiting = asyncio.Queue[str]()
+    for each in ("b" * MESSAGE_CHARACTERS, "c"):
+        waiting.put_nowait(each)
+    assert join_frames("a", waiting) == "a\n" + "b" * MESSAGE_CHARACTERS
+    assert split_frames(join_frames(waiting.get_nowait(), waiting)) == ["c"]

@@ -1,0 +1,216 @@
+"""Turns: their order, their words, waiting and closing."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentfield.realtime.commands import AddTextCommand, ReplyCommand
+from agentfield.realtime.config import Limits
+from agentfield.realtime.events import (
+    Interrupted,
+    PlayoutStarted,
+    ReplyEnded,
+    ReplyStarted,
+    TurnCommitted,
+    TurnDiscarded,
+    TurnStarted,
+    TurnTranscript,
+)
+from agentfield_server.sessions.conversation.effects import OpenTurn, RejectOp, ResolveInput
+from agentfield_server.sessions.conversation.inputs import EndSession, TextInput
+from support.server.machine import SimulatedCall
+
+
+def texts(call: SimulatedCall) -> list[str | None]:
+    return [effect.turn.text for effect in call.all(ResolveInput)]
+
+
+def test_input_resolves_with_the_final_transcript() -> None:
+    """A turn is given out when its words are final, with times since the epoch."""
+    call = SimulatedCall().live()
+    op_id = call.input()
+    call.speaks("a")
+    assert call.answer(op_id) is None
+    call.feed(TurnTranscript(item="a", text="where is", final=False), TurnTranscript(item="a", text="where is it"))
+    turn = call.answer(op_id).turn
+    assert (turn.text, turn.text_missing, turn.attempt, turn.started_at) == ("where is it", None, 1, 6000.0)
+    assert call.recorded("turn.committed") == [
+        {"turn_id": turn.id, "item": "a", "text": "where is it", "text_missing": None}
+    ]
+    assert [e.turn_id for e in call.all(OpenTurn)] == [turn.id]
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_turn_without_a_transcript(failed: bool) -> None:
+    """Words that fail or do not arrive within 3 s leave a turn without text, with the reason."""
+    call = SimulatedCall().live()
+    op_id = call.input()
+    call.speaks("a")
+    if failed:
+        call.feed(TurnTranscript(item="a", text="", failed="asr_down"))
+    else:
+        call.wait(2.9)
+        assert call.answer(op_id) is None
+        call.wait(0.2)
+    turn = call.answer(op_id).turn
+    assert (turn.text, turn.text_missing) == (None, "asr_down" if failed else "timeout")
+
+
+def test_late_transcript_changes_nothing() -> None:
+    """Words that arrive after the wait make no second turn."""
+    call = SimulatedCall().live()
+    call.input()
+    call.speaks("a")
+    call.wait(4)
+    call.feed(TurnTranscript(item="a", text="late"))
+    call.input()
+    assert texts(call) == [None]
+
+
+def test_order_is_by_predecessor_not_by_transcript() -> None:
+    """The second turn waits for the words of the first, however early its own arrive."""
+    call = SimulatedCall().live()
+    call.input()
+    call.input()
+    call.speaks("a")
+    call.speaks("b", previous="a")
+    call.feed(TurnTranscript(item="b", text="second"))
+    assert texts(call) == []
+    call.feed(TurnTranscript(item="a", text="first"))
+    assert texts(call) == ["first", "second"]
+
+
+def test_turn_waits_for_a_predecessor_that_is_being_spoken() -> None:
+    """A turn whose predecessor is not committed waits for it, at most 3 s."""
+    for late in (False, True):
+        call = SimulatedCall().live()
+        call.input()
+        call.input()
+        call.feed(TurnStarted(item="a"), TurnCommitted(item="b", previous="a"), TurnTranscript(item="b", text="second"))
+        assert texts(call) == []
+        call.wait(3.5 if late else 1)
+        call.feed(TurnCommitted(item="a"), TurnTranscript(item="a", text="first"))
+        assert texts(call) == (["second", "first"] if late else ["first", "second"])
+
+
+def test_repeated_commit_is_one_turn() -> None:
+    """A repeated commit makes one turn."""
+    call = SimulatedCall().live()
+    call.input()
+    call.input()
+    call.speaks("a", "hello")
+    call.speaks("a", "hello")
+    assert texts(call) == ["hello"]
+
+
+def test_empty_transcript_is_discarded() -> None:
+    """Noise without words is no turn, and is recorded as discarded."""
+    call = SimulatedCall().live()
+    op_id = call.input()
+    call.speaks("a", "  ")
+    assert call.answer(op_id) is None
+    assert call.recorded("turn.discarded") == [{"item": "a", "why": "empty"}]
+    assert call.all(OpenTurn) == []
+
+
+def test_turn_that_the_provider_discards() -> None:
+    """What the provider discards is recorded once and never given out."""
+    call = SimulatedCall().live()
+    call.feed(TurnStarted(item="a"), TurnDiscarded(item="a", why="cleared"), TurnDiscarded(item="a", why="cleared"))
+    assert call.recorded("turn.discarded") == [{"item": "a", "why": "cleared"}]
+
+
+def test_ninth_waiting_turn_is_discarded() -> None:
+    """Eight turns wait for the handler; a ninth is discarded with an event."""
+    call = SimulatedCall().live()
+    for n in range(9):
+        call.speaks(f"i{n}", f"turn {n}")
+    assert call.recorded("turn.discarded") == [{"item": "i8", "why": "too_many"}]
+    for _ in range(9):
+        call.input()
+    assert texts(call) == [f"turn {n}" for n in range(8)]
+
+
+def test_turn_closes_when_the_next_is_asked_for_and_speech_is_over() -> None:
+    """A turn's execution succeeds once the handler asks for the next and its speech was heard."""
+    call = SimulatedCall().live()
+    turn_id = call.taken()
+    call.say("hi there")
+    call.input()
+    assert call.closed() == {}
+    call.heard("r1", "hi there", call.spoken_command())
+    assert call.closed() == {turn_id: "succeeded"}
+
+
+def test_turn_is_cancelled_at_the_end() -> None:
+    """A turn that the handler still works on is cancelled when the session ends."""
+    call = SimulatedCall().live()
+    turn_id = call.taken()
+    call.feed(EndSession(reason="caller_hangup"))
+    assert call.closed() == {turn_id: "cancelled"}
+
+
+def test_turn_reports_what_was_heard_of_the_speech_it_interrupted() -> None:
+    """A turn that interrupted a speech carries the words that the caller had heard."""
+    call = SimulatedCall().live()
+    call.taken()
+    call.say("one two three four five six seven eight nine ten")
+    command = call.spoken_command()
+    call.feed(ReplyStarted(reply="r1", command=command), PlayoutStarted(reply="r1"))
+    call.wait(1)
+    call.feed(TurnStarted(item="b"), Interrupted(reply="r1", heard_ms=1000, method="provider"))
+    call.feed(ReplyEnded(reply="r1", status="cancelled", why="interrupted", text="one two three four five six seven"))
+    op_id = call.input()
+    call.speaks("b", "stop")
+    assert call.answer(op_id).turn.heard == "one two three"
+
+
+def test_typed_text_is_a_turn() -> None:
+    """Typed text enters the conversation and is a turn at once."""
+    call = SimulatedCall().live()
+    op_id = call.input()
+    call.feed(TextInput("typed"))
+    (command,) = call.sent(AddTextCommand)
+    assert (command.text, command.role) == ("typed", "user")
+    assert call.answer(op_id).turn.text == "typed"
+    call.feed(TurnCommitted(item=command.item, text="typed"))
+    call.input()
+    assert texts(call) == ["typed"]
+
+
+def test_typed_text_on_model_floor_asks_the_model() -> None:
+    """On the model's floor typed text is answered by one requested reply."""
+    call = SimulatedCall(floor="model").live()
+    call.feed(TextInput("typed"))
+    assert len(call.sent(ReplyCommand)) == 1
+
+
+def test_model_floor_turn_opens_at_commit_and_closes_after_the_reply() -> None:
+    """On the model's floor the turn exists before its late transcript and closes after both."""
+    call = SimulatedCall(floor="model").live()
+    call.speaks("a")
+    (opened,) = call.all(OpenTurn)
+    call.heard("r1", "answer")
+    assert call.closed() == {}
+    call.feed(TurnTranscript(item="a", text="question"))
+    assert call.closed() == {opened.turn_id: "succeeded"}
+
+
+def test_limit_of_turns() -> None:
+    """The turn after the last allowed one ends the session."""
+    call = SimulatedCall(limits=Limits(turns=1)).live()
+    call.taken()
+    call.speaks("b", "more")
+    assert call.reason == "limit_turns"
+
+
+def test_input_after_the_end_is_refused() -> None:
+    """A pending and a later `input` are rejected with the reason of the end."""
+    call = SimulatedCall().live()
+    waiting = call.input()
+    call.feed(EndSession(reason="operator"))
+    later = call.input()
+    for op_id in (waiting, later):
+        answer = call.answer(op_id)
+        assert isinstance(answer, RejectOp)
+        assert (answer.problem["code"], answer.problem["reason"]) == ("session_ended", "operator")

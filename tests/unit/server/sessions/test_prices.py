@@ -1,0 +1,243 @@
+"""What a session costs: the provider's figure first, then counts by published prices, then by the user's file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentfield.errors import InvalidInput
+from agentfield.plugins.manifest.spec import ModelPrices, ProviderSpec
+from agentfield.realtime.config import SessionConfig, SessionDeclaration
+from agentfield.realtime.events import Usage
+from agentfield_server.sessions.conversation.usage.pricing import compute_cost, make_pricer
+from agentfield_server.sessions.price_file import load_prices
+
+TALK = ModelPrices(model="talk-1", input_text=4.0, input_audio=32.0, cached=0.4, output_text=16.0, output_audio=64.0)
+SCRIBE = ModelPrices(model="scribe-1", minute=0.006)
+TEXT_ONLY = ModelPrices(model="text-1", input_text=2.0, output_text=8.0)
+ACME = ProviderSpec(name="acme", title="Acme", prices=(TALK, SCRIBE, TEXT_ONLY))
+
+tokens = st.integers(0, 10_000_000)
+prices = st.floats(0, 1000)
+usages = st.builds(
+    Usage,
+    input_text_tokens=tokens,
+    input_audio_tokens=tokens,
+    cached_tokens=st.none() | tokens,
+    output_text_tokens=tokens,
+    output_audio_tokens=tokens,
+)
+tables = st.builds(
+    ModelPrices,
+    model=st.just("m"),
+    input_text=prices,
+    input_audio=prices,
+    cached=st.none() | prices,
+    output_text=prices,
+    output_audio=prices,
+)
+
+
+def config(model: str = "talk-1", transcription: str | None = None, **options: str) -> SessionConfig:
+    """Return a session's configuration with these models."""
+    declaration = SessionDeclaration(
+        name="voice", provider="acme", transport="websocket", floor="handler", options=options
+    )
+    return SessionConfig(
+        session_id="ses_1",
+        target="n.voice",
+        declaration=declaration,
+        model=model,
+        voice=None,
+        transcription=transcription,
+    )
+
+
+def used(**counts: float) -> Usage:
+    """Return what was used; text and audio, in and out."""
+    return Usage.model_validate(counts)
+
+
+def test_each_kind_of_token_has_its_price() -> None:
+    """Text and audio, in and out, are counted by the million."""
+    price = make_pricer(ACME, config())
+    counts = {"input_text_tokens": 1000, "input_audio_tokens": 2000, "output_text_tokens": 500}
+    cost = price("reply", used(**counts, output_audio_tokens=3000))
+    assert cost == pytest.approx((1000 * 4 + 2000 * 32 + 500 * 16 + 3000 * 64) / 1e6)
+
+
+def test_cached_tokens_are_paid_once() -> None:
+    """Cached tokens cost their own price and not the input's too; without a price of their own they are input."""
+    usage = used(input_text_tokens=1000, cached_tokens=600)
+    assert compute_cost(usage, TALK) == pytest.approx((400 * 4 + 600 * 0.4) / 1e6)
+    assert compute_cost(usage, dataclasses.replace(TALK, cached=None)) == pytest.approx(1000 * 4 / 1e6)
+    assert compute_cost(used(input_audio_tokens=600, cached_tokens=600), TALK) == pytest.approx(600 * 0.4 / 1e6)
+    mixed = used(input_text_tokens=500, input_audio_tokens=500, cached_tokens=500)
+    assert compute_cost(mixed, TALK) == pytest.approx((250 * 4 + 250 * 32 + 500 * 0.4) / 1e6)
+
+
+def test_seconds_are_paid_by_the_minute() -> None:
+    """What is counted in seconds costs its part of a minute's price."""
+    price = make_pricer(ACME, config(transcription="scribe-1"))
+    assert price("transcription", used(seconds=90)) == pytest.approx(0.009)
+    assert price("transcription", used(input_audio_tokens=100)) is None
+
+
+def test_each_model_has_its_own_table() -> None:
+    """The reply is priced by the conversation's model, the transcription by its own, speech by the declared model."""
+    price = make_pricer(ACME, config("text-1", "scribe-1", speech_model="talk-1"))
+    usage = used(output_text_tokens=1_000_000)
+    assert (price("reply", usage), price("transcription", usage), price("speech", usage)) == (8.0, None, 16.0)
+    assert make_pricer(ACME, config())("speech", usage) is None
+
+
+def test_a_dated_name_has_the_price_of_the_name() -> None:
+    """A model with a date behind its name costs what the name costs, unless it has its own price; no other name is guessed."""
+    usage = used(input_text_tokens=1_000_000)
+    assert make_pricer(ACME, config("talk-1-2026-05-01"))("reply", usage) == 4.0
+    own = {("acme", "talk-1-2026-05-01"): {"input_text": 3.0}}
+    assert make_pricer(ACME, config("talk-1-2026-05-01"), own)("reply", usage) == 3.0
+    assert make_pricer(ACME, config("talk-1-mini"))("reply", usage) is None
+
+
+def test_what_nobody_knows_has_no_price() -> None:
+    """A kind that was used and has no price makes the whole unknown; one that was not used does not matter."""
+    price = make_pricer(ACME, config("text-1"))
+    assert price("reply", used(input_text_tokens=10, output_audio_tokens=0)) is not None
+    assert price("reply", used(input_text_tokens=10, output_audio_tokens=1)) is None
+    assert price("reply", Usage()) is None
+    assert make_pricer(ACME, config("unheard-of"))("reply", used(input_text_tokens=10)) is None
+    assert make_pricer(ACME, config("text-1"))("reply", used(seconds=3)) is None
+
+
+@given(usage=usages, told=st.floats(0, 100))
+def test_the_providers_own_figure_wins(usage: Usage, told: float) -> None:
+    """Whatever the table says, and for unknown models too, what the provider itself told is the cost."""
+    usage = usage.model_copy(update={"cost": told})
+    for model in ("talk-1", "text-1", "unheard-of"):
+        for kind in ("reply", "transcription", "speech"):
+            assert make_pricer(ACME, config(model))(kind, usage) == told  # type: ignore[arg-type]
+
+
+@given(usage=usages, table=tables)
+def test_a_cost_is_between_all_cached_and_none_cached(usage: Usage, table: ModelPrices) -> None:
+    """Counting cached tokens never leaves the range between pricing all input one way and all the other."""
+    cost = compute_cost(usage, table)
+    assert cost is not None
+    bare = dataclasses.replace(table, cached=None)
+    none_cached = compute_cost(usage, bare)
+    assert none_cached is not None
+    if table.cached is None or not usage.cached_tokens:
+        assert cost == pytest.approx(none_cached)
+        return
+    size = (usage.input_text_tokens or 0) + (usage.input_audio_tokens or 0)
+    all_cached = compute_cost(usage.model_copy(update={"cached_tokens": size}), table)
+    assert all_cached is not None
+    slack = 1e-9 * (1 + none_cached + all_cached)
+    assert min(none_cached, all_cached) - slack <= cost <= max(none_cached, all_cached) + slack
+
+
+@given(usage=usages, table=tables, times=st.integers(1, 50))
+def test_twice_the_use_is_twice_the_cost(usage: Usage, table: ModelPrices, times: int) -> None:
+    """A cost grows with the counts, in proportion."""
+    counts = {name: count * times for name, count in usage.model_dump(exclude_none=True).items()}
+    once, more = compute_cost(usage, table), compute_cost(Usage(**counts), table)
+    assert once is not None
+    assert more == pytest.approx(once * times)
+    assert more >= once >= 0
+
+
+@given(
+    usage=usages, table=tables, missing=st.sampled_from(["input_text", "input_audio", "output_text", "output_audio"])
+)
+def test_a_missing_price_matters_exactly_when_it_was_used(usage: Usage, table: ModelPrices, missing: str) -> None:
+    """A cost is unknown just when tokens remain to be paid at a price that is not there."""
+    holed = dataclasses.replace(table, cached=None, **{missing: None})
+    assert (compute_cost(usage, holed) is None) == bool(getattr(usage, f"{missing}_tokens"))
+
+
+@given(
+    written=st.dictionaries(
+        st.tuples(
+            st.sampled_from(["acme", "openai"]),
+            st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1),
+        ),
+        st.dictionaries(st.sampled_from(["input_text", "cached", "minute"]), prices),
+    )
+)
+def test_a_file_reads_back(
+    tmp_path_factory: pytest.TempPathFactory, written: dict[tuple[str, str], dict[str, float]]
+) -> None:
+    """Every table of a file is an override of its provider and model."""
+    path = tmp_path_factory.getbasetemp() / "prices.toml"
+    path.write_text(
+        "\n".join(
+            f"[{provider}.{json.dumps(model)}]\n" + "".join(f"{name} = {value!r}\n" for name, value in values.items())
+            for (provider, model), values in written.items()
+        )
+    )
+    assert load_prices(path) == written
+
+
+def test_a_file_goes_over_what_is_published(tmp_path: Path) -> None:
+    """A table changes what it names, keeps the rest, and may bring a model that nobody published; others are not touched."""
+    path = tmp_path / "prices.toml"
+    path.write_text('[acme."talk-1"]\noutput_text = 1\n[acme."new/model"]\ninput_text = 5.5\n')
+    overrides = load_prices(path)
+    usage = used(input_text_tokens=1_000_000, output_text_tokens=1_000_000)
+    assert make_pricer(ACME, config(), overrides)("reply", usage) == pytest.approx(5.0)
+    assert make_pricer(ACME, config("new/model"), overrides)("reply", used(input_text_tokens=1_000_000)) == 5.5
+    other = dataclasses.replace(ACME, name="other")
+    assert make_pricer(other, config(), overrides)("reply", usage) == pytest.approx(20.0)
+    assert load_prices(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[acme\n", "Expected ']' at the end of a table declaration (at line 1, column 6)"),
+        ("a = 1\nb = \n", "Invalid value (at line 2, column 5)"),
+        ("acme = 3\n", "'acme' is no table of a provider"),
+        ("[acme]\ntalk = 3\n", "[acme] talk is no table of a model"),
+        (
+            '[acme."talk-1"]\ninput_txt = 3\n',
+            (
+                "[acme.\"talk-1\"] has 'input_txt'. Did you mean 'input_text'? "
+                "There are input_text, input_audio, cached, output_text, output_audio, minute"
+            ),
+        ),
+        ('[acme."talk-1"]\ncached = "free"\n', "[acme.\"talk-1\"] cached is 'free', not a number from 0"),
+        ('[acme."talk-1"]\ncached = -0.1\n', '[acme."talk-1"] cached is -0.1, not a number from 0'),
+        ('[acme."talk-1"]\ncached = true\n', '[acme."talk-1"] cached is True, not a number from 0'),
+        ('[acme."talk-1"]\ncached = nan\n', '[acme."talk-1"] cached is nan, not a number from 0'),
+        ('[acme."talk-1"]\ncached = inf\n', '[acme."talk-1"] cached is inf, not a number from 0'),
+    ],
+)
+def test_a_bad_file_is_refused_by_line_or_table(tmp_path: Path, text: str, why: str) -> None:
+    """What is wrong is named with its line or table, and what a right one looks like."""
+    path = tmp_path / "prices.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidInput) as refused:
+        load_prices(path)
+    assert refused.value.code == "bad_prices"
+    assert str(refused.value) == (
+        f"The prices in {path} cannot be used: {why}.\n"
+        '  hint: write a table such as [openai."gpt-realtime-2"] with input_text = 4.0 (US dollars for a million tokens)'
+    )
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A file that is missing, a folder, or no text is refused by name."""
+    (tmp_path / "prices.toml").write_bytes(b"\xff\xfe")
+    for path, why in (
+        (tmp_path / "no.toml", "No such file"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "prices.toml", "no UTF-8"),
+    ):
+        with pytest.raises(InvalidInput, match=why):
+            load_prices(path)

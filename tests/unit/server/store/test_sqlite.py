@@ -1,0 +1,109 @@
+"""The SQLite store itself: its file, its lock, its triggers, a full disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import apsw
+import pytest
+
+from agentfield.errors import Unavailable
+from agentfield_server.store.records import EventRow, NewEvent
+from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.store import Clock, call
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, clock: Clock | None = None, seen: list[EventRow] | None = None
+) -> AsyncIterator[SqliteStore]:
+    """A store that is open."""
+    store = SqliteStore(path, on_commit=(seen if seen is not None else []).extend, clock=clock or Clock())
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    async with opened(tmp_path / "a.db") as opened_store:
+        yield opened_store
+
+
+async def test_recorded_events_cannot_be_changed(tmp_path: Path) -> None:
+    """Even with direct access, event rows refuse updates and deletes."""
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_execution(call())
+    with apsw.Connection(str(tmp_path / "a.db")) as connection:
+        for sql in ("UPDATE events SET type = 'x'", "DELETE FROM events"):
+            with pytest.raises(apsw.ConstraintError):
+                connection.execute(sql)
+    connection.close()
+
+
+async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """The store belongs to one process, which the error names; once it is closed another may open it."""
+    async with opened(tmp_path / "a.db"):
+        with pytest.raises(Unavailable) as refused:
+            async with opened(tmp_path / "a.db"):
+                pass
+        assert refused.value.code == "store_locked"
+        assert refused.value.data["pid"] == os.getpid()
+        assert str(os.getpid()) in refused.value.message
+    async with opened(tmp_path / "a.db"):
+        pass
+
+
+async def test_the_files_are_private(tmp_path: Path) -> None:
+    """All files of the store have mode 0600."""
+    async with opened(tmp_path / "a.db") as store:
+        await store.create_execution(call())
+        modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(tmp_path)}
+    assert modes == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm", "a.db.lock"), 0o600)
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A database of a newer schema version is not touched."""
+    async with opened(tmp_path / "a.db"):
+        pass
+    connection = apsw.Connection(str(tmp_path / "a.db"))
+    connection.pragma("user_version", 999)
+    connection.close()
+    with pytest.raises(Unavailable) as refused:
+        async with opened(tmp_path / "a.db"):
+            pass
+    assert refused.value.code == "store_newer"
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """The error is typed and names the file."""
+    (tmp_path / "a.db").write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(Unavailable) as refused:
+        async with opened(tmp_path / "a.db"):
+            pass
+    assert refused.value.code == "store_unusable"
+    assert "a.db" in refused.value.message
+
+
+async def test_a_full_disk_loses_no_acknowledged_write(store: SqliteStore, tmp_path: Path) -> None:
+    """On a full disk writes are refused with a reason, and the store works again when there is space."""
+    new = call()
+    await store.create_execution(new)
+    assert store._writer is not None
+    connection = store._writer._connection
+    pages = int(connection.pragma("page_count"))
+    connection.pragma("max_page_count", pages + 2)
+    with pytest.raises(Unavailable) as refused:
+        await store.append_events(new.run_id, [NewEvent(type="t", body={"x": "y" * 100_000})])
+    assert refused.value.code == "store_full"
+    connection.pragma("max_page_count", 1_000_000)
+    await store.append_events(new.run_id, [NewEvent(type="after")])
+    events = await store.read_events(new.run_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert events[-1].type == "after"

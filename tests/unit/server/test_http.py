@@ -1,0 +1,320 @@
+"""Strict bodies, guards and problem documents of the REST interface, over a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from pydantic import BaseModel
+
+from agentfield.errors import Conflict, InvalidInput
+from agentfield_server.access.browser_tokens import READ_AFTER_END, BrowserTokenService
+from agentfield_server.access.guard import PRINCIPAL, AuthGuard
+from agentfield_server.api.application import build_application
+from agentfield_server.api.http.bodies import json_reply, read_model, strict_json
+from agentfield_server.api.http.route import Route
+from agentfield_server.api.pages import PageRoutes
+from agentfield_server.settings import Settings
+from agentfield_server.store.records import NewExecution, NewSession
+from agentfield_server.store.sqlite.store import SqliteStore
+
+KEY = "operator-key-0123456789"
+
+
+class Clock:
+    """A manual clock."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Body(BaseModel):
+    text: str
+    count: int = 0
+
+
+async def echo(request: web.Request) -> web.Response:
+    return json_reply(await read_model(request, Body, max_bytes=1000))
+
+
+async def who(request: web.Request) -> web.Response:
+    return json_reply({"principal": request[PRINCIPAL]})
+
+
+async def explode(_request: web.Request) -> web.Response:
+    raise RuntimeError("sk-canary-1234567890 inside")
+
+
+async def conflict(_request: web.Request) -> web.Response:
+    raise Conflict("Taken.", code="taken", hint="wait", retry_after=3)
+
+
+ROUTES = [
+    Route("POST", "/echo", echo, "operator", "Echo"),
+    Route("GET", "/who/{session_id}", who, "session", "Who"),
+    Route("GET", "/operator", who, "operator", "Who"),
+    Route("GET", "/explode", explode, "public", "Fail"),
+    Route("GET", "/conflict", conflict, "public", "Conflict"),
+]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "s.db", on_commit=lambda _rows: None, clock=clock)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def tokens(store: SqliteStore, clock: Clock) -> BrowserTokenService:
+    return BrowserTokenService(store, clock=clock, code_ttl=600)
+
+
+async def open_app(
+    settings: Settings, tokens: BrowserTokenService, routes: list[Route] = ROUTES
+) -> TestClient[Any, Any]:
+    client = TestClient(TestServer(build_application(routes, AuthGuard(settings, tokens))))
+    await client.start_server()
+    return client
+
+
+@pytest.fixture
+async def client(tokens: BrowserTokenService) -> AsyncIterator[TestClient[Any, Any]]:
+    client = await open_app(Settings(_env_file=None), tokens)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def locked(tokens: BrowserTokenService) -> AsyncIterator[TestClient[Any, Any]]:
+    client = await open_app(Settings(api_key=KEY), tokens)
+    yield client
+    await client.close()
+
+
+async def make_session(store: SqliteStore, name: str = "ses_1") -> None:
+    await store.create_session(
+        NewSession(
+            id=name,
+            run_id=f"run_{name}",
+            target="a.b",
+            node_id="a",
+            caller=None,
+            metadata={},
+            config={},
+            declaration_hash="h",
+            principal="operator",
+        ),
+        NewExecution(id=f"exe_{name}", run_id=f"run_{name}", kind="session", target="a.b", input={}, status="running"),
+        owner="me",
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('{"text": "a", "text": "b"}', "malformed_json"),
+        ('{"text": NaN}', "malformed_json"),
+        ("[" * 50 + "]" * 50, "malformed_json"),
+        ('{"text"', "malformed_json"),
+        ('{"count": 1}', "invalid_input"),
+        ('{"text": "a", "count": "many"}', "invalid_input"),
+    ],
+)
+async def test_invalid_bodies_are_refused(client: TestClient[Any, Any], body: str, code: str) -> None:
+    """Malformed JSON and invalid fields are typed problems that name the field."""
+    async with client.post("/echo", data=body, headers={"Content-Type": "application/json"}) as response:
+        problem = await response.json()
+        assert response.status == 422
+        assert response.content_type == "application/problem+json"
+        assert problem["code"] == code
+        if code == "invalid_input":
+            assert problem["field"] in {"text", "count"}
+
+
+async def test_other_media_types_are_refused(client: TestClient[Any, Any]) -> None:
+    """A form or plain text is not accepted as a body."""
+    async with client.post("/echo", data="text=a", headers={"Content-Type": "text/plain"}) as response:
+        assert response.status == 415
+
+
+async def test_large_bodies_are_refused(client: TestClient[Any, Any]) -> None:
+    """A body over the limit is refused while it arrives."""
+    async with client.post(
+        "/echo", data='{"text":"' + "x" * 5000 + '"}', headers={"Content-Type": "application/json"}
+    ) as response:
+        assert response.status == 413
+        assert (await response.json())["code"] == "body_too_large"
+
+
+def test_deep_json_inside_strings_is_only_text() -> None:
+    """Brackets in a string do not count as nesting."""
+    assert strict_json('{"a": "' + "[" * 100 + '"}') == {"a": "[" * 100}
+    with pytest.raises(InvalidInput):
+        strict_json("[" * 33 + "]" * 33)
+
+
+async def test_foreign_origins_and_hosts_are_refused(client: TestClient[Any, Any]) -> None:
+    """Pages of other origins, and names that rebind to loopback, are refused."""
+    for headers, code in (
+        ({"Origin": "https://evil.example"}, "foreign_origin"),
+        ({"Origin": "null"}, "foreign_origin"),
+        ({"Host": "evil.example"}, "foreign_host"),
+    ):
+        async with client.get("/operator", headers=headers) as response:
+            assert response.status == 403
+            assert (await response.json())["code"] == code
+    own = f"http://127.0.0.1:{client.port}"
+    async with client.get("/operator", headers={"Origin": own}) as response:
+        assert response.status == 200
+
+
+async def test_allowed_origins_may_preflight(tokens: BrowserTokenService) -> None:
+    """An allowed origin is echoed exactly, never as a wildcard."""
+    client = await open_app(Settings(allowed_origins=("https://app.example",)), tokens)
+    try:
+        async with client.options("/operator", headers={"Origin": "https://app.example"}) as response:
+            assert response.status == 204
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        async with client.get("/operator", headers={"Origin": "https://app.example"}) as response:
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    finally:
+        await client.close()
+
+
+async def test_the_operator_s_key_is_required(locked: TestClient[Any, Any]) -> None:
+    """With a key set, operator routes require it, as a bearer token or as X-API-Key."""
+    async with locked.get("/operator") as response:
+        assert response.status == 401
+    async with locked.get("/operator", headers={"Authorization": "Bearer wrong"}) as response:
+        assert response.status == 401
+    for headers in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
+        async with locked.get("/operator", headers=headers) as response:
+            assert (await response.json()) == {"principal": "operator"}
+
+
+async def test_a_browser_token_is_valid_for_its_own_session_only(
+    locked: TestClient[Any, Any], tokens: BrowserTokenService, store: SqliteStore
+) -> None:
+    """A token is valid for the session routes of its session, not for another session or an operator route."""
+    await make_session(store)
+    await make_session(store, "ses_2")
+    token = await tokens.issue_token("ses_1")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with locked.get("/who/ses_1", headers=headers) as response:
+        assert (await response.json()) == {"principal": "session:ses_1"}
+    async with locked.get("/who/ses_2", headers=headers) as response:
+        assert response.status == 403
+    async with locked.get("/operator", headers=headers) as response:
+        assert response.status == 403
+    async with locked.get("/who/ses_1", headers={"Authorization": "Bearer ek_af_unknown"}) as response:
+        assert response.status == 401
+
+
+async def test_codes_work_once_and_expire(tokens: BrowserTokenService, store: SqliteStore, clock: Clock) -> None:
+    """A one-time code is exchanged once, and not after it has expired."""
+    await make_session(store)
+    code = await tokens.issue_code("ses_1")
+    session_id, token = await tokens.exchange(code)
+    assert session_id == "ses_1"
+    await tokens.check(token, "ses_1")
+    with pytest.raises(Exception, match="used before"):
+        await tokens.exchange(code)
+    late = await tokens.issue_code("ses_1")
+    clock.now += 601
+    with pytest.raises(Exception, match="has expired"):
+        await tokens.exchange(late)
+
+
+async def test_tokens_expire_with_their_session(tokens: BrowserTokenService, store: SqliteStore, clock: Clock) -> None:
+    """A token may read for a minute after the end of its session, and is then expired."""
+    await make_session(store)
+    token = await tokens.issue_token("ses_1")
+    row = await store.get_session("ses_1")
+    assert row is not None
+    await store.update_session("ses_1", epoch=row.epoch, state="ended", end_reason="operator")
+    await tokens.check(token, "ses_1")
+    clock.now += READ_AFTER_END + 1
+    with pytest.raises(Exception, match="expired with its session"):
+        await tokens.check(token, "ses_1")
+
+
+async def test_internal_errors_reveal_an_incident_number_only(
+    client: TestClient[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unexpected exception becomes a problem with an incident number; its text stays in the log."""
+    async with client.get("/explode") as response:
+        text = await response.text()
+        assert response.status == 500
+        assert "canary" not in text
+        assert "evt_" in text
+    assert "request failed" in caplog.text
+
+
+async def test_typed_errors_keep_code_hint_and_headers(client: TestClient[Any, Any]) -> None:
+    """A typed error keeps its code and hint; `retry_after` is a header, too."""
+    async with client.get("/conflict") as response:
+        assert response.status == 409
+        assert response.headers["Retry-After"] == "3"
+        assert (await response.json())["hint"] == "wait"
+    async with client.get("/nowhere") as response:
+        assert (await response.json())["code"] == "unknown_path"
+    async with client.post("/conflict") as response:
+        assert response.status == 405
+        assert (await response.json())["code"] == "method_not_allowed"
+
+
+async def test_pages_do_not_shadow_the_rest_interface(tokens: BrowserTokenService) -> None:
+    """An unknown API path is 404 with every method, although the pages match any path."""
+    client = await open_app(Settings(_env_file=None), tokens, [*ROUTES, *PageRoutes(None).routes()])
+    try:
+        for method in ("GET", "POST"):
+            async with client.request(method, "/api/v1/nowhere") as response:
+                assert (response.status, (await response.json())["code"]) == (404, "unknown_path")
+    finally:
+        await client.close()
+
+
+async def test_pages_are_served_under_a_strict_policy(tokens: BrowserTokenService, tmp_path: Path) -> None:
+    """A project's files are served with the policy; no file outside of the directory, no hidden one, no other type."""
+    web_dir = tmp_path / "web"
+    web_dir.mkdir()
+    (web_dir / "index.html").write_text("<p>mine</p>")
+    (web_dir / ".secret.js").write_text("no")
+    (web_dir / "agent.py").write_text("no")
+    (tmp_path / "outside.js").write_text("no")
+    (web_dir / "link.js").symlink_to(tmp_path / "outside.js")
+    client = await open_app(Settings(_env_file=None), tokens, PageRoutes(web_dir).routes())
+    try:
+        async with client.get("/") as response:
+            assert await response.text() == "<p>mine</p>"
+            assert "script-src 'self'" in response.headers["Content-Security-Policy"]
+        for path in ("/.secret.js", "/agent.py", "/..%2foutside.js", "/%2e%2e/outside.js", "/link.js", "/none.js"):
+            async with client.get(path) as response:
+                assert response.status == 404, path
+    finally:
+        await client.close()
+
+
+def test_a_public_bind_without_a_key_is_refused() -> None:
+    """Binding beyond loopback needs a key."""
+    with pytest.raises(InvalidInput) as caught:
+        Settings(host="0.0.0.0").require_safe_bind()
+    assert caught.value.code == "key_required"
+    assert "AGENTFIELD_API_KEY" in str(caught.value)
+    Settings(host="0.0.0.0", api_key=KEY).require_safe_bind()
+    for host in ("127.0.0.1", "::1", "localhost"):
+        Settings(host=host).require_safe_bind()
