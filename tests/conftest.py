@@ -1,4 +1,4 @@
-"""A rule for all tests: they leave the root logger unchanged."""
+"""Rules for all tests: they leave the root logger unchanged, and no property test fails on a slow machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("agentfield", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("agentfield")
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,8 @@ def _members(node: ast.ClassDef) -> Iterator[tuple[str, list[str]]]:
 
 def _attributes(init: _Function) -> Iterator[tuple[str, list[str]]]:
     for each in ast.walk(init):
-        target, annotation = None, ""
+        target: ast.expr | None = None
+        annotation = ""
         if isinstance(each, ast.AnnAssign):
             target, annotation = each.target, f": {ast.unparse(each.annotation)}"
         elif isinstance(each, ast.Assign):

@@ -60,7 +60,7 @@ def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException)
     setting = f", and {provider.url_setting}" if provider.url_setting else ""
     message = f"{provider.title} {_why(why)} (asked to {what})."
     return ProviderUnavailable(
-        message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable_error"
+        message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable"
     )
 
 

@@ -1,4 +1,4 @@
-"""The adapter passes the conformance kit; the plugin must be installed, as for its users."""
+"""The adapter passes the conformance kit; this needs the plugin installed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""A provider for AgentField that hears the keys of a telephone and answers in tones."""
+"""A provider for AgentField that detects telephone keys in audio and answers in tones.
+
+Read `plugin` (the manifest), `adapter`, `session`, `history`; `keys` (encoding of text as tones) and `service` (the service itself);
+`peer` is for the conformance kit.
+"""

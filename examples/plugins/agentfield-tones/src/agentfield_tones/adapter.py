@@ -1,4 +1,4 @@
-"""The adapter of `tones/websocket`: opens a line to the service for each session."""
+"""The adapter of `tones/websocket`: it opens one connection to the service for each session."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ _HINTS = {401: "check TONES_KEY", 403: "check TONES_KEY", 429: "try again later"
 
 
 class TonesAdapter:
-    """Sessions at a tone service (`agentfield.realtime.provider.BridgedAdapter`).
+    """Opens sessions at a tone service (`agentfield.realtime.provider.BridgedAdapter`).
 
     Args:
-        provider: The service.
-        http: Connections.
-        logger: Where to report.
-        clock: Seconds since the epoch.
+        endpoint: The service.
+        http: Opens the connections.
+        logger: Logs the adapter's messages.
+        clock: Returns seconds since the epoch.
     """
 
     def __init__(
         self,
-        provider: ProviderEndpoint,
+        endpoint: ProviderEndpoint,
         http: aiohttp.ClientSession,
         logger: logging.Logger,
         clock: Callable[[], float],
     ) -> None:
-        self._provider = provider
+        self._endpoint = endpoint
         self._http = http
         self._logger = logger
         self._clock = clock
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
-        """The one format of tones."""
+        """The only format of the service."""
         return (_FORMAT,)
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> TonesSession:
-        """Open a line.
+        """Open a session.
 
         Raises:
-            CapabilityMissing: The format, or the session's tools or turn detection, are not for tones.
-            InvalidInput: The session's `options` do not fit.
+            CapabilityMissing: The format, the tools or the turn detection are not supported.
+            InvalidInput: The session's `options` are invalid.
             ProviderError: The service refused.
-            ProviderUnavailable: It did not answer in time.
+            ProviderUnavailable: The service did not answer in time.
         """
         if audio != _FORMAT:
             raise CapabilityMissing(f"Tones are {_FORMAT.name}, not {audio.name}.", hint=f"open with {_FORMAT.name}")
@@ -85,24 +85,24 @@ class TonesAdapter:
             "tone_ms": 120 if pace == "slow" else 60,
         }
         await socket.send_str(json.dumps(wanted))
-        return TonesSession(socket, self._provider, self._clock)
+        return TonesSession(socket, self._endpoint, self._clock)
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
-        what, url = "open a line", f"{socket_url(self._provider.base_url)}/talk"
+        what, url = "open a line", f"{socket_url(self._endpoint.base_url)}/talk"
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT):
                 return await self._http.ws_connect(
                     url,
-                    headers=self._provider.bearer(),
-                    proxy=proxy_for(self._provider.base_url),
+                    headers=self._endpoint.bearer(),
+                    proxy=proxy_for(self._endpoint.base_url),
                     timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
                 )
         except aiohttp.WSServerHandshakeError as error:
             wait = retry_seconds(error.headers.get("Retry-After") if error.headers else None)
             code, hint = f"http_{error.status}", _HINTS.get(error.status)
-            raise refusal_error(self._provider, what, error.status, code, hint=hint, retry_after=wait) from None
+            raise refusal_error(self._endpoint, what, error.status, code, hint=hint, retry_after=wait) from None
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
-            raise unreachable_error(self._provider, what, error) from None
+            raise unreachable_error(self._endpoint, what, error) from None
 
 
 @asynccontextmanager
@@ -110,12 +110,12 @@ async def tones(runtime: AdapterRuntime) -> AsyncIterator[TonesAdapter]:
     """Yield the adapter.
 
     Args:
-        runtime: What the control plane gives to adapters.
+        runtime: The adapter runtime of the control plane.
 
     Raises:
-        InvalidInput: TONES_URL is not an address that can be used.
+        InvalidInput: TONES_URL is not a valid base URL.
     """
-    provider = ProviderEndpoint(
+    endpoint = ProviderEndpoint(
         title="Tones",
         base_url=check_base_url(runtime.base_url, "TONES_URL"),
         key=runtime.key,
@@ -123,4 +123,4 @@ async def tones(runtime: AdapterRuntime) -> AsyncIterator[TonesAdapter]:
         url_setting="TONES_URL",
     )
     async with http_session() as http:
-        yield TonesAdapter(provider, http, runtime.logger, runtime.clock)
+        yield TonesAdapter(endpoint, http, runtime.logger, runtime.clock)

@@ -1,6 +1,6 @@
-"""Keys of a telephone as pairs of tones (ITU-T Q.23), both ways, and text as keys; plain Python, no clock, no socket.
+"""Telephone keys as pairs of tones (ITU-T Q.23), encoded and detected, and text as keys. Plain Python without I/O.
 
-A telephone has sixteen keys, and half a byte has sixteen values: text is its UTF-8 bytes, two keys each, after `**`.
+A telephone has sixteen keys, as many as half a byte has values: text is `**` and then two keys per UTF-8 byte.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _PLACE = {key: (row, column) for row, line in enumerate(_KEYS) for column, key i
 _HEX = "0123456789ABCD*#"
 _TEXT = "**"
 _BLOCK = 160
-"""Samples that are looked at together: 20 ms, so that a tone of 60 ms fills at least two blocks."""
-_LOUDEST = 8000
-_QUIET = 500.0
+"""Samples of one analysis block: 20 ms, so that a tone of 60 ms fills at least two blocks."""
+_AMPLITUDE = 8000
+_SILENCE_RMS = 500.0
 """Root mean square below which a block is silence."""
-_SHARE = 0.6
-"""How much of a block's energy the two tones must have between them; speech and noise have less."""
-_TWIST = 8.0
-"""How much more power one of the two tones may have than the other."""
+_MIN_SHARE = 0.6
+"""Minimum share of the two tones in a block's energy; speech and noise have less."""
+_MAX_TWIST = 8.0
+"""Maximum ratio of the powers of the two tones."""
 _GAP_MS = 40
 
 
 def keys_of(text: str) -> str:
-    """Return the keys that stand for a text; what consists of keys stands for itself."""
+    """Encode a text as keys; a text of keys only is not encoded."""
     if text and set(text) <= set(_HEX) and not text.startswith(_TEXT):
         return text
     return _TEXT + "".join(_HEX[half] for byte in text.encode() for half in divmod(byte, 16))
 
 
 def text_of(keys: str) -> str:
-    """Return what keys stand for; keys that are no text stand for themselves."""
+    """Decode keys to text; keys without the text prefix are returned unchanged."""
     halves = [_HEX.index(key) for key in keys.removeprefix(_TEXT)]
     if not keys.startswith(_TEXT) or len(halves) % 2:
         return keys
@@ -49,18 +49,18 @@ def text_of(keys: str) -> str:
 
 @functools.cache
 def sound_of(key: str, tone_ms: int = 60) -> bytes:
-    """Return the sound of a key and a gap after it."""
+    """Return the audio of a key and the gap after it."""
     row, column = _PLACE[key]
     low, high = 2 * math.pi * _ROWS[row] / RATE, 2 * math.pi * _COLUMNS[column] / RATE
     count = RATE * tone_ms // 1000
-    tone = array.array("h", (round(_LOUDEST * (math.sin(low * at) + math.sin(high * at)) / 2) for at in range(count)))
+    tone = array.array("h", (round(_AMPLITUDE * (math.sin(low * at) + math.sin(high * at)) / 2) for at in range(count)))
     return _little(tone).tobytes() + bytes(RATE * _GAP_MS // 1000 * 2)
 
 
 class KeyDetector:
-    """Finds keys in audio, and how long it has been silent.
+    """Detects keys in audio, and the silence since the last one.
 
-    A key counts when two blocks running have it; it is pressed again only after a block without it.
+    A key is detected in two consecutive blocks; it counts again only after a block without it.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class KeyDetector:
         self._last: str | None = None
         self._held: str | None = None
 
-    def hear(self, data: bytes) -> str:
-        """Take audio, return the keys that were pressed in it."""
+    def feed(self, data: bytes) -> str:
+        """Take audio; return the keys detected in it."""
         data = self._rest + data
         pressed = ""
         whole = len(data) // (_BLOCK * 2) * (_BLOCK * 2)
@@ -95,17 +95,17 @@ class KeyDetector:
 
 
 def _key_in(samples: array.array[int]) -> str | None:
-    """Return the one key that a block holds."""
+    """Return the key of a block, None if it has none."""
     energy = sum(sample * sample for sample in samples)
-    if math.sqrt(energy / len(samples)) < _QUIET:
+    if math.sqrt(energy / len(samples)) < _SILENCE_RMS:
         return None
     rows = [_power(samples, hertz) for hertz in _ROWS]
     columns = [_power(samples, hertz) for hertz in _COLUMNS]
     row, column = rows.index(max(rows)), columns.index(max(columns))
-    if max(rows[row], columns[column]) > _TWIST * min(rows[row], columns[column]):
+    if max(rows[row], columns[column]) > _MAX_TWIST * min(rows[row], columns[column]):
         return None
-    # a tone of amplitude a has the power (a n / 2)^2 here and the energy a^2 n / 2
-    if (rows[row] + columns[column]) * 2 / len(samples) < _SHARE * energy:
+    # a tone of amplitude a has the Goertzel power (a n / 2)^2 and the energy a^2 n / 2
+    if (rows[row] + columns[column]) * 2 / len(samples) < _MIN_SHARE * energy:
         return None
     return _KEYS[row][column]
 

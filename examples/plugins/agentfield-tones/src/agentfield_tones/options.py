@@ -1,4 +1,4 @@
-"""What `options=` of a session may hold."""
+"""The `options=` of a session."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["TonesOptions"]
 
 
 class TonesOptions(BaseModel):
-    """Settings that only tones have."""
+    """Options of the tone provider."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pace: Literal["normal", "slow"] = "normal"
-    """How long each tone sounds: 60 ms, or 120 ms for lines with much noise."""
+    """Duration of each tone: 60 ms, or 120 ms for noisy lines."""

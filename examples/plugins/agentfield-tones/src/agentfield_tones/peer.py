@@ -1,4 +1,4 @@
-"""The peer of `tones/websocket` for the conformance kit: the service itself, with switches."""
+"""The peer of `tones/websocket` for the conformance kit: the tone service itself, with its faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SILENCE_MS = 800
 
 
 class TonesPeer:
-    """A tone service on this machine (`agentfield.testing.peer.ProviderPeer`)."""
+    """A tone service on loopback (`agentfield.testing.peer.ProviderPeer`)."""
 
     def __init__(self, service: ToneService, secret: str) -> None:
         self._service = service
@@ -24,31 +24,31 @@ class TonesPeer:
 
     @property
     def base_url(self) -> str:
-        """Where the adapter finds it."""
+        """Address of the service."""
         return f"http://127.0.0.1:{self._service.port}"
 
     @property
     def received(self) -> Sequence[str]:
-        """The text frames that came."""
+        """Text frames that were received."""
         return list(self._service.received)
 
     def prepare_turn(self, text: str, audio: AudioFormat) -> bytes:
-        """Return the keys of a text as sound: nothing has to be arranged, the service hears them."""
+        """Return the text as tones: the service decodes them, so nothing else is prepared."""
         return b"".join(map(sound_of, keys_of(text))) + bytes(audio.size(_SILENCE_MS))
 
     def call_tool(self, target: str, arguments: str) -> None:
-        """Do nothing: a tone service calls no tools, and says so in its manifest."""
+        """Do nothing: the manifest declares no tools."""
 
     def refuse(self, status: Refusal) -> None:
-        """Refuse the next line, and quote the key."""
+        """Refuse the next connection, and quote the key."""
         self._service.refusing = (status, f"not with {self._secret}!")
 
     async def drop(self) -> None:
-        """Break every line."""
-        self._service.cut()
+        """Drop all connections."""
+        self._service.drop()
 
     def inject_unknown_messages(self) -> None:
-        """Tell everything twice, and what nobody knows."""
+        """Repeat every event, and add unknown ones."""
         self._service.noisy = True
 
 
@@ -57,7 +57,7 @@ async def peer(secret: str) -> AsyncIterator[TonesPeer]:
     """Run a tone service.
 
     Args:
-        secret: The key that it asks for.
+        secret: The key that it requires.
     """
     async with ToneService(secret) as service:
         yield TonesPeer(service, secret)

@@ -1,4 +1,4 @@
-"""The manifest: what `tones` is and what a session with it can do. Light on purpose: it imports nothing else of this package."""
+"""The manifest: the provider `tones` and the capabilities of its pair. It must stay light: it imports nothing of this package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["agentfield_manifest"]
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return what this plugin brings."""
+    """Return the provider and its pair."""
     return Manifest(
         api=(2, 0),
         providers=(
@@ -47,7 +47,7 @@ def agentfield_manifest() -> Manifest:
                     limits=frozenset({"duration", "idle", "turns"}),
                     formats=frozenset({"pcm16/8000"}),
                 ),
-                notes="Keys are heard in the audio, so every line that carries sound carries them.",
+                notes="Keys are detected in the audio, so they work on every transport that carries audio.",
             ),
         ),
     )

@@ -1,19 +1,19 @@
-"""The tone service itself, small enough to run anywhere: ``TONES_KEY=... python -m agentfield_tones.service``.
+"""The tone service, small enough to run anywhere: ``TONES_KEY=... python -m agentfield_tones.service``.
 
-One WebSocket at ``/talk`` is one conversation. Binary frames carry sound both ways, 16-bit samples at 8 kHz; text frames are
+One WebSocket at ``/talk`` is one conversation. Binary frames carry audio both ways, 16-bit samples at 8 kHz; text frames are
 JSON. From the client, `op`:
 
 - ``open`` {model, silence_ms, tone_ms} first
-- ``sing`` {ref, text}: sound this text; ``think`` {ref, said: [[who, text], ...]}: answer what was said
+- ``sing`` {ref, text}: play this text; ``think`` {ref, said: [[speaker, text], ...]}: answer the conversation
 - ``hush`` {song}: stop; ``bye``
 
-From the service, `ev`, each with a number `n` that grows:
+From the service, `ev`, each with an increasing number `n`:
 
-- ``ready`` {model, seconds} after ``open``; ``bye`` {why} before it closes the line; ``oops`` {ref, code, message}
+- ``ready`` {model, seconds} after ``open``; ``bye`` {why} before it closes the connection; ``oops`` {ref, code, message}
 - ``key`` {turn}: a turn begins; ``turn`` {turn, text, ms}: it is over
 - ``song`` {song, ref}, then binary frames, then ``sung`` {song, ref, text, ms, cut}
 
-Only the client remembers what was said.
+Only the client keeps the conversation.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from agentfield_tones.keys import KeyDetector, keys_of, sound_of, text_of
 
 __all__ = ["ToneService"]
 
-_BYTES_A_MS = 16
-_PIECE = _BYTES_A_MS * 20
-_KEYS_A_FRAME = 8
-_MOST_SONGS = 8
-"""Songs that may wait for each other."""
+_BYTES_PER_MS = 16
+_PIECE = _BYTES_PER_MS * 20
+_KEYS_PER_FRAME = 8
+_MAX_SONGS = 8
+"""Maximum queued songs."""
 _SUM = re.compile(r"([0-9]+)\*([0-9]+)#?")
 
 
 class ToneService:
-    """The service; an async context manager that listens on this machine.
+    """The service; an async context manager that listens on loopback.
 
     Args:
-        key: What clients must show.
-        port: Where to listen; 0 takes a free port.
-        seconds: How long a conversation may last.
+        key: The key that clients must send.
+        port: The port; 0 for a free one.
+        seconds: Maximum duration of a conversation.
     """
 
     def __init__(self, key: str, *, port: int = 0, seconds: float = 600.0) -> None:
         self.port = port
         self.received: list[str] = []
-        """The text frames that came, oldest first."""
+        """Received text frames, oldest first."""
         self.refusing: tuple[int, str] | None = None
-        """Status and text with which the next caller is refused."""
+        """Status and text of the refusal of the next client."""
         self.noisy = False
-        """Whether events come twice, and with others between them that nobody knows."""
+        """Whether to repeat events and to add unknown ones."""
         self._key = key
         self._seconds = seconds
-        self._lines: list[asyncio.Transport] = []
+        self._connections: list[asyncio.Transport] = []
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -76,14 +76,14 @@ class ToneService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.cut()
+        self.drop()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    def cut(self) -> None:
-        """Break every line without a word."""
-        for line in list(self._lines):
-            line.abort()
+    def drop(self) -> None:
+        """Drop all connections."""
+        for connection in list(self._connections):
+            connection.abort()
 
     async def _talk(self, request: web.Request) -> web.StreamResponse:
         if self.refusing is not None:
@@ -93,33 +93,33 @@ class ToneService:
             return web.json_response({"no": "who are you?"}, status=401)
         socket = web.WebSocketResponse(max_msg_size=2**20)
         await socket.prepare(request)
-        line = request.transport
-        if line is None:  # gone already
+        connection = request.transport
+        if connection is None:  # already lost
             return socket
-        self._lines.append(line)
+        self._connections.append(connection)
         try:
             with suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(self._seconds + 5):
                     await _Conversation(self, socket, self._seconds).run()
         finally:
-            self._lines.remove(line)
+            self._connections.remove(connection)
         return socket
 
 
 class _Conversation:
-    """One line: listens, and sings in a task of its own."""
+    """One conversation: it detects keys as they arrive, and plays songs in a task of its own."""
 
     def __init__(self, service: ToneService, socket: web.WebSocketResponse, seconds: float) -> None:
         self._service = service
         self._socket = socket
         self._seconds = seconds
-        self._ear = KeyDetector()
+        self._detector = KeyDetector()
         self._keys = ""
         self._heard_ms = 0
         self._turns = 0
-        self._songs: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_MOST_SONGS)
+        self._songs: asyncio.Queue[tuple[str, str]] = asyncio.Queue(_MAX_SONGS)
         self._song = 0
-        self._hushed: set[int] = set()
+        self._stopped: set[int] = set()
         self._silence_ms, self._tone_ms = 500, 60
         self._count = 0
 
@@ -129,7 +129,7 @@ class _Conversation:
         try:
             async for message in self._socket:
                 if message.type is WSMsgType.BINARY:
-                    await self._hear(message.data)
+                    await self._take_audio(message.data)
                 elif message.type is WSMsgType.TEXT and not await self._do(message.data):
                     break
         finally:
@@ -139,7 +139,7 @@ class _Conversation:
 
     async def _end(self) -> None:
         await asyncio.sleep(self._seconds)
-        await self._tell("bye", why="time")
+        await self._send("bye", why="time")
         await self._socket.close()
 
     async def _do(self, text: str) -> bool:
@@ -147,58 +147,58 @@ class _Conversation:
         match json.loads(text):
             case {"op": "open", "model": str(model), "silence_ms": int(silence), "tone_ms": int(tone)}:
                 self._silence_ms, self._tone_ms = silence, tone
-                await self._tell("ready", model=model, seconds=self._seconds)
+                await self._send("ready", model=model, seconds=self._seconds)
             case {"op": "sing", "ref": str(ref), "text": str(words)}:
                 await self._queue(ref, words)
             case {"op": "think", "ref": str(ref), "said": list(said)}:
                 await self._queue(ref, _answer(said))
             case {"op": "hush", "song": int(song)}:
-                self._hushed.add(song)
+                self._stopped.add(song)
             case {"op": "bye"}:
-                await self._tell("bye", why="asked")
+                await self._send("bye", why="asked")
                 return False
             case _:
-                await self._tell("oops", ref=None, code="nonsense", message="what do you mean?")
+                await self._send("oops", ref=None, code="nonsense", message="what do you mean?")
         return True
 
     async def _queue(self, ref: str, words: str) -> None:
         try:
             self._songs.put_nowait((ref, words))
         except asyncio.QueueFull:
-            await self._tell("oops", ref=ref, code="busy", message="too many songs wait already")
+            await self._send("oops", ref=ref, code="busy", message="too many songs wait already")
 
-    async def _hear(self, data: bytes) -> None:
+    async def _take_audio(self, data: bytes) -> None:
         for at in range(0, len(data), _PIECE):
             piece = data[at : at + _PIECE]
-            self._heard_ms += len(piece) // _BYTES_A_MS
-            keys = self._ear.hear(piece)
+            self._heard_ms += len(piece) // _BYTES_PER_MS
+            keys = self._detector.feed(piece)
             if keys and not self._keys:
                 self._turns += 1
-                await self._tell("key", turn=self._turns)
+                await self._send("key", turn=self._turns)
             self._keys += keys
-            if self._keys and self._ear.silent_ms >= self._silence_ms:
+            if self._keys and self._detector.silent_ms >= self._silence_ms:
                 words, self._keys = text_of(self._keys), ""
-                await self._tell("turn", turn=self._turns, text=words, ms=self._heard_ms)
+                await self._send("turn", turn=self._turns, text=words, ms=self._heard_ms)
 
     async def _sing(self) -> None:
         while True:
             ref, words = await self._songs.get()
             self._song += 1
             song, sent = self._song, 0
-            await self._tell("song", song=song, ref=ref)
+            await self._send("song", song=song, ref=ref)
             keys = keys_of(words)
-            for at in range(0, len(keys), _KEYS_A_FRAME):
-                if song in self._hushed:
+            for at in range(0, len(keys), _KEYS_PER_FRAME):
+                if song in self._stopped:
                     break
-                sound = b"".join(sound_of(key, self._tone_ms) for key in keys[at : at + _KEYS_A_FRAME])
+                sound = b"".join(sound_of(key, self._tone_ms) for key in keys[at : at + _KEYS_PER_FRAME])
                 await self._socket.send_bytes(sound)
                 sent += len(sound)
-                await asyncio.sleep(0)  # whoever wants silence is heard
-            cut = song in self._hushed
-            self._hushed.discard(song)
-            await self._tell("sung", song=song, ref=ref, text=words, ms=sent // _BYTES_A_MS, cut=cut)
+                await asyncio.sleep(0)  # let `hush` be received
+            cut = song in self._stopped
+            self._stopped.discard(song)
+            await self._send("sung", song=song, ref=ref, text=words, ms=sent // _BYTES_PER_MS, cut=cut)
 
-    async def _tell(self, event: str, **values: Any) -> None:
+    async def _send(self, event: str, **values: Any) -> None:
         self._count += 1
         text = json.dumps({"ev": event, "n": self._count, **values})
         await self._socket.send_str(text)
@@ -209,8 +209,8 @@ class _Conversation:
 
 
 def _answer(said: Sequence[Sequence[str]]) -> str:
-    """Return what the service has to say: it adds up two numbers, and repeats everything else."""
-    last = next((text for who, text in reversed(said) if who == "user"), "")
+    """Return the answer: the sum of two numbers, or the caller's text."""
+    last = next((text for speaker, text in reversed(said) if speaker == "user"), "")
     found = _SUM.fullmatch(last)
     if found:
         return f"{found[1]} and {found[2]} make {int(found[1]) + int(found[2])}."
@@ -224,7 +224,7 @@ async def _serve(key: str, port: int) -> None:
 
 
 def main() -> None:
-    """Serve until it is interrupted."""
+    """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m agentfield_tones.service")
     parser.add_argument("--port", type=int, default=8473)
     with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""One session at a tone service: commands in, events out; what was said is remembered here, the service forgets."""
+"""One session at a tone service: commands to messages, messages to events. The service keeps no history, so it is kept here."""
 
 from __future__ import annotations
 
@@ -44,22 +44,22 @@ __all__ = ["TonesSession"]
 
 
 class TonesSession:
-    """A line (`agentfield.realtime.provider.ProviderSession`). It has no task: whoever iterates `events` reads the line.
+    """A session (`agentfield.realtime.provider.ProviderSession`). It has no task: the reader of `events` reads the socket.
 
     Args:
-        socket: The line.
-        provider: The service.
-        clock: Seconds since the epoch.
+        socket: The connection.
+        endpoint: The service.
+        clock: Returns seconds since the epoch.
     """
 
     def __init__(
-        self, socket: aiohttp.ClientWebSocketResponse, provider: ProviderEndpoint, clock: Callable[[], float]
+        self, socket: aiohttp.ClientWebSocketResponse, endpoint: ProviderEndpoint, clock: Callable[[], float]
     ) -> None:
         self._socket = socket
-        self._provider = provider
+        self._endpoint = endpoint
         self._clock = clock
         self._history = History()
-        self._line = uuid4().hex[:8]  # the service counts from 1 on every line, and names are never used again
+        self._prefix = uuid4().hex[:8]  # the service numbers from 1 on each connection, but ids must be unique across sessions
         self._seen = 0
         self._song = 0
         self._item: str | None = None
@@ -67,33 +67,33 @@ class TonesSession:
         self._closed = False
 
     async def send(self, command: Command) -> None:
-        """Do `command`; returns when it is on its way.
+        """Send `command`; return once it is written.
 
         Raises:
-            CapabilityMissing: Tones cannot do it.
-            ProviderUnavailable: The line is gone.
+            CapabilityMissing: The service cannot do it.
+            ProviderUnavailable: The connection is closed.
         """
         if self._closed or self._socket.closed:
             if isinstance(command, EndCommand):
                 return
-            raise self._gone()
+            raise self._closed_error()
         match command:
             case AppendAudioCommand():
-                await self._transmit(command.data)
+                await self._write(command.data)
             case SayCommand():
-                await self._do(op="sing", ref=command.id, text=command.text)
+                await self._send_op(op="sing", ref=command.id, text=command.text)
             case ReplyCommand() if not command.tools:
                 hint = [["system", command.instructions]] if command.instructions else []
-                await self._do(op="think", ref=command.id, said=[*hint, *self._history.said()])
+                await self._send_op(op="think", ref=command.id, said=[*hint, *self._history.lines()])
             case CancelReplyCommand():
-                self._history.cut(command.reply, command.heard_ms)
-                await self._do(op="hush", song=_number(command.reply))
+                self._history.truncate(command.reply, command.heard_ms)
+                await self._send_op(op="hush", song=_number(command.reply))
             case AddTextCommand():
                 self._history.add(command.role, command.text)
             case EndCommand():
-                await self._do(op="bye")
+                await self._send_op(op="bye")
             case UpdateCommand():
-                pass  # nothing is configured that could drift
+                pass  # the service has no session settings
             case CommitTurnCommand():
                 raise CapabilityMissing(
                     "A tone service finds the end of a turn by itself.", hint="wait for the silence"
@@ -102,32 +102,32 @@ class TonesSession:
                 raise CapabilityMissing("A tone service calls no tools.", hint="call them in the handler")
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield what happens, in order; the last one is `SessionClosed`. May be iterated once."""
+        """Yield events in order, the last of which is `SessionClosed`. May be iterated once."""
         async for message in self._socket:
             match message.type:
                 case aiohttp.WSMsgType.BINARY:
-                    yield ReplyAudio(reply=self._name("song", self._song), data=message.data)
+                    yield ReplyAudio(reply=self._id("song", self._song), data=message.data)
                 case aiohttp.WSMsgType.TEXT:
                     for event in self._read(parse_object(message.data) or {}):
                         yield event
         yield self._end()
 
     async def close(self) -> None:
-        """Hang up; idempotent."""
+        """Close the connection; idempotent."""
         self._closed = True
         await self._socket.close()
 
-    async def _do(self, **op: Any) -> None:
-        await self._transmit(json.dumps(op, ensure_ascii=False))
+    async def _send_op(self, **op: Any) -> None:
+        await self._write(json.dumps(op, ensure_ascii=False))
 
-    async def _transmit(self, data: str | bytes) -> None:
+    async def _write(self, data: str | bytes) -> None:
         try:
             await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
         except (ConnectionError, RuntimeError, aiohttp.ClientError):
-            raise self._gone() from None
+            raise self._closed_error() from None
 
-    def _gone(self) -> ProviderUnavailable:
-        return ProviderUnavailable(f"The line to {self._provider.title} is gone.", provider_code="line_gone")
+    def _closed_error(self) -> ProviderUnavailable:
+        return ProviderUnavailable(f"The line to {self._endpoint.title} is gone.", provider_code="line_gone")
 
     def _end(self) -> SessionClosed:
         match self._bye:
@@ -141,7 +141,7 @@ class TonesSession:
     def _read(self, event: Mapping[str, Any]) -> Iterator[Event]:
         number = count_at(event, "n") or 0
         if number <= self._seen:
-            return  # told twice
+            return  # a repeated event
         self._seen = number
         match event.get("ev"):
             case "ready":
@@ -149,38 +149,38 @@ class TonesSession:
                 expires = None if seconds is None else self._clock() + seconds
                 yield SessionReady(model=text_at(event, "model"), expires_at=expires)
             case "key":
-                yield TurnStarted(item=self._name("turn", count_at(event, "turn")))
+                yield TurnStarted(item=self._id("turn", count_at(event, "turn")))
             case "turn":
-                yield from self._turn(
-                    self._name("turn", count_at(event, "turn")), text_at(event, "text") or "", count_at(event, "ms")
+                yield from self._turn_ended(
+                    self._id("turn", count_at(event, "turn")), text_at(event, "text") or "", count_at(event, "ms")
                 )
             case "song":
                 self._song = count_at(event, "song") or 0
-                yield ReplyStarted(reply=self._name("song", self._song), command=text_at(event, "ref"))
+                yield ReplyStarted(reply=self._id("song", self._song), command=text_at(event, "ref"))
             case "sung":
-                yield from self._sung(event, count_at(event, "ms") or 0)
+                yield from self._song_ended(event, count_at(event, "ms") or 0)
             case "oops":
-                code, message = text_at(event, "code") or "oops", self._provider.clean(text_at(event, "message") or "")
+                code, message = text_at(event, "code") or "oops", self._endpoint.clean(text_at(event, "message") or "")
                 ref = text_at(event, "ref")
                 yield ProviderFault(code=code, message=message, retry=code == "busy", command=ref)
             case "bye":
                 self._bye = text_at(event, "why") or "asked"
 
-    def _name(self, kind: str, number: int | None) -> str:
-        return f"{kind}_{self._line}_{number or 0}"
+    def _id(self, kind: str, number: int | None) -> str:
+        return f"{kind}_{self._prefix}_{number or 0}"
 
-    def _turn(self, item: str, text: str, at_ms: int | None) -> Iterator[Event]:
+    def _turn_ended(self, item: str, text: str, at_ms: int | None) -> Iterator[Event]:
         previous, self._item = self._item, item
         self._history.add("user", text)
         yield TurnStopped(item=item, at_ms=at_ms)
         yield TurnCommitted(item=item, previous=previous)
         yield TurnTranscript(item=item, text=text)
 
-    def _sung(self, event: Mapping[str, Any], sung_ms: int) -> Iterator[Event]:
-        reply, text = self._name("song", count_at(event, "song")), text_at(event, "text") or ""
+    def _song_ended(self, event: Mapping[str, Any], sung_ms: int) -> Iterator[Event]:
+        reply, text = self._id("song", count_at(event, "song")), text_at(event, "text") or ""
         cut = bool(event.get("cut"))
         status: Literal["cancelled", "completed"] = "cancelled" if cut else "completed"
-        self._history.sung(reply, text)
+        self._history.add_song(reply, text)
         yield ReplyTranscript(reply=reply, text=text, final=True)
         yield ReplyEnded(
             reply=reply,

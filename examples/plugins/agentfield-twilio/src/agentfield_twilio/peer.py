@@ -1,4 +1,4 @@
-"""Twilio with a telephone behind it, as the peer of the conformance kit: signs, sends frames of 20 ms, tells marks."""
+"""A fake of Twilio and a telephone, as the peer of the conformance kit: it signs, sends frames of 20 ms, returns marks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TwilioCaller:
 
     Args:
         token: The account's token.
-        http: Connections.
+        http: Opens the connections.
     """
 
     def __init__(self, token: str, http: aiohttp.ClientSession) -> None:
@@ -52,7 +52,7 @@ class TwilioCaller:
 
     @property
     def heard(self) -> bytes:
-        """The audio that came."""
+        """Received audio."""
         return bytes(self._audio)
 
     @property
@@ -61,14 +61,14 @@ class TwilioCaller:
         return self._cleared
 
     async def call_unverified(self, endpoint: CallEndpoint) -> int:
-        """Ask what to do with a call, signed with another token."""
+        """Request the webhook, signed with another token."""
         url = f"{endpoint.url}/voice/{endpoint.target}"
         signed = signature(f"not {self._token}", url, _FORM.items())
         async with self._http.post(url, data=_FORM, headers={"X-Twilio-Signature": signed}) as response:
             return response.status
 
     async def call(self, endpoint: CallEndpoint) -> None:
-        """Ask what to do with a call, and open the stream that the answer names."""
+        """Request the webhook, and open the stream in its response."""
         url = f"{endpoint.url}/voice/{endpoint.target}"
         signed = signature(self._token, url, _FORM.items())
         async with self._http.post(url, data=_FORM, headers={"X-Twilio-Signature": signed}) as response:
@@ -77,7 +77,7 @@ class TwilioCaller:
         if found is None:
             raise AssertionError(f"the voice webhook answered with {response.status}, and no stream: {answer}")
         stream = unescape(found[1])
-        told = {name: unescape(value) for name, value in _PARAMETER.findall(answer)}
+        parameters = {name: unescape(value) for name, value in _PARAMETER.findall(answer)}
         self._socket = await self._http.ws_connect(
             stream, headers={"X-Twilio-Signature": signature(self._token, stream)}
         )
@@ -88,13 +88,13 @@ class TwilioCaller:
             "streamSid": _STREAM,
             "tracks": ["inbound"],
             "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1},
-            "customParameters": told,
+            "customParameters": parameters,
         }
         await self._send(event="start", start=about)
-        self._reader = asyncio.create_task(self._read(self._socket), name="what Twilio is sent")
+        self._reader = asyncio.create_task(self._read(self._socket), name="reader of the fake Twilio")
 
     async def speak(self, data: bytes) -> None:
-        """Send audio, a frame for each 20 ms."""
+        """Send audio in frames of 20 ms."""
         for at in range(0, len(data), _FRAME):
             payload = base64.b64encode(data[at : at + _FRAME]).decode()
             self._chunks += 1
@@ -106,28 +106,28 @@ class TwilioCaller:
         await self._send(event="dtmf", dtmf={"track": "inbound_track", "digit": digit})
 
     async def send_text(self, text: str) -> None:
-        """Do nothing: nobody types on a telephone."""
+        """Do nothing: the transport declares no `text_input`."""
 
     async def commit(self) -> None:
-        """Do nothing: a telephone has no button to talk."""
+        """Do nothing: the transport declares no `commits`."""
 
     async def stall(self) -> None:
-        """Read nothing any more."""
+        """Stop reading."""
         await self._stop()
 
     async def hang_up(self) -> None:
-        """End the call: Twilio says so, then closes the stream."""
+        """End the call: send `stop`, then close the stream."""
         await self._send(event="stop", stop={"accountSid": _FORM["AccountSid"], "callSid": _FORM["CallSid"]})
         await self.close()
 
     async def drop(self) -> None:
-        """Break the connection."""
+        """Drop the connection."""
         transport = None if self._socket is None else self._socket.get_extra_info("socket")
         if transport is not None:
             transport.shutdown(2)
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Stop reading and close the stream."""
         await self._stop()
         if self._socket is not None:
             await self._socket.close()
@@ -157,7 +157,7 @@ class TwilioCaller:
 
 @asynccontextmanager
 async def peer(secret: str) -> AsyncIterator[TwilioCaller]:
-    """Yield a caller whose account has this token."""
+    """Yield a caller whose account has the token `secret`."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as http:
         caller = TwilioCaller(secret, http)
         try:

@@ -1,4 +1,4 @@
-"""The manifest: the routes that Twilio calls and what a telephone can do. Light on purpose."""
+"""The manifest: the transport `twilio` and its routes. It must import nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from agentfield.plugins import Manifest, RouteSpec, TransportSpec, hookimpl
 __all__ = ["agentfield_manifest"]
 
 API = (2, 0)
-"""The plugin contract that this was written for."""
+"""Version of the plugin API that this plugin is written for."""
 
 
 @hookimpl
 def agentfield_manifest() -> Manifest:
-    """Return what this plugin brings."""
+    """Return the transport."""
     return Manifest(
         api=API,
         transports=(
@@ -28,7 +28,7 @@ def agentfield_manifest() -> Manifest:
                         path="/voice/{target}",
                         handler="voice",
                         access="verified",
-                        summary="Twilio asks what to do with a call (voice webhook)",
+                        summary="Answer an incoming call (voice webhook)",
                         max_body=16 * 1024,
                     ),
                     RouteSpec(

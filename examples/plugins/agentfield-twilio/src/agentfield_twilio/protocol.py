@@ -1,4 +1,4 @@
-"""The messages of a bidirectional media stream, values in, values out: no socket, no clock.
+"""The protocol of a bidirectional media stream, without I/O.
 
 https://www.twilio.com/docs/voice/media-streams/websocket-messages
 """
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MAX_MESSAGE", "BadMessage", "Dtmf", "Heard", "Mark", "Media", "Started", "Stopped", "Stream"]
+__all__ = ["MAX_MESSAGE", "BadMessage", "Dtmf", "StreamEvent", "Mark", "Media", "Started", "Stopped", "Stream"]
 
 MAX_MESSAGE = 64 * 1024
-"""Characters of one message; Twilio's are of 20 ms, a few hundred."""
+"""Maximum characters of a message; a message of Twilio has 20 ms of audio, a few hundred characters."""
 _MAX_AUDIO = 8000
 _MAX_TEXT = 512
 _MAX_PARAMETERS = 20
@@ -26,12 +26,12 @@ _FORMAT = {"encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1}
 
 
 class BadMessage(ValueError):
-    """A message that Twilio would not send."""
+    """An invalid message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The stream begins: whose it is, and what the answer to the webhook gave it on its way."""
+    """The start of the stream: its ids, and the parameters of the TwiML that opened it."""
 
     stream: str
     call: str
@@ -48,7 +48,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Everything up to the mark was played."""
+    """All audio before the mark was played."""
 
     name: str
 
@@ -62,32 +62,32 @@ class Dtmf:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The caller hung up, or Twilio was told to stop."""
+    """The caller hung up, or the stream was stopped."""
 
 
-Heard = Started | Media | Mark | Dtmf | Stopped
+StreamEvent = Started | Media | Mark | Dtmf | Stopped
 
 
 class Stream:
-    """One stream, from `connected` to `stop`.
+    """State of one stream, from `connected` to `stop`.
 
-    Marks that Twilio sends back because of a `clear` tell nothing of what was heard, and are kept back.
+    After a `clear` Twilio returns all pending marks, although their audio was not played; such marks are suppressed.
     """
 
     def __init__(self) -> None:
         self.started: Started | None = None
         self._connected = False
         self._stopped = False
-        self._asked: OrderedDict[str, None] = OrderedDict()
-        self._thrown: OrderedDict[str, None] = OrderedDict()
+        self._pending_marks: OrderedDict[str, None] = OrderedDict()
+        self._cleared_marks: OrderedDict[str, None] = OrderedDict()
 
     # --- from Twilio
 
-    def receive(self, text: str) -> Heard | None:
-        """Return what a message says; None for one that has nothing for us, of a kind that is not known for instance.
+    def receive(self, text: str) -> StreamEvent | None:
+        """Return the event of a message, None for a message that is ignored, such as an unknown one.
 
         Raises:
-            BadMessage: It is not as Twilio's messages are, or comes at the wrong time.
+            BadMessage: The message is invalid or out of order.
         """
         message = _object(text)
         event = _text(message, "event")
@@ -101,12 +101,12 @@ class Stream:
         if event == "start":
             return self._start(message)
         if event not in ("media", "mark", "dtmf", "stop"):
-            return None  # a later version may tell more
+            return None  # unknown: of a later version of the protocol
         if self.started is None:
             raise BadMessage(f"{event!r} before 'start'")
         if _text(message, "streamSid") != self.started.stream:
             raise BadMessage("a message of another stream")
-        return self._heard(event, message)
+        return self._event(event, message)
 
     def _start(self, message: Mapping[str, Any]) -> Started:
         if not self._connected or self.started is not None:
@@ -121,12 +121,12 @@ class Stream:
         self.started = Started(stream, _text(start, "callSid"), _text(start, "accountSid"), _parameters(start))
         return self.started
 
-    def _heard(self, event: str, message: Mapping[str, Any]) -> Heard | None:
+    def _event(self, event: str, message: Mapping[str, Any]) -> StreamEvent | None:
         match event:
             case "media":
                 return _media(_part(message, "media"))
             case "mark":
-                return self._marked(_text(_part(message, "mark"), "name"))
+                return self._mark_played(_text(_part(message, "mark"), "name"))
             case "dtmf":
                 digit = _text(_part(message, "dtmf"), "digit")
                 if digit not in _KEYS:
@@ -136,12 +136,12 @@ class Stream:
                 self._stopped = True
                 return Stopped()
 
-    def _marked(self, name: str) -> Mark | None:
-        if name in self._thrown:
-            del self._thrown[name]
+    def _mark_played(self, name: str) -> Mark | None:
+        if name in self._cleared_marks:
+            del self._cleared_marks[name]
             return None
-        if self._asked.pop(name, self) is self:
-            return None  # never asked, or told already
+        if self._pending_marks.pop(name, self) is self:
+            return None  # unknown, or already reported
         return Mark(name)
 
     # --- to Twilio
@@ -151,18 +151,18 @@ class Stream:
         return self._message("media", {"payload": base64.b64encode(data).decode("ascii")})
 
     def mark(self, name: str) -> str:
-        """Return the message that asks to be told when everything before it was played."""
-        self._asked[name] = None
-        while len(self._asked) > _MAX_MARKS:
-            self._asked.popitem(last=False)
+        """Return the message that requests a mark: Twilio returns it once all audio before it is played."""
+        self._pending_marks[name] = None
+        while len(self._pending_marks) > _MAX_MARKS:
+            self._pending_marks.popitem(last=False)
         return self._message("mark", {"name": name})
 
     def clear(self) -> str:
-        """Return the message that throws away what was not played; its marks come back, and mean nothing."""
-        self._thrown.update(self._asked)
-        self._asked.clear()
-        while len(self._thrown) > _MAX_MARKS:
-            self._thrown.popitem(last=False)
+        """Return the message that discards unplayed audio; the pending marks are suppressed when Twilio returns them."""
+        self._cleared_marks.update(self._pending_marks)
+        self._pending_marks.clear()
+        while len(self._cleared_marks) > _MAX_MARKS:
+            self._cleared_marks.popitem(last=False)
         return self._message("clear", None)
 
     def _message(self, event: str, part: Mapping[str, str] | None) -> str:
@@ -176,7 +176,7 @@ class Stream:
 
 def _media(media: Mapping[str, Any]) -> Media | None:
     if media.get("track", "inbound") != "inbound":
-        return None  # what we said ourselves
+        return None  # the outbound track: our own audio
     payload = media.get("payload")
     if not isinstance(payload, str) or len(payload) > 2 * _MAX_AUDIO:
         raise BadMessage("'payload' is no text, or too long")

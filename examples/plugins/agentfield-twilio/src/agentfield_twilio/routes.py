@@ -1,4 +1,4 @@
-"""What Twilio asks of us: what to do with a call that comes in, and to take its audio."""
+"""The routes of the transport: the voice webhook, and the media stream of a call."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from agentfield_twilio.leg import TwilioLeg
 from agentfield_twilio.protocol import MAX_MESSAGE, BadMessage, Started, Stream
 from agentfield_twilio.signature import is_signed
 
-__all__ = ["TwilioTransport", "answer", "twilio"]
+__all__ = ["TwilioTransport", "connect_twiml", "twilio"]
 
-_BEGIN_WAIT = 10.0
-"""Seconds within which a stream must have said `start`."""
-_CLOSE_WAIT = 2.0
-_REMEMBERED = 1000
-_OWN = ("target", "caller")
+_START_TIMEOUT = 10.0
+"""Seconds within which a stream must send `start`."""
+_CLOSE_TIMEOUT = 2.0
+_MAX_ENDED_CALLS = 1000
+_RESERVED_PARAMETERS = ("target", "caller")
 _HANG_UP = '<?xml version="1.0" encoding="UTF-8"?>\n<Response><Hangup/></Response>'
 _REFUSED, _FAILED = 1008, 1011
 
 
 @asynccontextmanager
 async def twilio(runtime: TransportRuntime) -> AsyncIterator[TwilioTransport]:
-    """Serve the transport; it holds nothing but its calls."""
+    """Yield the transport."""
     yield TwilioTransport(runtime)
 
 
-def answer(stream_url: str, parameters: Mapping[str, str]) -> str:
+def connect_twiml(stream_url: str, parameters: Mapping[str, str]) -> str:
     """Return the TwiML that connects a call to a stream.
 
     Args:
-        stream_url: Where the stream goes, ``wss://…``.
-        parameters: What the stream's `start` is to say; names and values together at most 500 characters each.
+        stream_url: URL of the stream, ``wss://…``.
+        parameters: Parameters of the stream's `start`; name and value have at most 500 characters together.
     """
-    told = "".join(f"<Parameter name={quoteattr(k)} value={quoteattr(v)}/>" for k, v in parameters.items())
+    elements = "".join(f"<Parameter name={quoteattr(k)} value={quoteattr(v)}/>" for k, v in parameters.items())
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f"<Response><Connect><Stream url={quoteattr(stream_url)}>{told}</Stream></Connect></Response>"
+        f"<Response><Connect><Stream url={quoteattr(stream_url)}>{elements}</Stream></Connect></Response>"
     )
 
 
@@ -51,30 +51,30 @@ class TwilioTransport:
     """The two routes of the transport.
 
     Args:
-        runtime: What the control plane gives.
+        runtime: Services of the control plane.
     """
 
     def __init__(self, runtime: TransportRuntime) -> None:
         self._runtime = runtime
-        self._over: OrderedDict[str, None] = OrderedDict()
-        """Calls whose sessions are over: they are not connected again."""
+        self._ended_calls: OrderedDict[str, None] = OrderedDict()
+        """Calls whose sessions have ended, in order; they are not connected again."""
 
     async def verify(self, request: web.Request) -> Evidence:
-        """Believe what is signed with the account's token.
+        """Accept a request that is signed with the account's token.
 
         Raises:
-            Forbidden: It is not signed, or no token is set, which believes nobody.
+            Forbidden: The signature is missing or wrong, or no token is configured.
         """
         token = self._runtime.setting("TWILIO_AUTH_TOKEN")
         if token is None:
             raise Forbidden(
-                "This control plane has no token of Twilio, so it believes nobody.",
+                "This control plane has no Twilio token, so it refuses all requests.",
                 code="twilio_token_missing",
                 hint="start it with TWILIO_AUTH_TOKEN set to the Auth Token of the Twilio account",
             )
         form = [(name, str(value)) for name, value in (await request.post()).items()]
         given = request.headers.get("X-Twilio-Signature", "")
-        if not is_signed(token.get_secret_value(), given, self._asked(request), form):
+        if not is_signed(token.get_secret_value(), given, self._signed_url(request), form):
             raise Forbidden(
                 "The request is not signed by Twilio for this address.",
                 code="twilio_signature",
@@ -84,27 +84,27 @@ class TwilioTransport:
         return Evidence("twilio-signature", known)
 
     async def voice(self, request: web.Request, evidence: Evidence) -> web.Response:
-        """Answer a call that comes in: its audio goes to our stream, which then starts the session."""
+        """Answer an incoming call: connect it to the stream, which then starts the session."""
         call = evidence.facts.get("CallSid")
         if call is None:
             raise InvalidInput("A call has a CallSid.", field="CallSid", hint="this is the voice webhook of a number")
-        if call in self._over:
-            # sent here again after its end, by a <Redirect> for instance; connecting it would go round in circles
+        if call in self._ended_calls:
+            # redirected here after its session ended, for instance by a <Redirect>; connecting it again would loop
             return web.Response(text=_HANG_UP, content_type="text/xml")
         parameters = {"target": request.match_info["target"], "caller": evidence.facts.get("From", "")[:256]}
-        text = answer(_socket(self._runtime.url("/media")), parameters)
+        text = connect_twiml(_socket(self._runtime.url("/media")), parameters)
         return web.Response(text=text, content_type="text/xml")
 
     async def media(self, request: web.Request, evidence: Evidence) -> web.WebSocketResponse:
-        """Carry the audio of a call until it is over."""
-        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, timeout=_CLOSE_WAIT, compress=False)
+        """Carry the audio of a call until it ends."""
+        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, timeout=_CLOSE_TIMEOUT, compress=False)
         if not socket.can_prepare(request):
             raise InvalidInput("A media stream is a WebSocket.", code="websocket_required")
         await socket.prepare(request)
         stream = Stream()
         try:
-            async with asyncio.timeout(_BEGIN_WAIT):
-                started = await _begun(socket, stream)
+            async with asyncio.timeout(_START_TIMEOUT):
+                started = await _receive_start(socket, stream)
             session_id = await self._start(started, evidence)
         except (BadMessage, AgentFieldError, TimeoutError) as error:
             await self._refuse(socket, error)
@@ -115,8 +115,11 @@ class TwilioTransport:
 
     # --- inside
 
-    def _asked(self, request: web.Request) -> str:
-        """Return the address that Twilio asked for: ours outside, and what this request says below it."""
+    def _signed_url(self, request: web.Request) -> str:
+        """Return the URL that Twilio signed: the public root of the transport, and the path and query of this request.
+
+        The request's own host is not used: behind a proxy it is not the public one.
+        """
         root = self._runtime.url("")
         _, _, below = request.rel_url.raw_path.partition("/transports/twilio")
         query = request.rel_url.raw_query_string
@@ -131,7 +134,7 @@ class TwilioTransport:
                 hint='give it a <Parameter name="target" value="…"/>',
             )
         facts = {"AccountSid": started.account, "CallSid": started.call, "StreamSid": started.stream}
-        others = {name: value for name, value in started.parameters.items() if name not in _OWN}
+        others = {name: value for name, value in started.parameters.items() if name not in _RESERVED_PARAMETERS}
         return await self._runtime.start_session(
             target,
             evidence=Evidence(evidence.method, facts),
@@ -142,34 +145,34 @@ class TwilioTransport:
 
     async def _carry(self, session_id: str, started: Started, socket: web.WebSocketResponse, leg: TwilioLeg) -> None:
         try:
-            why = await self._runtime.carry(session_id, leg)
+            end = await self._runtime.carry(session_id, leg)
         except AgentFieldError as error:
             if isinstance(error, SessionEnded):
-                self._end(started.call)
+                self._remember_ended(started.call)
             await self._refuse(socket, error)
             return
-        if why == "closed":
-            self._end(started.call)
-        if why != "slow":
+        if end == "closed":
+            self._remember_ended(started.call)
+        if end != "slow":
             await socket.close()
 
     async def _refuse(self, socket: web.WebSocketResponse, error: Exception) -> None:
-        told = error.message if isinstance(error, AgentFieldError) else str(error) or "the stream did not begin"
-        self._runtime.logger.warning("a media stream is not carried: %s", told)
+        reason = error.message if isinstance(error, AgentFieldError) else str(error) or "the stream did not begin"
+        self._runtime.logger.warning("a media stream is not carried: %s", reason)
         code = _FAILED if isinstance(error, AgentFieldError) and error.status >= 500 else _REFUSED
-        await socket.close(code=code, message=told.encode()[:100])
+        await socket.close(code=code, message=reason.encode()[:100])
 
-    def _end(self, call: str) -> None:
-        self._over[call] = None
-        while len(self._over) > _REMEMBERED:
-            self._over.popitem(last=False)
+    def _remember_ended(self, call: str) -> None:
+        self._ended_calls[call] = None
+        while len(self._ended_calls) > _MAX_ENDED_CALLS:
+            self._ended_calls.popitem(last=False)
 
 
-async def _begun(socket: web.WebSocketResponse, stream: Stream) -> Started:
-    """Return how a stream starts.
+async def _receive_start(socket: web.WebSocketResponse, stream: Stream) -> Started:
+    """Receive messages up to `start`, and return it.
 
     Raises:
-        BadMessage: It does not.
+        BadMessage: The stream ends or is invalid before.
     """
     while stream.started is None:
         message = await socket.receive()

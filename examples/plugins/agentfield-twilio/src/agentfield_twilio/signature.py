@@ -1,4 +1,4 @@
-"""How Twilio signs what it asks: HMAC-SHA1 of the address and the sorted form, with the account's token.
+"""Twilio's request signatures: HMAC-SHA1 of the URL and the sorted form, with the account's token.
 
 https://www.twilio.com/docs/usage/security#validating-requests
 """
@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
-__all__ = ["addresses", "is_signed", "signature"]
+__all__ = ["equivalent_urls", "is_signed", "signature"]
 
 _PORTS = {"https": 443, "wss": 443, "http": 80, "ws": 80}
 
@@ -21,28 +21,28 @@ def signature(token: str, url: str, form: Iterable[tuple[str, str]] = ()) -> str
 
     Args:
         token: The account's token.
-        url: The whole address as Twilio asked for it, its query with it.
-        form: Names and values of the body; a name that comes twice with one value counts once.
+        url: The complete URL that Twilio requested, with its query.
+        form: Names and values of the body; repeated equal pairs count once.
     """
     signed = url + "".join(name + value for name, value in sorted(set(form)))
     return base64.b64encode(hmac.new(token.encode(), signed.encode(), hashlib.sha1).digest()).decode()
 
 
 def is_signed(token: str, given: str, url: str, form: Iterable[tuple[str, str]] = ()) -> bool:
-    """Tell whether a signature is that of a request to `url`, however Twilio writes the same address."""
+    """Return whether a signature matches a request to `url`, in any of the forms in which Twilio writes that URL."""
     pairs = tuple(form)
-    # all are compared, in constant time each: how long it takes tells nothing
+    # compare all forms in constant time, so that the duration reveals nothing
     offered = given.encode(errors="replace")
-    matches = [hmac.compare_digest(signature(token, each, pairs).encode(), offered) for each in addresses(url)]
+    matches = [hmac.compare_digest(signature(token, each, pairs).encode(), offered) for each in equivalent_urls(url)]
     return any(matches)
 
 
-def addresses(url: str) -> Iterator[str]:
-    """Yield the ways in which one address may be written: with and without its usual port, a socket's also with a slash."""
+def equivalent_urls(url: str) -> Iterator[str]:
+    """Yield the forms of a URL: with and without the default port; a WebSocket URL also with a trailing slash."""
     parts = urlsplit(url)
-    usual = f":{_PORTS.get(parts.scheme, '')}"
-    bare = parts.netloc.removesuffix(usual)
-    hosts = [bare, bare + usual] if bare != parts.netloc or parts.port is None else [bare]
+    default_port = f":{_PORTS.get(parts.scheme, '')}"
+    bare = parts.netloc.removesuffix(default_port)
+    hosts = [bare, bare + default_port] if bare != parts.netloc or parts.port is None else [bare]
     paths = [parts.path, parts.path + "/"] if parts.scheme in ("ws", "wss") else [parts.path]
     for each in hosts:
         for path in paths:
