@@ -1,4 +1,4 @@
-"""Plugins broken in every way at once, installed for real, beside good ones: `af` works, and every reason is right."""
+"""Plugins with all kinds of faults, installed beside good ones: `af` works and gives the right reason for each."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SOURCES: dict[str, str | None] = {
     "unsaid": good("unsaid", transport="webrtc", media="direct"),
     "strange": good("strange").replace("json:dumps", "json.dumps"),
 }
-"""The modules of the plugins, None for one whose files are gone."""
+"""Modules of the plugins; None for one whose files are missing."""
 
 STATES = {
     "acme": ("ok", ""),
@@ -92,7 +92,7 @@ STATES = {
     ),
     "strange": ("invalid", "strange/websocket: 'json.dumps' is not of the form 'module:attribute'"),
 }
-"""What becomes of each."""
+"""Expected state and reason of each."""
 
 USABLE = {
     "acme/websocket",
@@ -103,7 +103,7 @@ USABLE = {
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """Result of a command."""
 
     code: int
     out: str
@@ -112,7 +112,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
-    """The commands, run side by side in processes that find all these distributions on their path."""
+    """Run the commands concurrently, with all these distributions on the path."""
     path = tmp_path_factory.mktemp("site")
     for name, source in SOURCES.items():
         _distribution(path, name, f"{name} = zz_{name}")
@@ -154,8 +154,8 @@ def _distribution(path: Path, name: str, entry: str) -> None:
     (info / "entry_points.txt").write_text(f"[agentfield.plugins]\n{entry}\n")
 
 
-def test_every_plugin_has_its_state_and_its_reason(ran: dict[str, Ran]) -> None:
-    """`af plugins` tells of each what became of it, also where strictness is asked for, and fails."""
+def test_each_plugin_has_its_state_and_reason(ran: dict[str, Ran]) -> None:
+    """`af plugins` shows state and reason of each plugin, also in strict mode, and fails."""
     for name in ("plugins", "strict plugins"):
         rows = json.loads(ran[name].out)["plugins"]
         found = {
@@ -169,8 +169,8 @@ def test_every_plugin_has_its_state_and_its_reason(ran: dict[str, Ran]) -> None:
         assert (ran[name].code, ran[name].err) == (1, "")
 
 
-def test_the_good_ones_work(ran: dict[str, Ran]) -> None:
-    """`af adapters` lists what works; two claims on a pair are told, not decided, until one is preferred."""
+def test_good_plugins_work(ran: dict[str, Ran]) -> None:
+    """`af adapters` lists usable pairs; a pair of two plugins is ambiguous until one is preferred."""
     rows = json.loads(ran["adapters"].out)["adapters"]
     assert {f"{r['provider']}/{r['transport']}" for r in rows if r["installed"]} == USABLE
     claims = [row for row in rows if (row["provider"], row["transport"]) == ("openai", "websocket")]
@@ -191,15 +191,15 @@ def test_the_good_ones_work(ran: dict[str, Ran]) -> None:
     assert {ran[name].code for name in ("adapters", "preferred", "table")} == {0}
 
 
-def test_the_table_says_that_not_all_is_well(ran: dict[str, Ran]) -> None:
-    """A person sees the pairs, and one line that names what is not usable and where to look."""
+def test_the_table_mentions_unusable_plugins(ran: dict[str, Ran]) -> None:
+    """The table is followed by one line that names the unusable plugins."""
     assert "acme/websocket" in ran["table"].out
     assert ran["table"].err.startswith("not usable: zz-boast 0.1, zz-damaged, zz-dict 0.1, ")
     assert ran["table"].err.endswith("; see af plugins\n")
 
 
 def test_strict_mode_refuses_with_every_reason(ran: dict[str, Ran]) -> None:
-    """With AGENTFIELD_PLUGINS_STRICT nothing is listed, the exit code is that of a refusal, and all reasons are there."""
+    """With AGENTFIELD_PLUGINS_STRICT the command fails with all reasons and lists nothing."""
     assert (ran["strict"].code, ran["strict"].out) == (2, "")
     assert "AGENTFIELD_PLUGINS_STRICT is set and not every plugin is ok" in ran["strict"].err
     assert ran["strict"].err.endswith("code: plugins_not_ok\n")
@@ -209,14 +209,14 @@ def test_strict_mode_refuses_with_every_reason(ran: dict[str, Ran]) -> None:
             assert f"zz-{name}{version}: {state}: {reason}" in ran["strict"].err
 
 
-def test_a_preference_for_nobody_is_refused_with_a_guess(ran: dict[str, Ran]) -> None:
-    """AGENTFIELD_PREFER for a distribution that is not there is an error, not ignored."""
+def test_an_unknown_preference_is_refused_with_a_suggestion(ran: dict[str, Ran]) -> None:
+    """AGENTFIELD_PREFER with an unknown distribution is an error, not ignored."""
     assert ran["absent"].code == 2
     assert "no plugin of that distribution is installed. Did you mean 'zz-claims'?" in ran["absent"].err
 
 
-def test_nothing_is_loaded_where_autoloading_is_off(ran: dict[str, Ran]) -> None:
-    """With AGENTFIELD_NO_PLUGIN_AUTOLOAD no pair works, and each of ours says what switched it off."""
+def test_no_plugin_is_loaded_without_autoloading(ran: dict[str, Ran]) -> None:
+    """With AGENTFIELD_NO_PLUGIN_AUTOLOAD no pair works, and each first-party pair names the variable."""
     rows = json.loads(ran["none"].out)["adapters"]
     assert ran["none"].code == 0
     assert {row["state"] for row in rows} == {"plugin_disabled"}

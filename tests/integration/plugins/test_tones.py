@@ -1,4 +1,4 @@
-"""A stranger's provider in a real control plane: a caller keys numbers, a handler answers, and tones come back."""
+"""A third-party provider in a real control plane: a caller keys numbers, and a handler answers in tones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def registry() -> Registry:
 async def calling(
     home: Path, handler: Any, service: ToneService, query: str = ""
 ) -> AsyncIterator[tuple[Any, Any, Any]]:
-    """Run a control plane and an agent with this handler, and call it at 8 kHz."""
+    """Run a control plane and an agent with a handler, and call it at 8 kHz."""
     app = Agent("shop", registry=registry())
     app.session("sums", **DECLARED)(handler)
     environ = {"TONES_KEY": KEY, "TONES_URL": f"http://127.0.0.1:{service.port}"}
@@ -60,7 +60,7 @@ async def calling(
 
 
 async def key_in(caller: Caller, text: str, *, pace: float = 0.0) -> None:
-    """Press keys, then be silent long enough; with a pace of 0.1 as fast as a telephone does."""
+    """Press keys, then send silence to end the turn; a pace of 0.1 is that of a telephone."""
     sound = b"".join(map(sound_of, keys_of(text))) + bytes(16 * 900)
     for at in range(0, len(sound), 1600):
         await caller.socket.send_bytes(sound[at : at + 1600])
@@ -68,13 +68,13 @@ async def key_in(caller: Caller, text: str, *, pace: float = 0.0) -> None:
 
 
 def heard(caller: Caller) -> str:
-    """Return what the tones say that the caller heard."""
-    return text_of(KeyDetector().hear(bytes(caller.audio)))
+    """Return the text of the tones that the caller heard."""
+    return text_of(KeyDetector().feed(bytes(caller.audio)))
 
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
-    """Keep the node's key with the test; the provider's key is in no line of the log."""
+    """Keep the node's key in the test's folder; check that no log line contains the provider's key."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     caplog.set_level(logging.DEBUG)
     yield
@@ -82,7 +82,7 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 
 
 async def test_a_conversation_in_tones(tmp_path: Path) -> None:
-    """Keys become a turn, `reply` is the provider's answer, `say` the handler's own words, and both are heard as tones."""
+    """Keys become a turn; `reply` and `say` are both heard as tones."""
     turns: list[Any] = []
 
     async def sums(session: Any) -> None:
@@ -104,7 +104,7 @@ async def test_a_conversation_in_tones(tmp_path: Path) -> None:
 
 
 async def test_a_caller_interrupts_tones(tmp_path: Path) -> None:
-    """Keys over a song stop it at the caller's end; the provider's memory holds what was heard."""
+    """Keys during a song interrupt it; the history keeps the heard part."""
     spoken: list[Any] = []
 
     async def sums(session: Any) -> None:
@@ -116,13 +116,13 @@ async def test_a_caller_interrupts_tones(tmp_path: Path) -> None:
         await key_in(caller, "1")
         await until(lambda: len(caller.audio) > 16_000)
         await key_in(caller, "2")
-        await until(lambda: keys_of("ok") in KeyDetector().hear(bytes(caller.audio)))
+        await until(lambda: keys_of("ok") in KeyDetector().feed(bytes(caller.audio)))
     assert spoken[0].interrupted
     assert caller.of("clear")
 
 
-async def test_a_broken_line_is_opened_again(tmp_path: Path) -> None:
-    """Nothing is lost with a line: the next one is told what was said, since every request carries it."""
+async def test_a_lost_connection_is_reopened(tmp_path: Path) -> None:
+    """No history is lost with a connection, since each request carries it."""
 
     async def sums(session: Any) -> None:
         await session.input()
@@ -132,7 +132,7 @@ async def test_a_broken_line_is_opened_again(tmp_path: Path) -> None:
         await key_in(caller, "7")
         await until(lambda: "I heard 7." in heard(caller))
         opened = sum('"open"' in each for each in service.received)
-        service.cut()
+        service.drop()
         await until(lambda: sum('"open"' in each for each in service.received) > opened)
         caller.audio.clear()
         await key_in(caller, "8", pace=0.1)
@@ -153,8 +153,8 @@ async def test_a_broken_line_is_opened_again(tmp_path: Path) -> None:
         ("max_duration", {"limits": Limits(duration=601)}),
     ],
 )
-def test_what_tones_cannot_do_is_refused(capability: str, declared: dict[str, Any]) -> None:
-    """Each capability that tones lack is refused by name where the session is declared."""
+def test_undeclared_capabilities_are_refused(capability: str, declared: dict[str, Any]) -> None:
+    """A missing capability is refused by name when the session is declared."""
 
     async def sums(session: Any) -> None:
         await session.input()

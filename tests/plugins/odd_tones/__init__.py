@@ -1,1 +1,1 @@
-"""Adapters with one fault each, made from the tone provider; the kit must find every one of them."""
+"""Adapters of the tone provider with one fault each; the conformance kit must find each fault."""

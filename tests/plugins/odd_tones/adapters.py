@@ -1,4 +1,4 @@
-"""The faults."""
+"""Sessions and adapters with faults."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from agentfield_tones.adapter import tones
 _KEPT: set[asyncio.Task[None]] = set()
 
 
-class Odd:
-    """A session behind a fault."""
+class FaultySession:
+    """A session that passes everything through; base class of the faults."""
 
     def __init__(self, session: ProviderSession) -> None:
         self._session = session
@@ -35,8 +35,8 @@ class Odd:
         await self._session.close()
 
 
-class Leaky(Odd):
-    """Starts a task and forgets it."""
+class Leaky(FaultySession):
+    """Leaks a task."""
 
     def __init__(self, session: ProviderSession) -> None:
         super().__init__(session)
@@ -44,8 +44,8 @@ class Leaky(Odd):
         _KEPT.add(task)  # type: ignore[arg-type]
 
 
-class Wordy(Odd):
-    """Says more than it is told to."""
+class Wordy(FaultySession):
+    """Adds words to a say."""
 
     async def send(self, command: Command) -> None:
         if isinstance(command, SayCommand):
@@ -53,8 +53,8 @@ class Wordy(Odd):
         await super().send(command)
 
 
-class Silent(Odd):
-    """Never says that it is over."""
+class Silent(FaultySession):
+    """Never emits `SessionClosed`."""
 
     async def events(self) -> AsyncIterator[Event]:
         async for event in super().events():
@@ -86,10 +86,10 @@ async def _odd(wrap: Callable[[Any], Any], runtime: AdapterRuntime) -> AsyncIter
         yield Adapter(inner, wrap)
 
 
-leaky, wordy, silent, lonely = (partial(_odd, wrap) for wrap in (Leaky, Wordy, Silent, Odd))
+leaky, wordy, silent, lonely = (partial(_odd, wrap) for wrap in (Leaky, Wordy, Silent, FaultySession))
 
 
 @asynccontextmanager
 async def telling(runtime: AdapterRuntime) -> AsyncIterator[Adapter]:
     async with tones(runtime) as inner:
-        yield Adapter(inner, Odd, runtime.key.get_secret_value() if runtime.key else None)
+        yield Adapter(inner, FaultySession, runtime.key.get_secret_value() if runtime.key else None)

@@ -1,4 +1,4 @@
-"""The manifest: a provider for each fault; `heavy` is a second manifest, which imports too much."""
+"""The manifest: one provider per fault; `heavy` is a second manifest, which imports too much."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A transport of a stranger, as small as one can be: a WebSocket with sound in binary frames, and who knows the secret may call."""
+"""A minimal third-party transport: a WebSocket with audio in binary frames, for callers that know the secret."""

@@ -1,4 +1,4 @@
-"""A caller of the pipe."""
+"""The caller of the pipe, for the conformance kit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agentfield.testing.peer import CallEndpoint
 
 
 class PipeCaller:
-    """Calls (`agentfield.testing.peer.CallerPeer`)."""
+    """A caller (`agentfield.testing.peer.CallerPeer`)."""
 
     def __init__(self, secret: str, http: aiohttp.ClientSession) -> None:
         self.settings = {"PIPE_SECRET": secret}
@@ -95,7 +95,7 @@ class PipeCaller:
 
 @asynccontextmanager
 async def caller(secret: str) -> AsyncIterator[PipeCaller]:
-    """Yield a caller who knows the secret."""
+    """Yield a caller that sends the secret."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as http:
         it = PipeCaller(secret, http)
         try:

@@ -1,4 +1,4 @@
-"""The manifest; `deaf` is the same line with faults."""
+"""The manifest; `deaf` is the same transport with faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line."""
+"""The transport, and a variant with faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Pipe:
         secret = self._runtime.setting("PIPE_SECRET")
         shown = request.headers.get("X-Pipe", "")
         if secret is None or not hmac.compare_digest(shown, secret.get_secret_value()):
-            raise Forbidden("Who does not know the secret may not call.")
+            raise Forbidden("The caller does not send the secret.")
         return Evidence("pipe-secret")
 
     async def talk(self, request: web.Request, evidence: Evidence | None) -> web.StreamResponse:
@@ -81,12 +81,12 @@ class Leg:
             raise Unavailable("the pipe is closed") from None
 
     async def mark(self, name: str) -> None:
-        await self._say(mark=name)
+        await self._send(mark=name)
 
     async def clear(self) -> None:
-        await self._say(clear=True)
+        await self._send(clear=True)
 
-    async def _say(self, **frame: Any) -> None:
+    async def _send(self, **frame: Any) -> None:
         try:
             await self.socket.send_json(frame)
         except (ConnectionError, RuntimeError):
@@ -106,15 +106,15 @@ class Leg:
                     yield CallerText(text)
                 case {"commit": True}:
                     yield CallerCommit()
-        said = self.socket.close_code == WSCloseCode.OK
-        yield CallerGone("the pipe was closed" if said else "the pipe broke", hung_up=said)
+        closed = self.socket.close_code == WSCloseCode.OK
+        yield CallerGone("the pipe was closed" if closed else "the pipe broke", hung_up=closed)
 
     async def close(self) -> None:
         await self.socket.close()
 
 
 class DeafPipe(Pipe):
-    """Lets everybody in, keeps what callers say to itself, and never throws anything away."""
+    """A transport with faults: it verifies nothing, drops caller audio and ignores `clear`."""
 
     async def verify(self, request: web.Request) -> Evidence:
         return Evidence("nothing")
@@ -130,9 +130,9 @@ class DeafLeg(Leg):
         return
 
     async def input(self) -> AsyncIterator[CallerInput]:
-        async for heard in super().input():
-            if not isinstance(heard, CallerAudio):
-                yield heard
+        async for event in super().input():
+            if not isinstance(event, CallerAudio):
+                yield event
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The messages of a media stream: what comes out for what goes in, whatever goes in."""
+"""The protocol of a media stream without I/O: valid, unknown and invalid messages."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def changed(path: tuple[str, ...], value: object) -> str:
     return json.dumps(message)
 
 
-def test_a_stream_starts_with_whose_it_is():
-    """The start names the stream, its call and account, and what the webhook's answer gave it on its way."""
+def test_start_gives_the_ids_and_parameters():
+    """`start` gives the ids of stream, call and account, and the parameters of the TwiML."""
     stream = begun()
     assert stream.started == Started(SID, "CA123", "AC123", {"target": "front-desk.phone", "caller": "+4912345"})
 
 
-def test_what_a_caller_does_is_heard():
-    """Audio, keys, marks that were asked for, and the end."""
+def test_callers_input_becomes_events():
+    """Audio, keys, requested marks and the end become events."""
     stream = begun()
     assert told(
         stream, "media", media={"track": "inbound", "chunk": "1", "timestamp": "5", "payload": "/38="}
@@ -67,8 +67,8 @@ def test_what_a_caller_does_is_heard():
     assert told(stream, "stop", stop={"accountSid": "AC123", "callSid": "CA123"}) == Stopped()
 
 
-def test_what_has_nothing_for_us_is_passed_over():
-    """Events of a later version, our own track, an empty payload, a mark that nobody asked for or that was told already."""
+def test_irrelevant_messages_are_ignored():
+    """Unknown events, the outbound track, empty payloads, and unknown or repeated marks are ignored."""
     stream = begun()
     assert told(stream, "weather", weather={}) is None
     assert told(stream, "media", media={"track": "outbound", "payload": "!"}) is None
@@ -79,8 +79,8 @@ def test_what_has_nothing_for_us_is_passed_over():
     assert told(stream, "mark", mark={"name": "m1"}) is None
 
 
-def test_marks_that_a_clear_sends_back_were_not_heard():
-    """After a clear the marks before it come back and say nothing; those that are asked for after it count."""
+def test_marks_returned_after_a_clear_are_suppressed():
+    """Marks requested before a clear are suppressed; marks requested after it are reported."""
     stream = begun()
     stream.mark("m1")
     stream.mark("m2")
@@ -114,8 +114,8 @@ def test_marks_that_a_clear_sends_back_were_not_heard():
         (json.dumps({"event": "dtmf", "streamSid": SID, "dtmf": {"digit": "12"}}), "no key of a telephone"),
     ],
 )
-def test_what_twilio_would_not_send_is_refused(text, why):
-    """A message that does not fit says what about it does not, and changes nothing."""
+def test_invalid_messages_are_refused(text, why):
+    """An invalid message is refused with its problem and changes no state."""
     stream = begun()
     with pytest.raises(BadMessage) as caught:
         stream.receive(text)
@@ -138,8 +138,8 @@ def test_what_twilio_would_not_send_is_refused(text, why):
         (changed(("start", "customParameters"), {"a": "x" * 600}), "a custom parameter is no text, or too long"),
     ],
 )
-def test_a_start_that_does_not_fit_starts_nothing(text, why):
-    """Another format, another stream, parameters that are none."""
+def test_an_invalid_start_is_refused(text, why):
+    """Another format, another stream and invalid parameters are refused."""
     stream = Stream()
     stream.receive(json.dumps(CONNECTED))
     with pytest.raises(BadMessage) as caught:
@@ -147,8 +147,8 @@ def test_a_start_that_does_not_fit_starts_nothing(text, why):
     assert (str(caught.value), stream.started) == (why, None)
 
 
-def test_the_order_of_a_stream_is_kept():
-    """Nothing is heard before the start, nor after the stop; parameters may be left out."""
+def test_messages_out_of_order_are_refused():
+    """Messages before `start` or after `stop` are refused; parameters are optional."""
     stream = Stream()
     with pytest.raises(BadMessage, match="'start' comes once, after 'connected'"):
         stream.receive(json.dumps(START))
@@ -178,8 +178,8 @@ MESSAGES = st.dictionaries(FIELDS, EVENTS | JSON | st.dictionaries(FIELDS, EVENT
 
 
 @given(st.lists(MESSAGES.map(json.dumps) | st.text(max_size=50), max_size=20), st.booleans())
-def test_whatever_comes_is_heard_passed_over_or_refused(texts, after_start):
-    """No text makes the codec fail otherwise than by refusing it."""
+def test_any_text_is_an_event_ignored_or_refused(texts, after_start):
+    """No text raises anything but `BadMessage`."""
     stream = begun() if after_start else Stream()
     for text in texts:
         try:
@@ -190,8 +190,8 @@ def test_whatever_comes_is_heard_passed_over_or_refused(texts, after_start):
 
 
 @given(st.binary(min_size=1, max_size=8000))
-def test_audio_comes_back_as_it_went(data):
-    """What is played and what is heard have one form."""
+def test_audio_round_trips(data):
+    """Sent audio decodes to the same bytes."""
     stream = begun()
     message = json.loads(stream.media(data))
     assert message["streamSid"] == SID
@@ -201,8 +201,8 @@ def test_audio_comes_back_as_it_went(data):
 
 
 @given(st.lists(st.sampled_from(["mark", "echo", "clear"]), max_size=60))
-def test_a_mark_is_heard_once_if_no_clear_came_before_its_echo(steps):
-    """Whatever the order of marks, echoes and clears: an echo counts exactly if its mark was played, and never twice."""
+def test_a_mark_is_reported_once_unless_it_was_cleared(steps):
+    """For any order of marks, echoes and clears, an echo is reported exactly if its mark was played, and once."""
     stream, asked, sent, thrown = begun(), 0, list[str](), set[str]()
     for step in steps:
         match step:
@@ -218,12 +218,12 @@ def test_a_mark_is_heard_once_if_no_clear_came_before_its_echo(steps):
                 assert told(stream, "mark", mark={"name": name}) == (None if name in thrown else Mark(name))
 
 
-def test_what_is_remembered_has_a_bound():
-    """A peer that never echoes does not make the stream grow."""
+def test_pending_marks_are_bounded():
+    """The state does not grow if marks are never returned."""
     stream = begun()
     for n in range(2000):
         stream.mark(f"m{n}")
         if n % 3 == 0:
             stream.clear()
-    assert len(stream._asked) <= 256
-    assert len(stream._thrown) <= 256
+    assert len(stream._pending_marks) <= 256
+    assert len(stream._cleared_marks) <= 256

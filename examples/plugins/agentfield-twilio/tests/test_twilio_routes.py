@@ -1,4 +1,4 @@
-"""The two routes over real requests and sockets, in the place of the control plane a runtime that remembers what it was asked."""
+"""The two routes over real HTTP and WebSockets, with a recording runtime in the control plane's place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from agentfield.realtime.transport import Evidence
 from agentfield_twilio import leg as leg_module
 from agentfield_twilio.leg import TwilioLeg
 from agentfield_twilio.plugin import agentfield_manifest
-from agentfield_twilio.routes import answer, twilio
+from agentfield_twilio.routes import connect_twiml, twilio
 from agentfield_twilio.signature import signature
 
 TOKEN = "token-of-the-account"
@@ -44,7 +44,7 @@ START = {
 
 
 class Runtime:
-    """What a control plane would give, and what it was asked."""
+    """A transport runtime that records its calls."""
 
     logger = logging.getLogger("twilio.test")
     data_dir = Path("unused")
@@ -96,7 +96,7 @@ class Runtime:
 
 @pytest.fixture
 async def it() -> AsyncIterator[Any]:
-    """A server that asks `verify` first, as the control plane does."""
+    """A server that calls `verify` first, as the control plane does."""
     runtime = Runtime()
     (info,) = agentfield_manifest().transports
     async with twilio(runtime) as transport:
@@ -145,7 +145,7 @@ async def media(socket: Any, data: bytes) -> None:
 
 
 async def until(it: Any, condition: Any) -> list[Any]:
-    """Wait until what was heard is as it should be; looked at whenever something was."""
+    """Wait until the received input fits, checked at each input."""
     async with asyncio.timeout(10):
         while not condition(it.runtime.heard):
             it.runtime.news.clear()
@@ -157,8 +157,8 @@ async def heard(it: Any, count: int) -> list[Any]:
     return await until(it, lambda found: len(found) >= count)
 
 
-async def test_the_webhook_is_answered_with_a_stream_to_the_address_outside(it):
-    """What Twilio is sent names our public address, the session of the path, and who calls."""
+async def test_the_webhook_connects_the_call_to_the_public_stream_url(it):
+    """The TwiML has the public URL, the session of the path, and the caller."""
     status, text = await webhook(it, From="+49 <17&0>")
     root = ET.fromstring(text)
     found = root.find("Connect/Stream")
@@ -170,9 +170,9 @@ async def test_the_webhook_is_answered_with_a_stream_to_the_address_outside(it):
     assert it.runtime.starts == []
 
 
-def test_the_answer_is_twiml():
-    """The whole text."""
-    assert answer("wss://a.example/m", {"target": 'd."p"'}) == (
+def test_parameters_are_escaped_in_twiml():
+    """The complete TwiML."""
+    assert connect_twiml("wss://a.example/m", {"target": 'd."p"'}) == (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<Response><Connect><Stream url="wss://a.example/m"><Parameter name="target" value=\'d."p"\'/></Stream></Connect>'
         "</Response>"
@@ -180,7 +180,7 @@ def test_the_answer_is_twiml():
 
 
 async def test_a_stream_starts_a_session_and_is_carried(it):
-    """Target and caller come from the stream's parameters, further ones are metadata, the call's name is the key."""
+    """Target and caller are parameters, further ones are metadata, and the call id is the idempotency key."""
     socket = await stream(it)
     leg = await it.runtime.legs.get()
     assert it.runtime.starts == [
@@ -211,25 +211,25 @@ async def test_a_stream_starts_a_session_and_is_carried(it):
     ]
 
 
-async def test_a_connection_that_breaks_is_no_hang_up(it):
-    """The caller may come back with another stream of the call."""
+async def test_a_lost_connection_is_no_hang_up(it):
+    """The caller may return with another stream of the call."""
     socket = await stream(it)
     await it.runtime.legs.get()
     await socket.close()
     assert await heard(it, 1) == [CallerGone("the connection was lost", hung_up=False)]
 
 
-async def test_a_line_on_which_nothing_comes_is_dead(it, monkeypatch):
-    """Twilio sends silence too; a stream that sends nothing has lost its other end."""
-    monkeypatch.setattr(leg_module, "_QUIET", 0.05)
+async def test_a_silent_connection_is_lost(it, monkeypatch):
+    """A stream without messages is treated as lost, since Twilio sends silence too."""
+    monkeypatch.setattr(leg_module, "_RECEIVE_TIMEOUT", 0.05)
     socket = await stream(it)
     assert await heard(it, 1) == [CallerGone("Twilio sent nothing for 0.05 s", hung_up=False)]
     assert (await socket.receive()).type is WSMsgType.CLOSE
     await socket.close()
 
 
-async def test_audio_that_is_too_fast_is_left_out(it, caplog):
-    """More than five seconds ahead of the clock is dropped, with one line in the log; the line goes on."""
+async def test_audio_ahead_of_real_time_is_discarded(it, caplog):
+    """Audio more than 5 s ahead is discarded with one log line; the stream continues."""
     socket = await stream(it)
     for _ in range(40):
         await media(socket, b"\x11" * 8000)
@@ -240,8 +240,8 @@ async def test_audio_that_is_too_fast_is_left_out(it, caplog):
     await socket.close()
 
 
-async def test_messages_that_do_not_fit_end_the_line_at_last(it):
-    """Twenty are left out; the next one is one too many."""
+async def test_too_many_invalid_messages_end_the_stream(it):
+    """Twenty invalid messages are discarded; the next one ends the stream."""
     socket = await stream(it)
     await it.runtime.legs.get()
     for _ in range(20):
@@ -252,8 +252,8 @@ async def test_messages_that_do_not_fit_end_the_line_at_last(it):
     assert await heard(it, 2) == [CallerDtmf("1"), CallerGone("too many messages did not fit", hung_up=False)]
 
 
-async def test_a_session_that_is_over_hangs_up_and_is_not_connected_again(it):
-    """The stream is closed, and the webhook of a call that comes back answers with a hang-up."""
+async def test_an_ended_session_hangs_up_and_is_not_connected_again(it):
+    """The stream is closed, and the webhook answers a redirected call with a hang-up."""
     socket = await stream(it)
     await it.runtime.legs.get()
     it.runtime.over.set()
@@ -269,8 +269,8 @@ async def test_a_session_that_is_over_hangs_up_and_is_not_connected_again(it):
         (ProviderError("the provider refused"), 1011, "<Connect>"),
     ],
 )
-async def test_a_session_that_cannot_be_carried_closes_the_stream(it, refusal, code, again):
-    """The code says whether another try may help."""
+async def test_a_refused_session_closes_the_stream(it, refusal, code, again):
+    """The close code says whether a retry may help."""
     it.runtime.refuse = refusal
     socket = await stream(it)
     message = await socket.receive()
@@ -278,8 +278,8 @@ async def test_a_session_that_cannot_be_carried_closes_the_stream(it, refusal, c
     assert again in (await webhook(it))[1]
 
 
-async def test_what_is_not_signed_is_refused(it):
-    """Neither route is reached without a signature for its own address."""
+async def test_unsigned_requests_are_refused(it):
+    """Both routes need a signature for their own URL."""
     assert (await it.client.post(f"{BASE}/voice/shop.phone", data={"CallSid": "CA1"})).status == 403
     wrong = signed(f"https://voice.example{BASE}/media")
     response = await it.client.get(f"{BASE}/media", headers={**wrong, "Sec-WebSocket-Key": "x"})

@@ -1,4 +1,4 @@
-"""Signatures as Twilio makes them."""
+"""Signatures of Twilio."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfield_twilio.signature import addresses, is_signed, signature
+from agentfield_twilio.signature import equivalent_urls, is_signed, signature
 
 URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
 FORM = (
@@ -19,13 +19,13 @@ FORM = (
 
 
 def test_the_published_example_is_signed_as_published():
-    """The signature of the example that Twilio's own libraries are tested with."""
+    """The published example of Twilio's libraries has the published signature."""
     assert signature("12345", URL, FORM) == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
 
 
 @given(st.permutations(FORM))
 def test_the_order_of_the_form_does_not_matter(form):
-    """Names are sorted before they are signed."""
+    """Names are sorted before signing."""
     assert is_signed("12345", "RSOYDt4T1cUTdK1PDd93/VVr8B8=", URL, form)
 
 
@@ -41,8 +41,8 @@ def test_the_order_of_the_form_does_not_matter(form):
         ("12345", "RSOYDt4T1cUTdK1PDd93/VVr8B8=", URL, (*FORM, ("More", "1"))),
     ],
 )
-def test_anything_else_is_not_signed(token, given, url, form):
-    """Another token, signature, address or form is refused."""
+def test_other_signatures_are_refused(token, given, url, form):
+    """Another token, signature, URL or form is refused."""
     assert not is_signed(token, given, url, form)
 
 
@@ -59,6 +59,6 @@ def test_anything_else_is_not_signed(token, given, url, form):
         ("ws://127.0.0.1:80/x", {f"ws://127.0.0.1{port}/x{end}" for port in ("", ":80") for end in ("", "/")}),
     ],
 )
-def test_one_address_is_written_in_several_ways(url, same):
-    """The usual port may be there or not, and a socket's address may end in a slash."""
-    assert set(addresses(url)) == same
+def test_equivalent_urls_are_accepted(url, same):
+    """The default port is optional, and a WebSocket URL may end in a slash."""
+    assert set(equivalent_urls(url)) == same

@@ -59,7 +59,9 @@ class TonesSession:
         self._endpoint = endpoint
         self._clock = clock
         self._history = History()
-        self._prefix = uuid4().hex[:8]  # the service numbers from 1 on each connection, but ids must be unique across sessions
+        self._prefix = uuid4().hex[
+            :8
+        ]  # the service numbers from 1 on each connection, but ids must be unique across sessions
         self._seen = 0
         self._song = 0
         self._item: str | None = None

@@ -69,7 +69,9 @@ class TwilioLeg:
     def writable(self) -> bool:
         """Whether a message can be written without waiting."""
         transport = self._transport
-        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() <= _MAX_BUFFERED
+        return (
+            transport is not None and not transport.is_closing() and transport.get_write_buffer_size() <= _MAX_BUFFERED
+        )
 
     async def play(self, reply: str, data: bytes) -> None:  # noqa: ARG002 - marks tell replies apart
         """Send audio.
@@ -109,7 +111,9 @@ class TwilioLeg:
             except BadMessage as error:
                 self._warn_once(str(error))
                 self._invalid += 1
-                event = CallerGone("too many messages did not fit", hung_up=False) if self._invalid > _MAX_INVALID else None
+                event = (
+                    CallerGone("too many messages did not fit", hung_up=False) if self._invalid > _MAX_INVALID else None
+                )
             if event is not None:
                 yield event
             if isinstance(event, CallerGone):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MAX_MESSAGE", "BadMessage", "Dtmf", "StreamEvent", "Mark", "Media", "Started", "Stopped", "Stream"]
+__all__ = ["MAX_MESSAGE", "BadMessage", "Dtmf", "Mark", "Media", "Started", "Stopped", "Stream", "StreamEvent"]
 
 MAX_MESSAGE = 64 * 1024
 """Maximum characters of a message; a message of Twilio has 20 ms of audio, a few hundred characters."""
