@@ -23,7 +23,7 @@ from agentfield_local.brain import load_brain
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.engines import load_engines
 from agentfield_openai import plugin as openai_plugin
-from agentfield_openai.webrtc import WebRtcAdapter, webrtc
+from agentfield_openai.webrtc_adapter import WebRtcAdapter, webrtc
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from benchmarks.rows import Row, percentile

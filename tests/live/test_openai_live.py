@@ -22,7 +22,7 @@ from agentfield.realtime.events import (
     TurnCommitted,
     Warned,
 )
-from agentfield_openai.websocket import websocket
+from agentfield_openai.websocket_adapter import websocket
 from support.providers.openai import PCM, Runtime, Seen, config
 
 pytestmark = pytest.mark.live

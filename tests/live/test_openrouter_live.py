@@ -24,7 +24,7 @@ from agentfield.realtime.events import (
     ToolRequested,
     TurnTranscript,
 )
-from agentfield_openrouter.audio_turns import FORMAT, AudioTurnsAdapter
+from agentfield_openrouter.adapter import FORMAT, AudioTurnsAdapter
 from support.paths import SPEECH_FIXTURES
 from support.providers.openrouter import SessionDriver, config
 

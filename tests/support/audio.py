@@ -7,7 +7,7 @@ import wave
 
 import numpy as np
 
-from agentfield_cli.call.audio import RATE, Samples
+from agentfield_cli.call.recordings import RATE, Samples
 
 __all__ = ["silence", "tone", "tone_samples", "wav"]
 

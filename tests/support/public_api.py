@@ -32,7 +32,7 @@ MODULES = (
     "agentfield.testing",
     "agentfield.testing.peer",
     "agentfield.testing.scripted",
-    "agentfield_server.testing.plugin",
+    "agentfield_server.testing.pytest_plugin",
     "agentfield_server.testing.caller",
     "agentfield_server.testing.clock",
     "agentfield_server.testing.expectations",

@@ -10,7 +10,7 @@ from agentfield.testing.scripted import ModelRequest, ScriptedAnswer, ScriptedCa
 from agentfield.wire.rest import ExecutionView
 from agentfield_server.testing.call_record import ExecutionNode
 from agentfield_server.testing.caller import Caller, CallerTurn
-from agentfield_server.testing.plugin import StartCall
+from agentfield_server.testing.pytest_plugin import StartCall
 
 app = Agent("shop")
 

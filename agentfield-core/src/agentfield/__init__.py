@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentfield.agent import Agent
+    from agentfield.attempt_state import Decision
     from agentfield.errors import AgentFieldError, ExecutionError, SessionEnded
     from agentfield.realtime.config import Limits, SemanticVad, ServerVad
-    from agentfield.run_state import Decision
     from agentfield.session import Reply, Session, Speech, Spoken, Turn
 
 __all__ = [
@@ -38,7 +38,7 @@ __all__ = [
 _MODULES = {
     "Agent": "agentfield.agent",
     "AgentFieldError": "agentfield.errors",
-    "Decision": "agentfield.run_state",
+    "Decision": "agentfield.attempt_state",
     "ExecutionError": "agentfield.errors",
     "Limits": "agentfield.realtime.config",
     "Reply": "agentfield.session",

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pydantic import ValidationError
 
 from agentfield import context
+from agentfield.attempt_state import Decision, ExecutionSuspended
 from agentfield.declarations.decorators import DEFAULT, Decorators
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import LinkListener, NodeLink
 from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_until_stopped
-from agentfield.run_state import Decision, ExecutionSuspended
 from agentfield.schema import jsonable
 from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
 from agentfield.wire.frames import Call, PauseRequest

@@ -13,7 +13,7 @@ from agentfield.schema import jsonable
 from agentfield.wire.frames import ExecutionContext
 
 if TYPE_CHECKING:
-    from agentfield.run_state import RunState
+    from agentfield.attempt_state import AttemptState
 
 __all__ = ["MAX_PROGRESS", "current", "run", "session_id", "update", "use"]
 
@@ -21,7 +21,7 @@ MAX_PROGRESS: Final = 4096
 """Bytes of JSON that one progress report may be."""
 
 _current: ContextVar[ExecutionContext | None] = ContextVar("agentfield_context", default=None)
-_run: ContextVar[RunState | None] = ContextVar("agentfield_run", default=None)
+_run: ContextVar[AttemptState | None] = ContextVar("agentfield_run", default=None)
 
 
 def current() -> ExecutionContext | None:
@@ -38,7 +38,7 @@ def session_id() -> str | None:
     return context.session_id if context else None
 
 
-def run() -> RunState | None:
+def run() -> AttemptState | None:
     """Return the state of the running reasoner, None outside of one."""
     return _run.get()
 
@@ -69,7 +69,7 @@ def update(**values: Any) -> None:
 
 
 @contextmanager
-def use(context: ExecutionContext, run: RunState | None = None) -> Iterator[None]:
+def use(context: ExecutionContext, run: AttemptState | None = None) -> Iterator[None]:
     """Make `context` the current one inside the block, including tasks and threads started there.
 
     Args:

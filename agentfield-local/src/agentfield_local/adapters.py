@@ -18,9 +18,9 @@ from agentfield_local.process.supervisor import Supervisor, local_provider
 from agentfield_openai.calls import CallsClient
 from agentfield_openai.provider import RealtimeProvider
 from agentfield_openai.refusals import call_not_found
-from agentfield_openai.webrtc import RealtimeSession, WebRtcAdapter
-from agentfield_openai.websocket import FORMATS, WebSocketAdapter
-from agentfield_openrouter.audio_turns import FORMAT, MAX_CONNECTIONS, AudioTurnsAdapter
+from agentfield_openai.webrtc_adapter import RealtimeSession, WebRtcAdapter
+from agentfield_openai.websocket_adapter import FORMATS, WebSocketAdapter
+from agentfield_openrouter.adapter import FORMAT, MAX_CONNECTIONS, AudioTurnsAdapter
 
 __all__ = ["LocalBridgedAdapter", "LocalWebRtcAdapter", "audio_turns", "webrtc", "websocket"]
 

@@ -78,7 +78,7 @@ def agentfield_manifest() -> Manifest:
             PairSpec(
                 provider="openai",
                 transport="webrtc",
-                factory="agentfield_openai.webrtc:webrtc",
+                factory="agentfield_openai.webrtc_adapter:webrtc",
                 media="direct",
                 capabilities=realtime_capabilities("gpt-transcribe"),
                 options="agentfield_openai.options:OpenAIOptions",
@@ -91,7 +91,7 @@ def agentfield_manifest() -> Manifest:
             PairSpec(
                 provider="openai",
                 transport="websocket",
-                factory="agentfield_openai.websocket:websocket",
+                factory="agentfield_openai.websocket_adapter:websocket",
                 media="bridged",
                 capabilities=realtime_capabilities("gpt-transcribe", bridged=True),
                 options="agentfield_openai.options:WebSocketOptions",

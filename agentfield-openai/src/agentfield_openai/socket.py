@@ -16,7 +16,7 @@ from websockets.http11 import Response
 from agentfield.adapterkit.refusals import unreachable_error
 from agentfield.adapterkit.urls import proxy_for, socket_url
 from agentfield.errors import AgentFieldError, ProviderUnavailable
-from agentfield_openai.connection import ImmediateConnection
+from agentfield_openai.immediate_connection import ImmediateConnection
 from agentfield_openai.provider import RealtimeProvider
 from agentfield_openai.refusals import call_not_found, refusal_error
 

@@ -61,7 +61,7 @@ def agentfield_manifest() -> Manifest:
             PairSpec(
                 provider="openrouter",
                 transport="audio_turns",
-                factory="agentfield_openrouter.audio_turns:audio_turns",
+                factory="agentfield_openrouter.adapter:audio_turns",
                 media="turns",
                 capabilities=turns_capabilities("openai/gpt-4o-mini-transcribe"),
                 options="agentfield_openrouter.options:TurnsOptions",

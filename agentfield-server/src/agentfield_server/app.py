@@ -29,7 +29,7 @@ from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.resources import executions, nodes, workflows
 from agentfield_server.api.resources.approvals import ApprovalRoutes
-from agentfield_server.api.resources.catalogue import CatalogueRoutes
+from agentfield_server.api.resources.plugins import CatalogueRoutes
 from agentfield_server.api.resources.sessions import SessionRoutes
 from agentfield_server.api.resources.store import StoreRoutes
 from agentfield_server.api.resources.webhooks import WebhookRoutes

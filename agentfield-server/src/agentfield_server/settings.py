@@ -1,4 +1,4 @@
-"""Settings of a control plane, read from the environment here only."""
+"""Settings of a control plane, read from its environment; plugins and OpenTelemetry read their own variables."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import psutil
 
 from agentfield.client import ControlPlaneClient
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.call.audio import wav
+from agentfield_cli.call.recordings import wav
 from agentfield_local.server import LocalServer
 from support.audio import tone_samples
 from support.faults.installation import Installation, opened

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 
-from agentfield_cli.call.audio import read_recording
+from agentfield_cli.call.recordings import read_recording
 from support.faults.installation import DICTATION, Installation, opened
 from support.faults.live_call import calling
 from support.paths import ROOT

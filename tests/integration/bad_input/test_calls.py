@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.call.audio import write_recording
+from agentfield_cli.call.recordings import write_recording
 from agentfield_cli.call.webrtc import place_webrtc_call
 from agentfield_local.faults.behaviour import Behaviour
 from support.audio import tone_samples

@@ -18,7 +18,7 @@ from agentfield import agent as agent_module
 from agentfield.adapterkit.http import http_session
 from agentfield.client import ControlPlaneClient
 from agentfield.plugins import Registry
-from agentfield_cli.call.audio import write_recording
+from agentfield_cli.call.recordings import write_recording
 from agentfield_cli.main import run
 from agentfield_local.process.supervisor import Supervisor
 from support.audio import tone_samples

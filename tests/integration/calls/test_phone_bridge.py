@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfield_cli.call.audio import read_recording
+from agentfield_cli.call.recordings import read_recording
 from agentfield_cli.demo.speech import SpeechServer
 from support.paths import SPEECH_FIXTURES
 from support.processes.installation import CANARY, EXAMPLES, Installation, provider_settings, run_installation

@@ -12,13 +12,13 @@ import av
 import numpy as np
 import pytest
 
-from agentfield_cli.call.audio import RATE, Samples
+from agentfield_cli.call.recordings import RATE, Samples
 from agentfield_cli.demo.speech import SpeechServer
 from agentfield_local.brain import ScriptedBrain
 from agentfield_local.brain.protocol import BrainRequest, CallFunction, Speak, Step, ToolResult
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.engines import load_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.audio import tone_samples
 from support.processes.installation import CANARY, EXAMPLES, provider_settings, run_installation, speech_server
 from support.processes.live_call import calling, tree

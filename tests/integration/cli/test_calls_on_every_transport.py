@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentfield_cli.call.audio import FRAME, is_loud, read_recording, write_recording
+from agentfield_cli.call.recordings import FRAME, is_loud, read_recording, write_recording
 from support.audio import tone_samples
 from support.processes.installation import Installation, provider_settings, run_installation, speech_server
 

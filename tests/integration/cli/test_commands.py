@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agentfield_cli.call.audio import read_recording, write_recording
+from agentfield_cli.call.recordings import read_recording, write_recording
 from support.audio import tone_samples
 from support.processes.installation import CANARY, EXAMPLES, Installation, run_installation, speech_server
 

@@ -19,7 +19,7 @@ from agentfield_local.brain.protocol import CallFunction, Speak
 from agentfield_local.faults.behaviour import Behaviour, DisconnectFaults, RefusalShape
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS, HARMLESS_VARIANTS
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.audio import silence, tone
 from support.providers.local_server import Caller, FakeClock, b64, check_event
 from support.waiting import until

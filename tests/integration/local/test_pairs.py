@@ -44,7 +44,7 @@ from agentfield_local.brain.protocol import CallFunction, Speak
 from agentfield_local.chat.behaviour import CHAT_VARIANTS
 from agentfield_local.process.supervisor import STATE_FILE, Supervisor
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.audio import tone
 from support.providers.openai import Runtime, config, tool
 from support.waiting import until

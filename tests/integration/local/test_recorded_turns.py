@@ -13,8 +13,8 @@ from agentfield.plugins import Registry
 from agentfield.wire.rest import StartRequest
 from agentfield_local.brain import load_brain
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt, ToneTts
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, FixedStt, ToneTts
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from support.audio import tone, wav

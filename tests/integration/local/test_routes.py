@@ -27,7 +27,7 @@ from agentfield_local.brain import ObedientBrain
 from agentfield_local.faults.behaviour import Behaviour, DisconnectFaults
 from agentfield_local.http.tls import TlsOptions
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from agentfield_local.webrtc.options import MediaOptions, parse_ports
 from support.audio import silence, tone
 from support.providers.local_server import Caller, b64, check_event

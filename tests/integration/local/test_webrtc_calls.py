@@ -17,7 +17,7 @@ from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, Speak
 from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from agentfield_local.webrtc.options import MediaOptions
 from support.audio import tone
 from support.providers.local_server import Caller, check_event

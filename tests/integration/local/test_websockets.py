@@ -25,9 +25,9 @@ from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, CallFunction, Speak
 from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.engines import load_engines
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.audio import silence, tone
 from support.paths import SPEECH_FIXTURES
 from support.providers.local_server import FakeClock, b64, check_event

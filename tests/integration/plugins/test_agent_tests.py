@@ -17,7 +17,7 @@ from agentfield.realtime.events import SessionReady, Usage
 from agentfield.testing.scripted import ModelRequest, ScriptedAnswer, ScriptedProvider, ToolUse
 from agentfield_server.app import ControlPlane
 from agentfield_server.testing.harness import ControlPlaneHarness
-from agentfield_server.testing.plugin import StartCall
+from agentfield_server.testing.pytest_plugin import StartCall
 
 EXAMPLES = "../../../examples"
 SUPPORT = f"{EXAMPLES}/voice_support/agent.py"

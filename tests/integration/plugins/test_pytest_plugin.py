@@ -307,7 +307,7 @@ def test_an_unexpected_end(ran: Mapping[str, Ran]) -> None:
 def test_the_plugin_imports_nothing_until_it_is_used() -> None:
     """Loading it in every pytest run imports neither a control plane nor an agent, and needs no extra."""
     program = (
-        "import sys; sys.modules['pytest_asyncio'] = None; import agentfield_server.testing.plugin; "
+        "import sys; sys.modules['pytest_asyncio'] = None; import agentfield_server.testing.pytest_plugin; "
         "print([m for m in sys.modules if m.split('.')[0] in ('agentfield', 'aiohttp', 'apsw', 'pydantic')])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -22,7 +22,7 @@ from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from agentfield_tones.keys import KeyDetector, keys_of, sound_of, text_of
 from agentfield_tones.service import ToneService
-from support.server.media import Caller
+from support.server.bridged_calls import Caller
 from support.waiting import until
 
 KEY = "canary-of-the-tones"

@@ -45,8 +45,8 @@ from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, CallFunction, Speak
 from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
-from agentfield_openai.webrtc import WebRtcAdapter, webrtc
+from agentfield_local.speech.synthetic import synthetic_engines
+from agentfield_openai.webrtc_adapter import WebRtcAdapter, webrtc
 from support.audio import tone
 from support.providers.local_server import Caller
 from support.providers.openai import CANARY, Runtime, Seen, config, tool

@@ -45,8 +45,8 @@ from agentfield_local.faults.behaviour import Behaviour, DisconnectFaults, Refus
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS, HARMLESS_VARIANTS
 from agentfield_local.realtime.conversation.items import Item
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
-from agentfield_openai.websocket import FORMATS, WebSocketAdapter, websocket
+from agentfield_local.speech.synthetic import synthetic_engines
+from agentfield_openai.websocket_adapter import FORMATS, WebSocketAdapter, websocket
 from support.audio import silence, tone
 from support.providers.local_server import FakeClock
 from support.providers.openai import CANARY, PCM, Runtime, Seen, config, tool

@@ -44,7 +44,7 @@ from agentfield.realtime.events import (
     UsageReported,
     Warned,
 )
-from agentfield_openrouter.audio_turns import FORMAT, audio_turns
+from agentfield_openrouter.adapter import FORMAT, audio_turns
 from agentfield_openrouter.http_client import Timeouts
 from support.providers.openai import Runtime
 from support.providers.openrouter import (

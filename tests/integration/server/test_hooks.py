@@ -1,4 +1,4 @@
-"""Hooks through a real control plane: what a caller, a program, `af` and the model see of plugins that decide and look on."""
+"""Hooks in a real control plane, as callers, clients, `af` and the model see them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def plugins(*hooks: object) -> Registry:
 async def model(session: Any) -> None: ...
 
 
-def told(brain: ScriptedBrain) -> list[str]:
+def results_given_to(brain: ScriptedBrain) -> list[str]:
     """Return the results that the model was told so far."""
     return brain.results() if brain.asked else []
 
@@ -87,7 +87,7 @@ async def hangs(request: SessionRequest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "golden"),
+    ("hook", "golden"),
     [
         (
             only_ann,
@@ -115,9 +115,9 @@ code: session_refused
         ),
     ],
 )
-async def test_a_gate_refuses_everywhere_alike(tmp_path: Path, gate: Any, golden: str) -> None:
-    """The same code, words and hint in Python, HTTP and on the command line; nothing of the session is written."""
-    async with installation(tmp_path, registry=plugins(plugin("door", session_authorize=gate))) as here:
+async def test_a_refused_session_is_reported_alike_everywhere(tmp_path: Path, hook: Any, golden: str) -> None:
+    """Code, message and hint are the same in Python, over HTTP and in `af`; nothing of the session is stored."""
+    async with installation(tmp_path, registry=plugins(plugin("door", session_authorize=hook))) as here:
         error, problem, (code, printed) = await three_answers(here)
     assert isinstance(error, Forbidden)
     assert (code, printed) == (2, golden)
@@ -127,8 +127,8 @@ async def test_a_gate_refuses_everywhere_alike(tmp_path: Path, gate: Any, golden
     assert CANARY not in json.dumps(problem)
 
 
-async def test_a_gate_lets_pass(tmp_path: Path) -> None:
-    """Whoever may call has a call as if there were no gate."""
+async def test_an_authorized_session_starts(tmp_path: Path) -> None:
+    """An authorized call runs as without plugins."""
     registry = plugins(plugin("door", session_authorize=only_ann))
     async with installation(tmp_path, registry=registry) as here, here.talk(TARGET, caller="ann") as talk:
         assert await talk.connect()
@@ -136,8 +136,8 @@ async def test_a_gate_lets_pass(tmp_path: Path) -> None:
         assert (await talk.recorded("speech.ended"))["generated"]
 
 
-async def test_the_model_never_sees_what_is_redacted(tmp_path: Path) -> None:
-    """The model has the redacted result; the execution keeps what the node gave, as the node signed it."""
+async def test_the_model_gets_the_redacted_output(tmp_path: Path) -> None:
+    """The execution keeps the output that the node signed."""
 
     async def redacts(call: ToolCall, proceed: Proceed) -> Any:
         output = await proceed(call)
@@ -149,7 +149,7 @@ async def test_the_model_never_sees_what_is_redacted(tmp_path: Path) -> None:
     async with installation(tmp_path, app, brain=brain, registry=registry) as here, here.talk(TARGET) as talk:
         assert await talk.connect()
         await talk.speak()
-        await talk.until(lambda: told(brain))
+        await talk.until(lambda: results_given_to(brain))
         (tool,) = [each for each in (await here.client.workflow(talk.id)).executions if each.kind == "tool"]
         execution = await here.plane.engine.find(tool.id)
     assert brain.results() == ['{"word":"hidden"}']
@@ -161,7 +161,7 @@ async def test_the_model_never_sees_what_is_redacted(tmp_path: Path) -> None:
 
 
 async def test_a_veto_in_a_live_call(tmp_path: Path) -> None:
-    """The model is told why it may not, the tool is never run, and the conversation goes on."""
+    """The model gets the message, the tool is not run, and the conversation continues."""
 
     async def vetoes(call: ToolCall, proceed: Proceed) -> Any:
         if call.input["word"] == "4711":
@@ -185,10 +185,8 @@ async def test_a_veto_in_a_live_call(tmp_path: Path) -> None:
     assert (vetoed["plugin"], vetoed["message"]) == ("rules", "that card is locked")
 
 
-async def test_five_observers_of_which_one_hangs_and_one_raises(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A call goes on undisturbed; the good observers are told of all of it, the bad ones end up in the log."""
+async def test_failing_observers_do_not_affect_a_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Good observers get all events; failing ones are logged."""
     caplog.set_level(logging.INFO)
     seen: dict[str, list[RecordedEvent]] = {"log": [], "turns": [], "calls": []}
 
@@ -233,8 +231,8 @@ async def test_five_observers_of_which_one_hangs_and_one_raises(
     assert CANARY not in str(seen)
 
 
-async def test_a_control_plane_does_not_start_without_a_middleware_that_is_broken(tmp_path: Path) -> None:
-    """The error names the plugin and how to start without it; the port and the store are free again."""
+async def test_a_broken_middleware_prevents_the_start(tmp_path: Path) -> None:
+    """The error names the plugin and how to start without it; port and store are released."""
 
     def boom() -> NoReturn:
         raise RuntimeError("no licence")

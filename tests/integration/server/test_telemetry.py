@@ -24,7 +24,7 @@ from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
 from agentfield_server.telemetry import open_tracer
 from agentfield_server.testing import harness
-from agentfield_server.testing.plugin import StartCall
+from agentfield_server.testing.pytest_plugin import StartCall
 
 OUTSIDE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 WORDS = "my card is 4711"

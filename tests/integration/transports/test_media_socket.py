@@ -26,7 +26,7 @@ from agentfield.realtime.events import ReplyAudio, ReplyStarted, SessionClosed, 
 from agentfield.wire.rest import StartResponse
 from agentfield_server.api.callers import media_socket as media
 from agentfield_server.media.convert import converter
-from support.server.media import PCM24, PROTOCOL, Caller, Installation, run_installation
+from support.server.bridged_calls import PCM24, PROTOCOL, Caller, Installation, run_installation
 from support.waiting import until
 
 SECOND = b"\1\0" * 24000

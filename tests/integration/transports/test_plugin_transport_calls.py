@@ -20,7 +20,7 @@ from agentfield.realtime.transport import Evidence
 from agentfield.wire.rest import StartRequest
 from agentfield_cli.main import run
 from support.paths import SPEECH_FIXTURES
-from support.server.media import Installation, run_installation
+from support.server.bridged_calls import Installation, run_installation
 from support.server.transport_plugin import (
     BASE,
     INFO,

@@ -19,7 +19,7 @@ from agentfield_server.api.callers import plugin_transports as routes
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from agentfield_server.transports import host
-from support.server.media import Installation
+from support.server.bridged_calls import Installation
 from support.server.transport_plugin import (
     BASE,
     NUMBER,

@@ -25,8 +25,8 @@ from agentfield.plugins import Registry
 from agentfield.wire.rest import SessionView
 from agentfield_local.brain.obedient import ObedientBrain
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, FixedStt
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
 from agentfield_twilio.signature import signature

@@ -10,7 +10,7 @@ from agentfield_local.brain.obedient import ObedientBrain
 from agentfield_local.brain.protocol import BrainRequest, CallFunction, Message, Speak, Step, ToolResult
 from agentfield_local.brain.scripted import paraphrase
 from agentfield_local.brain.verbatim import verbatim_text
-from agentfield_local.speech.energy import ToneTts
+from agentfield_local.speech.synthetic import ToneTts
 
 __all__ = ["ScriptedBrain", "Voice"]
 

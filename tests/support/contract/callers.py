@@ -17,7 +17,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield_server.media.convert import converter
 from support.audio import silence, tone, wav
 from support.providers.local_server import Caller as Peer
-from support.server.media import Caller as Socket
+from support.server.bridged_calls import Caller as Socket
 from support.waiting import until
 
 __all__ = ["PCM24", "Carried", "Direct", "Medium", "Recorded"]

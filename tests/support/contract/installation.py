@@ -22,8 +22,8 @@ from agentfield.wire.rest import StartRequest, StartResponse
 from agentfield_local.brain.obedient import ObedientBrain
 from agentfield_local.brain.protocol import Brain
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, FixedStt
 from agentfield_local.webrtc.options import MediaOptions
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings

@@ -16,7 +16,7 @@ from support.contract.scenarios import Proof
 __all__ = ["PROOFS", "REFUSALS", "claims", "proofs_of", "specs"]
 
 _SPEECH = "contract.test_capabilities_speech:test_"
-_LIFE = "contract.test_capabilities_life:test_"
+_LIFE = "contract.test_capabilities_session:test_"
 _REFUSED = "contract.test_matrix:test_what_a_pair_cannot_do_is_refused"
 _NO_LINE = f"{_LIFE}formats_and_keys_need_an_audio_socket"
 _INTERRUPTS = f"{_SPEECH}the_caller_interrupts"

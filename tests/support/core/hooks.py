@@ -1,4 +1,4 @@
-"""Plugins whose hooks are functions of the test."""
+"""Plugins whose hooks are functions of a test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["call", "plugin", "recorded", "registry", "request"]
 
 
 def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
-    """Return a plugin module with these hooks, named without the prefix `agentfield_`."""
+    """Return a plugin module with the given hooks, named without the prefix `agentfield_`."""
     module = ModuleType(name)
     module.__dict__["agentfield_manifest"] = hookimpl(lambda: Manifest(api=PLUGIN_API))
     for hook, function in hooks.items():
@@ -22,14 +22,14 @@ def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
 
 
 def registry(*plugins: object) -> Registry:
-    """Return a registry of these plugins, all of which must load."""
+    """Return a registry of plugins, which must all be ok."""
     made = Registry.of(plugins)
     assert [(record.state, record.reason) for record in made.plugins] == [("ok", "")] * len(plugins)
     return made
 
 
 def request(**changes: Any) -> SessionRequest:
-    """Return the request that an authorization gate gets."""
+    """Return a request of a session."""
     known: dict[str, Any] = {
         "target": "shop.voice",
         "caller": "ann",
@@ -44,7 +44,7 @@ def request(**changes: Any) -> SessionRequest:
 
 
 def call(**values: Any) -> ToolCall:
-    """Return a tool call with this input."""
+    """Return a tool call with an input."""
     return ToolCall(
         call_id="c1",
         kind="tool",

@@ -13,9 +13,9 @@ import aiohttp
 
 from agentfield.client import ControlPlaneClient
 from agentfield.wire.rest import DagView, ExecutionView, SessionView, StartRequest, StartResponse
-from agentfield_cli.call.audio import Samples
 from agentfield_cli.call.audio_io import TerminalCall
 from agentfield_cli.call.place_call import place_call
+from agentfield_cli.call.recordings import Samples
 from agentfield_cli.terminal.output import Output
 from agentfield_cli.terminal.session_follower import SessionFollower
 from support.waiting import SECONDS

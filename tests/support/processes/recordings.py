@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from agentfield_cli.call.audio import Samples, read_recording
+from agentfield_cli.call.recordings import Samples, read_recording
 from support.paths import SPEECH_FIXTURES
 
 __all__ = ["Transcript", "clip", "transcripts"]

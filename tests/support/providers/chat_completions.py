@@ -18,7 +18,7 @@ from agentfield_local.brain import ObedientBrain
 from agentfield_local.brain.protocol import Brain
 from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.audio import tone, wav
 
 __all__ = ["Heard", "Raw", "body", "chatting", "listen", "post", "said", "weather_tool"]

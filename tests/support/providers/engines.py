@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from agentfield_local.brain import load_brain
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, FixedStt, ToneTts
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, FixedStt, ToneTts
 
 __all__ = ["JoeTts", "local_provider", "tone_engines"]
 

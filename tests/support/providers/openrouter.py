@@ -21,7 +21,7 @@ from agentfield.adapterkit.http import http_session
 from agentfield.realtime.commands import Command
 from agentfield.realtime.config import SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.events import Event, SessionClosed
-from agentfield_openrouter.audio_turns import FORMAT, AudioTurnsAdapter
+from agentfield_openrouter.adapter import FORMAT, AudioTurnsAdapter
 from agentfield_openrouter.http_client import Timeouts
 from agentfield_openrouter.session import AudioTurnsSession
 from support.providers.openai import misfit

@@ -16,7 +16,7 @@ from agentfield.plugins import Manifest, Registry, RouteSpec, TransportSpec, hoo
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerDtmf, CallerGone, CallerInput
 from agentfield.realtime.transport import Evidence, TransportRuntime
-from support.server.media import Caller, Installation, run_installation
+from support.server.bridged_calls import Caller, Installation, run_installation
 
 __all__ = [
     "BASE",

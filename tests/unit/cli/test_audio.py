@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agentfield.errors import InvalidInput
-from agentfield_cli.call.audio import FRAME, RATE, is_loud, read_recording, write_recording
+from agentfield_cli.call.recordings import FRAME, RATE, is_loud, read_recording, write_recording
 
 
 def sine(rate: int, seconds: float, level: float = 0.3) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentfield_cli.call.audio import FRAME, RATE, Resampler, wav, wire_rate, write_recording
 from agentfield_cli.call.audio_io import AudioSink, AudioSource, PlayoutBuffer
+from agentfield_cli.call.recordings import FRAME, RATE, Resampler, wav, wire_rate, write_recording
 
 
 def numbered(first: int, size: int) -> np.ndarray:

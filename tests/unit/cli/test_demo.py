@@ -6,8 +6,8 @@ import ast
 from importlib import resources
 from pathlib import Path
 
-from agentfield_cli.call.audio import RATE, read_recording
-from agentfield_cli.call.call import CallReport
+from agentfield_cli.call.make_call import CallReport
+from agentfield_cli.call.recordings import RATE, read_recording
 from agentfield_cli.demo.runner import call_problems
 from support.paths import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 
 from agentfield.wire.rest import DagView, ExecutionView, HistoryView
 from agentfield_cli.call.audio_io import AudioSource
-from agentfield_cli.call.call import turn_rows
+from agentfield_cli.call.make_call import turn_rows
 from agentfield_cli.terminal.output import Output
 from agentfield_cli.terminal.session_follower import SessionFollower
 from agentfield_cli.terminal.tree import workflow_tree

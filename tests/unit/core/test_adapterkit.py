@@ -1,4 +1,4 @@
-"""What adapters of HTTP providers share: addresses, keys, refusals, unchecked JSON, options, and nothing heavy."""
+"""Helpers of adapters over HTTP: URLs, keys, refusals, unchecked JSON, options."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from support.providers.openai import CANARY, config
 PROVIDER = ProviderEndpoint("Example", "https://voice.test/v1", SecretStr(CANARY), "EXAMPLE_KEY", "EXAMPLE_URL")
 
 
-def test_proxies_are_honoured_but_never_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's proxy applies to the provider, its exceptions too, and loopback goes straight."""
+def test_proxies_apply_except_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy and its exceptions apply; loopback is connected directly."""
     for name in ("http", "https"):
         monkeypatch.setenv(f"{name}_proxy", "http://proxy.test:3128")
     monkeypatch.setenv("no_proxy", "internal.test")
@@ -40,8 +40,8 @@ def test_proxies_are_honoured_but_never_for_this_machine(monkeypatch: pytest.Mon
         assert is_loopback(f"http://{host}:8080/v1")
 
 
-def test_addresses_that_would_show_the_key_are_refused() -> None:
-    """Plain HTTP is for this machine only; user, query and fragment have no place in an address."""
+def test_insecure_base_urls_are_refused() -> None:
+    """Plain HTTP is for loopback only; user, query and fragment are refused."""
     assert check_base_url("https://voice.test/v1/", None) == "https://voice.test/v1"
     assert socket_url(check_base_url("http://127.0.0.1:8000/v1", None)) == "ws://127.0.0.1:8000/v1"
     for url in (
@@ -58,16 +58,16 @@ def test_addresses_that_would_show_the_key_are_refused() -> None:
         assert caught.value.hint == "set EXAMPLE_URL to an address such as https://voice.test/v1"
 
 
-def test_redaction_takes_keys_and_credentials_of_calls_out_of_any_text() -> None:
-    """Known secrets, things that look like keys, passwords of a call's description, and line breaks."""
+def test_keys_and_call_credentials_are_redacted() -> None:
+    """Known secrets, key-like texts, SDP credentials and line breaks are removed."""
     text = redact("a s3cret sk-proj-AbCdEf123 and\r\nBearer xyz ek_af_0123456789 end", "s3cret")
     assert text == "a [redacted] [redacted] and [redacted] [redacted] end"
     assert redact("v=0\r\na=ice-pwd:hidden\r\ns=-") == "v=0 [redacted] s=-"
     assert len(redact("x" * 5000)) == 300
 
 
-def test_a_key_is_sent_where_there_is_one_and_named_where_it_is_missing() -> None:
-    """A provider without a setting for its key takes none; a key is shown nowhere."""
+def test_a_missing_key_names_its_setting() -> None:
+    """A key is sent if set; a provider without a key setting needs none; the key is never shown."""
     assert PROVIDER.bearer() == {"Authorization": f"Bearer {CANARY}"}
     assert ProviderEndpoint("Example", "http://127.0.0.1", None).bearer() == {}
     for nothing in (None, SecretStr("")):
@@ -79,8 +79,8 @@ def test_a_key_is_sent_where_there_is_one_and_named_where_it_is_missing() -> Non
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, ProviderError), (429, ProviderError), (503, ProviderUnavailable)])
-def test_a_refusal_tells_what_was_asked_and_why_not(status: int, kind: type[ProviderError]) -> None:
-    """Status, code and the seconds to wait are data of the error; a provider in trouble is a kind of its own."""
+def test_a_refusal_has_the_request_and_the_reason(status: int, kind: type[ProviderError]) -> None:
+    """Status, code and seconds to wait are data of the error; temporary failures have their own class."""
     error = refusal_error(PROVIDER, "answer", status, "busy", reason="too many", hint="try again", retry_after=7.0)
     assert type(error) is kind
     assert error.message == f"Example refused to answer (HTTP {status}, busy): too many"
@@ -100,13 +100,13 @@ def test_a_refusal_tells_what_was_asked_and_why_not(status: int, kind: type[Prov
         (OSError("connect to http://user:secret@10.0.0.1 failed"), "could not be reached (OSError)"),
     ],
 )
-def test_an_unreachable_provider_is_told_without_its_address(why: BaseException, told: str) -> None:
-    """Of what went wrong only the kind is told, and the setting to look at."""
+def test_an_unreachable_provider_is_reported_without_its_address(why: BaseException, told: str) -> None:
+    """The message has the kind of failure and the setting to check."""
     error = unreachable_error(PROVIDER, "answer", why)
     assert told in error.message
     assert "10.0.0.1" not in repr(error) + str(error)
     assert "EXAMPLE_URL" in (error.hint or "")
-    assert error.data["provider_code"] == "unreachable_error"
+    assert error.data["provider_code"] == "unreachable"
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_an_unreachable_provider_is_told_without_its_address(why: BaseException,
     [("7", 7.0), (" 1.5 ", 1.5), (None, None), ("", None), ("soon", None), ("-1", None), ("99999999", 86_400.0),
      ("٣", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )  # fmt: skip
-def test_seconds_to_wait_are_read_and_bounded(header: str | None, seconds: float | None) -> None:
-    """A number of seconds counts, up to a day; anything else is as good as nothing."""
+def test_retry_after_is_parsed_and_bounded(header: str | None, seconds: float | None) -> None:
+    """Seconds count up to a day; other values are ignored."""
     assert retry_seconds(header) == seconds
 
 
@@ -127,8 +127,8 @@ ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from("ab"), ANYTHING))
-def test_no_json_breaks_the_readers(data: dict[str, Any]) -> None:
-    """What is not of the expected kind counts as absent; what is returned can be encoded, counted and asked again."""
+def test_any_json_can_be_read(data: dict[str, Any]) -> None:
+    """Values of other types count as absent; returned values can be encoded and counted."""
     assert (fields.text_at(data, "a") or "").encode() is not None
     assert fields.id_at(data, "a") != ""
     assert (fields.amount_at(data, "a") or 0) >= 0
@@ -139,7 +139,7 @@ def test_no_json_breaks_the_readers(data: dict[str, Any]) -> None:
 
 
 def test_fields_are_read_and_absent_ones_are_none() -> None:
-    """Readers of one field each, and of the whole text."""
+    """Each reader returns its type, or None for an absent field."""
     data = fields.parse_object(
         b'{"n": -1.5, "c": 3.9, "t": "x", "flag": true, "deep": {"er": {"k": 1}}, "list": [1, {"k": 2}]}'
     )
@@ -158,8 +158,8 @@ class _Options(BaseModel):
     pace: Literal["slow", "fast"] = "slow"
 
 
-def test_options_are_checked_by_name() -> None:
-    """An option that is unknown or out of range is named, with what there is."""
+def test_invalid_options_are_named() -> None:
+    """An unknown or out-of-range option is named, with the known options."""
     assert read_options(_Options, config(options={"pace": "fast"})).pace == "fast"
     for options, name in (({"pace": "rapid"}, "options.pace"), ({"colour": 1}, "options.colour")):
         with pytest.raises(InvalidInput, match=name) as caught:
@@ -167,8 +167,8 @@ def test_options_are_checked_by_name() -> None:
         assert (caught.value.data["field"], caught.value.hint) == (name, "options of this pair: pace")
 
 
-async def test_a_body_is_read_up_to_a_bound_and_no_cookie_is_kept() -> None:
-    """Of a body that is too large enough is read to know it; what one answer sets, no later request carries."""
+async def test_bodies_are_bounded_and_cookies_are_not_kept() -> None:
+    """A body above the limit is cut off detectably; cookies are not sent again."""
     cookies: list[str | None] = []
 
     async def page(request: web.Request) -> web.Response:
@@ -184,8 +184,8 @@ async def test_a_body_is_read_up_to_a_bound_and_no_cookie_is_kept() -> None:
     assert cookies == [None, None, None]
 
 
-def test_the_kit_itself_imports_nothing() -> None:
-    """A module of it brings in what it needs, and no other does."""
+def test_importing_the_package_imports_no_module() -> None:
+    """Each module imports only what it needs."""
     code = "import sys, agentfield.adapterkit.json_fields; print(json.dumps(sorted(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", "import json;" + code], check=True, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Names of tools on the wire, whoever the provider is."""
+"""Names of tools for providers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from agentfield.adapterkit.tool_names import ToolNames
 
 
-def test_a_target_is_readable_on_the_wire() -> None:
-    """The usual case needs no digest."""
+def test_a_usual_target_needs_no_digest() -> None:
+    """A dot becomes two underscores."""
     names = ToolNames(["voice-support.resolve_turn"])
     assert names.safe("voice-support.resolve_turn") == "voice-support__resolve_turn"
     assert names.target("voice-support__resolve_turn") == "voice-support.resolve_turn"
     assert names.target("nobody") == "nobody"
 
 
-def test_names_that_would_collide_stay_apart() -> None:
-    """A dot and two underscores are both possible in targets; both come back as what they were."""
+def test_colliding_targets_get_different_names() -> None:
+    """Targets with a dot and with two underscores both map back."""
     names = ToolNames(["a.b__c", "a__b.c", "a.d"])
     safe = [names.safe(target) for target in ("a.b__c", "a__b.c", "a.d")]
     assert len(set(safe)) == 3
@@ -27,8 +27,8 @@ def test_names_that_would_collide_stay_apart() -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=90), max_size=12))
-def test_every_name_is_allowed_and_comes_back(targets: list[str]) -> None:
-    """Whatever targets are called: allowed characters, at most 64 of them, unique, reversible, order does not matter."""
+def test_each_name_is_valid_and_reversible(targets: list[str]) -> None:
+    """For any targets, names are valid, at most 64 characters long, unique, reversible and independent of order."""
     targets = [target for target in targets if target.isascii() or target.isprintable()]
     names = ToolNames(targets)
     for target in targets:

@@ -18,7 +18,7 @@ from agentfield_local.brain.protocol import BrainRequest, CallFunction, Speak, S
 from agentfield_local.chat import routes as chat_module
 from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import ToneTts, synthetic_engines
+from agentfield_local.speech.synthetic import ToneTts, synthetic_engines
 from support.providers.chat_completions import TONE, body, chatting, listen, post, said, weather_tool
 from support.providers.local_server import FakeClock
 from support.waiting import until

@@ -17,9 +17,9 @@ from agentfield_local.realtime.session.interim_transcript import InterimTranscri
 from agentfield_local.realtime.session.runner import SessionRunner
 from agentfield_local.runtime.clock import WallClock
 from agentfield_local.runtime.tasks import TaskSet
-from agentfield_local.speech.energy import EnergyVad, ToneTts
 from agentfield_local.speech.pool import EnginePool
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, ToneTts
 from agentfield_local.webrtc.jitter_buffer import set_jitter_prefetch
 from support.audio import silence, tone
 from support.providers.local_server import b64

@@ -14,8 +14,8 @@ from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.realtime.conversation.effects import CancelWork, Effect, QueryBrain, SynthesizeText
 from agentfield_local.realtime.session.runner import SessionRunner
 from agentfield_local.runtime.clock import WallClock
-from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.pool import EnginePool
+from agentfield_local.speech.synthetic import synthetic_engines
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from agentfield_local.brain import ObedientBrain
 from agentfield_local.process.state_file import write_state
 from agentfield_local.process.supervisor import STATE_FILE, Supervisor
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import synthetic_engines
+from agentfield_local.speech.synthetic import synthetic_engines
 from support.providers.local_server import Caller
 from support.providers.openai import Runtime, config
 from support.waiting import until

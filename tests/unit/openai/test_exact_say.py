@@ -23,7 +23,7 @@ from agentfield.realtime.commands import CancelReplyCommand, SayCommand
 from agentfield.realtime.events import ProviderFault, ReplyAudio, ReplyEnded, ReplyStarted, SessionClosed
 from agentfield_openai.provider import RealtimeProvider
 from agentfield_openai.speech_endpoint import SpeechEndpoint, SpeechVoice, heard_text, split_text
-from agentfield_openai.websocket import WebSocketAdapter
+from agentfield_openai.websocket_adapter import WebSocketAdapter
 from support.providers.openai import CANARY, PCM, Seen, check_client_event, config, misfit
 from support.waiting import until
 

@@ -16,7 +16,7 @@ from agentfield.realtime.config import Limits
 from agentfield_openai import plugin
 from agentfield_openai.codec import Codec
 from agentfield_openai.options import OpenAIOptions, WebSocketOptions
-from agentfield_openai.websocket import FORMATS, websocket
+from agentfield_openai.websocket_adapter import FORMATS, websocket
 from agentfield_openrouter import plugin as openrouter
 from support.providers.openai import config
 

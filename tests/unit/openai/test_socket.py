@@ -34,8 +34,8 @@ from agentfield_openai.calls import CallsClient
 from agentfield_openai.codec.dialect import Dialect
 from agentfield_openai.provider import RealtimeProvider
 from agentfield_openai.socket import RealtimeSocket
-from agentfield_openai.webrtc import WebRtcAdapter
-from agentfield_openai.websocket import WebSocketAdapter
+from agentfield_openai.webrtc_adapter import WebRtcAdapter
+from agentfield_openai.websocket_adapter import WebSocketAdapter
 from support.providers.openai import CANARY, PCM, config
 from support.waiting import until
 

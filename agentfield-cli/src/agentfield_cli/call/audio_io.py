@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from agentfield_cli.call.audio import FRAME, RATE, Samples, is_loud
+from agentfield_cli.call.recordings import FRAME, RATE, Samples, is_loud
 
 __all__ = ["AudioSink", "AudioSource", "PlayoutBuffer", "SpeechSender", "TerminalCall"]
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from agentfield.errors import ControlPlaneUnavailable
-from agentfield_cli.call.audio import FRAME, RATE, Resampler, Samples, wav
 from agentfield_cli.call.audio_io import AudioSink, PlayoutBuffer, TerminalCall
+from agentfield_cli.call.recordings import FRAME, RATE, Resampler, Samples, wav
 
 __all__ = ["RecordedTurnsCall", "place_recorded_turns_call"]
 

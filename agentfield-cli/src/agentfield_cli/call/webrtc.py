@@ -16,8 +16,8 @@ from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame, AudioResampler
 
 from agentfield.errors import ProviderUnavailable
-from agentfield_cli.call.audio import FRAME, RATE, Samples
 from agentfield_cli.call.audio_io import AudioSink, AudioSource, TerminalCall
+from agentfield_cli.call.recordings import FRAME, RATE, Samples
 
 __all__ = ["TerminalCall", "place_webrtc_call"]
 
@@ -27,7 +27,7 @@ _CHANNEL = "oai-events"
 _TIME_BASE = fractions.Fraction(1, RATE)
 
 
-class _Microphone(MediaStreamTrack):
+class _SpeechTrack(MediaStreamTrack):
     """Track that sends a frame every 20 ms of the monotonic clock: queued speech, otherwise silence."""
 
     kind = "audio"
@@ -87,7 +87,7 @@ async def place_webrtc_call(
         SessionEnded: `session_ended` raised before the media connected.
     """
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    microphone, sink = _Microphone(), AudioSink()
+    microphone, sink = _SpeechTrack(), AudioSink()
     connected, listening = asyncio.Event(), list[asyncio.Task[None]]()
     connection.addTrack(microphone)
     connection.createDataChannel(_CHANNEL)

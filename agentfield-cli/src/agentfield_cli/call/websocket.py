@@ -14,8 +14,8 @@ import numpy as np
 from aiohttp import WSCloseCode
 
 from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, ProviderUnavailable, error_from_problem
-from agentfield_cli.call.audio import FRAME, RATE, Resampler, Samples
 from agentfield_cli.call.audio_io import AudioSink, AudioSource, PlayoutBuffer, TerminalCall
+from agentfield_cli.call.recordings import FRAME, RATE, Resampler, Samples
 
 __all__ = ["place_websocket_call"]
 

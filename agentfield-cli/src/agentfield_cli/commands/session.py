@@ -210,8 +210,8 @@ async def _place(
 ) -> dict[str, Any]:
     from agentfield.errors import InvalidInput
     from agentfield.settings import discover_url, is_loopback
-    from agentfield_cli.call.audio import check_writable, read_speech, wire_rate, write_recording
-    from agentfield_cli.call.call import call_failures, make_call
+    from agentfield_cli.call.make_call import call_failures, make_call
+    from agentfield_cli.call.recordings import check_writable, read_speech, wire_rate, write_recording
     from agentfield_cli.connect import connected
     from agentfield_cli.terminal.output import Output
     from agentfield_cli.terminal.tree import workflow_tree

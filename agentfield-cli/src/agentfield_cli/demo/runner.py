@@ -17,8 +17,8 @@ from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.call.audio import read_speech
-from agentfield_cli.call.call import CallReport, make_call
+from agentfield_cli.call.make_call import CallReport, make_call
+from agentfield_cli.call.recordings import read_speech
 from agentfield_cli.demo.speech import SpeechServer, speech_server
 from agentfield_cli.processes.children import agent_process
 from agentfield_cli.processes.serve import server_settings, stop_on_signals, wait_for_session

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from agentfield.errors import ProviderUnavailable, error_from_problem
-from agentfield_cli.call.audio import FRAME, RATE, is_loud
+from agentfield_cli.call.recordings import FRAME, RATE, is_loud
 
 if TYPE_CHECKING:
-    from agentfield_cli.call.audio import Samples
+    from agentfield_cli.call.recordings import Samples
 
 __all__ = ["SpeechServer", "speech_server"]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from agentfield import context
+from agentfield.attempt_state import AttemptState, ExecutionSuspended
 from agentfield.declarations.reasoner import Reasoner, failure
 from agentfield.errors import (
     AgentFieldError,
@@ -25,7 +26,6 @@ from agentfield.link.concurrency_limiter import ConcurrencyLimiter
 from agentfield.link.effects import Effect, Send
 from agentfield.link.progress_reporter import ProgressReporter
 from agentfield.link.state import LinkState
-from agentfield.run_state import ExecutionSuspended, RunState
 from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["AttemptRunner"]
@@ -100,7 +100,7 @@ class AttemptRunner:
 
     async def _run(self, invoke: Invoke) -> None:
         reporter = ProgressReporter(invoke, self._send_progress)
-        with context.use(invoke.context, RunState(invoke, reporter)):
+        with context.use(invoke.context, AttemptState(invoke, reporter)):
             async with self.limiter.slot(invoke.context.execution_id):
                 self._apply(self._state.attempt_started(*_key(invoke)))
                 started_at = time.monotonic()

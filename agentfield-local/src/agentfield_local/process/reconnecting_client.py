@@ -9,7 +9,7 @@ import aiohttp
 from agentfield.adapterkit.http import http_session
 from agentfield.errors import AgentFieldError
 from agentfield_local.process.supervisor import Supervisor
-from agentfield_openrouter.audio_turns import MAX_CONNECTIONS
+from agentfield_openrouter.adapter import MAX_CONNECTIONS
 
 __all__ = ["reconnecting_session"]
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.errors import SpeechUnavailable
 from agentfield_local.speech.models import MODEL_FILES, PACKAGES, SUPPORTED_SYSTEMS, Progress, locate, verify
 from agentfield_local.speech.protocols import SPEECH_RATE, SpeechEngines
 from agentfield_local.speech.stt import MoonshineStt
+from agentfield_local.speech.synthetic import synthetic_engines
 from agentfield_local.speech.tts import PiperTts
 from agentfield_local.speech.vad import SileroVad
 

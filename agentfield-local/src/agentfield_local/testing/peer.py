@@ -22,9 +22,9 @@ from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.faults.behaviour import Behaviour, RefusalShape
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS
 from agentfield_local.server import LocalServer
-from agentfield_local.speech.energy import EnergyVad, ToneTts
 from agentfield_local.speech.loudness import rms
 from agentfield_local.speech.protocols import SpeechEngines
+from agentfield_local.speech.synthetic import EnergyVad, ToneTts
 from agentfield_local.testing.webrtc_caller import WebRtcCaller
 
 __all__ = ["LocalPeer", "peer"]

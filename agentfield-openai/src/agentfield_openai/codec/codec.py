@@ -112,7 +112,7 @@ class Codec:
     def encode(self, command: Command) -> list[dict[str, Any]]:
         """Return the client events of a command, in sending order.
 
-        `Say.interruptible` changes nothing by itself: the switch is the session's, and `Update` is what turns it.
+        `SayCommand.interruptible` changes nothing by itself: the switch is the session's, and `UpdateCommand` is what turns it.
 
         Raises:
             CapabilityMissing: The pair does not support the command.

@@ -13,6 +13,6 @@ from __future__ import annotations
 
 from agentfield_server.nodes.hub import LinkHub
 from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode, declaration_hash
-from agentfield_server.nodes.ports import EnginePort, SessionPort
+from agentfield_server.nodes.protocols import EnginePort, SessionPort
 
 __all__ = ["AssignedAttempt", "EnginePort", "LinkHub", "LinkedNode", "SessionPort", "declaration_hash"]

@@ -15,7 +15,7 @@ from agentfield.errors import AgentFieldError, NodeRefused
 from agentfield.wire.frames import Accepted, Call, Drain, Ping, Pong, Progress, Result, SessionCommand, SessionDone
 from agentfield_server.nodes.handshake import decode_frames, refuse_link
 from agentfield_server.nodes.linked_node import LinkedNode
-from agentfield_server.nodes.ports import EnginePort, SessionPort
+from agentfield_server.nodes.protocols import EnginePort, SessionPort
 
 __all__ = ["CLOSE_DEADLINE", "LinkConnection", "close_socket"]
 

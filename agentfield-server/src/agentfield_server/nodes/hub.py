@@ -20,7 +20,7 @@ from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
 from agentfield_server.nodes.handshake import perform_handshake, refuse_link
 from agentfield_server.nodes.linked_node import LinkedNode
-from agentfield_server.nodes.ports import EnginePort, SessionPort
+from agentfield_server.nodes.protocols import EnginePort, SessionPort
 from agentfield_server.nodes.registry import NodeRegistry
 from agentfield_server.store.protocol import Store
 

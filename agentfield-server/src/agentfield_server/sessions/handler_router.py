@@ -18,7 +18,7 @@ _log = logging.getLogger("agentfield.sessions")
 
 
 class HandlerRouter:
-    """The link hub's port to the sessions (`agentfield_server.nodes.ports.SessionPort`): enqueues and returns at once.
+    """The link hub's port to the sessions (`agentfield_server.nodes.protocols.SessionPort`): enqueues and returns at once.
 
     Args:
         store: Tells about sessions that have no actor in this process.

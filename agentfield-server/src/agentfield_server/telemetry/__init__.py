@@ -9,7 +9,7 @@ OpenTelemetry), `otel_writer` (`OtelSpanWriter`: spans with the ids of run and e
 
 from __future__ import annotations
 
-from agentfield_server.telemetry.provider import open_tracer
 from agentfield_server.telemetry.tracer import ExecutionTracer
+from agentfield_server.telemetry.tracer_provider import open_tracer
 
 __all__ = ["ExecutionTracer", "open_tracer"]

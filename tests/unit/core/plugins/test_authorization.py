@@ -1,4 +1,4 @@
-"""The gate: a session starts only when every plugin says so in time."""
+"""Authorization of sessions: all plugins must agree in time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agentfield.plugins.hooks.authorization import SessionAuthorizer
 from support.core.hooks import plugin, registry, request
 
 
-def gate(*answers: Any, timeout: float = 5.0) -> SessionAuthorizer:
-    """Return a gate of plugins a, b, c …, each with one of the functions."""
+def authorizer(*answers: Any, timeout: float = 5.0) -> SessionAuthorizer:
+    """Return an authorizer of plugins a, b, c …, each with one of the functions."""
     plugins = [plugin(name, session_authorize=answer) for name, answer in zip("abcdef", answers, strict=False)]
     return SessionAuthorizer(registry(*plugins), timeout=timeout)
 
 
 async def passes(request: SessionRequest) -> None:
-    """Let everything pass."""
+    """Agree."""
 
 
 async def refusal(of: SessionAuthorizer) -> AgentFieldError:
@@ -31,13 +31,13 @@ async def refusal(of: SessionAuthorizer) -> AgentFieldError:
     return caught.value
 
 
-async def test_without_plugins_everything_may_start() -> None:
-    """No plugin implements the hook: nothing is asked."""
+async def test_without_plugins_each_session_is_authorized() -> None:
+    """A session is authorized if no plugin implements the hook."""
     await SessionAuthorizer(registry()).authorize(request())
 
 
-async def test_all_are_asked_with_the_same_frozen_value() -> None:
-    """Each plugin sees what is to be started, and may not change it."""
+async def test_each_plugin_gets_the_same_frozen_request() -> None:
+    """All implementations get the same immutable request."""
     seen: list[SessionRequest] = []
 
     async def look(request: SessionRequest) -> None:
@@ -49,18 +49,18 @@ async def test_all_are_asked_with_the_same_frozen_value() -> None:
         seen.append(request())
 
     asked = request(caller="ann")
-    await gate(look, look, glance).authorize(asked)
+    await authorizer(look, look, glance).authorize(asked)
     assert seen == [asked, asked, request()]
 
 
 @pytest.mark.parametrize("error", [Forbidden("not at night", hint="call by day"), InvalidInput("not at night")])
-async def test_a_plugins_own_error_is_passed_on(error: AgentFieldError) -> None:
-    """Whoever starts the session reads why, in the plugin's words, under one code and status."""
+async def test_a_plugins_error_is_passed_on(error: AgentFieldError) -> None:
+    """The starter of the session gets the plugin's message, under one code and status."""
 
     async def refuse(request: SessionRequest) -> NoReturn:
         raise error
 
-    told = await refusal(gate(passes, refuse))
+    told = await refusal(authorizer(passes, refuse))
     assert (told.code, told.status, told.hint) == ("session_refused", 403, error.hint)
     assert told.message == "The plugin 'b' refused the session: not at night"
     assert told.data == {"plugin": "b"}
@@ -87,9 +87,9 @@ async def says_yes(request: SessionRequest) -> bool:
 
 
 @pytest.mark.parametrize("fails", [raises, exits, cancels, says_no, says_yes])
-async def test_a_plugin_that_fails_refuses(fails: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception, or an answer, is a no; the caller learns the plugin's name and nothing of its insides."""
-    told = await refusal(gate(passes, fails, passes))
+async def test_a_failing_plugin_refuses(fails: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception or a return value refuses; the error names the plugin and hides its internals."""
+    told = await refusal(authorizer(passes, fails, passes))
     assert (told.code, told.status) == ("session_refused", 403)
     assert told.message == "The plugin 'b' failed to decide whether the session may start, so it may not."
     assert told.hint == "see the control plane's log, or start it with AGENTFIELD_DISABLE_PLUGINS=b"
@@ -97,8 +97,8 @@ async def test_a_plugin_that_fails_refuses(fails: Any, caplog: pytest.LogCapture
     assert "plugin.hook_failed plugin=b hook=agentfield_session_authorize" in caplog.text
 
 
-async def test_a_plugin_that_hangs_refuses_in_time() -> None:
-    """Also one that will not be cancelled is not waited for; when it gives in, nothing is left of it."""
+async def test_a_hanging_plugin_refuses_in_time() -> None:
+    """The refusal does not wait for a plugin that ignores its cancellation, and leaves no task once it ends."""
     told, release = [], asyncio.Event()
 
     async def hangs(request: SessionRequest) -> None:
@@ -112,7 +112,7 @@ async def test_a_plugin_that_hangs_refuses_in_time() -> None:
                 told.append("cancelled")
 
     before = asyncio.all_tasks()
-    asked = gate(passes, clings, hangs, timeout=0.01)
+    asked = authorizer(passes, clings, hangs, timeout=0.01)
     with pytest.raises(Forbidden) as caught:
         await asked.authorize(request())
     assert (
@@ -126,8 +126,8 @@ async def test_a_plugin_that_hangs_refuses_in_time() -> None:
     assert asyncio.all_tasks() == before
 
 
-async def test_the_first_by_name_is_told_of() -> None:
-    """Of several refusals the answer is always the same one, however fast each was."""
+async def test_the_first_refusal_by_plugin_name_is_raised() -> None:
+    """Of several refusals the same one is raised, whatever their timing."""
     slow = asyncio.Event()
 
     async def late(request: SessionRequest) -> NoReturn:
@@ -138,11 +138,11 @@ async def test_the_first_by_name_is_told_of() -> None:
         slow.set()
         raise Forbidden("no")
 
-    assert (await refusal(gate(late, soon))).message == "The plugin 'a' refused the session: too many"
+    assert (await refusal(authorizer(late, soon))).message == "The plugin 'a' refused the session: too many"
 
 
-async def test_a_start_that_is_given_up_leaves_nothing() -> None:
-    """When whoever starts the session goes away, the plugins are told to stop."""
+async def test_a_cancelled_start_cancels_the_plugins() -> None:
+    """Cancelling the start cancels all implementations."""
     asked, stopped = asyncio.Event(), asyncio.Event()
 
     async def hangs(request: SessionRequest) -> None:
@@ -153,7 +153,7 @@ async def test_a_start_that_is_given_up_leaves_nothing() -> None:
             stopped.set()
 
     before = asyncio.all_tasks()
-    made = gate(hangs)
+    made = authorizer(hangs)
     start = asyncio.create_task(made.authorize(request()))
     await asked.wait()
     start.cancel()

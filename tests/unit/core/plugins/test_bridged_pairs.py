@@ -1,4 +1,4 @@
-"""Rows in which a provider and a transport of two plugins meet, and what a transport's manifest must be like."""
+"""Derived pairs of a provider and a transport of two plugins, and the checks of a transport's manifest."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ LINE = plugin("phone-line", transports=(PHONE,))
 
 @pytest.fixture(autouse=True)
 def from_an_index(monkeypatch):
-    """Hints are those of a pip installation; where the tests run from must not show."""
+    """Make install hints those of a pip installation, wherever the tests run."""
     monkeypatch.setattr(install, "install_origin", install.InstallOrigin)
 
 
@@ -96,8 +96,8 @@ def refusal(registry: Registry, provider: str, transport: str) -> str:
         (set(), set(), False),
     ],
 )
-def test_audio_gets_across_where_formats_are_equal_or_both_can_be_converted(ours, theirs, can):
-    """G.711 and plain samples convert at any rate; anything else must be the same on both sides; nothing meets nothing."""
+def test_formats_are_convertible_if_equal_or_both_known(ours, theirs, can):
+    """G.711 and PCM convert at any rate; other formats must be equal; empty sets never match."""
     assert convertible(ours, theirs) is can
 
 
@@ -107,16 +107,16 @@ FORMATS = st.frozensets(
 
 
 @given(FORMATS, FORMATS)
-def test_getting_across_is_the_same_from_both_sides(ours, theirs):
-    """What one side could send to the other, the other could send back."""
+def test_convertibility_is_symmetric(ours, theirs):
+    """Convertibility does not depend on the direction."""
     assert convertible(ours, theirs) == convertible(theirs, ours)
 
 
 # --- the rows
 
 
-def test_a_provider_and_a_transport_meet_in_a_row_of_their_own():
-    """The row is the provider's over the other transport, says what it was made from, and comes with the provider's plugin."""
+def test_a_pair_is_derived_from_a_provider_and_a_transport():
+    """The derived pair names the pair it is derived from, and belongs to the provider's plugin."""
     registry = Registry([ACME, LINE])
     assert names(registry) == ["acme/phone", "acme/webrtc", "acme/websocket"]
     made = registry.resolve("acme", "phone")
@@ -127,8 +127,8 @@ def test_a_provider_and_a_transport_meet_in_a_row_of_their_own():
     assert registry.transport_plugin("websocket") is None
 
 
-def test_a_made_row_can_what_the_provider_can_less_what_the_callers_cannot():
-    """A telephone has keys, no keyboard and no button to end a turn; the provider's formats stay, converted on the way."""
+def test_a_derived_pair_lacks_what_its_callers_lack():
+    """Over a telephone a pair has keys, no text and no commits; the provider's formats stay."""
     made = Registry([ACME, LINE]).resolve("acme", "phone").capabilities
     assert made == dataclasses.replace(CAN, turn_detection=frozenset({"server_vad"}), text_input=False, dtmf=True)
     kiosk = dataclasses.replace(PHONE, text_input=True, commits=True, dtmf=False)
@@ -136,8 +136,8 @@ def test_a_made_row_can_what_the_provider_can_less_what_the_callers_cannot():
     assert made == dataclasses.replace(CAN, dtmf=False)
 
 
-def test_a_transport_adds_nothing_that_a_provider_cannot():
-    """Callers who can type and commit do not make a provider that takes neither take it."""
+def test_a_transport_adds_no_capability_of_the_provider():
+    """Text input and commits of the transport do not extend a provider without them."""
     mute = dataclasses.replace(CAN, text_input=False, turn_detection=frozenset({"server_vad"}))
     able = dataclasses.replace(PHONE, text_input=True, commits=True)
     made = bridged_pair(pair("acme", "websocket", capabilities=mute), able)
@@ -158,13 +158,13 @@ def test_a_transport_adds_nothing_that_a_provider_cannot():
     ],
     ids=["direct", "turns", "itself", "direct transport", "core's own", "no formats", "no conversion"],
 )
-def test_where_they_do_not_meet_there_is_no_row(declared, transport):
-    """Both sides must be bridged, the transport must bring its legs, and audio must get across."""
+def test_incompatible_plugins_derive_no_pair(declared, transport):
+    """Both sides must be bridged, the transport needs its own legs, and formats must convert."""
     assert bridged_pair(declared, transport) is None
 
 
-def test_a_row_that_was_made_is_refused_like_any_other():
-    """What a session needs and the callers of the transport cannot is a named refusal with the pairs that can."""
+def test_a_derived_pair_is_refused_like_any_other():
+    """An unmet need is refused by name, with the pairs that meet it."""
     registry = Registry([ACME, LINE])
     need = Need("turn_detection", frozenset({"manual"}), "turn_detection")
     with pytest.raises(AgentFieldError) as caught:
@@ -179,16 +179,16 @@ def test_a_row_that_was_made_is_refused_like_any_other():
 # --- conflicts
 
 
-def test_a_declared_pair_goes_over_a_made_one():
-    """Whoever writes the pair by hand, the provider or a third plugin, has it; nothing is made beside it."""
+def test_a_declared_pair_replaces_a_derived_one():
+    """No pair is derived where a plugin declares it."""
     by_hand = plugin("acme-phone", pair("acme", "phone", factory="by:hand"))
     for records in ([ACME, LINE, by_hand], [by_hand, LINE, ACME]):
         spec = Registry(records).resolve("acme", "phone")
         assert (spec.factory, spec.bridged_from) == ("by:hand", None)
 
 
-def test_two_plugins_of_one_provider_make_two_rows_until_one_is_chosen():
-    """Nothing is chosen silently; choosing the declared pair chooses what is made from it, or the row is chosen by itself."""
+def test_two_plugins_of_a_provider_derive_two_pairs_until_one_is_preferred():
+    """A preference for the declared or for the derived pair selects one."""
     other = plugin("other-voice", pair("acme", "websocket", factory="other:f"))
     records = [ACME, LINE, other]
     assert refusal(Registry(records), "acme", "phone") == (
@@ -206,8 +206,8 @@ def test_two_plugins_of_one_provider_make_two_rows_until_one_is_chosen():
     assert both.resolve("acme", "phone").factory == "m:f"
 
 
-def test_a_preference_for_what_is_not_made_is_refused():
-    """A distribution can only be preferred for rows that come from it; the message lists the made ones too."""
+def test_a_preference_for_a_pair_of_another_distribution_is_refused():
+    """The message lists the distribution's declared and derived pairs."""
     with pytest.raises(AgentFieldError) as caught:
         Registry([ACME, LINE], prefer={"acme/fax": "acme-voice"})
     assert f"[{caught.value.code}] {caught.value}" == (
@@ -217,8 +217,8 @@ def test_a_preference_for_what_is_not_made_is_refused():
     )
 
 
-def test_two_transports_of_one_name_are_nobodys():
-    """A row of a transport that two plugins declare differently is refused for the transport, not for the provider."""
+def test_conflicting_transports_are_refused():
+    """A pair of a transport that two plugins declare differently is refused because of the transport."""
     twin = plugin("other-line", transports=(dataclasses.replace(PHONE, dtmf=False),))
     assert refusal(Registry([ACME, LINE, twin]), "acme", "phone") == (
         "[ambiguous_adapter] transport 'phone' is declared differently by 2 plugins: other-line 1.0, phone-line 1.0."
@@ -234,8 +234,8 @@ def needy(**changes) -> TransportSpec:
     return dataclasses.replace(PHONE, requires=("no_such_line", "json"), extra="line", **changes)
 
 
-def test_what_a_transport_lacks_is_told_with_its_own_distribution():
-    """Missing modules of the transport name the transport's distribution and extra, whether its row is made or declared."""
+def test_missing_modules_of_a_transport_name_its_distribution():
+    """The error names the transport's distribution and extra, for derived and declared pairs."""
     line = plugin("phone-line", transports=(needy(),))
     by_hand = plugin("acme-phone", pair("acme", "phone"))
     text = (
@@ -247,8 +247,8 @@ def test_what_a_transport_lacks_is_told_with_its_own_distribution():
     assert refusal(Registry([ACME, line, by_hand]), "acme", "phone") == text
 
 
-def test_what_a_provider_lacks_is_told_first_with_the_providers_distribution():
-    """The extra that is named belongs to the distribution that is named; what the provider lacks comes first."""
+def test_missing_modules_of_a_provider_are_reported_first():
+    """The error names the extra of the provider's distribution."""
     ours = plugin("agentfield-openai", pair("openai", "websocket", requires=("no_such_voice",), extra="voice"))
     line = plugin("phone-line", transports=(needy(),))
     assert refusal(Registry([ours, line]), "openai", "phone") == (
@@ -276,8 +276,8 @@ ROUTES = "route POST /voice/{target}"
         ({"routes": (ROUTE, ROUTE)}, f"{ROUTES} is declared twice"),
     ],
 )
-def test_a_transport_that_could_not_work_is_refused_with_the_reason(changes, reason):
-    """The reason says what is wrong with it before any of its code is imported."""
+def test_an_inconsistent_transport_is_invalid(changes, reason):
+    """The reason is known before any code of the transport is imported."""
     manifest = Manifest(api=(2, 0), transports=(dataclasses.replace(PHONE, **changes),))
     assert manifest_problem(manifest) == f"transport phone: {reason}"
 
@@ -302,8 +302,8 @@ def test_a_transport_that_could_not_work_is_refused_with_the_reason(changes, rea
         ({"socket": True}, "POST /voice/{target}", "a WebSocket is opened with GET"),
     ],
 )
-def test_a_route_that_could_not_be_served_is_refused_with_the_reason(changes, where, reason):
-    """Each route is checked as data; the reason names the route."""
+def test_an_inconsistent_route_is_invalid(changes, where, reason):
+    """The reason names the route."""
     manifest = Manifest(
         api=(2, 0), transports=(dataclasses.replace(PHONE, routes=(dataclasses.replace(ROUTE, **changes),)),)
     )
@@ -321,21 +321,21 @@ def test_a_route_that_could_not_be_served_is_refused_with_the_reason(changes, wh
         ({"at_once": "many"}, "manifest.transports[0].routes[0].at_once is 'many', not int"),
     ],
 )
-def test_a_route_of_another_access_or_method_cannot_be_written(changes, reason):
-    """There is no public route: who may use one is the operator, the session's caller or somebody verified."""
+def test_unknown_access_and_methods_are_invalid(changes, reason):
+    """There are no public routes: access is operator, session or verified."""
     manifest = Manifest(
         api=(2, 0), transports=(dataclasses.replace(PHONE, routes=(dataclasses.replace(ROUTE, **changes),)),)
     )
     assert manifest_problem(manifest) == reason
 
 
-def test_two_paths_that_differ_in_their_placeholders_names_only_are_one():
-    """The second of two routes that answer the same requests would never be reached."""
+def test_paths_that_differ_only_in_placeholder_names_are_equal():
+    """The second of two routes for the same requests would never be reached."""
     twin = dataclasses.replace(ROUTE, path="/voice/{other}")
     manifest = Manifest(api=(2, 0), transports=(dataclasses.replace(PHONE, routes=(ROUTE, twin)),))
     assert manifest_problem(manifest) == "transport phone: route POST /voice/{other} is declared twice"
 
 
-def test_a_good_transport_has_no_problem():
-    """The transport that the tests above spoil is a good one."""
+def test_a_consistent_transport_has_no_problem():
+    """The transport that the tests above change is valid."""
     assert manifest_problem(Manifest(api=(2, 0), transports=(PHONE,))) is None

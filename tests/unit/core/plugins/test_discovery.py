@@ -1,4 +1,4 @@
-"""Discovery: installed plugins load one by one, and whatever one of them does stays with it."""
+"""Discovery: plugins load one by one, and a bad plugin does not affect the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def good(name: str, transport="websocket", factory="json:dumps", capabilities=""
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Put a distribution with a plugin on the path, as an installer would."""
+    """Install a distribution with a plugin on the path."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def put(name: str, source: str | None, *, version="1.2.3", entry=None) -> None:
@@ -58,8 +58,8 @@ def states(registry: Registry) -> dict[str, tuple[str, str]]:
     return {p.distribution: (p.state, p.reason) for p in registry.plugins if p.distribution.startswith("zz-")}
 
 
-def test_one_bad_plugin_never_takes_another_down(install):
-    """Plugins that raise, exit, vanish, lie about types or words become records; the good ones around them work."""
+def test_bad_plugins_do_not_affect_good_ones(install):
+    """Plugins that raise, exit, are missing or have an invalid manifest become records with a state."""
     install("alpha", good("alpha"))
     install("raises", "raise RuntimeError('boom')")
     install("exits", "raise SystemExit(3)")
@@ -120,8 +120,8 @@ def test_one_bad_plugin_never_takes_another_down(install):
     assert "RuntimeError: boom" in broken.details
 
 
-def test_a_plugin_that_hangs_is_left_behind(install, monkeypatch):
-    """A manifest that never finishes importing, and one that never returns, are broken; those after them load."""
+def test_a_hanging_plugin_is_abandoned(install, monkeypatch):
+    """A plugin that hangs on import or in its manifest is broken; later plugins load."""
     gate = types.ModuleType("zz_gate")
     gate.opened = threading.Event()
     monkeypatch.setitem(sys.modules, "zz_gate", gate)
@@ -140,8 +140,8 @@ def test_a_plugin_that_hangs_is_left_behind(install, monkeypatch):
         gate.opened.set()
 
 
-def test_even_what_no_program_should_raise_stays_with_the_plugin(install):
-    """KeyboardInterrupt and an error whose text cannot be read are reasons like others."""
+def test_any_exception_of_a_plugin_is_contained(install):
+    """KeyboardInterrupt and an error without a readable text become reasons."""
     install("alpha", "raise KeyboardInterrupt")
     install("beta", "class Odd(Exception):\n    def __str__(self): raise ValueError\nraise Odd")
     install("gamma", "class Own(BaseException): ...\nraise Own('no')")
@@ -152,8 +152,8 @@ def test_even_what_no_program_should_raise_stays_with_the_plugin(install):
     }
 
 
-def test_damaged_metadata_hides_nothing_else(install, tmp_path):
-    """Entry points or names that cannot be read are a reason, and all other distributions are read."""
+def test_damaged_metadata_affects_only_its_distribution(install, tmp_path):
+    """Unreadable entry points or names become a reason; other distributions are read."""
     install("alpha", good("alpha"))
     install("beta", "")
     (tmp_path / "zz_beta-1.2.3.dist-info" / "entry_points.txt").write_text("[agentfield.plugins]\nno equals sign")
@@ -175,8 +175,8 @@ def test_damaged_metadata_hides_nothing_else(install, tmp_path):
     }
 
 
-def test_of_two_copies_on_the_path_the_first_counts(install, tmp_path, monkeypatch):
-    """As for imports; the older copy does not bring back a plugin that the newer one has no more."""
+def test_the_first_copy_on_the_path_is_used(install, tmp_path, monkeypatch):
+    """An older copy does not add plugins that the first one no longer has."""
     old = tmp_path / "old"
     for name, entries in (("alpha", "alpha = zz_no_such_module"), ("beta", "beta = zz_no_such_module")):
         info = old / f"zz_{name}-0.9.dist-info"
@@ -191,8 +191,8 @@ def test_of_two_copies_on_the_path_the_first_counts(install, tmp_path, monkeypat
     assert found == [("zz-alpha", "1.2.3", "ok")]
 
 
-def test_plugins_are_found_in_archives_and_past_what_is_not_there(install, tmp_path, monkeypatch):
-    """A place on the path may be an archive, may have damaged metadata in it, and may not exist."""
+def test_plugins_in_archives_are_found(install, tmp_path, monkeypatch):
+    """The path may contain archives, damaged archives and missing folders."""
     install("beta", good("beta"))
     archive = tmp_path / "plugins.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -211,8 +211,8 @@ def test_plugins_are_found_in_archives_and_past_what_is_not_there(install, tmp_p
     }
 
 
-def test_a_fork_with_the_same_module_does_not_take_the_first_one_down(install, tmp_path):
-    """Two distributions whose entry points name one module: the second is invalid and says whose module it is."""
+def test_a_second_distribution_with_the_same_module_is_invalid(install, tmp_path):
+    """Its reason names the distribution that has the module."""
     install("alpha", good("alpha"))
     install("beta", "")
     (tmp_path / "zz_beta-1.2.3.dist-info" / "entry_points.txt").write_text(
@@ -226,8 +226,8 @@ def test_a_fork_with_the_same_module_does_not_take_the_first_one_down(install, t
     assert registry.resolve("alpha", "websocket")
 
 
-def test_a_package_that_asks_for_plugins_while_it_is_imported_may_bring_one(install, tmp_path, monkeypatch):
-    """An agent and a plugin in one package: the plugin loads although the package's import is not done."""
+def test_a_package_may_discover_plugins_during_its_import(install, tmp_path, monkeypatch):
+    """A plugin of a package loads although the import of the package is not complete."""
     package = tmp_path / "zz_whole"
     package.mkdir()
     (package / "__init__.py").write_text("from agentfield.plugins import Registry\nREGISTRY = Registry.discover({})")
@@ -243,8 +243,8 @@ def test_a_package_that_asks_for_plugins_while_it_is_imported_may_bring_one(inst
             sys.modules.pop(name, None)
 
 
-def test_a_plugin_may_build_on_the_words_of_another(install):
-    """A pair may name a provider that another plugin declares; without that plugin it is invalid, and says why."""
+def test_a_pair_may_use_the_provider_of_another_plugin(install):
+    """Without that plugin the pair's plugin is invalid, with the reason."""
     install("alpha", good("alpha"))
     lone = good("alpha", transport="webrtc").replace('providers=(ProviderSpec(name="alpha", title="alpha"),),', "")
     install("beta", lone)
@@ -254,8 +254,8 @@ def test_a_plugin_may_build_on_the_words_of_another(install):
     assert without["zz-beta"] == ("invalid", "alpha/webrtc: nothing installed declares provider 'alpha'.")
 
 
-def test_plugins_can_be_switched_off(install):
-    """A plugin is not even imported when its name, its distribution or all autoloading is switched off."""
+def test_plugins_can_be_disabled(install):
+    """A plugin is not imported if its name, its distribution or all autoloading is disabled."""
     install("alpha", "raise RuntimeError('imported')")
     for value in ("alpha", " x , zz-alpha", "ZZ_Alpha"):
         assert states(Registry.discover({"AGENTFIELD_DISABLE_PLUGINS": value}))["zz-alpha"][0] == "disabled"
@@ -265,8 +265,8 @@ def test_plugins_can_be_switched_off(install):
     assert states(Registry.discover({"AGENTFIELD_NO_PLUGIN_AUTOLOAD": "0"}))["zz-alpha"][0] == "broken"
 
 
-def test_strict_makes_a_bad_plugin_fatal(install):
-    """With AGENTFIELD_PLUGINS_STRICT any plugin that is neither ok nor disabled is an error that names it."""
+def test_strict_mode_refuses_bad_plugins(install):
+    """With AGENTFIELD_PLUGINS_STRICT a plugin that is neither ok nor disabled is an error that names it."""
     install("alpha", "raise RuntimeError('boom')")
     with pytest.raises(AgentFieldError, match=r"zz-alpha 1\.2\.3: broken: RuntimeError: boom") as caught:
         Registry.discover({"AGENTFIELD_PLUGINS_STRICT": "1"})
@@ -274,7 +274,7 @@ def test_strict_makes_a_bad_plugin_fatal(install):
 
 
 def test_two_distributions_with_one_plugin_name_are_both_loaded(install):
-    """Two distributions that use the same entry-point name are told apart."""
+    """Two distributions may use the same entry-point name."""
     install("alpha", good("alpha"), entry="same")
     install("beta", good("beta"), entry="same")
     assert states(Registry.discover({})) == {"zz-alpha": ("ok", ""), "zz-beta": ("ok", "")}
@@ -286,8 +286,8 @@ async def agentfield_dag_event(event): ...
 """
 
 
-def test_hooks_of_installed_plugins_count_while_they_are_ok(install):
-    """Only what an ok plugin implements is called; one that is invalid, or switched off, has no hooks."""
+def test_only_ok_plugins_have_hooks(install):
+    """Hooks of invalid or disabled plugins are not called."""
     install("alpha", good("alpha") + HOOK)
     install("beta", good("beta") + HOOK)
     install("typo", good("typo", transport="websockets") + HOOK)
@@ -298,8 +298,8 @@ def test_hooks_of_installed_plugins_count_while_they_are_ok(install):
     assert reason == ("invalid", "agentfield_dag_event must be written with 'async def'")
 
 
-def test_whatever_else_a_plugin_module_has_is_no_hook(install):
-    """Names that are announced and not there, objects that answer to any name, and classes are passed over."""
+def test_other_attributes_of_a_module_are_no_hooks(install):
+    """Missing names, objects with arbitrary attributes, and classes are skipped."""
     odd = """
 class Odd:
     agentfield_impl = {}
@@ -315,7 +315,7 @@ def __dir__(): return ["agentfield_manifest", "agentfield_gone", "odd", "Odd"]
 
 
 class Handmade:
-    """A plugin made in the program itself."""
+    """A plugin object of the application."""
 
     @hookimpl
     def agentfield_manifest(self) -> Manifest:
@@ -325,8 +325,8 @@ class Handmade:
         return Manifest(api=(2, 0), providers=(ProviderSpec(name="mine", title="Mine"),), pairs=(spec,))
 
 
-def test_registries_of_given_plugins_stand_side_by_side():
-    """`Registry.of` takes objects and modules, looks at nothing installed, and shares nothing with another registry."""
+def test_registries_of_given_plugins_are_independent():
+    """`Registry.of` uses the given objects and modules only, and shares no state."""
     module = types.ModuleType("my_package.plugin")
     module.agentfield_manifest = hookimpl(lambda: Manifest(api=(2, 0)))
     first, second = Registry.of([Handmade()]), Registry.of([module])
@@ -339,8 +339,8 @@ def test_registries_of_given_plugins_stand_side_by_side():
     assert first.pair_plugin(spec) is record
 
 
-def test_core_transports_may_not_be_redefined():
-    """A plugin that declares core's webrtc differently is invalid."""
+def test_core_transports_cannot_be_redefined():
+    """A plugin that declares the core transport webrtc differently is invalid."""
 
     class Redefines:
         @hookimpl
@@ -366,14 +366,14 @@ def test_core_transports_may_not_be_redefined():
     ],
 )
 def test_a_factory_that_does_not_import_is_a_broken_plugin(reference, message):
-    """A factory that is not there raises the typed error with what Python said."""
+    """A reference that does not import raises `PluginBroken` with Python's error."""
     with pytest.raises(AgentFieldError, match=message) as caught:
         load_attribute(reference)
     assert caught.value.code == "plugin_broken"
 
 
 def test_the_plugin_api_is_light():
-    """Importing what a manifest needs, and the registry, imports no heavy library."""
+    """Importing the plugin API and the registry imports no heavy library."""
     script = "import sys, agentfield.plugins; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets"}

@@ -1,4 +1,4 @@
-"""Hooks are looked at when a plugin is loaded: a wrong one makes the plugin invalid, and the reason names it."""
+"""Checks of hook implementations when a plugin is loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.core.hooks import plugin, registry
 
 
 def sync(request: Any) -> None:
-    """Not what an asynchronous hook must be."""
+    """Not async, as the hook requires."""
 
 
 async def asynchronous() -> list[Any]:
@@ -46,22 +46,22 @@ async def other_argument(session: Any) -> None: ...
     ],
 )
 def test_a_wrong_hook_makes_the_plugin_invalid(hook: str, function: Any, why: str) -> None:
-    """The plugin is invalid with the reason, none of its hooks count, and the plugin beside it is ok."""
+    """The plugin is invalid with the reason, its hooks are ignored, and other plugins are ok."""
     made = Registry.of([plugin("bad", **{hook: function}), plugin("good")])
     assert [(record.state, record.reason) for record in made.plugins] == [("invalid", why), ("ok", "")]
     assert made.implementations("agentfield_session_authorize", "agentfield_dag_event") == ()
 
 
-def test_a_hook_that_asks_for_something_else_is_invalid() -> None:
-    """An argument that the hook does not have is named."""
+def test_an_unknown_argument_is_invalid() -> None:
+    """The reason names the argument that the hook does not have."""
     (record,) = Registry.of([plugin("bad", session_authorize=other_argument)]).plugins
     assert record.state == "invalid"
     assert "agentfield_session_authorize" in record.reason
     assert "Argument(s) {'session'}" in record.reason
 
 
-def test_a_wrapper_is_invalid() -> None:
-    """The one way to stand around something is a tool middleware."""
+def test_hook_wrappers_are_invalid() -> None:
+    """Only a tool middleware can wrap calls."""
 
     def wraps() -> Iterator[None]:
         yield
@@ -72,16 +72,16 @@ def test_a_wrapper_is_invalid() -> None:
     assert record.reason == "agentfield_tool_middleware is marked as a wrapper; hooks of agentfield have none"
 
 
-def test_a_hook_of_a_later_version_may_be_optional() -> None:
-    """A plugin may implement what this version does not know, if it says so."""
+def test_an_unknown_hook_may_be_optional() -> None:
+    """A plugin may implement a hook of another version if it marks it as optional."""
     module = plugin("ahead")
     module.__dict__["agentfield_next_year"] = hookimpl(sync, optionalhook=True)
     (record,) = Registry.of([module]).plugins
     assert (record.state, record.hooks) == ("ok", ())
 
 
-def test_implementations_come_by_the_name_of_their_plugin() -> None:
-    """Modules and objects alike, in an order that does not depend on how they were found."""
+def test_implementations_are_sorted_by_plugin_name() -> None:
+    """The order does not depend on discovery, for modules and objects."""
 
     class Looks:
         @hookimpl
@@ -110,8 +110,8 @@ def test_implementations_come_by_the_name_of_their_plugin() -> None:
     assert [each.takes_value for each in found] == [False, True, True, True]
 
 
-async def test_an_implementation_may_leave_its_argument_away() -> None:
-    """It is called with what it takes."""
+async def test_an_implementation_may_omit_its_argument() -> None:
+    """It is called with the arguments that it has."""
 
     async def with_it(event: Any) -> Any:
         return event
@@ -123,16 +123,16 @@ async def test_an_implementation_may_leave_its_argument_away() -> None:
     assert [await each("it") for each in made.implementations("agentfield_dag_event")] == ["it", "nothing"]
 
 
-def test_a_plugin_of_hooks_needs_a_manifest() -> None:
-    """One hook says who a plugin is; without it the others do not count."""
+def test_a_plugin_with_hooks_needs_a_manifest() -> None:
+    """Without the manifest hook the other hooks are ignored."""
     module = ModuleType("bare")
     module.__dict__["agentfield_dag_event"] = hookimpl(asynchronous)
     (record,) = Registry.of([module]).plugins
     assert record.reason == "it has no function agentfield_manifest marked with @hookimpl"
 
 
-def test_what_a_plugin_imports_for_its_hooks_is_light() -> None:
-    """Values, markers and checks of hooks bring no heavy library; what calls them is imported by the control plane."""
+def test_the_hook_api_is_light() -> None:
+    """Hook arguments, markers and checks import no heavy library."""
     script = "import sys, agentfield.plugins as p; p.hookimpl, p.ToolCall, p.SessionRequest; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     heavy = {

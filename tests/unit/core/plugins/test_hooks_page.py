@@ -1,4 +1,4 @@
-"""`docs/hooks.md`: every hook has its page, and the code on it does what the page says."""
+"""`docs/hooks.md` describes each hook, and its examples do what the page says."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ FIRST = PAGE.partition("\n## ")[0]
 
 
 def blocks(text: str, language: str = "python") -> list[str]:
-    """Return the code blocks of a part of the page."""
+    """Return the code blocks of a section."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def example(hook: str) -> tuple[ModuleType, Registry]:
-    """Return the plugin that a section shows, as it is loaded."""
+    """Return the loaded plugin of a section."""
     module = ModuleType("example")
     for code in (*blocks(FIRST), *blocks(SECTIONS[hook])):
         exec(compile(code, f"docs/hooks.md {hook}", "exec"), module.__dict__)
@@ -42,22 +42,22 @@ def example(hook: str) -> tuple[ModuleType, Registry]:
     return module, registry
 
 
-def test_every_hook_has_its_page() -> None:
-    """A hook that is added is documented, with one example."""
+def test_each_hook_is_documented() -> None:
+    """Each hook has a section with one example."""
     hooks = {name for name in vars(PluginHooks) if name.startswith("agentfield_")} - {"agentfield_manifest"}
     assert set(SECTIONS) == hooks
     assert [len(blocks(text)) for text in (FIRST, *SECTIONS.values())] == [1] * (len(hooks) + 1)
 
 
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
-    """Sizes and deadlines are as the page says."""
+    """Sizes and timeouts on the page are those of the code."""
     assert f"one queue of {QUEUE_SIZE} events" in PAGE
     assert f"A call may take {CALL_TIMEOUT:g} s" in PAGE
     assert f"have {DRAIN_TIMEOUT:g} s\nfor queued events" in PAGE
 
 
-async def test_the_gate_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    """The blocked number is refused with the words on the page, others pass."""
+async def test_the_authorization_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocked number is refused with the message on the page; others are authorized."""
     _, registry = example("agentfield_session_authorize")
     await SessionAuthorizer(registry).authorize(request(caller="ann"))
     with pytest.raises(Forbidden) as caught:
@@ -66,8 +66,8 @@ async def test_the_gate_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert blocks(SECTIONS["agentfield_session_authorize"], "text") == [capsys.readouterr().err]
 
 
-async def test_the_middleware_of_the_page() -> None:
-    """It vetoes, changes the input and redacts the output."""
+async def test_the_middleware_example() -> None:
+    """It vetoes a call, changes the input and redacts the output."""
     _, registry = example("agentfield_tool_middleware")
     chain, inputs = MiddlewareChain(registry), []
 
@@ -100,10 +100,8 @@ FAILED = recorded("execution.ended", kind="tool", target="shop.look", status="fa
         ("dag_event", TURN, lambda it: json.loads(it.LINES[0])["type"] == "turn.committed"),
     ],
 )
-async def test_the_observers_of_the_page(
-    hook: str, event: tuple[str, bytes], kept: Callable[[ModuleType], bool]
-) -> None:
-    """Each keeps what its example keeps."""
+async def test_the_observer_examples(hook: str, event: tuple[str, bytes], kept: Callable[[ModuleType], bool]) -> None:
+    """Each keeps the events that its example keeps."""
     module, registry = example(f"agentfield_{hook}")
     async with ObserverDispatcher(registry) as observers:
         observers.dispatch(*event)

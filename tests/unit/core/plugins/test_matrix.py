@@ -1,4 +1,4 @@
-"""The matrix: what declarations need, what pairs offer, what may be chosen, and how an absent one is installed."""
+"""The matrix: needs of declarations, capabilities of pairs, choices, and install commands."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def declaration(**changes) -> SessionDeclaration:
     )
 
 
-def test_the_plainest_declaration_needs_little():
-    """A model-floor session without tools asks for its floor, modalities and finite limits; turns are found as the pair does."""
+def test_a_minimal_declaration_has_few_needs():
+    """A model-floor session without tools needs its floor, modalities and finite limits."""
     assert [need.describe() for need in needs_of(declaration(floor="model"))] == [
         "floors: model (for the model floor)",
         "modalities: audio and text (for modalities=['audio', 'text'])",
@@ -74,8 +74,8 @@ def test_the_plainest_declaration_needs_little():
     ]
 
 
-def test_everything_that_is_declared_is_asked_for():
-    """Tools, exact speech, texts, transcription, semantic turns, patience with interruptions and limits are needs of their own."""
+def test_each_declared_feature_is_a_need():
+    """Tools, exact speech, texts, transcription, turn detection, interruption delay and limits are needs."""
     declared = declaration(
         tools=("a.b",),
         say="exact",
@@ -103,16 +103,16 @@ def test_everything_that_is_declared_is_asked_for():
     ]
 
 
-def test_the_handler_floor_needs_the_callers_words_and_push_to_talk_needs_manual_turns():
-    """A handler that answers needs transcripts of the caller; no turn detection needs manual commits."""
+def test_the_handler_floor_needs_transcripts_and_push_to_talk_needs_manual_turns():
+    """A handler needs transcripts of the caller; no turn detection needs manual commits."""
     needs = [need.describe() for need in needs_of(declaration(turn_detection=None, say="best_effort"))]
     assert "caller_transcript: final or partial (for the handler floor)" in needs
     assert "turn_detection: manual (for turn_detection)" in needs
     assert "say: best_effort or exact (for say='best_effort')" in needs
 
 
-def test_every_row_is_listed_and_ours_that_are_absent_too():
-    """The views hold installed pairs with JSON capabilities, and first-party pairs with the line that installs them."""
+def test_views_list_all_pairs_and_absent_first_party_pairs():
+    """The views have installed pairs with JSON capabilities, and absent first-party pairs with an install command."""
     views = {f"{view.provider}/{view.transport}": view for view in adapter_views(Registry.of([Acme()]))}
     assert set(views) == {"acme/websocket", *(f"{p}/{t}" for p, t in install.FIRST_PARTY_PAIRS)}
     acme = views["acme/websocket"]
@@ -125,7 +125,7 @@ def test_every_row_is_listed_and_ours_that_are_absent_too():
 
 
 def test_the_matrix_as_markdown():
-    """Each pair is a column, each capability a line."""
+    """Each pair is a column, each capability a row."""
     assert matrix_markdown(Registry.of([Acme()])) == (
         "| capability | acme/websocket |\n|---|---|\n| distribution | test-plugins-matrix |\n| media | bridged |\n"
         "| say | exact |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
@@ -151,13 +151,13 @@ def test_the_matrix_as_markdown():
         ),
     ],
 )
-def test_the_install_line_is_true_for_where_the_code_runs(where, hint):
-    """Checkout, git, wheel file and index each get their own line."""
+def test_the_install_command_fits_the_environment(where, hint):
+    """Checkout, git, wheel file and index have different commands."""
     assert install_hint("agentfield-openai", source=where) == hint
 
 
-def test_this_checkout_is_recognised(monkeypatch):
-    """From a workspace checkout the line is `uv sync`, whatever is asked for."""
+def test_a_checkout_is_detected(monkeypatch):
+    """In a workspace checkout the command is `uv sync`."""
     root = Path(install.__file__).parents[4]
     monkeypatch.chdir(root)
     assert install_hint("agentfield-local", "speech") == "uv sync"
@@ -174,33 +174,33 @@ def test_this_checkout_is_recognised(monkeypatch):
         ),
     ],
 )
-def test_what_is_broken_is_installed_anew(where, hint):
-    """The line for a plugin that is there and does not work makes the installer do something."""
+def test_a_broken_distribution_is_reinstalled(where, hint):
+    """The command makes the installer replace an installed distribution."""
     assert install_hint("agentfield-openai", reinstall=True, source=where) == hint
 
 
-def test_an_extra_is_part_of_the_line():
-    """An extra is quoted for the shell."""
+def test_the_install_command_contains_the_extra():
+    """The extra is quoted for the shell."""
     assert (
         install_hint("agentfield-local", "speech", source=InstallOrigin()) == "pip install 'agentfield-local[speech]'"
     )
 
 
-def test_no_line_is_made_for_a_strangers_name():
-    """A name outside the catalogue gets no command at all."""
+def test_other_distributions_have_no_install_command():
+    """A name outside the catalogue never becomes part of a command."""
     assert install_hint("agentfield-evil", source=InstallOrigin()) == ""
 
 
-def test_models_and_voices_are_chosen_not_guessed():
-    """What is asked for is taken where the list is open, the default where nothing is asked for."""
+def test_the_declared_name_or_the_default_is_used():
+    """Open catalogs accept any declared name; without one the default is used."""
     assert choose_name(ACME, "model", None) == "talk-1"
     assert choose_name(ACME, "model", "talk-2") == "talk-2"
     assert choose_name(ACME, "voice", None) is None
     assert choose_name(ACME, "voice", "anything") == "anything"
 
 
-def test_an_unknown_model_of_a_closed_list_is_refused():
-    """A name that a complete list does not have is refused with a guess and the list."""
+def test_an_unknown_model_of_a_closed_catalog_is_refused():
+    """The error has a suggestion and the known names."""
     with pytest.raises(InvalidInput) as caught:
         choose_name(ACME, "model", "talk-3")
     assert f"[{caught.value.code}] {caught.value}" == (
@@ -210,14 +210,14 @@ def test_an_unknown_model_of_a_closed_list_is_refused():
 
 
 def test_a_provider_without_a_default_model_needs_one():
-    """No model and no default is refused."""
+    """Neither a declared nor a default model is refused."""
     with pytest.raises(InvalidInput, match="provider 'bare' has no default model and the session names none") as caught:
         choose_name(ProviderSpec(name="bare", title="Bare"), "model", None)
     assert caught.value.code == "model_required"
 
 
-def test_options_are_checked_by_the_adapters_own_model():
-    """Options are read by the pair's model; unknown ones, and any for a pair without options, are refused by name."""
+def test_options_are_validated_by_the_adapters_model():
+    """Unknown options, and any option of a pair without options, are refused by name."""
     spec = Registry.of([Acme()]).resolve("acme", "websocket")
     assert check_options(spec, {"speed": 2}) == {"speed": 2.0}
     with pytest.raises(InvalidInput, match=r"options\.sped.*It has: speed") as caught:

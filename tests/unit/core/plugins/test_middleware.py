@@ -1,4 +1,4 @@
-"""The tool middleware: order, veto, changes, time; each failure is the failure of that one call."""
+"""The tool middleware: order, vetoes, changes and timeouts; a failure affects its call only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Function = Callable[[ToolCall, Proceed], Awaitable[Any]]
 
 
 class At:
-    """A middleware with a place in the order."""
+    """A middleware with an order."""
 
     def __init__(self, function: Function, order: Any = 0) -> None:
         self.order = order
@@ -40,7 +40,7 @@ def chain(*functions: Function, timeout: float = 5.0) -> MiddlewareChain:
 
 
 class Target:
-    """What is called: it keeps the inputs that it was run with."""
+    """A target that keeps its inputs."""
 
     def __init__(self, output: Any = None, error: AgentFieldError | None = None) -> None:
         self.inputs: list[Any] = []
@@ -54,20 +54,20 @@ class Target:
 
 
 async def passed(call: ToolCall, proceed: Proceed) -> Any:
-    """Change nothing."""
+    """Pass the call on unchanged."""
     return await proceed(call)
 
 
-def notes(invocation: Invocation) -> list[tuple[str, dict[str, Any]]]:
+def events_of(invocation: Invocation) -> list[tuple[str, dict[str, Any]]]:
     return [
-        (note.type, {name: value for name, value in note.body.items() if name not in ("call_id", "target")})
-        for note in invocation.events
+        (event.type, {name: value for name, value in event.body.items() if name not in ("call_id", "target")})
+        for event in invocation.events
     ]
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.sampled_from("pqrs")), max_size=12), st.randoms())
-async def test_the_order_does_not_depend_on_how_plugins_were_found(places: list[tuple[int, str]], random: Any) -> None:
-    """Outermost is the lowest order, then the name of the plugin, then the place in what the plugin returned."""
+async def test_the_order_does_not_depend_on_discovery(places: list[tuple[int, str]], random: Any) -> None:
+    """Middleware is sorted by order, plugin name and position in the plugin's list."""
     ran: list[tuple[int, str, int]] = []
 
     def marked(order: int, name: str, number: int) -> At:
@@ -99,8 +99,8 @@ async def test_the_order_does_not_depend_on_how_plugins_were_found(places: list[
     assert (ran, invocation.events) == ([], [])
 
 
-async def test_changes_are_noted_with_who_made_them() -> None:
-    """The target gets the changed input, the session the changed output; each note has the plugin and the other value."""
+async def test_changes_are_recorded_with_their_plugin() -> None:
+    """The target gets the changed input, the session the changed output; each event has the plugin and the original value."""
 
     async def louder(call: ToolCall, proceed: Proceed) -> Any:
         return await proceed(call.with_input({**call.input, "word": "LOUD"}))
@@ -112,14 +112,14 @@ async def test_changes_are_noted_with_who_made_them() -> None:
     invocation, target = Invocation(call(word="loud")), Target({"card": "4711"})
     assert await chain(louder, redacts).run(invocation, target) == {"card": "…"}
     assert target.inputs == [{"word": "LOUD"}]
-    assert notes(invocation) == [
+    assert events_of(invocation) == [
         ("tool.input_changed", {"plugin": "a", "asked": {"word": "loud"}}),
         ("tool.output_changed", {"plugin": "b", "given": {"card": "…"}}),
     ]
 
 
-async def test_a_change_in_place_is_a_change() -> None:
-    """Values that are changed where they are change nothing for others, and are noted once they are passed on."""
+async def test_a_mutation_takes_effect_when_passed_on() -> None:
+    """Mutated values affect no other middleware until they are passed on, which is recorded."""
     asked = call(words=["a"])
 
     async def adds(call: ToolCall, proceed: Proceed) -> Any:
@@ -133,24 +133,24 @@ async def test_a_change_in_place_is_a_change() -> None:
     assert await chain(adds, passed).run(invocation, target) == {"found": ["x", "c"]}
     assert target.inputs == [{"words": ["a", "b"]}]
     assert (asked.input, kept) == ({"words": ["a"]}, {"found": ["x"]})
-    assert [note.type for note in invocation.events] == ["tool.input_changed", "tool.output_changed"]
+    assert [event.type for event in invocation.events] == ["tool.input_changed", "tool.output_changed"]
 
 
 @pytest.mark.parametrize(("value", "kept"), [("x" * 40_000, "bytes"), (2**60, "bytes"), ("x", "value")])
-async def test_what_the_log_cannot_hold_is_noted_by_its_digest(value: Any, kept: str) -> None:
-    """Large values, and numbers that have no canonical form, leave their size and digest."""
+async def test_unrecordable_values_are_recorded_as_digests(value: Any, kept: str) -> None:
+    """Large values and values without canonical JSON are recorded as size and digest."""
 
     async def answers(call: ToolCall, proceed: Proceed) -> Any:
         return value
 
     invocation = Invocation(call())
     assert await chain(answers).run(invocation, Target()) == value
-    ((_, body),) = notes(invocation)
+    ((_, body),) = events_of(invocation)
     assert body.keys() == ({"plugin", "given"} if kept == "value" else {"plugin", "given_bytes", "given_sha256"})
 
 
-async def test_a_veto_is_told_in_the_plugins_words() -> None:
-    """The target is not run; the code is `tool_vetoed` and the message is the plugin's."""
+async def test_a_veto_has_the_plugins_message() -> None:
+    """The target is not run; the code is `tool_vetoed`."""
 
     async def vetoes(call: ToolCall, proceed: Proceed) -> NoReturn:
         raise Forbidden("orders are looked up by day", hint="ask tomorrow")
@@ -162,7 +162,7 @@ async def test_a_veto_is_told_in_the_plugins_words() -> None:
     assert (told.code, told.status, told.hint) == ("tool_vetoed", 403, "ask tomorrow")
     assert told.message == "The plugin 'b' refused the call of shop.look: orders are looked up by day"
     assert target.inputs == []
-    assert notes(invocation) == [("tool.vetoed", {"plugin": "b", "message": "orders are looked up by day"})]
+    assert events_of(invocation) == [("tool.vetoed", {"plugin": "b", "message": "orders are looked up by day"})]
 
 
 async def raises(call: ToolCall, proceed: Proceed) -> NoReturn:
@@ -233,10 +233,10 @@ async def proceeds_with_an_object(call: ToolCall, proceed: Proceed) -> Any:
         (proceeds_with_an_object, 0),
     ],
 )
-async def test_a_failure_names_the_plugin_and_holds_the_result_back(
+async def test_a_failure_names_the_plugin_and_withholds_the_result(
     fails: Function, runs: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a middleware does wrong, the call fails, nothing runs twice, and its insides stay in the log."""
+    """For each fault of a middleware the call fails once, and the details stay in the log."""
     invocation, target = Invocation(call()), Target({"card": "4711"})
     with pytest.raises(MiddlewareFailed) as caught:
         await chain(passed, fails, timeout=0.02).run(invocation, target)
@@ -247,12 +247,12 @@ async def test_a_failure_names_the_plugin_and_holds_the_result_back(
     assert told.data == {"plugin": "b", "target": "shop.look"}
     assert "4711" not in str(told.to_problem())
     assert len(target.inputs) == runs
-    assert notes(invocation) == [("tool.middleware_failed", {"plugin": "b"})]
+    assert events_of(invocation) == [("tool.middleware_failed", {"plugin": "b"})]
     assert "plugin.hook_failed plugin=b hook=agentfield_tool_middleware target=shop.look" in caplog.text
 
 
-async def test_its_own_time_stands_still_while_the_target_runs() -> None:
-    """A target may take longer than a middleware has; what comes after it has what was left."""
+async def test_the_timeout_is_suspended_while_the_target_runs() -> None:
+    """A target may run longer than the timeout; the middleware continues with its remaining time."""
     seen: list[float | None] = []
 
     async def slow(call: ToolCall) -> Any:
@@ -270,8 +270,8 @@ async def test_its_own_time_stands_still_while_the_target_runs() -> None:
     assert (seen, invocation.events) == ([1, 1], [])
 
 
-async def test_why_the_target_failed_reaches_everybody_as_it_was() -> None:
-    """The same error passes out through the chain; a middleware may catch it and answer instead, which is noted."""
+async def test_the_targets_error_passes_through_unchanged() -> None:
+    """A middleware may catch the error and return an output, which is recorded."""
     error = ExecutionFailed("no such order")
     seen: list[AgentFieldError] = []
 
@@ -294,11 +294,11 @@ async def test_why_the_target_failed_reaches_everybody_as_it_was() -> None:
     assert caught.value is error
     assert (seen, invocation.events) == ([error, error], [])
     assert await chain(rescues, looks).run(invocation, Target(error=error)) == "none"
-    assert notes(invocation) == [("tool.output_changed", {"plugin": "a", "given": "none"})]
+    assert events_of(invocation) == [("tool.output_changed", {"plugin": "a", "given": "none"})]
 
 
-async def test_a_cancelled_call_stops_everywhere() -> None:
-    """Cancelling the call cancels what it waits for, and is no failure of a plugin."""
+async def test_cancelling_a_call_cancels_the_chain() -> None:
+    """A cancellation is no failure of a plugin."""
     started, stopped = asyncio.Event(), asyncio.Event()
 
     async def waits(call: ToolCall) -> None:
@@ -318,14 +318,14 @@ async def test_a_cancelled_call_stops_everywhere() -> None:
 
 
 def test_without_plugins_the_chain_is_empty() -> None:
-    """Nothing to pass through: callers take the short way."""
+    """An empty chain is false, so that callers can skip it."""
     assert not MiddlewareChain(registry(plugin("a")))
     assert not MiddlewareChain(registry(plugin("a", tool_middleware=lambda: ())))
     assert chain(passed)
 
 
 def sync(call: ToolCall, proceed: Proceed) -> None:
-    """Not a middleware: it cannot wait."""
+    """Not a middleware: it is not async."""
 
 
 def boom() -> NoReturn:
@@ -343,8 +343,8 @@ def boom() -> NoReturn:
         (lambda: [At(passed, order="first")], "the order of a tool middleware is 'first', not a whole number"),
     ],
 )
-def test_a_plugin_that_does_not_say_what_its_middleware_is_stops_the_start(hook: Any, why: str) -> None:
-    """Calls must not pass without a middleware that somebody installed: the control plane does not start."""
+def test_an_invalid_middleware_prevents_the_start(hook: Any, why: str) -> None:
+    """Calls must not pass without a middleware that is installed."""
     with pytest.raises(PluginBroken) as caught:
         MiddlewareChain(registry(plugin("a"), plugin("b", tool_middleware=hook)))
     told = caught.value

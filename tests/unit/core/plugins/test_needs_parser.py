@@ -1,4 +1,4 @@
-"""Needs as people type them, and rows and plugins as others see them."""
+"""The parser of needs, REST views of plugins, and `af plugins check`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CAN = Capabilities(
     ],
 )
 def test_a_need_is_met_or_not(text: str, met: bool) -> None:
-    """One value of several does where a pair has one, all of them must be there where it has a set."""
+    """One of several values suffices, except for sets, which must contain all of them."""
     assert parse_need(text).met_by(CAN) is met
     assert parse_need(text).met_by(parse_capabilities(capabilities_json(CAN) | {"field_of_tomorrow": 1})) is met
 
@@ -73,8 +73,8 @@ def test_a_need_is_met_or_not(text: str, met: bool) -> None:
         ("max_duration=long", "--needs max_duration=long: max_duration is never 'long'; it is a number of seconds."),
     ],
 )
-def test_a_need_that_makes_no_sense_is_refused_with_what_would(text: str, says: str) -> None:
-    """A field or value that does not exist is refused with those that do, and a guess."""
+def test_an_invalid_need_is_refused(text: str, says: str) -> None:
+    """The error lists the valid fields or values, with a suggestion."""
     with pytest.raises(InvalidInput) as caught:
         parse_need(text)
     assert caught.value.message.startswith(says)
@@ -121,8 +121,8 @@ WRONG = plugin(
 )
 
 
-def test_a_row_in_which_two_strangers_meet_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The made row says which distributions it is from, each plugin has it among its pairs, and what is wrong is told."""
+def test_a_derived_pair_names_both_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its view names both distributions, and each plugin lists the pair."""
     monkeypatch.setattr(install, "install_origin", install.InstallOrigin)
     registry = Registry.of([TONES, LINE, WRONG])
     rows = {f"{view.provider}/{view.transport}": view for view in adapter_views(registry)}
@@ -169,8 +169,8 @@ class Loose(BaseModel): ...
 """
 
 
-def test_every_problem_of_a_plugin_is_told(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a manifest names is loaded; what is missing, not callable or lets mistakes pass is a problem, what is heavy a warning."""
+def test_each_problem_of_a_plugin_is_listed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Missing or invalid references and options that accept unknown names are problems; heavy imports are warnings."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     info = tmp_path / "zz_shoddy-0.1.dist-info"
@@ -208,15 +208,15 @@ def test_every_problem_of_a_plugin_is_told(tmp_path, monkeypatch: pytest.MonkeyP
     ]
 
 
-def test_a_plugin_that_is_not_there_is_refused_with_a_guess() -> None:
-    """`af plugins check` of an unknown distribution names those that are installed."""
+def test_an_unknown_plugin_is_refused_with_a_suggestion() -> None:
+    """`af plugins check` of an unknown distribution lists the installed ones."""
     with pytest.raises(NotFound, match=r"Did you mean 'agentfield-openai'\? Installed: agentfield-local, ") as caught:
         inspect_plugin("agentfield-opnai")
     assert caught.value.code == "unknown_plugin"
 
 
-def test_the_plugins_that_we_ship_have_no_problem() -> None:
-    """Every factory and options model that our own manifests name is there, and the manifests import nothing heavy."""
+def test_first_party_plugins_have_no_problem() -> None:
+    """All references of the first-party manifests import, and the manifests are light."""
     for name in ("agentfield-local", "agentfield-openai", "agentfield-openrouter"):
         found = inspect_plugin(name)
         assert found.problems == []

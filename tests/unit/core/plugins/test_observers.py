@@ -1,4 +1,4 @@
-"""Observers: told of what was recorded, each from a queue of its own, whatever the others do."""
+"""Observer hooks: each implementation gets recorded events from its own queue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.waiting import until
 
 
 class Seen(list[Any]):
-    """An observer that keeps what it was told."""
+    """An observer that keeps its events."""
 
     def hook(self) -> Callable[..., Any]:
         async def observe(event: RecordedEvent) -> None:
@@ -48,8 +48,8 @@ EVENTS = (
 )
 
 
-async def test_each_hook_is_told_of_its_events() -> None:
-    """Sessions, turns and calls have hooks of their own; `dag_event` is told of everything, in order."""
+async def test_each_hook_gets_its_events() -> None:
+    """Sessions, turns and executions have their hooks; `dag_event` gets all events in order."""
     seen = {name: Seen() for name in HOOKS}
     told = registry(plugin("a", **{name: seen[name].hook() for name in HOOKS}))
     async with ObserverDispatcher(told) as observers:
@@ -77,8 +77,8 @@ async def test_each_hook_is_told_of_its_events() -> None:
     assert {counts.delivered for counts in observers.counts.values()} == {1, 2, 10}
 
 
-async def test_what_one_does_to_an_event_no_other_sees() -> None:
-    """The body is frozen, and what is in it is a copy for each."""
+async def test_observers_do_not_share_events() -> None:
+    """Each observer gets its own copy with a read-only body."""
     seen = Seen()
 
     async def meddles(event: RecordedEvent) -> None:
@@ -109,8 +109,8 @@ async def hangs(event: RecordedEvent) -> None:
     await asyncio.Event().wait()
 
 
-async def test_bad_ones_are_logged_and_counted_and_disturb_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """One raises, one exits, one cancels itself, one hangs: each goes on with the next event, the good one has all."""
+async def test_failing_observers_are_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Observers that raise, exit, cancel themselves or hang continue with the next event; others get all events."""
     seen, before = Seen(), asyncio.all_tasks()
     bad = {"a": raises, "b": exits, "c": cancels, "d": hangs}
     plugins = [plugin(name, dag_event=function) for name, function in bad.items()]
@@ -127,8 +127,8 @@ async def test_bad_ones_are_logged_and_counted_and_disturb_nobody(caplog: pytest
     assert asyncio.all_tasks() == before
 
 
-async def test_a_slow_one_loses_the_oldest(caplog: pytest.LogCaptureFixture) -> None:
-    """Its queue is bounded; what was pushed out is counted, and the log says how many."""
+async def test_a_full_queue_drops_the_oldest_event(caplog: pytest.LogCaptureFixture) -> None:
+    """Dropped events are counted and logged."""
     seen, go_on = [], asyncio.Event()
 
     async def slow(event: RecordedEvent) -> None:
@@ -149,8 +149,8 @@ async def test_a_slow_one_loses_the_oldest(caplog: pytest.LogCaptureFixture) -> 
     )
 
 
-async def test_the_end_waits_a_moment_and_no_longer(caplog: pytest.LogCaptureFixture) -> None:
-    """What waits is delivered at the end; one that hangs is stopped, what it had not taken is counted."""
+async def test_queues_are_drained_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Queued events are delivered; a hanging observer is cancelled, and its events count as dropped."""
     seen, before = Seen(), asyncio.all_tasks()
     told = registry(plugin("a", dag_event=hangs), plugin("b", dag_event=seen.hook()))
     async with ObserverDispatcher(told, drain=1.0) as observers:
@@ -163,8 +163,8 @@ async def test_the_end_waits_a_moment_and_no_longer(caplog: pytest.LogCaptureFix
     assert asyncio.all_tasks() == before
 
 
-async def test_one_that_never_waits_lets_others_have_their_turn() -> None:
-    """An observer with a full queue and no `await` of its own does not hold up what else goes on."""
+async def test_an_observer_without_await_does_not_block_the_loop() -> None:
+    """An observer with a full queue and no `await` does not starve other tasks."""
     order: list[str] = []
 
     async def eager(event: RecordedEvent) -> None:
@@ -183,8 +183,8 @@ async def test_one_that_never_waits_lets_others_have_their_turn() -> None:
     assert order.count("observer") == 100
 
 
-async def test_without_observers_nothing_is_kept() -> None:
-    """No plugin looks on: no task, no queue."""
+async def test_without_observers_there_is_no_task_and_no_queue() -> None:
+    """Without implementations events are not kept."""
     before = asyncio.all_tasks()
     async with ObserverDispatcher(registry(plugin("a"))) as observers:
         observers.dispatch(*recorded("anything"))

@@ -1,4 +1,4 @@
-"""`docs/plugins.md` says what is said: each refusal in it is produced here, word for word, and none is missing."""
+"""`docs/plugins.md` shows each refusal of the registry word for word."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DECLARED: dict[str, Any] = {"name": "voice", "provider": "openai", "transport": 
 
 @pytest.fixture(autouse=True)
 def from_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hints are those of a pip installation; where the tests run from must not show."""
+    """Make install hints those of a pip installation, wherever the tests run."""
     monkeypatch.setattr(install, "install_origin", install.InstallOrigin)
 
 
@@ -123,7 +123,7 @@ SCENES: list[Callable[[], object]] = [
     contributed("acme-reports"),
     contributed("acme-reports", "other-reports"),
 ]
-"""What is refused, in the order of the page."""
+"""Refusals in the order of the page."""
 
 
 def said(scene: Callable[[], object]) -> str:
@@ -133,8 +133,8 @@ def said(scene: Callable[[], object]) -> str:
     return f"error: {caught.value.message}{hint}\ncode: {caught.value.code}\n"
 
 
-def test_each_refusal_of_the_page_is_said_like_that() -> None:
-    """The page shows every refusal as `af` prints it, in order; what this test makes is what belongs there."""
+def test_the_page_shows_each_refusal_as_printed() -> None:
+    """The page has all refusals of this test, in order, as `af` prints them."""
     shown = re.findall(r"^```text\n(error: .*?\n)```$", PAGE, re.DOTALL | re.MULTILINE)
     made = [said(scene) for scene in SCENES]
     assert shown == made, "\n".join(f"```text\n{text}```\n" for text in made)
@@ -159,11 +159,11 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "Limits(cost=1.5)": ("limits", {"limits": Limits(cost=1.5)}),
     'drift="terminate"': ("client_leg", {"drift": "terminate"}),
 }
-"""What a declaration may ask for, as it is written, with the capability that it needs."""
+"""Fields of a declaration as written, with the capability that each needs."""
 
 
-def test_each_need_of_the_page_is_said_like_that() -> None:
-    """For everything that a declaration may ask for, the page shows what a pair is refused with that cannot do anything."""
+def test_the_page_shows_each_unmet_need_as_printed() -> None:
+    """For each need of a declaration the page shows the refusal of a pair without capabilities."""
     nothing = Capabilities(client_leg="open", max_duration=600.0)
     made = []
     for written, (capability, declared) in ASKED.items():
@@ -175,8 +175,8 @@ def test_each_need_of_the_page_is_said_like_that() -> None:
     assert shown == made, "\n".join(made)
 
 
-def test_every_capability_that_a_declaration_may_need_is_in_the_table() -> None:
-    """No need is without a row: whatever a declaration asks for, somebody read how it is refused."""
+def test_the_table_has_each_capability_that_a_declaration_can_need() -> None:
+    """No need is without a row."""
     every = SessionDeclaration(
         **{
             **DECLARED,
@@ -191,7 +191,7 @@ def test_every_capability_that_a_declaration_may_need_is_in_the_table() -> None:
     assert {need.capability for need in needs_of(every)} == {capability for capability, _ in ASKED.values()}
 
 
-def test_every_state_is_explained() -> None:
-    """Each state that a plugin may be in has a row."""
+def test_each_plugin_state_is_explained() -> None:
+    """Each state of a plugin has a row."""
     rows = re.findall(r"^\| `(\w+)` \|", PAGE.partition("## States")[2].partition("## ")[0], re.MULTILINE)
     assert rows == list(get_args(PluginState))

@@ -1,4 +1,4 @@
-"""Every refusal of the registry, word for word: what was asked, why not, what is available, the one command."""
+"""Errors of the registry word for word: the request, the reason, what is available, and the command."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SIP = TransportSpec(name="sip", client="server", media="bridged", summary="a tel
 
 @pytest.fixture(autouse=True)
 def from_an_index(monkeypatch):
-    """Hints are those of a pip installation; where the tests run from must not show."""
+    """Make install hints those of a pip installation, wherever the tests run."""
     monkeypatch.setattr(install, "install_origin", install.InstallOrigin)
 
 
@@ -65,8 +65,8 @@ def refusal(registry: Registry, provider: str, transport: str, needs=()) -> str:
     return f"[{error.code}] {error}"
 
 
-def test_two_claims_on_a_pair_are_not_decided_silently():
-    """A pair that two plugins claim is refused and every candidate is named in the hint, ours with no advantage."""
+def test_a_pair_of_two_plugins_is_ambiguous():
+    """The hint names each candidate; first-party plugins have no advantage."""
     acme = record("agentfield-acme", pair("openai", "websocket"), providers=())
     assert refusal(Registry([OPENAI, acme]), "openai", "websocket") == (
         "[ambiguous_adapter] openai/websocket is claimed by 2 plugins: agentfield-acme 0.3.0, agentfield-openai 0.3.0."
@@ -75,32 +75,32 @@ def test_two_claims_on_a_pair_are_not_decided_silently():
     )
 
 
-def test_an_undeclared_transport_is_refused_with_the_declared_ones():
-    """A provider without that transport is refused with those it has."""
+def test_an_undeclared_transport_is_refused():
+    """The error lists the transports of the provider."""
     assert refusal(Registry([OPENAI]), "openai", "audio_turns") == (
         "[unsupported_pair] openai/audio_turns is not a declared pair. openai is available over: webrtc, websocket."
         " AgentField does not switch transports silently.\n  hint: af adapters"
     )
 
 
-def test_a_misspelt_transport_gets_a_guess():
-    """A transport that looks like a declared one is refused with that guess."""
+def test_a_misspelt_transport_gets_a_suggestion():
+    """The error suggests the similar transport."""
     assert refusal(Registry([OPENAI]), "openai", "websockets") == (
         "[unsupported_pair] openai/websockets is not a declared pair. openai is available over: webrtc, websocket."
         " Did you mean 'websocket'? AgentField does not switch transports silently.\n  hint: af adapters"
     )
 
 
-def test_a_pair_of_ours_that_is_not_installed_names_the_command():
-    """A first-party pair whose distribution is absent is refused with the line that installs it."""
+def test_an_absent_first_party_pair_has_an_install_command():
+    """The hint installs the distribution of the pair."""
     assert refusal(Registry([OPENAI]), "local", "webrtc") == (
         "[adapter_not_installed] local/webrtc needs a plugin that is not installed: agentfield-local."
         " Installed pairs: openai/webrtc, openai/websocket.\n  hint: pip install agentfield-local"
     )
 
 
-def test_an_absent_provider_of_ours_over_another_transport_says_what_it_would_have():
-    """A first-party provider that is absent and has no such transport is refused with the transports it would have."""
+def test_an_absent_first_party_provider_lists_its_transports():
+    """The error lists the transports that the distribution would add."""
     assert refusal(Registry([OPENAI]), "local", "telephone") == (
         "[unsupported_pair] local/telephone is not a declared pair. local is available over:"
         " audio_turns (agentfield-local, not installed), webrtc (agentfield-local, not installed),"
@@ -109,16 +109,16 @@ def test_an_absent_provider_of_ours_over_another_transport_says_what_it_would_ha
     )
 
 
-def test_nothing_installed_at_all():
-    """With core alone the seed's pair is refused with the line that installs it."""
+def test_without_plugins_the_hint_installs_one():
+    """With agentfield-core alone a first-party pair has an install command."""
     assert refusal(Registry(), "openai", "webrtc") == (
         "[adapter_not_installed] openai/webrtc needs a plugin that is not installed: agentfield-openai."
         " Installed pairs: none.\n  hint: pip install agentfield-openai"
     )
 
 
-def test_a_broken_plugin_is_told_from_an_absent_one():
-    """A plugin that is installed and does not load is called broken, with the reason."""
+def test_a_broken_plugin_is_reported_as_broken():
+    """A plugin that does not load is called broken, with the reason."""
     broken = record(
         "agentfield-local", state="broken", reason="ModuleNotFoundError: No module named 'x'", manifest=False
     )
@@ -129,8 +129,8 @@ def test_a_broken_plugin_is_told_from_an_absent_one():
     )
 
 
-def test_an_invalid_plugin_of_a_stranger_gets_no_pip_line():
-    """A stranger's plugin that is not usable is named, and its name never becomes a command."""
+def test_an_invalid_third_party_plugin_has_no_install_command():
+    """The plugin is named, but its name never becomes part of a command."""
     acme = record("acme-voice", pair("acme", "websockets"))
     assert refusal(Registry([OPENAI, acme]), "acme", "websockets") == (
         "[plugin_broken] acme/websockets: acme-voice 0.3.0 is installed but invalid: acme/websockets:"
@@ -139,7 +139,7 @@ def test_an_invalid_plugin_of_a_stranger_gets_no_pip_line():
     )
 
 
-def test_an_incompatible_plugin_is_named():
+def test_an_incompatible_plugin_is_reported():
     """A plugin for another plugin API is called incompatible."""
     old = record(
         "agentfield-local",
@@ -154,8 +154,8 @@ def test_an_incompatible_plugin_is_named():
     )
 
 
-def test_a_disabled_plugin_says_who_switched_it_off():
-    """A plugin that the environment switched off is refused with the variable to unset."""
+def test_a_disabled_plugin_names_the_variable():
+    """The hint names the environment variable to unset."""
     off = record("agentfield-local", state="disabled", reason="named in AGENTFIELD_DISABLE_PLUGINS", manifest=False)
     assert refusal(Registry([OPENAI, off]), "local", "webrtc") == (
         "[plugin_disabled] local/webrtc: agentfield-local 0.3.0 is installed but switched off: named in"
@@ -164,8 +164,8 @@ def test_a_disabled_plugin_says_who_switched_it_off():
     )
 
 
-def test_what_a_pair_cannot_do_is_named_with_the_pairs_that_can():
-    """A need that the pair does not meet is refused with what asks for it and which installed pairs would do."""
+def test_an_unmet_need_lists_the_pairs_that_meet_it():
+    """The error names the need, its cause, and the installed pairs that meet it."""
     sip = pair("openai", "sip", capabilities=dataclasses.replace(FULL, tools="none", limits=frozenset({"duration"})))
     acme = record("agentfield-acme", sip, transports=(SIP,), providers=())
     needs = (
@@ -181,7 +181,7 @@ def test_what_a_pair_cannot_do_is_named_with_the_pairs_that_can():
 
 
 def test_a_limit_longer_than_the_providers_session_is_refused():
-    """A duration that the provider would cut short is refused instead of being cut short."""
+    """A duration above the provider's maximum is refused, not shortened."""
     short = record(
         "agentfield-acme", pair("acme", "webrtc", capabilities=dataclasses.replace(FULL, max_duration=600.0))
     )
@@ -193,8 +193,8 @@ def test_a_limit_longer_than_the_providers_session_is_refused():
     )
 
 
-def test_a_misspelt_provider_gets_a_guess_and_broken_plugins_are_mentioned():
-    """An unknown provider is refused with a guess, and with the plugins that did not load."""
+def test_a_misspelt_provider_gets_a_suggestion():
+    """The error also lists the plugins that did not load."""
     broken = record("acme-voice", state="broken", reason="SystemExit: 3", manifest=False)
     assert refusal(Registry([OPENAI, broken]), "opnai", "webrtc") == (
         "[unsupported_pair] opnai/webrtc: no installed plugin declares provider 'opnai'. Did you mean 'openai'?"
@@ -203,13 +203,13 @@ def test_a_misspelt_provider_gets_a_guess_and_broken_plugins_are_mentioned():
     )
 
 
-def test_a_name_that_somebody_typed_never_becomes_a_command():
-    """A provider nobody knows is refused without any line that would install something by its name."""
+def test_an_unknown_provider_has_no_install_command():
+    """A user's input never becomes part of a command."""
     assert "install " not in refusal(Registry([OPENAI]), "evil-pkg", "webrtc")
 
 
-def test_missing_modules_of_an_extra_are_named_without_importing_them():
-    """A pair whose extra is not installed is refused with the extra's line."""
+def test_missing_modules_of_an_extra_are_named():
+    """The hint installs the extra; the modules are checked without importing them."""
     needy = pair("openai", "webrtc", requires=("no_such_module_at_all", "json"), extra="webrtc")
     assert refusal(Registry([record("agentfield-openai", needy)]), "openai", "webrtc") == (
         "[adapter_extra_missing] openai/webrtc (agentfield-openai 0.3.0) needs modules that are not installed:"
@@ -217,8 +217,8 @@ def test_missing_modules_of_an_extra_are_named_without_importing_them():
     )
 
 
-def test_two_declarations_of_a_provider_are_not_decided_silently():
-    """A provider that two plugins declare differently is refused, so that nobody redirects another's calls."""
+def test_conflicting_providers_are_refused():
+    """A provider that two plugins declare differently is refused, so that no plugin can redirect its calls."""
     other = (ProviderSpec(name="openai", title="Elsewhere", default_url="https://elsewhere.example"),)
     acme = record("agentfield-acme", pair("openai", "sip"), transports=(SIP,), providers=other)
     with pytest.raises(AgentFieldError) as caught:
@@ -230,8 +230,8 @@ def test_two_declarations_of_a_provider_are_not_decided_silently():
     )
 
 
-def test_an_unknown_provider_asked_for_by_itself():
-    """`provider` of a name that nobody declares is refused with a guess."""
+def test_provider_refuses_an_unknown_name():
+    """`Registry.provider` refuses an undeclared name with a suggestion."""
     with pytest.raises(AgentFieldError) as caught:
         Registry([OPENAI]).provider("opennai")
     assert str(caught.value) == (
@@ -241,7 +241,7 @@ def test_an_unknown_provider_asked_for_by_itself():
 
 
 def test_a_preference_for_an_absent_distribution_is_an_error():
-    """AGENTFIELD_PREFER that names what is not installed is refused, not ignored."""
+    """AGENTFIELD_PREFER with a distribution that is not installed is refused, not ignored."""
     with pytest.raises(AgentFieldError) as caught:
         Registry([OPENAI], prefer={"openai/websocket": "agentfield-opnai"})
     assert f"[{caught.value.code}] {caught.value}" == (
@@ -252,7 +252,7 @@ def test_a_preference_for_an_absent_distribution_is_an_error():
 
 
 def test_a_preference_for_a_distribution_without_the_pair_is_an_error():
-    """AGENTFIELD_PREFER that names a distribution without the pair is refused."""
+    """AGENTFIELD_PREFER with a distribution that lacks the pair is refused."""
     with pytest.raises(AgentFieldError) as caught:
         Registry([OPENAI], prefer={"openai/sip": "agentfield-openai"})
     assert f"[{caught.value.code}] {caught.value}" == (
@@ -261,16 +261,16 @@ def test_a_preference_for_a_distribution_without_the_pair_is_an_error():
     )
 
 
-def test_a_preference_decides_between_two_claims():
-    """With AGENTFIELD_PREFER the named distribution has the pair, and its row is the only one."""
+def test_a_preference_selects_one_of_two_plugins():
+    """Only the pair of the preferred distribution remains."""
     acme = record("agentfield-acme", pair("openai", "websocket", notes="acme's"), providers=())
     registry = Registry([OPENAI, acme], prefer={"openai/websocket": "agentfield-acme"})
     assert registry.resolve("openai", "websocket").notes == "acme's"
     assert [spec.name for spec, _ in registry.pairs()] == ["openai/webrtc", "openai/websocket"]
 
 
-def test_a_preference_also_decides_the_rows_that_are_made_of_a_pair():
-    """Where a transport meets two claims on a pair, the preference for that pair, or for the row itself, decides."""
+def test_a_preference_applies_to_derived_pairs():
+    """A preference for the declared pair or for the derived one selects it."""
     mine = pair("openai", "websocket", capabilities=dataclasses.replace(FULL, formats=frozenset({"pcm16/24000"})))
     line = TransportSpec(
         name="line", client="server", media="bridged", summary="", factory="m:f", formats=frozenset({"pcmu/8000"})

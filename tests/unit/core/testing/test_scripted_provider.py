@@ -1,4 +1,4 @@
-"""The scripted provider by itself: the order of what it tells, what it records, and how it says that a script is wrong."""
+"""The scripted provider: order of its events, recorded commands, and mismatches of script and session."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PAIRS = ("openai/webrtc", "openai/websocket")
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the control plane gives a factory."""
+    """An adapter runtime."""
 
     base_url: str
     key: None = None
@@ -90,7 +90,7 @@ def config(name: str = "scripted/websocket", **fields: Any) -> SessionConfig:
 
 @asynccontextmanager
 async def a_call(script: ScriptedProvider, conf: SessionConfig) -> AsyncIterator[ScriptedCall]:
-    """Open a session at the provider, or make a call to it."""
+    """Open a session, on direct media after negotiating a call."""
     declared = conf.declaration
     async with adapter_of(Registry.of([script]), f"{declared.provider}/{declared.transport}") as adapter:
         if declared.transport == "webrtc":
@@ -104,7 +104,7 @@ async def a_call(script: ScriptedProvider, conf: SessionConfig) -> AsyncIterator
 
 
 async def told(call: ScriptedCall, until: type[Any]) -> list[Event]:
-    """Return what a call told, up to an event of a type."""
+    """Return the events of a call up to one of a type."""
     seen: list[Event] = []
     async with asyncio.timeout(60):
         async for event in call.events():
@@ -115,13 +115,13 @@ async def told(call: ScriptedCall, until: type[Any]) -> list[Event]:
 
 
 def kinds(events: list[Event]) -> list[str]:
-    """Return the types of events, runs of one type as one."""
+    """Return the types of events, each run of one type once."""
     types = [event.type for event in events]
     return [kind for n, kind in enumerate(types) if n == 0 or types[n - 1] != kind]
 
 
-async def test_a_turn_and_a_say_come_in_the_order_of_a_real_call() -> None:
-    """Direct media: ready, the caller's turn, the speech with its playback; each with ids that belong together."""
+async def test_events_have_the_order_of_a_real_call() -> None:
+    """Direct media: ready, the caller's turn, then the speech with its playout, with matching ids."""
     script = ScriptedProvider(speed=FAST)
     async with a_call(script, config("scripted/webrtc")) as call:
         await call.says("Hello?")
@@ -147,8 +147,8 @@ async def test_a_turn_and_a_say_come_in_the_order_of_a_real_call() -> None:
     assert call.conversation == [("caller", "Hello?"), ("agent", "Good morning.")]
 
 
-async def test_carried_audio_is_silence_of_the_right_length() -> None:
-    """At the speed of a person 15 letters last a second, in the format that was asked for."""
+async def test_carried_audio_is_silence_of_the_right_duration() -> None:
+    """At a person's speed 15 characters take a second, in the requested format."""
     async with a_call(ScriptedProvider(), config()) as call:
         await call.send(SayCommand(id="s-1", text="x" * 15))
         events = await told(call, until=ReplyEnded)
@@ -157,8 +157,8 @@ async def test_carried_audio_is_silence_of_the_right_length() -> None:
     assert set(audio) == {0}
 
 
-async def test_a_recorded_turn_has_the_words_that_the_script_says() -> None:
-    """Where the caller commits, the words come from the script; a recording without any is a mistake of the script."""
+async def test_a_recorded_turn_has_the_scripted_text() -> None:
+    """A recording without a scripted text is a mismatch."""
     script = ScriptedProvider(speed=FAST)
     async with a_call(script, config("scripted/audio_turns")) as call:
         call.queue_recording("Where is it?")
@@ -170,8 +170,8 @@ async def test_a_recorded_turn_has_the_words_that_the_script_says() -> None:
         script.verify()
 
 
-async def test_the_model_answers_by_the_script() -> None:
-    """Words, a tool, its result given to a function, in order; each asked for once, on the model's floor by itself."""
+async def test_the_model_gives_the_scripted_answers() -> None:
+    """Texts, tool uses and functions of tool results are used in order, each once."""
     script = ScriptedProvider(speed=FAST)
     asked: list[ModelRequest] = []
 
@@ -196,8 +196,8 @@ async def test_the_model_answers_by_the_script() -> None:
     script.verify(done=True)
 
 
-async def test_a_script_that_does_not_fit_is_told_in_words() -> None:
-    """No answer left, a tool that nobody offers, answers that nobody wanted: one AssertionError names them all."""
+async def test_mismatches_are_raised_together() -> None:
+    """Missing answers, unused answers and unoffered tools are in one AssertionError."""
     script = ScriptedProvider(speed=FAST)
     async with a_call(script, config(floor="model")) as call:
         await call.says("Hello?")
@@ -215,8 +215,8 @@ async def test_a_script_that_does_not_fit_is_told_in_words() -> None:
 
 
 @pytest.mark.parametrize("name", ["scripted/webrtc", "scripted/websocket"])
-async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) -> None:
-    """The caller speaks exactly after the words that the test names, and that much counts as heard."""
+async def test_speech_pauses_until_the_caller_interrupts_it(name: str) -> None:
+    """The interruption is exactly after the text of the pause, and that text counts as heard."""
     script = ScriptedProvider(speed=FAST)
     direct = name.endswith("webrtc")
     async with a_call(script, config(name)) as call:
@@ -239,8 +239,8 @@ async def test_speech_stands_still_until_the_caller_speaks_over_it(name: str) ->
         assert (last.status, last.text) == ("cancelled", "I found it.")
 
 
-async def test_what_never_came_about_is_told() -> None:
-    """Speech that was to stand still or to break off, and was never said, is a mistake of the script at its end."""
+async def test_unused_pauses_and_break_offs_are_mismatches() -> None:
+    """A pause or break-off that no speech reached is an error at the end."""
     script = ScriptedProvider(speed=FAST)
     script.break_off("Good evening")
     async with a_call(script, config()) as call:
@@ -255,8 +255,8 @@ async def test_what_never_came_about_is_told() -> None:
     )
 
 
-async def test_faults_of_a_provider_can_be_had() -> None:
-    """A refusal, a speech that breaks off, an error, a line that breaks and takes no more commands."""
+async def test_faults_can_be_scripted() -> None:
+    """Refusals, speech that breaks off, errors, and a dropped connection that takes no commands."""
     script = ScriptedProvider(speed=FAST)
     script.refusal = ProviderError("no credit", code="insufficient_quota")
     with pytest.raises(ProviderError, match="no credit"):
@@ -277,8 +277,8 @@ async def test_faults_of_a_provider_can_be_had() -> None:
     assert (broken.status, broken.why, broken.text) == ("failed", "server_error", "I found")
 
 
-async def test_the_end_is_told_once_and_then_nobody_speaks() -> None:
-    """`EndCommand` closes the session; a caller who would still speak is a mistake of the test."""
+async def test_the_end_is_emitted_once() -> None:
+    """`EndCommand` closes the session; a caller who speaks afterwards is an error of the test."""
     async with a_call(ScriptedProvider(), config()) as call:
         await call.send(EndCommand())
         call.hangs_up()
@@ -287,8 +287,8 @@ async def test_the_end_is_told_once_and_then_nobody_speaks() -> None:
             await call.says("Anybody?")
 
 
-async def test_it_stands_in_for_what_is_installed() -> None:
-    """Pairs keep what they can do and providers their names and prices; keys and addresses are gone, and it is said."""
+async def test_it_replaces_installed_providers() -> None:
+    """Pairs keep their capabilities, providers their names and prices; keys and addresses are removed, and the notes say so."""
     real, script = Registry.discover(), ScriptedProvider()
     stood = script.replace_providers(real)
     for spec, _ in real.pairs():
@@ -304,8 +304,8 @@ async def test_it_stands_in_for_what_is_installed() -> None:
         await call.close()
 
 
-def test_it_stands_in_for_pairs_of_ours_that_are_not_installed() -> None:
-    """Without the plugin, the pair is there all the same, and it is said that what it can do is assumed."""
+def test_it_adds_absent_first_party_pairs() -> None:
+    """The notes say that their capabilities are assumed."""
     stood = ScriptedProvider().replace_providers(Registry.of([]))
     assert stood.resolve("openai", "webrtc").notes == (
         "scripted for openai/webrtc, which is not installed; what it can do is assumed"
@@ -313,7 +313,7 @@ def test_it_stands_in_for_pairs_of_ours_that_are_not_installed() -> None:
 
 
 class Pager:
-    """A plugin with a transport of its own."""
+    """A plugin with a transport."""
 
     @hookimpl
     def agentfield_manifest(self) -> Manifest:
@@ -328,8 +328,8 @@ class Pager:
         return Manifest(api=(2, 0), transports=(pager,))
 
 
-async def test_it_meets_transports_of_strangers() -> None:
-    """A bridged transport that it does not know carries it, by itself and standing in for somebody else."""
+async def test_it_works_over_third_party_transports() -> None:
+    """A bridged third-party transport carries it, by itself and in place of another provider."""
     script = ScriptedProvider()
     for registry, name in (
         (Registry.of([script, Pager()]), "scripted/pager"),
@@ -345,8 +345,8 @@ async def test_it_meets_transports_of_strangers() -> None:
             await call.close()
 
 
-def test_of_two_plugins_it_stands_in_for_the_preferred_one() -> None:
-    """Where two claim a pair and one was chosen, the choice stays."""
+def test_it_replaces_the_preferred_one_of_two_plugins() -> None:
+    """A preference between two plugins is kept."""
 
     class Other:
         @hookimpl
@@ -359,8 +359,8 @@ def test_of_two_plugins_it_stands_in_for_the_preferred_one() -> None:
     assert stood.resolve("openai", "webrtc").notes == "scripted for openai/webrtc"
 
 
-async def test_two_scripts_share_nothing() -> None:
-    """Each registry reaches its own script."""
+async def test_two_providers_are_independent() -> None:
+    """Each registry reaches its own provider."""
     one, two = ScriptedProvider(), ScriptedProvider()
     async with a_call(one, config()), a_call(two, config()):
         assert (len(one.calls), len(two.calls)) == (1, 1)

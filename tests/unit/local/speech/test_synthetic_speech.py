@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield_local.speech.clauses import MAX_CLAUSE, MAX_FIRST_CLAUSE, split_clauses
-from agentfield_local.speech.energy import synthetic_engines
 from agentfield_local.speech.engines import load_engines, warm
 from agentfield_local.speech.loudness import amplitude, rms, trim_onset
 from agentfield_local.speech.segmenter import Segmenter, SpeechStarted, SpeechStopped
+from agentfield_local.speech.synthetic import synthetic_engines
 from agentfield_local.speech.tts import speakable
 
 

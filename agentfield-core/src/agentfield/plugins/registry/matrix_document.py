@@ -45,7 +45,7 @@ MEANINGS = (
         "truncation",
         "how the model learns how much of an interrupted reply was heard: from the provider itself (`server`), from the control plane to the millisecond (`client_ms`), or by an estimate (`estimate`)",
     ),
-    ("text_input", "whether the caller may type"),
+    ("text_input", "whether the caller can send text"),
     (
         "resumption",
         "after a lost connection or a restart of the control plane: the same call continues (`attach`), a new session receives the conversation so far (`replay`), or there is no session to lose (`stateless`)",
@@ -57,7 +57,7 @@ MEANINGS = (
         "what the caller's own connection to the provider can change in the session: nothing (`filtered`, or there is no connection), anything, which the control plane sees and undoes (`watched`), or anything, unseen (`open`)",
     ),
     ("routing", "`pinned`: the provider's own upstream is fixed, and the upstream that it reports is checked"),
-    ("limits", "the limits of a session that can be enforced"),
+    ("limits", "limits of a session that can be enforced"),
     (
         "formats",
         "audio that the provider takes and gives without conversion; on `direct` media the two ends negotiate it",

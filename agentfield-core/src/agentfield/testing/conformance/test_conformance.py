@@ -1,6 +1,6 @@
 """The suites as tests, collected by ``pytest --pyargs agentfield.testing.conformance --adapter acme/websocket``.
 
-The pytest plugin deselects the suite that does not apply to the pair (`agentfield.testing.pytest_plugin`).
+The pytest plugin deselects the suite that does not apply to the pair (`agentfield.testing.conformance_plugin`).
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from agentfield_server.store.sqlite.tables.executions import ExecutionTable
-from agentfield_server.store.sqlite.tables.external import ExternalTable
-from agentfield_server.store.sqlite.tables.maintenance import MaintenanceTable
-from agentfield_server.store.sqlite.tables.sessions import SessionTable
+from agentfield_server.store.sqlite.methods.executions import ExecutionMethods
+from agentfield_server.store.sqlite.methods.external import ExternalMethods
+from agentfield_server.store.sqlite.methods.maintenance import MaintenanceMethods
+from agentfield_server.store.sqlite.methods.sessions import SessionMethods
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(ExecutionTable, SessionTable, ExternalTable, MaintenanceTable):
+class SqliteStore(ExecutionMethods, SessionMethods, ExternalMethods, MaintenanceMethods):
     """The `Store` protocol in one SQLite file, for one process. Arguments as of `SqliteDatabase`."""

@@ -12,7 +12,7 @@ from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.operations import retention
 from agentfield_server.store.sqlite.operations.keys import KEY_LIFE
 
-__all__ = ["MaintenanceTable"]
+__all__ = ["MaintenanceMethods"]
 
 _INCREMENTAL = 2
 _SCANNED = 500
@@ -35,7 +35,7 @@ ORDER BY runs.id
 """  # noqa: S608 - constants only
 
 
-class MaintenanceTable(SqliteDatabase):
+class MaintenanceMethods(SqliteDatabase):
     """Sizes, retention and compaction."""
 
     async def stats(self) -> StoreStats:

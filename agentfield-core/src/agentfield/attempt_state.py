@@ -15,7 +15,7 @@ from typing import Any, Literal
 from agentfield.identity import digest
 from agentfield.wire.frames import Invoke, PauseRequest
 
-__all__ = ["Decision", "DecisionStatus", "ExecutionSuspended", "RunState"]
+__all__ = ["AttemptState", "Decision", "DecisionStatus", "ExecutionSuspended"]
 
 DecisionStatus = Literal["approved", "rejected", "changes_requested", "expired"]
 
@@ -47,7 +47,7 @@ class ExecutionSuspended(BaseException):
         self.request = request
 
 
-class RunState:
+class AttemptState:
     """State of one attempt, used by `Agent.call`, `Agent.pause` and `context.update` inside it.
 
     Args:

@@ -13,12 +13,12 @@ from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.operations import executions
 from agentfield_server.store.sqlite.rows import EXECUTION_COLUMNS, EXECUTION_LISTED, KNOWN_RUN, execution_row
 
-__all__ = ["ExecutionTable"]
+__all__ = ["ExecutionMethods"]
 
 _OPEN = "status IN ('queued', 'running', 'waiting')"
 
 
-class ExecutionTable(SqliteDatabase):
+class ExecutionMethods(SqliteDatabase):
     """Reads and writes of executions."""
 
     async def create_execution(

@@ -29,7 +29,7 @@ __all__ = ["PCM24", "PROTOCOL", "Caller", "Installation", "run_installation", "s
 
 PCM24 = AudioFormat("pcm16", 24000)
 PROTOCOL = "agentfield.media.v1"
-_FACTORY = "support.server.media:scripted_adapter"
+_FACTORY = "support.server.bridged_calls:scripted_adapter"
 _SCRIPTS: list[Adapter] = []
 
 

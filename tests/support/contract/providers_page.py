@@ -1,6 +1,6 @@
 """The tables of `docs/providers.md`, generated from the tests that they name.
 
-``PYTHONPATH=tests python -m support.contract.verified`` writes the page.
+``PYTHONPATH=tests python -m support.contract.providers_page`` writes the page.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from support.paths import ROOT
 __all__ = ["OFFICIAL", "PAGE", "REGENERATE", "UNKNOWN", "page"]
 
 PAGE = ROOT / "docs" / "providers.md"
-REGENERATE = "PYTHONPATH=tests python -m support.contract.verified"
+REGENERATE = "PYTHONPATH=tests python -m support.contract.providers_page"
 _BEGIN, _END = "<!-- tables -->", "<!-- end of the tables -->"
 
 ALL = tuple(PAIRS)

@@ -20,10 +20,10 @@ from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.operations import keys, sessions
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, event_row, session_row
 
-__all__ = ["SessionTable"]
+__all__ = ["SessionMethods"]
 
 
-class SessionTable(SqliteDatabase):
+class SessionMethods(SqliteDatabase):
     """Reads and writes of sessions, events and tokens."""
 
     async def create_session(

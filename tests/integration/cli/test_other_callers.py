@@ -23,8 +23,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError, LimitExceeded
 from agentfield.wire.rest import StartRequest
-from agentfield_cli.call.audio import FRAME, RATE, Samples, is_loud, read_recording, write_recording
-from agentfield_cli.call.call import CallReport, call_failures, make_call
+from agentfield_cli.call.make_call import CallReport, call_failures, make_call
+from agentfield_cli.call.recordings import FRAME, RATE, Samples, is_loud, read_recording, write_recording
 from agentfield_cli.main import run
 from agentfield_cli.terminal.output import Output
 

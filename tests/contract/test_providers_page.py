@@ -10,7 +10,7 @@ from agentfield_local.chat.behaviour import CHAT_VARIANTS
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS
 from contract.test_behaviour_variants import expected
 from support.contract.installation import PAIRS
-from support.contract.verified import OFFICIAL, PAGE, REGENERATE, UNKNOWN, page
+from support.contract.providers_page import OFFICIAL, PAGE, REGENERATE, UNKNOWN, page
 
 TESTS = PAGE.parents[1] / "tests"
 NAMED = sorted({check.test for check in OFFICIAL} | {unknown.live for unknown in UNKNOWN if unknown.live})

@@ -16,7 +16,7 @@ from av import AudioFrame, AudioResampler
 
 from agentfield.errors import ProviderError, ProviderUnavailable
 from agentfield_cli.call import webrtc as caller
-from agentfield_cli.call.audio import FRAME, RATE, is_loud
+from agentfield_cli.call.recordings import FRAME, RATE, is_loud
 from agentfield_cli.call.webrtc import place_webrtc_call
 
 

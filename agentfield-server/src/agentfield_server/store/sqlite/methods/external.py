@@ -21,12 +21,12 @@ from agentfield_server.store.sqlite.rows import (
     webhook_row,
 )
 
-__all__ = ["ExternalTable"]
+__all__ = ["ExternalMethods"]
 
 _NODE_LIFE = 30 * 24 * 3600.0
 
 
-class ExternalTable(SqliteDatabase):
+class ExternalMethods(SqliteDatabase):
     """Reads and writes of approvals, webhooks, nodes and keys."""
 
     async def suspend_execution(

@@ -18,8 +18,8 @@ from agentfield_cli.terminal.session_follower import SessionFollower
 if TYPE_CHECKING:
     from agentfield.client import ControlPlaneClient
     from agentfield.wire.rest import DagView, StartResponse
-    from agentfield_cli.call.audio import Samples
     from agentfield_cli.call.audio_io import TerminalCall
+    from agentfield_cli.call.recordings import Samples
 
 __all__ = ["CallReport", "call_failures", "make_call", "turn_rows"]
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentfield_server.store.sqlite.methods.maintenance import _PRUNABLE_RUNS
 from agentfield_server.store.sqlite.operations.retention import root_of
 from agentfield_server.store.sqlite.store import SqliteStore
-from agentfield_server.store.sqlite.tables.maintenance import _PRUNABLE_RUNS
 from support.server.store import Clock, call
 
 DAY = 24 * 3600.0
