@@ -218,12 +218,19 @@ class RawNode:
         await self.socket.send_str(encode_frame(frame))
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        # the message with the welcome may hold further frames
+        while self.waiting:
+            await self._take(decode_server_frame(self.waiting.popleft()))
         async for message in socket:
             for frame in map(decode_server_frame, split_frames(message.data)):
-                if isinstance(frame, Ping) and not self.mute:
-                    await self.send(Pong())
-                elif not isinstance(frame, Ping):
-                    self.frames.append(frame)
+                await self._take(frame)
+
+    async def _take(self, frame: Any) -> None:
+        """Answer a ping; keep any other frame for the test."""
+        if not isinstance(frame, Ping):
+            self.frames.append(frame)
+        elif not self.mute:
+            await self.send(Pong())
 
     async def next(self, kind: type[Any], **values: Any) -> Any:
         """Wait for the next frame of a kind (with these values) and take it out of `frames`."""
