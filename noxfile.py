@@ -64,6 +64,7 @@ def lint(session: nox.Session) -> None:
     uv(session, "ruff", "check", ".", groups=groups)
     uv(session, "ruff", "format", "--check", ".", groups=groups)
     uv(session, "lint-imports", groups=groups)
+    uv(session, "towncrier", "build", "--draft", "--version", "next", groups=groups)
     names = ",".join(f"{dist}={module}" for dist, module in MODULES.items())
     for dist in DISTS:
         config = f"{dist}/pyproject.toml"
