@@ -100,7 +100,7 @@ async def test_a_left_page_is_hung_up_at_the_provider(
             await watched.page.goto("about:blank")
         view = await openai_installation.ended(session_id)
         assert view["end_reason"] == "caller_hangup"
-        assert view["end_detail"] != MISSED  # the page said goodbye, nobody had to miss it
+        assert view["end_detail"] != MISSED  # the page reported its end; the timeout did not apply
         await until_async(lambda: _states(provider), lambda states: states == ["ended"])
 
 
@@ -123,7 +123,7 @@ async def test_speaking_over_the_agent_is_marked(openai_installation: Installati
 async def test_a_killed_browser_is_hung_up_at_the_provider(
     openai_installation: Installation, provider: LocalServer, tmp_path: Path
 ) -> None:
-    """A page that vanished without hanging up is missed after ten seconds, and the call is hung up."""
+    """Ten seconds after a page vanished without hanging up, the call is hung up."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
         watched = await watched_page(await browser.new_context(), openai_installation.url)
         await start_call(watched.page)
@@ -134,7 +134,7 @@ async def test_a_killed_browser_is_hung_up_at_the_provider(
         view = await openai_installation.ended(session_id)
         assert (view["end_reason"], view["end_detail"]) == ("caller_hangup", MISSED)
         await until_async(lambda: _states(provider), lambda states: states == ["ended"])
-        crash.cancel()  # a crashed page never answers
+        crash.cancel()  # a crashed page does not answer
         await asyncio.gather(crash, return_exceptions=True)
 
 

@@ -185,8 +185,8 @@ def _sound(reply: str, data: str) -> bytes:
     return f"event: live\ndata: {json.dumps(event)}\n\n".encode()
 
 
-async def test_an_answer_that_breaks_off_goes_on_where_it_was() -> None:
-    """The page repeats the request with the same key, plays no piece twice, and shows refusals."""
+async def test_a_broken_answer_is_resumed() -> None:
+    """The page repeats a broken request with the same key, plays no piece twice, and shows refusals."""
     peer = _Peer()
     server = await peer.serve()
     try:

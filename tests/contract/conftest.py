@@ -1,4 +1,4 @@
-"""Rules for every contract test: a home of its own, no provider key in the log, and only the pair that is asked for."""
+"""Rules for every contract test: a separate home, no provider key in the log, and only the selected pair."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.contract.leaks import CANARY
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is about other pairs, when `CONTRACT_PAIR` names one (`nox -s contract -- PAIR`)."""
+    """Deselect tests of other pairs if `CONTRACT_PAIR` names one (`nox -s contract -- PAIR`)."""
     if SELECTED is None:
         return
     here = Path(__file__).parent

@@ -1,4 +1,4 @@
-"""Whole calls with the behaviour variants of the simulated provider: what providers do differently, wrong, or as nobody knows."""
+"""Whole calls with the behaviour variants of the simulated provider: permitted differences, faults, and undocumented behaviour."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ SLOW = {"stall=before", "stall=middle"}
 
 WEBRTC, WEBSOCKET, TURNS_PAIR = PAIRS[:3]
 VANISHED = ("caller_vanishes", "caller_vanishes_told")
-"""Variants that cut the caller off at no certain point of the call."""
+"""Variants that disconnect the caller at an unpredictable point of the call."""
 
 TORN = frozenset(
     {*VANISHED, "session_expires", "refuse_sideband", "refuse_everywhere", "other_model", "location_absent"}
@@ -179,15 +179,15 @@ async def test_a_call_over_each_pair(case: Case) -> None:
 async def call(case: Case, *, again: bool) -> None:
     """Make a call with a variant, and if `again` a second one with the usual behaviour."""
     (name,) = case.variants
-    # a session that lives for two seconds ends in the middle of a word or after it; a silent caller sees its end
+    # a session of two seconds may end during a word or after it; a silent caller waits for the end
     silent = name == "session_expires" and case.pair[1] == "webrtc"
     async with case.installation() as here:
         outcome = await here.call(target(case.pair), silent=silent)
         if name in VANISHED and case.pair[1] == "webrtc":
             assert (outcome.reason, outcome.heard) == ("caller_hangup", False)
-        elif name == "response_fails_midway":  # the part that was sent may have been heard before the end, or not
+        elif name == "response_fails_midway":  # the caller may or may not have heard the part that was sent
             assert replace(outcome, heard=True) == replace(expected(case.pair, name), heard=True)
-        elif name == "session_expires" and not silent:  # its two seconds may end in the middle of a word
+        elif name == "session_expires" and not silent:  # the session may end during a word
             cut = [why for *_, why in outcome.said]
             assert cut in ([None], ["provider_rotated"]), f"{outcome}"
             usual = expected(case.pair, name)
@@ -220,7 +220,7 @@ def representative(pair: Pair) -> list[str]:
 
 @on_pairs(WEBSOCKET)
 async def test_openai_websocket_with_each_outcome(tmp_path: Path) -> None:
-    """A call ends as expected for every kind of behaviour, and the next call is a usual one."""
+    """A call ends as expected for every kind of behaviour, and the next call has the usual outcome."""
     await calls(tmp_path, WEBSOCKET, representative(WEBSOCKET), again=True)
 
 
@@ -232,14 +232,14 @@ async def test_openrouter_audio_turns_with_each_outcome(tmp_path: Path) -> None:
 
 @on_pairs(WEBRTC)
 async def test_openai_webrtc_with_each_outcome(tmp_path: Path) -> None:
-    """The same for a call whose audio does not pass the control plane."""
+    """The same for a call on direct media."""
     await calls(tmp_path, WEBRTC, representative(WEBRTC))
 
 
 @pytest.mark.long
 @on_pairs(WEBSOCKET)
 async def test_openai_websocket_with_every_variant(tmp_path: Path) -> None:
-    """A call ends as expected with every behaviour variant, and the next call is a usual one."""
+    """A call ends as expected with every behaviour variant, and the next call has the usual outcome."""
     await calls(tmp_path, WEBSOCKET, every(WEBSOCKET), again=True)
 
 
@@ -253,7 +253,7 @@ async def test_openrouter_audio_turns_with_every_variant(tmp_path: Path) -> None
 @pytest.mark.long
 @on_pairs(WEBRTC)
 async def test_openai_webrtc_with_every_variant(tmp_path: Path) -> None:
-    """The same for a call whose audio does not pass the control plane."""
+    """The same for a call on direct media."""
     await calls(tmp_path, WEBRTC, every(WEBRTC))
 
 
@@ -266,7 +266,7 @@ async def test_local_pairs_with_some_variants(tmp_path: Path) -> None:
 
 
 @proof([pair for pair in PAIRS if pair[1] == "webrtc"])
-async def test_audio_that_finds_no_way_ends_the_session(case: Case) -> None:
+async def test_a_caller_without_a_media_path_ends_the_session(case: Case) -> None:
     """When the provider reports that no packet of the caller arrives, the session ends with that reason and a hint."""
     media = MediaOptions(connect_seconds=1.0)
     async with (

@@ -68,7 +68,7 @@ async def test_tools_succeed_fail_and_are_refused(case: Case) -> None:
 
 @proof(PAIRS, variants.TOOLS)
 async def test_a_slow_tool_is_answered_as_pending(case: Case) -> None:
-    """The model is told that a tool is pending and goes on; the result follows when it arrives."""
+    """The model gets a `pending` result for a slow tool and continues; the real result follows."""
     brain = ScriptedBrain([("echo", '{"word": "a"}'), ("slow", "{}")])
     app = declared(case.pair, model, tools=TOOLS)
     async with calling(case, app, brain=brain) as (_, talk):
@@ -192,7 +192,7 @@ async def test_an_answer_without_usage_has_an_unknown_cost(case: Case) -> None:
 
 @proof(PAIRS, variants.ATTACHING)
 async def test_a_restart_of_the_control_plane(case: Case) -> None:
-    """After a restart of the control plane the caller goes on in the same session, and the model knows the conversation."""
+    """After a restart of the control plane the caller continues the same session, and the model has the conversation."""
     brain = ScriptedBrain()
     async with provider(["tea", "coffee"], brain) as (server, voice):
         case.prepare(server)
@@ -206,7 +206,7 @@ async def test_a_restart_of_the_control_plane(case: Case) -> None:
             await talk.leave()
             if not isinstance(talk.medium, Direct):
                 await talk.medium.close()
-        if isinstance(talk.medium, Direct):  # the old sideband is gone before the new one is waited for
+        if isinstance(talk.medium, Direct):  # wait until the old sideband is closed, then for the new one
             await until(lambda: server.calls[-1].legs == 1)
         async with AsyncExitStack() as second:
             here = await enter(second, case.folder, declared(case.pair, hand_over, floor="handler"), server, voice)
@@ -242,7 +242,7 @@ async def speak_on(here: Installation, before: ObservedSession, brain: ScriptedB
 
 @proof(CARRIED, variants.HEARING)
 async def test_another_session_takes_over_from_one_that_expires(case: Case) -> None:
-    """A new provider session takes over between two turns before the old one expires, and knows the conversation."""
+    """Before a provider session expires, a new one with the conversation replaces it between two turns."""
     brain = ScriptedBrain()
     app = declared(case.pair, hand_over, floor="handler", limits=Limits(duration=7200.0))
     async with case.installation(app, brain=brain, hears=["tea", "coffee"]) as here:

@@ -172,7 +172,7 @@ async def test_transcripts_of_the_agent(case: Case) -> None:
 
 
 def words(talk: ObservedSession, kind: str) -> list[dict[str, Any]]:
-    """Return the live events of a type, from whichever stream carries them."""
+    """Return the live events of a type, from the session's stream or the caller's."""
     answers = talk.medium.answers if isinstance(talk.medium, Recorded) else []
     return talk.live(kind) or [event for answer in answers for event in answer if event.get("type") == kind]
 

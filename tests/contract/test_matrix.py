@@ -1,4 +1,4 @@
-"""The capability matrix: tests prove every value of every pair, and what a pair cannot do is refused by name."""
+"""The capability matrix: tests prove every value of every pair, and a missing capability is refused by name."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_every_value_has_proofs_that_run_on_its_pair(pair: Pair, capability: str
         assert (pair, capability) in {(refused, what) for refused, what, _ in REFUSALS}
 
 
-def test_every_proof_is_of_something_that_is_declared() -> None:
-    """The table holds no value that no pair declares."""
+def test_every_proof_has_a_declared_value() -> None:
+    """The table of proofs has only values that a pair declares."""
     assert set(PROOFS) == {(capability, value) for _, capability, value in CLAIMS}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=name_of)
-def test_every_harmless_variant_matters_for_something(pair: Pair) -> None:
-    """A capability of the pair is proven with each variant that a provider may have."""
+def test_every_harmless_variant_is_covered_by_a_proof(pair: Pair) -> None:
+    """At least one proof of the pair runs with each harmless variant of its provider."""
     harmless = (
         HARMLESS_VARIANTS if pair[1] != "audio_turns" else {n for n, each in CHAT_VARIANTS.items() if each.harmless}
     )

@@ -78,7 +78,7 @@ def test_the_tutorial_leads_from_an_empty_folder_to_a_green_run(tmp_path: Path, 
     assert reader.folder == empty / "agentfield-echo"
 
 
-def test_the_files_that_it_names_are_there() -> None:
+def test_linked_pages_and_examples_exist() -> None:
     """Every page and example that the tutorial links to exists."""
     text = TUTORIAL.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

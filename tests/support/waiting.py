@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 __all__ = ["SECONDS", "until", "until_async"]
 
 SECONDS = 60.0
-"""How long any wait may take before a test gives up, on a machine that is busy with other work too; never how long it should take."""
+"""Seconds until a wait fails, long enough for a busy machine; not an expected duration."""
 
 _PAUSE = 0.005
 _PAUSE_BETWEEN_REQUESTS = 0.02

@@ -13,7 +13,7 @@ _APOSTROPHES = re.compile("['\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTA
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _WORD = re.compile(r"[^\W_]+")
 _LONG_FORMS = {"mr": "mister", "mrs": "missus", "dr": "doctor", "wheres": "where is", "whats": "what is"}
-"""Spoken alike, or nearly: what is heard may be written either way."""
+"""Words that sound alike and that a transcript may spell either way."""
 
 
 def normalise(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bridged calls and recorded turns when a process is killed in the middle or a connection is cut."""
+"""Faults in bridged calls and recorded turns: a process is killed, or a connection is cut, during the call."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def turns(calls: tuple[LiveCall, ...], text: str) -> None:
 
 
 async def all_answered(calls: tuple[LiveCall, ...], said: str) -> None:
-    """Wait until each caller has heard this answer; one that posted a recording has it completely."""
+    """Wait until each caller has heard this answer; a caller of recorded turns has read it to the end."""
     for call in calls:
         told = (await call.answered(said))["body"]
         assert (told["failed"], told["interrupted"], told["heard_ms"] > 0) == (None, False, True), told
@@ -150,7 +150,7 @@ async def test_control_plane_killed_while_calls_of_the_handlers_run(tmp_path):
         async with both(installation) as calls:
             await turns(calls, "one")
             running = [await call.record.until("execution.started", node_id="steps") for call in calls]
-            # a caller that follows no events: all it has is the answer to what it posts
+            # a caller that follows no events: it has only the answers to its posts
             bare = (await installation.client.start_session(StartRequest(target="steps.notes"))).session_id
             post = partial(
                 installation.client.turn, bare, wav(tone_samples(), 24_000), "audio/wav", idempotency_key="key"
@@ -171,7 +171,7 @@ async def test_control_plane_killed_while_calls_of_the_handlers_run(tmp_path):
         for call, ran in zip(calls, running, strict=True):
             assert installation.stored().statuses(call.run_id)[ran["execution_id"]] == "succeeded"
             assert len(call.record.all("turn.committed")) == 1
-        # what was sent before is sent again, from where the turn was taken on
+        # the events since the commit of the turn are sent again
         [taken] = [event["seq"] for event in answer if event["type"] == "turn.committed"]
         told = [event for event in posted if taken <= event.get("seq", 0)]
         assert [event for event in answer if "seq" in event][: len(told)] == told

@@ -1,4 +1,4 @@
-"""Rolling deploys of agents: a call ends with the code it began with, and no work is lost."""
+"""Rolling deploys of agents: a call keeps the code that it started with, and no work is lost."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def changed(folder: Path, *, declared: bool = False) -> Path:
     return file
 
 
-async def test_a_call_goes_on_over_a_rolling_deploy(tmp_path):
-    """A call stays with the instance on which it began, while the next call is answered by the new code."""
+async def test_a_call_continues_during_a_rolling_deploy(tmp_path):
+    """A call stays on the instance that started it; the next call is answered by the new code."""
     async with (
         local_provider("one", "two", "three") as local,
         opened(Installation(tmp_path, local_url=local.url)) as installation,
@@ -55,8 +55,8 @@ async def test_a_call_goes_on_over_a_rolling_deploy(tmp_path):
             installation.stored().check_over(run_id)
 
 
-async def test_a_call_that_outlasts_the_drain_goes_on_elsewhere(tmp_path):
-    """When the drain time is over, the handler is resumed by another instance with the same declaration."""
+async def test_a_call_that_outlasts_the_drain_moves_to_another_instance(tmp_path):
+    """After the drain timeout another instance with the same declaration resumes the handler."""
     async with (
         local_provider("one", "two") as local,
         opened(Installation(tmp_path, local_url=local.url)) as installation,
@@ -76,7 +76,7 @@ async def test_a_call_that_outlasts_the_drain_goes_on_elsewhere(tmp_path):
 
 
 async def test_sigterm_under_load_loses_nothing(tmp_path):
-    """Running executions end on the draining instance, new ones go elsewhere, and none runs twice."""
+    """Running executions end on the draining instance, new ones run on the other instance, and none runs twice."""
     async with opened(Installation(tmp_path)) as installation:
         await installation.start_plane()
         first, second = installation.agent(env=LONG), installation.agent(env=LONG)

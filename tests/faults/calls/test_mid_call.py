@@ -1,4 +1,4 @@
-"""Processes are killed in the middle of a call: it goes on to a spoken answer or is hung up with a reason."""
+"""Processes are killed during a call: the call continues to a spoken answer, or is hung up with a reason."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_agent_killed_while_its_handler_runs(tmp_path):
 
 
 async def test_agent_killed_in_a_call_and_not_started_again(tmp_path):
-    """A call whose agent does not come back ends with the reason node_lost and is hung up at the provider."""
+    """A call whose agent does not link again ends with the reason node_lost and is hung up at the provider."""
     async with local_provider("one") as local, opened(Installation(tmp_path, local_url=local.url)) as installation:
         await installation.start_plane()
         agent = installation.agent()
@@ -75,7 +75,7 @@ async def test_agent_killed_in_a_call_and_not_started_again(tmp_path):
 
 
 async def test_agent_stopped_in_a_call_and_started_again(tmp_path):
-    """An agent that is stopped in a call exits cleanly; the next instance takes the call over."""
+    """An agent that is stopped in a call exits cleanly; the next instance resumes the call."""
     async with (
         local_provider("one", "two") as local,
         opened(Installation(tmp_path, local_url=local.url)) as installation,
@@ -101,8 +101,8 @@ async def test_agent_stopped_in_a_call_and_started_again(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
-async def test_control_plane_gone_while_the_agent_speaks(tmp_path, number):
-    """The caller hears the agent without a control plane; the next one takes over the call and answers it."""
+async def test_control_plane_ended_while_the_agent_speaks(tmp_path, number):
+    """The caller hears the agent without a control plane; the restarted control plane resumes the call and answers it."""
     async with (
         local_provider("story", "two") as local,
         opened(Installation(tmp_path, local_url=local.url)) as installation,

@@ -23,7 +23,7 @@ SPOKEN = ROOT / "tests" / "fixtures" / "speech" / "synthetic" / "01.wav"
 @pytest.mark.speech
 @pytest.mark.realtime
 async def test_the_restarted_control_plane_adopts_the_speech_server(tmp_path):
-    """A restarted control plane finds its speech server again; the next call is understood and answered."""
+    """A restarted control plane reuses the running speech server; the next call is understood and answered."""
     async with opened(Installation(tmp_path)) as installation:
         await installation.start_plane()
         agent = installation.agent(DICTATION)
@@ -54,7 +54,7 @@ async def test_the_restarted_control_plane_adopts_the_speech_server(tmp_path):
 @pytest.mark.speech
 @pytest.mark.realtime
 async def test_control_plane_and_provider_killed_in_a_call(tmp_path):
-    """A call that was lost with its provider is ended with a reason by the next control plane; a new call works."""
+    """The restarted control plane ends the call with a reason, since its provider is lost too; a new call works."""
     async with opened(Installation(tmp_path)) as installation:
         await installation.start_plane()
         agent = installation.agent(DICTATION)
@@ -79,8 +79,8 @@ async def test_control_plane_and_provider_killed_in_a_call(tmp_path):
         _end(_server(installation))
 
 
-async def test_provider_gone_while_there_is_no_control_plane(tmp_path):
-    """A call whose provider is unreachable is ended with a reason by the next control plane."""
+async def test_provider_stopped_while_no_control_plane_runs(tmp_path):
+    """The restarted control plane ends a call whose provider is unreachable, with a reason."""
     async with local_provider("one") as local, opened(Installation(tmp_path, local_url=local.url)) as installation:
         await installation.start_plane()
         await installation.start_agent(installation.agent())

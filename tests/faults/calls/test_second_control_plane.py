@@ -1,4 +1,4 @@
-"""A second control plane next to a running one: it is refused, and the error names the process and what to type."""
+"""A second control plane next to a running one: it is refused; the error names the process and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.processes.programs import AF
 
 
 async def test_a_port_in_use_is_refused(tmp_path):
-    """A control plane on a port in use exits at once and names the process that has it and what to type."""
+    """A control plane on a port in use exits at once; the error names the process that uses it and the remedy."""
     async with opened(Installation(tmp_path / "first")) as installation:
         await installation.start_plane()
         elsewhere = {"AGENTFIELD_HOME": str(tmp_path / "second")}
@@ -29,7 +29,7 @@ async def test_a_port_in_use_is_refused(tmp_path):
 
 @pytest.mark.parametrize("port", ["0", "the same"])
 async def test_a_folder_in_use_is_refused(tmp_path, port):
-    """A control plane on a folder in use exits at once and names the process that has it and what to type."""
+    """A control plane on a folder in use exits at once; the error names the process that uses it and the remedy."""
     async with opened(Installation(tmp_path)) as installation:
         await installation.start_plane()
         announced = _announced(installation)

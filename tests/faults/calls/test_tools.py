@@ -1,4 +1,4 @@
-"""Calls whose work is done by another node: it is killed, another instance takes over, an approval is decided."""
+"""Calls with tools on another node: its instance is killed, another one takes the work, an approval is decided."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROGRAMS = ROOT / "tests" / "faults" / "programs"
 
 
 async def test_worker_killed_and_approval_decided_in_one_call(tmp_path):
-    """A killed worker is replaced by its other instance; a decision comes from another terminal; the call goes on."""
+    """The node's other instance replaces a killed one, an approval is decided in another terminal, and the call continues."""
     async with (
         local_provider("order", "refund") as local,
         opened(Installation(tmp_path, local_url=local.url)) as installation,

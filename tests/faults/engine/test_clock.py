@@ -36,7 +36,7 @@ async def test_clock_jumps_do_not_expire_leases_of_linked_nodes(tmp_path: Path) 
 
 
 async def test_a_jump_past_a_deadline_and_back(tmp_path: Path) -> None:
-    """A jump past a deadline times the work out, once: after the jump back a late result is refused. Keys hold."""
+    """A jump past a deadline times the work out once; after the jump back a late result is refused and idempotency keys still match."""
     shift = [0.0]
     async with plane(tmp_path / "a.db", lease=60.0, now=lambda: time.time() + shift[0]) as cp:
         async with RawNode(functions=RETRIED).linked(cp) as node:

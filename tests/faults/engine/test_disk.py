@@ -1,4 +1,4 @@
-"""A disk that is full for a while under load, and a disk that loses synced writes, which the checker must notice."""
+"""A disk that is full for a while under load, and a disk that loses synced writes, which the checker must report."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def disks() -> list[object]:
 
 @pytest.mark.parametrize("disk", disks())
 async def test_a_full_disk_refuses_and_loses_nothing(tmp_path, disk):
-    """On a full disk work is refused with a reason and reads work; afterwards everything continues by itself."""
+    """A full disk refuses work with a reason and allows reads; once there is space, work continues without intervention."""
     installation = Installation(tmp_path)
     installation.folder.mkdir(exist_ok=True)
     with disk(installation) as full:
@@ -78,7 +78,7 @@ async def test_a_full_disk_refuses_and_loses_nothing(tmp_path, disk):
             await installation.start_plane()
             await installation.start_agent(worker(installation))
             load = Load(installation.url)
-            async with load.going_on():
+            async with load.submitting():
                 for _ in range(2):
                     await load.more(20)
                     known = next(iter(load.acknowledged.values()))
@@ -91,8 +91,8 @@ async def test_a_full_disk_refuses_and_loses_nothing(tmp_path, disk):
 
 
 @pytest.mark.parametrize("lies", [False, True])
-async def test_the_checker_notices_a_disk_that_lies(tmp_path, lies):
-    """After a power cut nothing is lost, except on a disk that only claims to have synced: that loss is reported."""
+async def test_the_checker_reports_lost_synced_writes(tmp_path, lies):
+    """A power cut loses no acknowledged work; on a disk that confirms a sync without writing, the checker reports the loss."""
     database = tmp_path / "a.db"
     disk = preloaded(tmp_path, **({"DISK_LIES": "1"} if lies else {}))
     program = await asyncio.create_subprocess_exec(
@@ -115,7 +115,7 @@ async def test_the_checker_notices_a_disk_that_lies(tmp_path, lies):
 
 
 async def _settled(database: Path) -> None:
-    """Cancel what was created and not yet cancelled when the program was killed."""
+    """Cancel the executions that were open when the program was killed."""
     store = SqliteStore(database, on_commit=lambda _: None, clock=time.time)
     await store.open()
     try:

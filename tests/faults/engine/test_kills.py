@@ -15,7 +15,7 @@ from support.waiting import until_async
 SEED = 20_261
 SUSPENDED = 3
 MOST_CUTS = 10
-"""A cut may come when everything is synced: so many are made until one has taken something."""
+"""Power cuts to try at most until one loses a write: at a cut everything may be synced."""
 NODE = 3 if KILLS < 10 else 5
 """Kills of the control plane to one of the node."""
 
@@ -47,7 +47,7 @@ async def test_kills_at_random_moments_lose_nothing(tmp_path):
         )
         load = Load(installation.url)
         undecided, approved, rejected = await suspended(installation, load)
-        async with load.going_on():
+        async with load.submitting():
             for kill in range(1, KILLS + 1):
                 await load.more(chance.randint(1, 30))
                 await installation.plane.kill()
@@ -57,7 +57,7 @@ async def test_kills_at_random_moments_lose_nothing(tmp_path):
                     await agent.kill()
                     await installation.start_agent(agent)
         await installation.client.decide(approved, DecisionRequest(decision="approved"))
-        await installation.plane.kill()  # what was decided is decided
+        await installation.plane.kill()  # the acknowledged decision must survive
         await installation.start_plane()
         await installation.client.decide(rejected, DecisionRequest(decision="rejected"))
         await until_async(
@@ -90,7 +90,7 @@ async def test_a_power_cut_on_a_slow_disk_loses_no_acknowledged_work(tmp_path):
         await installation.start_agent(worker(installation))
         load = Load(installation.url)
         cuts, written, lost = 0, 0, 0
-        async with load.going_on():
+        async with load.submitting():
             while cuts < max(2, KILLS // 2) or (not lost and cuts < MOST_CUTS):
                 cuts += 1
                 await load.more(chance.randint(1, 30))

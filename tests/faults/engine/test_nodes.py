@@ -1,4 +1,4 @@
-"""Nodes that freeze, links that break inside a result, and frames that come late, twice or from another node."""
+"""Nodes that freeze, links that break inside a result, and frames that are late, repeated or from another node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def agent(cp: Plane, folder: Path, name: str, url: str | None = None) -> P
 
 
 async def test_a_frozen_node_comes_back_too_late(tmp_path: Path) -> None:
-    """A node is stopped past its lease and continued: another instance has done its work, its results are refused."""
+    """A node is frozen until its lease has ended: another instance does the work, and the late results are refused."""
     gate = tmp_path / "gate.closed"
     gate.touch()
     programs = []
@@ -84,7 +84,7 @@ class CuttingProxy(TcpProxy):
 
 
 async def test_a_link_that_breaks_inside_a_result(tmp_path: Path) -> None:
-    """A result of which half was sent before the link broke is sent again and counts once; nothing runs twice."""
+    """A result whose sending was cut is sent again and counts once; nothing runs twice."""
     async with plane(tmp_path / "a.db", lease=60.0) as cp:
         port = int(cp.url.rpartition(":")[2])
         async with CuttingProxy(port, [20_000, 100_000, 300_000, 590_000]) as line:
@@ -101,8 +101,8 @@ async def test_a_link_that_breaks_inside_a_result(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_storm_of_frames(tmp_path: Path, seed: int) -> None:
-    """Of results that come twice, late, for other attempts or from other nodes only the first valid one counts."""
+async def test_repeated_late_and_foreign_results_are_refused(tmp_path: Path, seed: int) -> None:
+    """Only the first valid result counts; repeated and late ones, and those of other attempts or nodes, are refused."""
     chance = random.Random(seed)
     cancelled: set[str] = set()
     first: dict[str, object] = {}

@@ -56,7 +56,7 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 async def test_poisonous_inputs(cp: Plane, body: str) -> None:
-    """An input is refused as a problem and leaves no row, or it runs; then the next one runs."""
+    """An invalid input is refused and leaves no row, an extreme one runs; the next input runs."""
     async with RawNode().linked(cp) as node:
         headers = {"Content-Type": "application/json"}
         data = io.BytesIO(body.encode())
@@ -140,7 +140,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
 async def test_poisonous_frames(cp: Plane, frame: str) -> None:
-    """A node that sends an invalid frame loses at most its link; its work continues when it is back."""
+    """A node that sends an invalid frame loses at most its link; its work continues once it links again."""
     node, other = RawNode(), RawNode(node_id="other")
     async with other.linked(cp):
         async with node.linked(cp):

@@ -1,4 +1,4 @@
-"""An agent that takes calls and leaves the work to the node `shop`."""
+"""An agent that takes calls and calls the functions of the node `shop`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ app = Agent(node_id="front")
 
 @app.session("talk", provider="local", transport="webrtc")
 async def talk(session: Session) -> None:
-    """Say what the shop answers."""
+    """Speak the answer of `shop`."""
     turn = await session.input()
     await session.say(await session.call("shop.answer", text=turn.text))
 

@@ -23,14 +23,14 @@ def effect() -> int:
 
 @app.reasoner()
 async def once(number: int) -> int:
-    """Must not run twice."""
+    """Record an effect; it must not be retried."""
     effect()
     return 2 * number
 
 
 @app.reasoner(retries=50)
 async def again(number: int) -> int:
-    """May be retried as often as it is lost."""
+    """Record an effect; it may be retried."""
     effect()
     await asyncio.sleep(0)
     return 2 * number
@@ -38,7 +38,7 @@ async def again(number: int) -> int:
 
 @app.reasoner()
 async def both(number: int) -> int:
-    """Call the two."""
+    """Call `once` and `again`."""
     effect()
     first = await app.call("work.once", number=number)
     return first + await app.call("work.again", number=number)

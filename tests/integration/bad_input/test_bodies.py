@@ -1,4 +1,4 @@
-"""Requests that do not fit: malformed, too large, too slow, of the wrong caller; each is told what to do, the rest goes on."""
+"""Invalid requests (malformed, too large, too slow, wrong caller) get a typed error with a hint, and other requests are served."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "operator-key-0123456789"
 
 @pytest.fixture
 async def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
-    """An installation that must take a good request after the test."""
+    """A running installation; on exit it must still serve valid requests."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path) as it:
         yield it
@@ -106,17 +106,17 @@ async def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Async
     ],
     ids=lambda value: value[:30].decode(errors="replace") if isinstance(value, bytes) else None,
 )
-async def test_a_body_that_does_not_fit(
+async def test_an_invalid_body_is_refused(
     installation: Installation, body: bytes, status: int, code: str, detail: str, hint: str
 ) -> None:
-    """A start whose body is no JSON, the wrong JSON or too much of it is refused, and starts nothing."""
+    """A start with malformed JSON, invalid parameters or an oversized body is refused, and no session starts."""
     said = await installation.refused("/sessions", body)
     assert (said.status, said.code, said.detail, said.hint) == (status, code, detail, hint)
     assert await installation.client.list_sessions() == []
 
 
-async def test_another_media_type(installation: Installation) -> None:
-    """A form is no body; the header to send is named."""
+async def test_an_unsupported_media_type_is_refused(installation: Installation) -> None:
+    """A form-encoded body gets 415, and the hint names the required header."""
     said = await installation.refused("/sessions", b"target=shop.here", media_type="application/x-www-form-urlencoded")
     assert (said.text(), said.status) == (
         """\
@@ -128,8 +128,8 @@ code: unsupported_media_type
     )
 
 
-async def test_large_values_from_the_command_line_and_python(installation: Installation) -> None:
-    """What is too large to travel is refused with the same words everywhere, also while it is still being sent."""
+async def test_an_oversized_input_from_the_command_line_and_python_is_refused(installation: Installation) -> None:
+    """An oversized input gets the same error from `af` and Python, also while the body is still being sent."""
     large = "x" * 5_000_000
     code, printed = await af_refused(
         "execute", "shop.echo", "--input", json.dumps({"word": large}), "--url", installation.url
@@ -142,8 +142,8 @@ async def test_large_values_from_the_command_line_and_python(installation: Insta
     assert (started.code, started.detail) == ("body_too_large", "The body is larger than 65536 bytes.")
 
 
-async def test_a_slow_body(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body that does not arrive is given up, and others are served meanwhile."""
+async def test_a_slow_body_times_out(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that does not arrive in time gets 408, and other requests are served meanwhile."""
     patient = http.read_text.__kwdefaults__
     assert patient is not None
     monkeypatch.setitem(patient, "timeout", 0.3)
@@ -192,10 +192,10 @@ async def test_a_slow_body(installation: Installation, monkeypatch: pytest.Monke
         (b"v=0\r\n" + b"a=x\r\n" * 4000, "body_too_large", "The body is larger than 16384 bytes.", SMALLER),
     ],
 )
-async def test_an_offer_that_is_no_call(
+async def test_an_invalid_sdp_offer_is_refused(
     installation: Installation, offer: bytes, code: str, detail: str, hint: str
 ) -> None:
-    """What is no SDP offer of a plain call never reaches the provider; the session goes on waiting for its caller."""
+    """An invalid SDP offer is refused before the provider is called, and the session stays in `created`."""
     started = await installation.client.start_session(StartRequest(target="shop.voice"))
     path = f"/sessions/{started.session_id}/offer"
     said = await installation.refused(path, offer, media_type="application/sdp", token=started.token)
@@ -205,8 +205,8 @@ async def test_an_offer_that_is_no_call(
     assert installation.provider.calls == []
 
 
-async def test_a_token_opens_one_session_and_dies_with_it(installation: Installation) -> None:
-    """A token of another session, an operator's route, an unknown token, and a token after the end are refused."""
+async def test_a_browser_token_is_valid_for_one_session_until_it_ends(installation: Installation) -> None:
+    """Refused: the token of another session, an operator's route, an unknown token, a token of an ended session."""
     one, two = [await installation.client.start_session(StartRequest(target="shop.voice")) for _ in range(2)]
     other = "error: The browser token belongs to another session.\nhint: use the token that came with this session's start\ncode: token_scope\n"
     for path, how in (("/offer", {"media_type": "application/sdp"}), ("/input", {}), ("/end", {})):
@@ -244,8 +244,8 @@ async def test_a_token_opens_one_session_and_dies_with_it(installation: Installa
     assert (await installation.client.get_session(two.session_id)).state == "created"
 
 
-async def test_a_one_time_code_used_twice(installation: Installation) -> None:
-    """The address of a page works once; what is said does not tell whether the code was ever good."""
+async def test_a_one_time_code_is_refused_the_second_time(installation: Installation) -> None:
+    """A page URL works once; a used code and an unknown code get the same error."""
     started = await installation.client.start_session(StartRequest(target="shop.here"))
     code = started.page_url.partition("#code=")[2]
     assert (await installation.client.exchange(code)).session_id == started.session_id
@@ -313,16 +313,16 @@ async def test_a_one_time_code_used_twice(installation: Installation) -> None:
         ),
     ],
 )
-async def test_what_is_not_there(
+async def test_unknown_ids_and_routes_are_refused(
     installation: Installation, path: str, how: dict[str, Any], status: int, text: str
 ) -> None:
-    """What does not exist is told with where to look."""
+    """An unknown id, route or method, or an invalid query, gets an error with a hint."""
     said = await installation.refused(path, **how)
     assert (said.text(), said.status) == (text, status)
 
 
-async def test_words_before_the_call(installation: Installation) -> None:
-    """Typed words need a call, and have to be some."""
+async def test_text_before_the_call_is_refused(installation: Installation) -> None:
+    """Typed text requires a live call and at least one character."""
     started = await installation.client.start_session(StartRequest(target="shop.voice"))
     path = f"/sessions/{started.session_id}/input"
     assert (await installation.refused(path, {"text": "hello"})).text() == (
@@ -335,8 +335,8 @@ async def test_words_before_the_call(installation: Installation) -> None:
     )
 
 
-async def test_a_wrong_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the operator's key, or with another one, nothing is done: over HTTP, from `af`, in Python, for a node."""
+async def test_a_missing_or_wrong_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing or wrong operator's key is refused over HTTP, in `af`, in Python and for a node."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     hint = "set AGENTFIELD_API_KEY to the key that the control plane was started with"
     wrong = f"error: That is not this control plane's key.\nhint: {hint}\ncode: unauthorized\n"

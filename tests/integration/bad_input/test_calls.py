@@ -1,4 +1,4 @@
-"""Calls that go wrong: recordings that are none, providers that refuse, handlers and reasoners that fail, a second offer."""
+"""Failing calls: unusable recordings, provider refusals, failing handlers and reasoners, a second offer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NO_AUDIO = "it is not audio, or its header is cut off"
 
 @pytest.fixture
 async def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
-    """An installation that must take a good request after the test."""
+    """A running installation; on exit it must still serve valid requests."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "home"))
     async with run_installation(tmp_path / "home") as it:
         yield it
 
 
 def recording(path: Path, *, rate: int = 16_000, width: int = 2, channels: int = 1, seconds: float = 0.5) -> Path:
-    """Write a tone as a WAV file of any format."""
+    """Write a tone as a WAV file with the given rate, sample width and channels."""
     at = np.arange(int(rate * seconds)) / rate
     loud = np.repeat(np.sin(2 * np.pi * 300 * at) / 2, channels)
     match width:
@@ -52,7 +52,7 @@ def recording(path: Path, *, rate: int = 16_000, width: int = 2, channels: int =
 
 
 def mp3(path: Path) -> Path:
-    """Write a tone as MP3, whatever the name says."""
+    """Write a tone as MP3, regardless of the file's extension."""
     import av
 
     with av.open(str(path), "w", format="mp3") as container:
@@ -80,10 +80,10 @@ def mp3(path: Path) -> Path:
         ("folder.wav", "Is a directory"),
     ],
 )
-async def test_a_recording_that_cannot_be_spoken(
+async def test_an_unusable_recording_is_refused(
     installation: Installation, tmp_path: Path, name: str, why: str
 ) -> None:
-    """What is no speech is refused by `af session call` and `af demo` before anything is started."""
+    """`af session call` and `af demo` refuse a recording without speech, and no session starts."""
     (tmp_path / "text.wav").write_text("these are words, not samples\n" * 50)
     (tmp_path / "nothing.wav").write_bytes(b"")
     (tmp_path / "header.wav").write_bytes(recording(tmp_path / "good.wav").read_bytes()[:20])
@@ -106,8 +106,8 @@ code: bad_recording
     assert (status, json.loads(out)["code"], steady(json.loads(out)["detail"])) == (2, said.code, said.detail)
 
 
-async def test_recordings_of_many_kinds_are_spoken(installation: Installation, tmp_path: Path) -> None:
-    """Stereo at 44.1 kHz, 8 and 24 bits, an MP3 by the name of a WAV, and a WAV that was cut off are all spoken."""
+async def test_common_audio_formats_are_accepted(installation: Installation, tmp_path: Path) -> None:
+    """Stereo at 44.1 kHz, 8 and 24 bits, an MP3 with a WAV extension and a truncated WAV are all played to the agent."""
     cut = recording(tmp_path / "cut.wav", seconds=1)
     cut.write_bytes(cut.read_bytes()[:16_000])
     files = [
@@ -123,8 +123,8 @@ async def test_recordings_of_many_kinds_are_spoken(installation: Installation, t
     assert [turn["generated"] for turn in json.loads(out)["turns"]] == ["hello"] * 5
 
 
-async def test_a_place_that_cannot_be_written_makes_no_call(installation: Installation, tmp_path: Path) -> None:
-    """Where the reply cannot be saved, the call is not made in vain."""
+async def test_an_unwritable_save_path_is_refused_before_the_call(installation: Installation, tmp_path: Path) -> None:
+    """An unwritable `--save` path is refused before a session starts."""
     question = str(recording(tmp_path / "question.wav"))
     for place, why in ((tmp_path / "none" / "reply.wav", "its folder does not exist"), (tmp_path, "it is a folder")):
         command = (
@@ -188,15 +188,17 @@ code: provider_unavailable
         ),
     ],
 )
-async def test_a_provider_that_refuses(installation: Installation, tmp_path: Path, refused: Any, text: str) -> None:
-    """The provider's refusal reaches the caller in its own words, without the key; the next call is made."""
+async def test_a_refusal_of_the_provider_reaches_the_caller(
+    installation: Installation, tmp_path: Path, refused: Any, text: str
+) -> None:
+    """The provider's refusal reaches the caller with the provider's message and without the key; the next call succeeds."""
     installation.provider.behaviour = Behaviour(refuse_calls=refused)
     question = str(recording(tmp_path / "question.wav"))
     code, said = await af_refused("session", "call", "shop.voice", "--audio", question, "--url", installation.url)
     assert (code, said.text()) == (1, text)
     installation.provider.behaviour = Behaviour()
     refused_call = (await installation.client.list_sessions())[0]
-    # what no other offer would cure has ended the session; else the caller hung up
+    # a final refusal ends the session with provider_error; after a retryable one the caller hangs up
     final = refused_call.end_reason == "provider_error"
     assert (refused_call.state, final) == ("ended", refused in (401, 404, 429)), refused_call.end_reason
     async with calling(installation.client, "shop.voice") as live:
@@ -226,10 +228,10 @@ code: provider_unavailable
         ),
     ],
 )
-async def test_a_provider_that_is_not_there(
+async def test_an_unreachable_provider_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], target: str, text: str
 ) -> None:
-    """A provider at whose address nobody answers is named with the setting that leads there."""
+    """The error names the unreachable provider, and the hint names the setting with its address."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     question = str(recording(tmp_path / "question.wav"))
     async with run_installation(tmp_path, environ=environ) as installation:
@@ -240,8 +242,8 @@ async def test_a_provider_that_is_not_there(
 # ── handlers and reasoners ────────────────────────────────────────────────────
 
 
-async def test_a_handler_that_raises(installation: Installation, tmp_path: Path) -> None:
-    """The terminal caller is told what the handler raised, the turn's record has code and hint; another call is answered."""
+async def test_a_handler_exception_is_reported(installation: Installation, tmp_path: Path) -> None:
+    """`af` prints the handler's exception, the turn's execution has code and hint, and another call is answered."""
     question = str(recording(tmp_path / "question.wav"))
     code, out, _ = await af("session", "call", "shop.raises", "--audio", question, "--url", installation.url)
     assert code == 1, out
@@ -262,8 +264,8 @@ async def test_a_handler_that_raises(installation: Installation, tmp_path: Path)
         assert [said["generated"] for said in (await live.say(tone_samples(0.4))).speeches] == ["hello"]
 
 
-async def test_a_handler_that_never_takes_a_turn(installation: Installation, tmp_path: Path) -> None:
-    """A call whose handler returns without a turn is over at once, with what to write."""
+async def test_a_handler_without_input_is_reported(installation: Installation, tmp_path: Path) -> None:
+    """A handler that returns without `session.input()` ends the session, and the error names the missing call."""
     question = str(recording(tmp_path / "question.wav"))
     code, out, _ = await af("session", "call", "shop.absent", "--audio", question, "--url", installation.url, "--json")
     problem = json.loads(out)
@@ -351,10 +353,10 @@ async def test_a_handler_that_never_takes_a_turn(installation: Installation, tmp
         ),
     ],
 )
-async def test_a_reasoner_that_fails(
+async def test_failed_and_invalid_executions_are_reported(
     installation: Installation, command: tuple[str, ...], exit_code: int, text: str
 ) -> None:
-    """What a reasoner raises, returns or is wrongly given is told alike by `af` and over HTTP; the node lives on."""
+    """Exceptions, non-JSON results, invalid inputs and unknown targets get the same error in `af` and over HTTP."""
     code, said = await af_refused("execute", *command, "--url", installation.url)
     assert (code, said.text()) == (exit_code, text)
     if "{" not in command:
@@ -365,8 +367,8 @@ async def test_a_reasoner_that_fails(
 # ── a second offer ────────────────────────────────────────────────────────────
 
 
-async def test_a_second_offer_ends_the_first_call(installation: Installation) -> None:
-    """A page that is loaded again calls again: the first call is hung up, the same session and handler go on."""
+async def test_a_second_offer_replaces_the_first_call(installation: Installation) -> None:
+    """A second offer for a session hangs up the first call; session and handler continue on the second."""
     async with calling(installation.client, "shop.voice") as live:
         first = (await live.say(tone_samples(0.4))).speeches
         offer = lambda sdp: installation.client.offer(live.id, sdp, live.started.token)  # noqa: E731 - a partial of three

@@ -1,4 +1,4 @@
-"""A machine that is not as one would like it: proxies that lead nowhere, ports in use, no control plane."""
+"""Faults of the environment: dead proxies, ports in use, an unreachable control plane, invalid commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"
 
 @pytest.fixture
 def proxied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every proxy of the environment is a port on which nobody listens, and no address is excepted."""
+    """Set every proxy variable to a port without a listener, and unset NO_PROXY."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "home"))
     for name in PROXIES:
         monkeypatch.setenv(name, DEAD)
@@ -41,8 +41,8 @@ def proxied(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["shop.voice", "shop.here"])
-async def test_a_proxy_is_not_asked_for_this_machine(proxied: None, tmp_path: Path, target: str) -> None:
-    """Node link, `af`, the call, its sideband and the provider on loopback work behind a proxy that leads nowhere."""
+async def test_loopback_traffic_bypasses_the_proxy(proxied: None, tmp_path: Path, target: str) -> None:
+    """Node link, `af`, call, sideband and provider on loopback work while the configured proxy is dead."""
     write_recording(tmp_path / "question.wav", tone_samples(0.4))
     async with run_installation(tmp_path / "home") as installation:
         code, out, err = await af("session", "call", target, "--audio", str(tmp_path / "question.wav"), "--json")
@@ -54,8 +54,8 @@ async def test_a_proxy_is_not_asked_for_this_machine(proxied: None, tmp_path: Pa
         assert installation.url in json.loads((tmp_path / "home" / "current.json").read_text())["url"]
 
 
-async def test_a_local_provider_of_our_own_is_reached_behind_a_proxy(proxied: None, tmp_path: Path) -> None:
-    """The offline provider is started as a process, found ready and used without the proxy."""
+async def test_the_local_provider_is_reached_without_the_proxy(proxied: None, tmp_path: Path) -> None:
+    """The local provider's process is started, found ready and used without the proxy."""
     runtime = Runtime(base_url="", data_dir=tmp_path, logger=logging.getLogger("agentfield.adapter.local"))
     async with http_session() as http:
         supervisor = Supervisor(runtime, http, engines="synthetic", linger=1)
@@ -69,8 +69,8 @@ async def test_a_local_provider_of_our_own_is_reached_behind_a_proxy(proxied: No
         await supervisor.close()
 
 
-async def test_a_dead_proxy_on_the_way_to_a_provider_is_named(proxied: None, tmp_path: Path) -> None:
-    """A provider elsewhere is reached through the proxy; when that is dead the error says so, the rest works."""
+async def test_a_dead_proxy_is_named_in_the_error(proxied: None, tmp_path: Path) -> None:
+    """A remote provider is reached through the proxy; if the proxy is dead, the error says so."""
     write_recording(tmp_path / "question.wav", tone_samples(0.4))
     async with run_installation(
         tmp_path / "home", environ={"OPENAI_BASE_URL": "https://api.example.com/v1"}
@@ -87,8 +87,8 @@ code: provider_unavailable
     )
 
 
-async def test_no_control_plane(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where AGENTFIELD_URL leads nowhere, `af`, Python and an agent say so with the address and what to type."""
+async def test_an_unreachable_control_plane_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing listens at AGENTFIELD_URL, the error in `af`, Python and an agent has the address and a command."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     monkeypatch.setenv("AGENTFIELD_URL", DEAD)
     text = """\
@@ -108,8 +108,8 @@ code: control_plane_unavailable
     )
 
 
-async def test_an_address_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """AGENTFIELD_URL that is no address, and an address where something else answers, are told apart."""
+async def test_an_invalid_control_plane_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A malformed AGENTFIELD_URL and the address of another server get different errors."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path) as installation:
         with monkeypatch.context() as given:
@@ -134,8 +134,8 @@ async def test_an_address_that_is_none(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("command", ["server", "dev"])
-def test_a_port_in_use(tmp_path: Path, command: str) -> None:
-    """A port in use is told with the process that has it and what to type, also in JSON; whoever has it is left alone."""
+def test_a_port_in_use_is_reported_with_its_process(tmp_path: Path, command: str) -> None:
+    """The error, as text and as JSON, names the process on the port and a free port; that process keeps running."""
     (tmp_path / "agent.py").write_text("")
     folder = [str(tmp_path)] if command == "dev" else []
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -154,8 +154,8 @@ def test_a_port_in_use(tmp_path: Path, command: str) -> None:
     assert f"error: {problem['detail']}\nhint: {problem['hint']}\ncode: {problem['code']}\n" == text.stderr
 
 
-def test_a_control_plane_for_everybody_needs_a_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Listening where others can reach it is refused without a key, and a short key is none."""
+def test_a_public_control_plane_requires_a_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`af server` refuses a public host without a key, and the hint has the key's minimum length."""
     assert run(["server", "--host", "0.0.0.0", "--data", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         "error: The control plane was asked to listen on 0.0.0.0, where others can reach it, without a key.\n"
@@ -190,8 +190,10 @@ def test_a_control_plane_for_everybody_needs_a_key(capsys: pytest.CaptureFixture
         ),
     ],
 )
-def test_a_command_that_is_none(capsys: pytest.CaptureFixture[str], arguments: list[str], text: str) -> None:
-    """What cannot be a command is told with the help to look at, as text and as JSON."""
+def test_an_invalid_command_line_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    """An invalid command line gets an error with the help command to run, as text and as JSON."""
     assert run(arguments) == 2
     assert steady(capsys.readouterr().err) == text
     assert run([*arguments, "--json"]) == 2

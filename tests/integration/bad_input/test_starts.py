@@ -1,4 +1,4 @@
-"""Starts that cannot be: the same words over HTTP, from `af` (text and JSON) and in Python; the rest goes on."""
+"""Refused session starts: the same error over HTTP, in `af` (text and JSON) and in Python; other requests are served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TARGETS = "shop.breaks, shop.echo, shop.endless, shop.leaves, shop.odd"
 
 @pytest.fixture
 async def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
-    """An installation that must take a good request after the test."""
+    """A running installation; on exit it must still serve valid requests."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path) as it:
         yield it
@@ -162,21 +162,21 @@ code: capability_missing
         ),
     ],
 )
-async def test_a_start_that_does_not_fit(
+async def test_an_invalid_start_is_refused(
     installation: Installation, target: str, asked: dict[str, str], status: int, text: str
 ) -> None:
-    """A target, pair, model, voice, tool or need that is not there is named, with what there is and what to type."""
+    """The error names the unknown target, pair, model, voice, tool or capability, and lists the alternatives."""
     said = await installation.start_refused(target, **asked)
     assert (said.text(), said.status) == (text, status)
     assert [view.state for view in await installation.client.list_sessions()] == []
 
 
 class Deaf:
-    """A plugin whose one pair tells nobody what the caller said."""
+    """A plugin whose only pair has no caller transcripts."""
 
     @hookimpl
     def agentfield_manifest(self) -> Manifest:
-        """Return what it brings."""
+        """Return the manifest."""
         return Manifest(
             api=(2, 0),
             providers=(ProviderSpec(name="deaf", title="Deaf"),),
@@ -199,8 +199,8 @@ class Deaf:
         )
 
 
-async def test_the_handler_floor_needs_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler cannot answer turns on a pair that does not tell what the caller said; other pairs that can are named."""
+async def test_the_handler_floor_requires_transcripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler floor is refused on a pair without caller transcripts, and the error lists the pairs that have them."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     plugins = Registry.of([Deaf(), local_plugin, openai_plugin])
     app = Agent("shop", registry=Registry.of([]))
@@ -261,18 +261,20 @@ code: invalid_provider_url
         ),
     ],
 )
-async def test_a_provider_that_is_not_set_up(
+async def test_an_unconfigured_provider_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], status: int, text: str
 ) -> None:
-    """Without a key, or with an address that would send it in the clear, nothing is started; other providers go on."""
+    """A provider without a key or with an unencrypted address is refused; other providers work."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path, environ=environ) as installation:
         said = await installation.start_refused("shop.voice")
     assert (said.text(), said.status) == (text, status)
 
 
-async def test_a_node_that_is_not_connected(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions and reasoners of a node that went away are refused with how to start it again."""
+async def test_targets_of_a_disconnected_node_are_refused(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions and reasoners of a disconnected node are refused, and the hint has the command that starts it."""
     away = Agent("away", url=installation.url, registry=Registry.of([]))
 
     @away.reasoner()
@@ -328,8 +330,10 @@ code: speech_unavailable
         ),
     ],
 )
-async def test_no_speech_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, text: str) -> None:
-    """Without speech engines `local` is refused, and says which systems have them; other providers go on."""
+async def test_missing_speech_engines_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, text: str
+) -> None:
+    """`local` without speech engines is refused with the supported systems; other providers work."""
     import platform
 
     from agentfield_local.speech import models
@@ -385,7 +389,9 @@ code: body_too_large
         ),
     ],
 )
-async def test_what_is_said_of_the_caller(installation: Installation, flags: tuple[str, str], text: str) -> None:
-    """A caller or metadata that do not fit are refused; the same code comes over HTTP."""
+async def test_an_invalid_caller_or_metadata_is_refused(
+    installation: Installation, flags: tuple[str, str], text: str
+) -> None:
+    """`af session start` refuses an oversized caller, and metadata that is oversized or no JSON object."""
     code, said = await af_refused("session", "start", "shop.here", *flags, "--url", installation.url)
     assert (code, said.text()) == (2, text)

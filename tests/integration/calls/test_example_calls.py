@@ -1,4 +1,4 @@
-"""The first programs, unchanged, take calls over their transports: a server of the providers' protocols, real processes."""
+"""The example agents, unchanged, take calls over every transport, in real processes with a local provider server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SWAPPED = {
         "voice": "alloy",
     },
 }
-"""The keywords of the decorator that another transport swaps; the handler is the same."""
+"""The decorator's keywords that differ per transport; the handler is the same."""
 REPLY = "I found the order. It's stuck in customs — want me to start a replacement?"
 ASKED = {
     "synthetic/01": "where is my order number four two seven",
@@ -49,14 +49,14 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that does not stick to the words of a say and is late with the caller's, without speech models."""
+    """A provider server without speech models that rewords every say and sends caller transcripts 1.5 s late."""
     flags = ("--engines", "synthetic", "--brain", "paraphrasing", "--late-transcript", "1500")
     with speech_server(tmp_path_factory.mktemp("tones"), *flags) as server:
         yield server.url
 
 
 def swapped(transport: str, folder: Path) -> Path:
-    """Return the first program for a transport: keywords swapped, and a name of its own, so that all run side by side."""
+    """Return the example for a transport: the keywords are replaced, and its own node id lets all run side by side."""
     if not SWAPPED[transport]:
         return SEED
     text = SEED.read_text()
@@ -71,7 +71,7 @@ def swapped(transport: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory, speech: SpeechServer) -> Iterator[Installation]:
-    """One installation with the programs of all transports; the providers are one server with real speech engines."""
+    """One installation with an agent per transport; one server with real speech engines is every provider."""
     folder = tmp_path_factory.mktemp("spoken")
     agents = [PHONE, *(swapped(transport, folder) for transport in SWAPPED)]
     with run_installation(folder / "installation", *agents, env=provider_settings(speech.url)) as it:
@@ -79,7 +79,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory, speech: SpeechServer) -> Ite
 
 
 def turns_in_order(events: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Check that a log holds so many turns in order, each followed by its own speech, and return the speeches."""
+    """Check that the log has `count` turns in order, each followed by its own speech; return the speeches."""
     turns = [event["body"]["turn_id"] for event in of_kind(events, "turn.committed")]
     begun = [event["body"]["turn_id"] for event in of_kind(events, "speech.started")]
     assert len(turns) == count
@@ -91,8 +91,8 @@ def turns_in_order(events: list[dict[str, Any]], count: int) -> list[dict[str, A
     return [event["body"] for event in of_kind(events, "speech.ended")]
 
 
-async def the_tree_is_right(live: LiveCall, count: int, node: str = "voice-support") -> None:
-    """Check that the session holds so many turns, and each turn its call of the reasoner."""
+async def check_tree(live: LiveCall, count: int, node: str = "voice-support") -> None:
+    """Check that the session has `count` turns, each with one call of the reasoner."""
     expected: list[tuple[str, str, str, str | None]] = [("session", f"{node}.voice", "succeeded", None)]
     for number in range(1, count + 1):
         expected.append(("turn", f"{node}.voice", "succeeded", "session 1"))
@@ -108,10 +108,10 @@ async def the_tree_is_right(live: LiveCall, count: int, node: str = "voice-suppo
 @pytest.mark.speech
 @pytest.mark.realtime
 @pytest.mark.parametrize("transport", SWAPPED)
-async def test_spoken_turns_are_understood_answered_and_heard(
+async def test_spoken_turns_are_transcribed_answered_and_recorded(
     seeds: Installation, speech: SpeechServer, transport: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A caller speaks and hears each answer, over each transport; turns, words and tree are recorded, the key is nowhere."""
+    """On each transport the caller hears every answer; turns, texts and tree are recorded, and the key is not leaked."""
     caplog.set_level(logging.DEBUG)
     wanted = WANTED | SWAPPED[transport]
     node = "voice-support" if transport == "webrtc" else f"voice-{transport}"
@@ -122,7 +122,7 @@ async def test_spoken_turns_are_understood_answered_and_heard(
             view = await live.hang_up()
         stream = await live.raw_events()
         said = turns_in_order(live.events, len(asked))
-        await the_tree_is_right(live, len(asked), node)
+        await check_tree(live, len(asked), node)
     heard = [await speech.transcribe(answer.audio) for answer in answers]
     assert (view.state, view.end_reason, view.turns) == ("ended", "caller_hangup", len(asked))
     assert (view.provider, view.transport, view.model, view.voice) == tuple(wanted.values())
@@ -141,8 +141,8 @@ async def test_spoken_turns_are_understood_answered_and_heard(
 
 @pytest.mark.speech
 @pytest.mark.realtime
-async def test_the_phone_is_answered_by_the_model(seeds: Installation, speech: SpeechServer) -> None:
-    """The program with three dots for a handler, behind a line of 16 kHz: the model repeats what it heard, aloud."""
+async def test_the_model_answers_a_session_with_an_empty_handler(seeds: Installation, speech: SpeechServer) -> None:
+    """A session with an empty handler on a 16 kHz call: the model repeats the caller's words as speech."""
     name, asked = next(iter(ASKED.items()))
     async with seeds.client() as client:
         wanted = {"provider": "openai", "transport": "websocket", "model": "gpt-realtime-2"}
@@ -161,14 +161,14 @@ async def test_the_phone_is_answered_by_the_model(seeds: Installation, speech: S
     assert dag.session_id == live.id
 
 
-async def test_a_model_that_uses_other_words_late_is_recorded_as_it_spoke(tmp_path: Path, tones: str) -> None:
-    """With transcripts 1.5 s late and every say reworded, three turns stay in order and nothing passes for verbatim."""
+async def test_late_transcripts_and_reworded_speech_are_recorded(tmp_path: Path, tones: str) -> None:
+    """With transcripts 1.5 s late and every say reworded, three turns stay in order and none is recorded as verbatim."""
     with run_installation(tmp_path, SEED, env=provider_settings(tones)) as it:
         async with it.client() as client, calling(client, TARGET) as live:
             for _ in range(3):
                 await live.say(tone_samples())
             view = await live.hang_up()
-            await the_tree_is_right(live, 3)
+            await check_tree(live, 3)
         written = it.everything()
     assert (view.end_reason, view.turns) == ("caller_hangup", 3)
     for said in turns_in_order(live.events, 3):

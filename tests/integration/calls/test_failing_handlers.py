@@ -1,4 +1,4 @@
-"""What goes wrong in a live call, and what does not go down with it: handlers and reasoners that fail, calls below calls."""
+"""Failing handlers and reasoners, and nested reasoner calls, in live calls between real processes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ app.run()
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """A control plane with one node that has a session for each fault; every caller says "hello"."""
+    """A control plane and one node with a session for each fault; every turn is transcribed as "hello"."""
     folder = tmp_path_factory.mktemp("shop")
     file = folder / "agent.py"
     file.write_text(AGENT)
@@ -104,8 +104,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         yield it
 
 
-async def test_a_call_below_a_call_belongs_to_the_session(shop: Installation) -> None:
-    """A reasoner that calls another passes the session on: one tree, and both are told whose call they work for."""
+async def test_a_nested_call_belongs_to_the_session(shop: Installation) -> None:
+    """A reasoner called by a reasoner is in the session's tree, and both get the session's headers."""
     async with shop.client() as client, calling(client, "shop.nested", caller="maria") as live:
         answer = await live.say(tone_samples())
         await live.hang_up()
@@ -133,8 +133,8 @@ async def test_a_call_below_a_call_belongs_to_the_session(shop: Installation) ->
         }
 
 
-async def test_a_handler_that_raises_apologises_and_takes_the_next_turn(shop: Installation) -> None:
-    """An exception fails its turn, `on_error` is spoken, and the handler is run for the next turn."""
+async def test_a_handler_exception_fails_one_turn_only(shop: Installation) -> None:
+    """The exception fails its turn, `on_error` is spoken, and the handler runs again for the next turn."""
     async with shop.client() as client, calling(client, "shop.stumbles") as live:
         first = await live.say(tone_samples())
         second = await live.say(tone_samples())
@@ -156,8 +156,8 @@ async def test_a_handler_that_raises_apologises_and_takes_the_next_turn(shop: In
     assert (view.end_reason, view.turns) == ("caller_hangup", 2)
 
 
-async def test_a_handler_that_takes_no_turn_ends_the_session_with_a_hint(shop: Installation) -> None:
-    """Returning without a turn ends the call: the reason says what happened, the detail what to write."""
+async def test_a_handler_that_returns_without_input_ends_the_session(shop: Installation) -> None:
+    """The end reason is `handler_failed`, and the detail names the missing `session.input()`."""
     async with shop.client() as client, calling(client, "shop.deaf") as live:
         welcome = await live.wait("speech.ended")
         view = await live.ended()
@@ -168,8 +168,8 @@ async def test_a_handler_that_takes_no_turn_ends_the_session_with_a_hint(shop: I
     assert tree(dag) == [("session", "shop.deaf", "failed", None)]
 
 
-async def test_a_call_that_is_over_before_it_connects_says_why(shop: Installation, tmp_path: Path) -> None:
-    """The terminal caller does not wait for the media of a call that its handler has ended; it tells the reason."""
+async def test_a_session_that_ends_before_the_call_connects_is_reported(shop: Installation, tmp_path: Path) -> None:
+    """`af session call` does not wait for media of a session that its handler has ended, and prints the reason."""
     command = [
         AF,
         "session",
@@ -189,8 +189,8 @@ async def test_a_call_that_is_over_before_it_connects_says_why(shop: Installatio
     assert "await session.input()" in problem["detail"]
 
 
-async def test_a_reasoner_that_fails_is_a_typed_error_in_the_handler(shop: Installation) -> None:
-    """What raises, returns no JSON, is given bad input or does not exist is an error with its code; the call goes on."""
+async def test_a_failed_reasoner_call_raises_a_typed_error(shop: Installation) -> None:
+    """A reasoner that raises, returns no JSON, gets invalid input or is unknown raises a coded error; the call continues."""
     async with shop.client() as client, calling(client, "shop.careful") as live:
         answer = await live.say(tone_samples())
         view = await live.hang_up()

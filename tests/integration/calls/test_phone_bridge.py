@@ -1,4 +1,4 @@
-"""The example of a bridge, as its README runs it: its agent, its line with a recording, a control plane and the local server."""
+"""The phone bridge example as its README runs it: its agent, a recorded caller, a control plane and the local provider."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKED = "where is my order number four two seven"
 
 
 async def call(it: Installation, recording: Path, save: Path, *flags: str) -> tuple[str, str]:
-    """Run the bridge with a recording; returns what it printed, and its error output."""
+    """Run the bridge with a recording; return its standard output and its error output."""
     command = [sys.executable, str(BRIDGE / "bridge.py"), str(recording), "--save", str(save), *flags]
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -40,15 +40,15 @@ async def call(it: Installation, recording: Path, save: Path, *flags: str) -> tu
     return out.decode(), err.decode()
 
 
-def told(out: str, who: str) -> str:
-    """Return what the bridge printed of one side."""
+def printed_by(out: str, who: str) -> str:
+    """Return the text that the bridge printed for one side."""
     return " ".join(line.removeprefix(f"{who}:") for line in out.splitlines() if line.startswith(f"{who}:"))
 
 
 @pytest.mark.speech
 @pytest.mark.realtime
 async def test_a_recording_is_answered_over_the_bridge(tmp_path: Path, speech: SpeechServer) -> None:
-    """A caller from a WAV file is understood and hears an answer; the keys that it presses are recorded, it hangs up."""
+    """The recorded caller is transcribed and answered aloud; its keys and its hang-up are recorded."""
     agent = BRIDGE / "agent.py"
     assert "python examples/phone_bridge/bridge.py caller.wav --save answer.wav" in (BRIDGE / "README.md").read_text()
     with run_installation(tmp_path / "installation", agent, env=provider_settings(speech.url)) as it:
@@ -60,8 +60,8 @@ async def test_a_recording_is_answered_over_the_bridge(tmp_path: Path, speech: S
             events = [event async for event in client.session_events(session.id)]
         written = it.everything()
     assert err == ""
-    assert word_error_rate([(ASKED, told(out, "caller"))]) <= 0.15, out
-    answer = told(out, "agent ")
+    assert word_error_rate([(ASKED, printed_by(out, "caller"))]) <= 0.15, out
+    answer = printed_by(out, "agent ")
     assert word_error_rate([(f"You said: {ASKED}.", answer)]) <= 0.15, out
     heard = await speech.transcribe(read_recording(tmp_path / "answer.wav"))
     assert word_error_rate([(answer, heard)]) <= 0.15, heard

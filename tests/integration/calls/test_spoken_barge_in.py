@@ -1,4 +1,4 @@
-"""Callers who interrupt with real speech, where the control plane carries the audio and where turns are recorded."""
+"""Callers interrupt with real speech, over the media socket and over recorded turns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ REQUESTED = "i would like to start a replacement please"
 
 @pytest.fixture(scope="module")
 def teller(tmp_path_factory: pytest.TempPathFactory, speech: SpeechServer) -> Iterator[Installation]:
-    """An agent that answers the first turn with a story of half a minute, and the next one with a sentence."""
+    """An agent that answers the first turn with half a minute of speech, and the next one with a sentence."""
     folder = tmp_path_factory.mktemp("teller")
     (folder / "teller.py").write_text(AGENT)
     with run_installation(folder / "it", folder / "teller.py", env=provider_settings(speech.url)) as it:
@@ -56,7 +56,7 @@ def teller(tmp_path_factory: pytest.TempPathFactory, speech: SpeechServer) -> It
 
 
 async def heard_for(live: LiveCall, seconds: float, after: float) -> None:
-    """Wait until the agent has been heard for so long."""
+    """Wait until the agent has been audible for `seconds`."""
     first = at = await live.call.wait_for_voice(after)
     while at < first + seconds:
         at = await live.call.wait_for_voice(at)
@@ -65,8 +65,10 @@ async def heard_for(live: LiveCall, seconds: float, after: float) -> None:
 @pytest.mark.speech
 @pytest.mark.realtime
 @pytest.mark.parametrize("transport", ["websocket", "audio_turns"])
-async def test_a_caller_interrupts_a_story(teller: Installation, speech: SpeechServer, transport: str) -> None:
-    """The story stops where it is made, what of it was heard is recorded and told, and the new turn is answered."""
+async def test_a_spoken_interruption_stops_a_long_answer(
+    teller: Installation, speech: SpeechServer, transport: str
+) -> None:
+    """The provider stops generating, the heard part is recorded and returned to the handler, and the new turn is answered."""
     target = f"teller.{transport}"
     async with teller.client() as client, calling(client, target) as live:
         begun = time.monotonic()
@@ -82,7 +84,7 @@ async def test_a_caller_interrupts_a_story(teller: Installation, speech: SpeechS
     told, said = [event["body"] for event in live.recorded("speech.ended")]
     assert (told["asked"], told["interrupted"], told["failed"]) == (STORY, True, None)
     assert STORY.startswith(told["generated"])
-    assert len(told["generated"]) < len(STORY)  # the stream of the answer was given up in the middle
+    assert len(told["generated"]) < len(STORY)  # generation stopped before the end
     assert told["heard_ms"] > 0
     assert told["heard_text"]
     assert told["generated"].startswith(told["heard_text"])
@@ -91,7 +93,7 @@ async def test_a_caller_interrupts_a_story(teller: Installation, speech: SpeechS
 
     heard = normalise(await speech.transcribe(live.call.recording))
     assert word_error_rate([(SHORT, " ".join(heard[-5:]))]) <= 0.2, heard
-    assert not {"train", "harbour", "harbor", "island"} & set(heard), heard  # nothing of what was thrown away
+    assert not {"train", "harbour", "harbor", "island"} & set(heard), heard  # no discarded audio was played
 
     note = "teller.note"
     assert tree(dag) == [

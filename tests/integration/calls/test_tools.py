@@ -1,4 +1,4 @@
-"""The second program: a handler without a body, two allow-listed tools on two nodes; the model picks, the list decides."""
+"""The tools example: an empty handler and two allow-listed tools on two nodes; the model calls only listed tools."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ REFUND_WORDS = "I want my money back. Please give me a refund."
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpeechServer]:
-    """The offline speech server, as the provider `openai`."""
+    """The local speech server, used as provider `openai`."""
     with speech_server(tmp_path_factory.mktemp("speech")) as server:
         yield server
 
 
 def spoken(text: str) -> Samples:
-    """Return a recording of somebody who says this, 48 kHz mono."""
+    """Return the text as synthesised speech, 48 kHz mono."""
     tts = load_engines("default").tts
     pcm = np.frombuffer(b"".join(tts.say(text)), "<i2")
     frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
@@ -51,7 +51,7 @@ def spoken(text: str) -> Samples:
 
 
 class Remembering(ScriptedBrain):
-    """A scripted model that remembers the results it was given."""
+    """A scripted model that keeps the tool results of its latest request."""
 
     results: Sequence[ToolResult] = ()
 
@@ -62,8 +62,8 @@ class Remembering(ScriptedBrain):
 
 @pytest.mark.speech
 @pytest.mark.realtime
-async def test_the_model_picks_the_tool_that_the_caller_needs(tmp_path: Path, speech: SpeechServer) -> None:
-    """Two callers ask for different things; each gets the right tool's result spoken, and the tool in their own tree."""
+async def test_the_model_calls_the_tool_that_matches_the_request(tmp_path: Path, speech: SpeechServer) -> None:
+    """Two concurrent callers each hear the result of the matching tool, and each session's tree has that tool."""
     refund = await asyncio.to_thread(spoken, REFUND_WORDS)
     with run_installation(tmp_path, *NODES, env=provider_settings(speech.url)) as it:
         async with (
@@ -91,8 +91,8 @@ async def test_the_model_picks_the_tool_that_the_caller_needs(tmp_path: Path, sp
     assert word_error_rate(zip(said, heard, strict=True)) <= 0.15, heard
 
 
-async def test_a_tool_outside_the_list_is_refused_and_never_run(tmp_path: Path) -> None:
-    """A model that asks for a target that exists but is not listed is told no and goes on; the refusal is recorded."""
+async def test_a_tool_outside_the_allow_list_is_refused(tmp_path: Path) -> None:
+    """An existing target outside the allow list is refused, recorded and not run; the model continues."""
     vault = tmp_path / "vault.py"
     vault.write_text(
         "from agentfield import Agent\n"

@@ -188,7 +188,7 @@ async def test_nodes_and_adapters_of_a_control_plane(installation: Installation)
 
 
 async def test_a_port_in_use_is_explained(installation: Installation, tmp_path: Path) -> None:
-    """A second control plane on the port reports that the port is in use, by which process, and a free one."""
+    """A second control plane on the port reports that the port is in use, the process that uses it, and a free port."""
     port = installation.url.rpartition(":")[2]
     code, _, err = await af(installation, "server", "--port", port, "--data", str(tmp_path))
     assert code == 2

@@ -41,7 +41,7 @@ def test_an_invalid_recording_is_refused(capsys, tmp_path):
 
 
 def test_a_port_in_use_is_refused(tmp_path):
-    """A port in use is refused with a free one to use."""
+    """A port in use is refused; the error names a free port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [AF, "demo", "--once", "--json", "--port", str(port), "--data", str(tmp_path / "data")]
@@ -81,7 +81,7 @@ async def test_a_speech_server_that_fails_to_start_is_reported(monkeypatch, tmp_
 async def test_loading_is_reported(monkeypatch, tmp_path):
     """Each engine is named when its loading begins; address and key come from the state file."""
     state = tmp_path / "adapters" / "local" / "server.json"
-    # a server goes on after its ready line: this one sleeps until it is stopped
+    # a server runs on after its ready line: this one sleeps until it is stopped
     program = (
         "import json, sys, time\n"
         "for done in (0, 100): sys.stderr.write(f'INFO agentfield_local: load voice activity {done} %\\n')\n"

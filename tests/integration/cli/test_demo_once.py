@@ -44,9 +44,9 @@ class Demos:
 
     ordinary: subprocess.Popen[str]
     only_lo: subprocess.Popen[str] | None
-    """None where the system allows no namespaces."""
+    """None if the system allows no namespaces."""
     why: str
-    """What the system said instead."""
+    """The system's error if it allows no namespaces."""
     home: Path
 
 

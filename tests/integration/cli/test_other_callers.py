@@ -139,7 +139,7 @@ class Peer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         if request.query.get("audio") == "1" and self.transport == "audio_turns" and not self._events:
-            await self.note("session.state", state="live")  # who listens opens the call
+            await self.note("session.state", state="live")  # the first listener opens the call
         with contextlib.suppress(ConnectionResetError):  # the caller has heard enough
             async for event in self._tell():
                 if event["type"] != "reply.audio" or request.query.get("audio") == "1":

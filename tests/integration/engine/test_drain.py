@@ -28,7 +28,7 @@ async def cp(tmp_path: Path) -> AsyncIterator[Plane]:
 
 
 async def test_newest_declaration_counts_for_new_work(cp: Plane) -> None:
-    """The newest declaration applies, also when an old instance links again or another one with old code starts."""
+    """The newest declaration applies, also when an instance with old code links again or starts."""
     old, new = RawNode(), RawNode()
     async with old.linked(cp, functions=(FN,), sessions=(OLD,)):
         async with new.linked(cp, functions=(OTHER_FN,), sessions=(NEW,)):
@@ -79,7 +79,7 @@ async def test_draining_instance_gets_no_new_work_and_one_drained_frame(cp: Plan
 
 
 async def test_instance_that_links_while_draining_gets_no_work(cp: Plane) -> None:
-    """The hello says that it drains; without work it gets `drained` at once."""
+    """An instance whose hello says that it drains gets no work, and `drained` at once."""
     node = RawNode()
     async with node.linked(cp, draining=True):
         await node.next(Drained)
@@ -87,7 +87,7 @@ async def test_instance_that_links_while_draining_gets_no_work(cp: Plane) -> Non
 
 
 async def test_draining_instance_keeps_its_sessions(cp: Plane) -> None:
-    """It gets `drained` only when no handler runs and no session is pinned to it."""
+    """A draining instance gets `drained` only when no handler runs and no session is pinned to it."""
     node = RawNode()
     async with node.linked(cp, sessions=(OLD,)):
         [link] = cp.hub.links()

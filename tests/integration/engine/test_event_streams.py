@@ -64,7 +64,7 @@ async def reader(http: aiohttp.ClientSession, path: str, chance: random.Random) 
 async def test_reconnecting_readers_miss_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """20 readers of a session and of its run disconnect at random while 2,000 events are recorded: they get each once, in order."""
+    """20 readers of a session and of its run disconnect at random while 2,000 events are recorded: each reader gets every event once, in order."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     script = ScriptedProvider()
     app = Agent("shop", registry=Registry.of([]))
@@ -158,7 +158,7 @@ async def numbers(lines: AsyncIterator[bytes], count: int) -> list[int]:
 
 
 async def test_a_slow_reader_does_not_delay_others(tmp_path: Path) -> None:
-    """While one reader stalls another gets everything; only one hint is queued for the stalled one, which misses nothing either."""
+    """While one reader stalls, another gets all events; one hint is queued for the stalled reader, which later reads all events too."""
     count = EVENTS + 1
     async with asyncio.timeout(SECONDS), a_run(tmp_path) as here:
         connection = await slow(here)

@@ -50,7 +50,7 @@ async def test_execute_waits_for_the_result(cp: Plane) -> None:
 
 
 async def test_execute_async_returns_before_the_result(cp: Plane) -> None:
-    """202 comes after the commit and before the result."""
+    """202 is returned after the commit and before the result."""
     node = RawNode()
     async with node.linked(cp):
         execution_id = await cp.start("node.fn")
@@ -442,7 +442,7 @@ async def test_declared_timeout_and_retries_are_used(cp: Plane) -> None:
 
 
 async def test_accepted_frame_of_a_closed_execution_is_cancelled(cp: Plane) -> None:
-    """A node that enters an execution that was given up is told to stop."""
+    """A node that accepts an execution that is not open gets a `cancel`."""
     node = RawNode()
     async with node.linked(cp):
         await node.send(Accepted(execution_id="exe_gone", attempt=1, epoch=1))

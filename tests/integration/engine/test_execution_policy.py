@@ -148,7 +148,7 @@ def test_invalid_policy_is_refused(policy: dict[str, Any], field: str) -> None:
 
 
 async def test_delayed_call_starts_by_itself(cp: Plane) -> None:
-    """It waits in the store, does not block others, and starts without another event."""
+    """A delayed call waits in the store, does not block other calls, and starts without another event."""
     here = node()
     async with here.linked(cp):
         _, later, _ = await cp.post("/execute/async/node.fn", {"delay": 0.5, "timeout": 5})
@@ -172,7 +172,7 @@ async def test_synchronous_call_with_delay_is_refused(cp: Plane) -> None:
 
 
 async def test_concurrency_limit_of_a_target_does_not_block_others(cp: Plane) -> None:
-    """At most so many of its runs are active on all instances together, while other targets run."""
+    """The limit of a target applies to all instances together; other targets run meanwhile."""
     one = RawNode(
         functions=(
             FunctionSpec(name="fn", input_schema=SCHEMA, concurrency=2),
@@ -353,7 +353,7 @@ async def test_progress_is_shown_and_recorded(cp: Plane) -> None:
 
         async def shown(done: Any) -> None:
             async with asyncio.timeout(SECONDS):
-                while await so_far() != done:  # noqa: ASYNC110 - as whoever looks at it from outside does
+                while await so_far() != done:  # noqa: ASYNC110 - polled over HTTP, as a client does
                     await asyncio.sleep(0.01)
 
         await shown(3)

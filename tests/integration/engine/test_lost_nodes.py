@@ -22,7 +22,7 @@ def attempt_of(invoke: Invoke) -> RunningAttempt:
 
 
 async def test_accepted_attempt_of_a_dead_node_fails(tmp_path: Path) -> None:
-    """Without retries it fails as `node_lost` when the lease ends, with a hint."""
+    """Without retries the attempt fails as `node_lost` when the lease ends, with a hint."""
     node = RawNode()
     async with plane(tmp_path / "a.db") as cp:
         async with node.linked(cp):
@@ -36,7 +36,7 @@ async def test_accepted_attempt_of_a_dead_node_fails(tmp_path: Path) -> None:
 
 
 async def test_retryable_attempt_of_a_dead_node_runs_elsewhere(tmp_path: Path) -> None:
-    """With retries it runs on another instance as the next attempt; late frames of the first are ignored."""
+    """With retries the execution runs on another instance as the next attempt; late frames of the first are ignored."""
     first, second = RawNode(functions=RETRIED), RawNode(functions=RETRIED)
     async with plane(tmp_path / "a.db") as cp:
         async with first.linked(cp):

@@ -59,7 +59,7 @@ async def test_invalid_hello_is_refused_with_a_code(cp: Plane, hello: dict[str, 
 
 
 async def test_instance_cannot_be_taken_over_with_another_key(cp: Plane) -> None:
-    """The id of an instance is useless without its key."""
+    """A hello with the id of an instance and another key is refused."""
     node = RawNode()
     async with node.linked(cp):
         async with dialled(cp, RawNode(instance_id=node.instance_id)) as thief:

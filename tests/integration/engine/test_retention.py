@@ -37,7 +37,7 @@ async def finished_run(store: SqliteStore, **values: Any) -> str:
     await store.create_execution(first, lease_to="i", lease_until=1.0)
     child = call(run_id=first.run_id, parent_id=first.id)
     await store.create_execution(child, lease_to="i", lease_until=1.0)
-    # another value for each: kept apart, and not shared
+    # a different value for each run: equal values would be stored once
     await store.complete_execution(child.id, attempt=1, status="succeeded", output=[child.id, LONG])
     await store.complete_execution(first.id, attempt=1, status="succeeded", output={})
     return first.run_id
@@ -128,7 +128,7 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 async def test_run_with_pending_deliveries_is_kept(tmp_path: Path) -> None:
-    """It is pruned once its deliveries are dead."""
+    """A run is kept while deliveries are pending, and pruned once they are dead."""
     store = old_store(tmp_path / "a.db")
     await store.open()
     hook = Webhook(id=new_id("whk"), url="https://x.example", events=("execution.ended",), secret="s", created_at=1.0)

@@ -1,4 +1,4 @@
-"""Webhook delivery: at least once, signed, retried, kept when dead, and never to a forbidden address."""
+"""Webhook delivery: at least once, signed, retried, kept when dead, and refused for private addresses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Receiver:
 
     url: str = ""
     answers: list[int] = field(default_factory=list)
-    """Statuses of the next answers; 200 when there is none left."""
+    """Statuses of the next answers; 200 when the list is empty."""
     dead: bool = False
     """Whether it answers 503 to everything."""
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -95,7 +95,7 @@ async def add(cp: Plane, url: str, *events: str) -> dict[str, Any]:
 
 
 async def tried(cp: Plane, webhook_id: str, times: int) -> list[dict[str, Any]]:
-    """Return the deliveries of a webhook once each has so many recorded attempts."""
+    """Return the deliveries of a webhook once each has `count` recorded attempts."""
 
     async def look() -> list[dict[str, Any]]:
         _, listed = await cp.get(f"/webhooks/{webhook_id}/deliveries")

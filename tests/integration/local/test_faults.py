@@ -254,7 +254,7 @@ def _type_of(frame: str | bytes) -> Any:
 
 @pytest.mark.parametrize("notified", [False, True])
 async def test_a_caller_disconnects_after_some_events(notified: bool) -> None:
-    """After the configured number of events the caller is lost; the sideband is closed only if so configured."""
+    """After the configured number of events the caller's connection ends; the sideband is closed only if so configured."""
     behaviour = Behaviour(disconnects=DisconnectFaults(vanish_after=4), vanish_notifies_sideband=notified)
     async with (
         serving(behaviour) as (server, client),

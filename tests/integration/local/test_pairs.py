@@ -146,7 +146,7 @@ async def test_a_conversation_with_a_tool_at_a_configured_server(transport: str,
             committed = await driver.wait(TurnCommitted)
             words = await driver.wait(TurnTranscript, lambda event: event.final)
             assert (words.item, words.text) == (committed.item, "cancel order seven")
-            await driver.send(ReplyCommand(id="spk_0"))  # a commit by itself is answered by nobody
+            await driver.send(ReplyCommand(id="spk_0"))  # a commit alone starts no reply
             asked = await driver.wait(ToolRequested)
             assert (asked.name, json.loads(asked.arguments)) == ("shop.cancel", {"order_id": "7"})
             await driver.wait(ReplyEnded, lambda event: event.reply == asked.reply)

@@ -1,4 +1,4 @@
-"""What a test of an agent can express with the fixture `call`: transports, interruptions, tools, limits, failures."""
+"""Agent tests with the fixture `call`: transports, interruptions, tools, limits, failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOUND = "I found the order. It's stuck in customs — want me to start a replace
 
 
 def shop_agent(**declared: Any) -> Agent:
-    """Return an agent that repeats what it hears, and raises when it hears "boom"."""
+    """Return an agent that repeats each turn, and raises on "boom"."""
     app = Agent("shop", registry=Registry.of([]))
 
     @app.session("voice", **({"provider": "scripted", "transport": "webrtc"} | declared))
@@ -47,7 +47,7 @@ def shop_agent(**declared: Any) -> Agent:
 
 
 async def test_an_example_is_called_unchanged(call: StartCall) -> None:
-    """Its declared pair is openai/webrtc; the transcript says that the scripted provider stands in for it."""
+    """The example declares openai/webrtc; the transcript shows that the scripted provider replaces it."""
     async with call(f"{SUPPORT}:app", session="voice") as caller:
         turn = await caller.says("Where is my order?")
         done = await turn.calls("voice-support.resolve_turn").with_input(turn=turn).succeeded()
@@ -73,7 +73,7 @@ async def test_an_example_is_called_unchanged(call: StartCall) -> None:
 
 
 async def test_an_interruption_is_reproducible(call: StartCall) -> None:
-    """The agent pauses after the given words, the caller interrupts it there, and exactly that much was heard."""
+    """The agent pauses after the given words and is interrupted there; exactly those words are recorded as heard."""
     async with call(SUPPORT) as caller:
         turn = await caller.says("Where is my order?", pause="I found the order.")
         late = await caller.says("Never mind.")
@@ -88,7 +88,7 @@ async def test_an_interruption_is_reproducible(call: StartCall) -> None:
 
 @pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
 async def test_every_transport_has_the_same_api(call: StartCall, transport: str) -> None:
-    """The same test for each transport: a turn, typed text, an interruption, a hang-up."""
+    """One test body passes on each transport: a turn, typed text, an interruption, a hang-up."""
     async with call(shop_agent(transport=transport)) as caller:
         assert await caller.run("hello") == "You said hello. Is that right?"
         typed = await caller.types("in writing")
@@ -101,7 +101,7 @@ async def test_every_transport_has_the_same_api(call: StartCall, transport: str)
 
 
 async def test_keys_and_push_to_talk(call: StartCall) -> None:
-    """The media socket has keys; with manual turn detection the test is written in the same way."""
+    """The media socket accepts keys and manual turns; keys on WebRTC raise `CapabilityMissing`."""
     async with call(shop_agent(transport="websocket", turn_detection=None)) as caller:
         assert await caller.run("one") == "You said one. Is that right?"
         assert await caller.run("two") == "You said two. Is that right?"
@@ -114,7 +114,7 @@ async def test_keys_and_push_to_talk(call: StartCall) -> None:
 
 
 async def test_a_greeting_is_spoken_before_any_turn(call: StartCall) -> None:
-    """It is expected of the caller, and can be interrupted."""
+    """A greeting is expected with `caller.speaks` and can be interrupted."""
     async with call(shop_agent(greeting="Welcome to the shop."), pause="Welcome") as caller:
         turn = await caller.says("hi")
         await caller.speaks("Welcome").interrupted(heard="Welcome")
@@ -122,7 +122,7 @@ async def test_a_greeting_is_spoken_before_any_turn(call: StartCall) -> None:
 
 
 async def test_a_short_word_does_not_interrupt(call: StartCall) -> None:
-    """With `interrupt_after_ms` a short word is backchannel and the agent continues; longer speech interrupts it."""
+    """With `interrupt_after_ms` the agent continues after a short word, and longer speech interrupts it."""
     async with call(shop_agent(transport="websocket", interrupt_after_ms=300)) as caller:
         turn = await caller.says("short", pause="You said short.")
         await caller.says("mhm")
@@ -134,8 +134,8 @@ async def test_a_short_word_does_not_interrupt(call: StartCall) -> None:
         await turn.speaks("You said").interrupted(heard="You said long.")
 
 
-async def test_uninterruptible_speech(call: StartCall) -> None:
-    """The caller speaks over it, it is spoken completely, and the turn waits until then."""
+async def test_uninterruptible_speech_is_played_completely(call: StartCall) -> None:
+    """Speech during an uninterruptible say does not stop it; the turn is handled afterwards."""
     app = Agent("shop", registry=Registry.of([]))
 
     @app.session("voice", provider="scripted", transport="webrtc")
@@ -152,7 +152,7 @@ async def test_uninterruptible_speech(call: StartCall) -> None:
 
 
 async def test_caller_and_metadata_reach_the_handler(call: StartCall) -> None:
-    """The arguments of `call` are attributes of the session."""
+    """Caller and metadata given to `call` are attributes of the session."""
     app = Agent("shop", registry=Registry.of([]))
 
     @app.session("voice", provider="scripted", transport="websocket")
@@ -168,7 +168,7 @@ async def test_caller_and_metadata_reach_the_handler(call: StartCall) -> None:
 
 
 async def test_the_model_uses_tools_of_other_nodes(call: StartCall) -> None:
-    """Model floor, three files: the script chooses the tool, the tool is real, its result is in the answer."""
+    """On the model floor the scripted model calls a real tool on another node and speaks its result."""
     async with call(*TOOLS, session="voice-desk.voice") as caller:
         caller.model_answers(
             ToolUse("orders.lookup_order", order_number="427"),
@@ -182,7 +182,7 @@ async def test_the_model_uses_tools_of_other_nodes(call: StartCall) -> None:
 
 @pytest.mark.parametrize("transport", ["webrtc", "websocket", "audio_turns"])
 async def test_the_model_is_interrupted(call: StartCall, transport: str) -> None:
-    """On the model floor too: the answer is cut off where the test says, and the next one is given."""
+    """An answer on the model floor is interrupted at the given words, and the next turn is answered."""
     async with call(shop_agent(transport=transport, floor="model")) as caller:
         caller.model_answers("It is on its way. Shall I tell you more?", "You are welcome.")
         turn = await caller.says("Where is it?", pause="It is on its way.")
@@ -194,7 +194,7 @@ async def test_the_model_is_interrupted(call: StartCall, transport: str) -> None
 async def test_a_scripted_answer_that_raises_fails_the_test(
     call: StartCall, scripted_provider: ScriptedProvider
 ) -> None:
-    """A mistake in a function of the script is reported by the test, instead of a session that never answers."""
+    """An exception in a function of the script fails the test with its message."""
     scripted_provider.answers(lambda asked: asked.results["shop.look"])
     with pytest.raises(AssertionError, match=r"the script's answer raised KeyError: 'shop\.look'"):
         async with call(shop_agent(transport="websocket", floor="model")) as caller:
@@ -202,7 +202,7 @@ async def test_a_scripted_answer_that_raises_fails_the_test(
 
 
 async def test_a_tool_that_was_not_offered_is_refused(call: StartCall) -> None:
-    """A model that invents a tool can be scripted; the session refuses it, as the transcript shows."""
+    """A scripted call of an unlisted tool is refused by the session, and the transcript shows the refusal."""
     async with call(*TOOLS, session="voice") as caller:
         caller.model_answers(ToolUse("orders.delete_all", listed=False), "I cannot do that.")
         turn = await caller.says("Delete everything.")
@@ -211,7 +211,7 @@ async def test_a_tool_that_was_not_offered_is_refused(call: StartCall) -> None:
 
 
 async def test_the_handler_hands_a_turn_to_the_model(call: StartCall) -> None:
-    """`session.reply(instructions=...)` asks the scripted model, which gets text, instructions and tool results."""
+    """`session.reply(instructions=...)` sends text, instructions and tool results to the scripted model."""
     app = Agent("shop", registry=Registry.of([]))
     asked: list[ModelRequest] = []
 
@@ -230,8 +230,8 @@ async def test_the_handler_hands_a_turn_to_the_model(call: StartCall) -> None:
     assert asked == [ModelRequest("Is it open?", "be brief", ())]
 
 
-async def test_a_provider_that_paraphrases(call: StartCall, scripted_provider: ScriptedProvider) -> None:
-    """`reword` scripts a provider that paraphrases: the record has what was asked and what was said."""
+async def test_paraphrased_speech_is_recorded(call: StartCall, scripted_provider: ScriptedProvider) -> None:
+    """With `reword` the scripted provider paraphrases; requested and spoken text are both recorded."""
     scripted_provider.reword = lambda text: text.replace("You said", "I heard")
     async with call(shop_agent()) as caller:
         turn = await caller.says("hi")
@@ -240,11 +240,11 @@ async def test_a_provider_that_paraphrases(call: StartCall, scripted_provider: S
         assert "[asked: You said hi. Is that right?]" in caller.transcript
 
 
-# --- what goes wrong
+# --- failures
 
 
-async def test_a_handler_that_raises_is_expected_or_reported(call: StartCall) -> None:
-    """The turn fails, `on_error` is spoken, the next turn is answered."""
+async def test_a_handler_exception_is_expected_or_reported(call: StartCall) -> None:
+    """An expected exception fails its turn and the next one is answered; an unexpected exception fails the test."""
     async with call(shop_agent(on_error="Something went wrong.")) as caller:
         turn = await caller.says("boom")
         await turn.fails("the shop is on fire")
@@ -256,7 +256,7 @@ async def test_a_handler_that_raises_is_expected_or_reported(call: StartCall) ->
 
 
 async def test_a_stale_answer_is_not_said(call: StartCall) -> None:
-    """The caller goes on while a reasoner works: the old answer is stale, the new one is spoken."""
+    """A new turn during a reasoner call makes the old answer stale, and only the new answer is spoken."""
     app = Agent("shop", registry=Registry.of([]))
     go_on = asyncio.Event()
 
@@ -281,7 +281,7 @@ async def test_a_stale_answer_is_not_said(call: StartCall) -> None:
         assert "agent, unsaid: about first [stale: the caller had gone on]" in caller.transcript
 
 
-async def test_a_failed_transcription(call: StartCall) -> None:
+async def test_a_failed_transcription_is_a_turn_without_text(call: StartCall) -> None:
     """A turn whose transcription failed reaches the handler without text."""
     async with call(shop_agent()) as caller:
         turn = await caller.says("mumble", failed="too_noisy")
@@ -290,8 +290,8 @@ async def test_a_failed_transcription(call: StartCall) -> None:
         assert "caller: (no words: too_noisy)" in caller.transcript
 
 
-async def test_faults_of_the_provider(call: StartCall, scripted_provider: ScriptedProvider) -> None:
-    """Speech that breaks off, a fatal error, another model than requested: each as it is recorded."""
+async def test_scripted_provider_faults_are_recorded(call: StartCall, scripted_provider: ScriptedProvider) -> None:
+    """Truncated speech, a fatal provider error and a wrong model are each recorded."""
     async with call(shop_agent()) as caller:
         scripted_provider.break_off("You said", code="server_error")
         turn = await caller.says("hi")
@@ -307,7 +307,7 @@ async def test_faults_of_the_provider(call: StartCall, scripted_provider: Script
 async def test_a_refused_call_raises_the_error_of_the_provider(
     call: StartCall, scripted_provider: ScriptedProvider, transport: str
 ) -> None:
-    """The provider's refusal is raised by `call`, with its code."""
+    """`call` raises the provider's refusal with its code."""
     scripted_provider.refusal = ProviderError("no credit", code="insufficient_quota")
     with pytest.raises(ProviderError, match="no credit") as caught:
         async with call(shop_agent(transport=transport)):
@@ -316,7 +316,7 @@ async def test_a_refused_call_raises_the_error_of_the_provider(
 
 
 async def test_a_lost_provider_connection_is_replaced(call: StartCall, scripted_provider: ScriptedProvider) -> None:
-    """On a pair that replays, the next provider call has the conversation of the first."""
+    """On a pair with replay the new provider connection gets the conversation of the lost one."""
     async with call(shop_agent(transport="websocket")) as caller:
         assert await caller.run("hello") == "You said hello. Is that right?"
         before = await scripted_provider.call()
@@ -329,7 +329,7 @@ async def test_a_lost_provider_connection_is_replaced(call: StartCall, scripted_
 
 
 async def test_limits_are_reached_without_waiting(call: StartCall) -> None:
-    """The session's clock is advanced at once: idleness, duration, turns, cost."""
+    """Idle, duration, turn and cost limits are reached without waiting, by advancing the session's clock."""
     async with call(shop_agent(goodbye="Goodbye.")) as caller:
         await caller.run("hello")
         await caller.waits(60)
@@ -355,7 +355,7 @@ async def test_limits_are_reached_without_waiting(call: StartCall) -> None:
 async def test_control_plane_and_client_are_those_of_the_call(
     control_plane: ControlPlane, agentfield_client: ControlPlaneClient, call: StartCall
 ) -> None:
-    """One control plane for a test; reasoners of its agents can be executed over REST too."""
+    """All fixtures of a test share one control plane, and its agents' reasoners can be executed over REST."""
     app = shop_agent()
 
     @app.reasoner()
@@ -369,8 +369,8 @@ async def test_control_plane_and_client_are_those_of_the_call(
     assert [view.end_reason for view in await agentfield_client.list_sessions()] == ["caller_hangup"]
 
 
-async def test_two_calls_at_once(call: StartCall) -> None:
-    """Two callers: each has its own turns and its own transcript."""
+async def test_concurrent_calls_are_separate(call: StartCall) -> None:
+    """Two concurrent callers have separate turns and transcripts."""
     async with call(app := shop_agent()) as one:
         await one.run("one")
         with pytest.raises(Exception, match="running already"):
@@ -384,7 +384,7 @@ async def test_two_calls_at_once(call: StartCall) -> None:
 
 
 async def test_concurrent_harnesses_share_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two harnesses in one process: each has its own control plane, provider, clock and sessions."""
+    """Two harnesses in one process have separate control planes, providers, clocks and sessions."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "keys"))
     monkeypatch.delenv("AGENTFIELD_URL", raising=False)
 
@@ -405,8 +405,8 @@ async def test_concurrent_harnesses_share_nothing(tmp_path: Path, monkeypatch: p
     assert "limit_idle" not in two
 
 
-async def test_errors_of_call_name_what_there_is(call: StartCall) -> None:
-    """No such file, no agent in it, no session chosen, an unknown pair: the error names what there is."""
+async def test_errors_of_call_name_the_wrong_argument(call: StartCall) -> None:
+    """A missing file, a missing agent, an unknown session and an unknown pair are each named by the error."""
     with pytest.raises(InvalidInput, match=r"There is no agent file 'nowhere\.py'"):
         async with call("nowhere.py"):
             pass

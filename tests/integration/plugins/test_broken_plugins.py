@@ -1,4 +1,4 @@
-"""Plugins with all kinds of faults, installed beside good ones: `af` works and gives the right reason for each."""
+"""Broken plugins beside working ones: `af` keeps working and reports the reason for each."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ STATES = {
     ),
     "strange": ("invalid", "strange/websocket: 'json.dumps' is not of the form 'module:attribute'"),
 }
-"""Expected state and reason of each."""
+"""Expected state and reason of each plugin."""
 
 USABLE = {
     "acme/websocket",
@@ -112,7 +112,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ran]:
-    """Run the commands concurrently, with all these distributions on the path."""
+    """Run the commands concurrently, with all test distributions on the path."""
     path = tmp_path_factory.mktemp("site")
     for name, source in SOURCES.items():
         _distribution(path, name, f"{name} = zz_{name}")
@@ -210,7 +210,7 @@ def test_strict_mode_refuses_with_every_reason(ran: dict[str, Ran]) -> None:
 
 
 def test_an_unknown_preference_is_refused_with_a_suggestion(ran: dict[str, Ran]) -> None:
-    """AGENTFIELD_PREFER with an unknown distribution is an error, not ignored."""
+    """An unknown distribution in AGENTFIELD_PREFER is an error with a suggestion."""
     assert ran["absent"].code == 2
     assert "no plugin of that distribution is installed. Did you mean 'zz-claims'?" in ran["absent"].err
 

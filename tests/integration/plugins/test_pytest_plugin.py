@@ -1,4 +1,4 @@
-"""The pytest plugin as a user's project sees it: tests that pass, and the messages of tests that fail."""
+"""The pytest plugin in a user's project: passing tests, and the messages of failing tests."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ shop.voice, scripted for openai/webrtc, handler floor
 
 @dataclass(frozen=True)
 class Ran:
-    """The failure of a test of the project: its message, and everything that is shown; "" if it passed."""
+    """The failure of one test of the project: its message and its full output; both are "" if it passed."""
 
     says: str
     shown: str
@@ -200,13 +200,13 @@ def _ran(case: ET.Element) -> Ran:
 
 
 @pytest.mark.parametrize("name", ["test_found", "test_nothing_left_of_others"])
-def test_tests_of_users_pass(ran: Mapping[str, Ran], name: str) -> None:
-    """A file, a caller, expectations; nothing of other tests, no task, no URL or key of the environment is left."""
+def test_tests_of_a_user_project_pass(ran: Mapping[str, Ran], name: str) -> None:
+    """Tests pass, and get no state or task of other tests and no URL or key of the environment."""
     assert ran[name].shown == ""
 
 
 def test_missing_speech(ran: Mapping[str, Ran]) -> None:
-    """The failure has what was expected, what was said instead, the transcript, and the test's line."""
+    """The failure shows the expected and the actual speech, the transcript and the test's line."""
     assert ran["test_words"].says == (
         f"AssertionError: expected the agent to say 'is found': agent: Order 427 is lost. I am sorry.\n\n{TRANSCRIPT}"
     )
@@ -220,7 +220,7 @@ def test_missing_speech(ran: Mapping[str, Ran]) -> None:
 
 
 def test_interrupted_speech_is_not_said(ran: Mapping[str, Ran]) -> None:
-    """An interruption that the test did not expect is shown as such."""
+    """The failure shows that the expected speech was interrupted."""
     assert ran["test_manner"].says.startswith(
         "AssertionError: expected the agent to say 'Order 427': "
         "agent: Order 427 [cut off; unheard: is lost. I am sorry.]\n"
@@ -236,12 +236,12 @@ def test_interrupted_speech_is_not_said(ran: Mapping[str, Ran]) -> None:
     ],
 )
 def test_missing_calls(ran: Mapping[str, Ran], name: str, says: str) -> None:
-    """A call with another input, of another target, or one that must not be: each failure says what was called."""
+    """Wrong input, wrong target or an excluded call: each failure shows the actual calls."""
     assert ran[name].says == f"AssertionError: {says}\n\n{TRANSCRIPT}"
 
 
 def test_a_failed_call(ran: Mapping[str, Ran]) -> None:
-    """Its error is in the failure and in the transcript."""
+    """The error of the called reasoner is in the failure and in the transcript."""
     first, _, transcript = ran["test_failed"].says.partition("\n\n")
     assert first == (
         "AssertionError: expected a call of shop.look, succeeded: it has failed "
@@ -251,7 +251,7 @@ def test_a_failed_call(ran: Mapping[str, Ran]) -> None:
 
 
 def test_an_expired_deadline(ran: Mapping[str, Ran]) -> None:
-    """A deadline that passed is named."""
+    """The failure shows the deadline that expired."""
     assert ran["test_deadline"].says == (
         "AssertionError: expected the agent to say 'a greeting': nothing was said (waited 0.2 s)\n\n"
         "shop.voice, scripted for openai/webrtc, handler floor"
@@ -259,7 +259,7 @@ def test_an_expired_deadline(ran: Mapping[str, Ran]) -> None:
 
 
 def test_expectations_without_await(ran: Mapping[str, Ran]) -> None:
-    """An expectation without `await` checked nothing, so it fails the test; it is named with its line."""
+    """An expectation without `await` fails the test, and the failure shows its line."""
     line = TESTS.splitlines().index('        turn.speaks("is found")') + 1
     assert ran["test_unawaited"].says == (
         "AssertionError: These expectations were never awaited, so nothing was checked (write `await`):\n"
@@ -269,13 +269,13 @@ def test_expectations_without_await(ran: Mapping[str, Ran]) -> None:
 
 
 def test_a_plain_assert_shows_the_transcript(ran: Mapping[str, Ran]) -> None:
-    """A plain `assert` inside the call shows the transcript after its own difference."""
+    """A failed plain `assert` shows its difference and the transcript."""
     assert "  + Order 427 is lost. I am sorry." in ran["test_plain"].says
     assert TRANSCRIPT in ran["test_plain"].says
 
 
 def test_an_unexpected_error_of_the_handler(ran: Mapping[str, Ran]) -> None:
-    """A handler's error that the test does not expect fails it."""
+    """A handler exception that the test does not expect fails the test."""
     assert ran["test_unseen"].says == (
         "AssertionError: the handler raised, and the test did not expect it (turn.fails()): "
         "The handler of shop.voice raised ExecutionFailed: shop.look raised ValueError: there is no order 0\n\n"
@@ -284,7 +284,7 @@ def test_an_unexpected_error_of_the_handler(ran: Mapping[str, Ran]) -> None:
 
 
 def test_a_script_that_does_not_match(ran: Mapping[str, Ran]) -> None:
-    """The model is asked for more answers than the script has, or for fewer."""
+    """A script with too few or too many answers fails the test."""
     wrong = "AssertionError: The script and the session disagree:\n"
     assert ran["test_too_little"].says.startswith(
         f"{wrong}  - the model was asked for an answer after the caller said 'hello', and the script has none"
@@ -305,7 +305,7 @@ def test_an_unexpected_end(ran: Mapping[str, Ran]) -> None:
 
 
 def test_the_plugin_imports_nothing_until_it_is_used() -> None:
-    """Loading it in every pytest run imports neither a control plane nor an agent, and needs no extra."""
+    """Loading the plugin imports neither control plane nor agent, and requires no extra."""
     program = (
         "import sys; sys.modules['pytest_asyncio'] = None; import agentfield_server.testing.pytest_plugin; "
         "print([m for m in sys.modules if m.split('.')[0] in ('agentfield', 'aiohttp', 'apsw', 'pydantic')])"
@@ -329,7 +329,7 @@ def test_the_documentation_passes(tmp_path: Path) -> None:
 
 
 def test_the_failure_in_the_documentation_is_what_a_test_shows(tmp_path: Path) -> None:
-    """The block after "A failure shows the conversation" is real output."""
+    """The block after "A failure shows the conversation" equals the output of a failing test."""
     page = PAGE.read_text(encoding="utf-8")
     agent = re.search(r"^```python\n# agent.py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     shown = re.search(r"^```\n(E .*?)^```", page, re.MULTILINE | re.DOTALL)
@@ -348,7 +348,7 @@ def test_the_failure_in_the_documentation_is_what_a_test_shows(tmp_path: Path) -
 
 
 def test_the_examples_pass(tmp_path: Path) -> None:
-    """`examples/testing`, which the documentation links to, and the test in the README."""
+    """The tests in `examples/testing` and the test in the README pass."""
     readme = re.search(
         r"^## Test it\n\n```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""A third-party provider in a real control plane: a caller keys numbers, and a handler answers in tones."""
+"""A third-party provider plugin in a real control plane: the caller presses keys, the handler answers in tones."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ async def calling(
 
 
 async def key_in(caller: Caller, text: str, *, pace: float = 0.0) -> None:
-    """Press keys, then send silence to end the turn; a pace of 0.1 is that of a telephone."""
+    """Press keys, then send silence to end the turn; a pace of 0.1 is real time."""
     sound = b"".join(map(sound_of, keys_of(text))) + bytes(16 * 900)
     for at in range(0, len(sound), 1600):
         await caller.socket.send_bytes(sound[at : at + 1600])
-        await asyncio.sleep(pace)  # the pace of sound, not a wait
+        await asyncio.sleep(pace)  # paces the audio; waits for no event
 
 
 def heard(caller: Caller) -> str:
@@ -104,7 +104,7 @@ async def test_a_conversation_in_tones(tmp_path: Path) -> None:
 
 
 async def test_a_caller_interrupts_tones(tmp_path: Path) -> None:
-    """Keys during a song interrupt it; the history keeps the heard part."""
+    """Keys during a spoken answer interrupt it, and the caller receives `clear`."""
     spoken: list[Any] = []
 
     async def sums(session: Any) -> None:
@@ -122,7 +122,7 @@ async def test_a_caller_interrupts_tones(tmp_path: Path) -> None:
 
 
 async def test_a_lost_connection_is_reopened(tmp_path: Path) -> None:
-    """No history is lost with a connection, since each request carries it."""
+    """A lost provider connection is reopened, and the next request carries the history."""
 
     async def sums(session: Any) -> None:
         await session.input()

@@ -1,4 +1,4 @@
-"""Calls by telephone: the plugin of a stranger, driven by a recorded stream, against providers that do not know it."""
+"""Telephone calls over a third-party transport plugin (Twilio), driven by a recorded media stream, with each provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FROM = "+4917012345"
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Keep the node's key with the test; no secret is in any log line or file."""
+    """Keep the node's key in the test's folder; check that no log line or file contains a secret."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     caplog.set_level(logging.DEBUG)
     yield
@@ -37,7 +37,7 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 
 
 def shop_agent(provider: str = "local", **declaration: Any) -> Agent:
-    """Return an agent that speaks at length after each turn, and says which key was pressed."""
+    """Return an agent that answers each turn with long speech, and announces each pressed key."""
     app = Agent("shop", registry=Registry.of([]))
 
     async def phone(session: Any) -> None:
@@ -62,19 +62,19 @@ def shop_agent(provider: str = "local", **declaration: Any) -> Agent:
 
 
 async def events(it: Exchange, session_id: str) -> list[dict[str, Any]]:
-    """Return what was recorded of a session that has ended."""
+    """Return the recorded events of an ended session."""
     return [event async for event in it.client.session_events(session_id) if "seq" in event]
 
 
-def of(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+def bodies(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event["body"] for event in found if event["type"] == kind]
 
 
-# --- what there is
+# --- fixture and capabilities
 
 
 def test_the_recorded_call_has_two_sentences() -> None:
-    """The fixture is two sentences of some seconds, in frames of 20 ms."""
+    """The fixture has two utterances of 1 to 4 seconds, in frames of 20 ms."""
     first, second = utterances()
     assert 50 < len(first) < 200
     assert 100 < len(second) < 200
@@ -82,8 +82,8 @@ def test_the_recorded_call_has_two_sentences() -> None:
 
 
 @pytest.mark.parametrize("provider", ["local", "openai"])
-def test_each_provider_meets_the_telephone(provider: str) -> None:
-    """A telephone has keys, no keyboard and no button; the rest is as the provider declares it over a WebSocket."""
+def test_each_provider_is_bridged_to_the_telephone(provider: str) -> None:
+    """The pair has DTMF, no text input and no manual turns; `say` is that of the provider's WebSocket pair."""
     installed = registry()
     made = installed.resolve(provider, "twilio")
     over_socket = installed.resolve(provider, "websocket")
@@ -101,7 +101,7 @@ def test_each_provider_meets_the_telephone(provider: str) -> None:
 
 @pytest.mark.parametrize("provider", ["local", "openai"])
 async def test_a_call_with_barge_in_marks_and_keys(provider: str, tmp_path: Path) -> None:
-    """A call comes in, its stream starts the session, the caller interrupts, presses a key and hangs up."""
+    """A media stream starts the session; the caller's interruption, key and hang-up are recorded."""
     async with exchange(tmp_path, shop_agent(provider), hears=("what is new", "go forward ten meters")) as it:
         stream = await it.ring("shop.phone")
         assert stream.url == f"ws{it.plane.url.removeprefix('http')}{BASE}/media"
@@ -115,7 +115,7 @@ async def test_a_call_with_barge_in_marks_and_keys(provider: str, tmp_path: Path
         await phone.say(1)
         await until(lambda: phone.clears)
         told = len(phone.heard)
-        await until(lambda: len(phone.heard) > told)  # the second answer
+        await until(lambda: len(phone.heard) > told)  # the second answer plays
         await phone.press("5")
         await until(lambda: "Key 5." in it.voice.spoken)
         await phone.hang_up()
@@ -130,17 +130,17 @@ async def test_a_call_with_barge_in_marks_and_keys(provider: str, tmp_path: Path
     assert view.metadata == {"call_sid": CALL}
     facts = {"AccountSid": "AC5f4dcc3b5aa765d61d8327deb882cf99", "CallSid": CALL, "StreamSid": STREAM}
     assert view.evidence == {"method": "twilio-signature", "facts": facts}
-    assert of(found, "session.created")[0]["evidence"] == view.evidence
-    assert [turn["text"] for turn in of(found, "turn.committed")] == ["what is new", "go forward ten meters"]
-    (interrupted, *_) = of(found, "speech.ended")
+    assert bodies(found, "session.created")[0]["evidence"] == view.evidence
+    assert [turn["text"] for turn in bodies(found, "turn.committed")] == ["what is new", "go forward ten meters"]
+    (interrupted, *_) = bodies(found, "speech.ended")
     assert interrupted["asked"] == f"{FROM}. {LONG}"
     assert interrupted["interrupted"] is True
     assert 0 < interrupted["heard_ms"] < 50 * len(interrupted["asked"])
-    assert of(found, "dtmf") == [{"digit": "5"}]
+    assert bodies(found, "dtmf") == [{"digit": "5"}]
 
 
 async def test_marks_are_the_playback_position(tmp_path: Path) -> None:
-    """What the record says was heard is no more than the phone played, and no less than the marks that had come back."""
+    """The recorded heard length is between the confirmed marks and the audio that the telephone has played."""
     async with exchange(tmp_path, shop_agent()) as it:
         phone = await it.open(await it.ring("shop.phone"))
         session_id = await it.session()
@@ -152,12 +152,12 @@ async def test_marks_are_the_playback_position(tmp_path: Path) -> None:
         most = phone.cleared_at[0] + 20
         await phone.hang_up()
         await it.ended(session_id)
-        heard = of(await events(it, session_id), "speech.ended")[0]["heard_ms"]
+        heard = bodies(await events(it, session_id), "speech.ended")[0]["heard_ms"]
     assert least <= heard <= most
 
 
-async def test_exact_words_are_spoken_over_the_telephone(tmp_path: Path) -> None:
-    """What is declared to be said exactly is spoken in the format that can, and converted for the telephone."""
+async def test_exact_speech_is_converted_for_the_telephone(tmp_path: Path) -> None:
+    """A session with say='exact' speaks the exact text, converted to the telephone's format."""
     async with exchange(tmp_path, shop_agent(say="exact")) as it:
         phone = await it.open(await it.ring("shop.phone"))
         session_id = await it.session()
@@ -165,13 +165,13 @@ async def test_exact_words_are_spoken_over_the_telephone(tmp_path: Path) -> None
         await until(lambda: len(phone.told) >= 3)
         await phone.hang_up()
         await it.ended(session_id)
-        (speech,) = of(await events(it, session_id), "speech.ended")
+        (speech,) = bodies(await events(it, session_id), "speech.ended")
     assert it.voice.spoken[-1] == f"{FROM}. {LONG}"
     assert speech["asked"] == f"{FROM}. {LONG}"
 
 
-async def test_the_agents_end_hangs_up(tmp_path: Path) -> None:
-    """A handler that ends the session hangs up: the stream is closed, on which Twilio does, and is not connected again."""
+async def test_a_handler_that_ends_the_session_hangs_up(tmp_path: Path) -> None:
+    """The stream is closed, the next webhook of the same call opens no stream, and another call is accepted."""
     async with exchange(tmp_path, shop_agent(), hears=("goodbye",)) as it:
         phone = await it.open(await it.ring("shop.phone"))
         session_id = await it.session()
@@ -183,8 +183,8 @@ async def test_the_agents_end_hangs_up(tmp_path: Path) -> None:
         assert await it.ring("shop.phone", call="CAother")
 
 
-async def test_a_second_stream_of_a_call_is_the_same_session(tmp_path: Path) -> None:
-    """A stream that breaks leaves the session to the next stream of the call, which takes over; another call is another."""
+async def test_a_second_stream_of_a_call_continues_its_session(tmp_path: Path) -> None:
+    """Each new stream of a call takes over its session; a stream of another call starts another session."""
     async with exchange(tmp_path, shop_agent()) as it:
         stream = await it.ring("shop.phone")
         first = await it.open(stream)
@@ -205,11 +205,11 @@ async def test_a_second_stream_of_a_call_is_the_same_session(tmp_path: Path) -> 
         assert (await it.ended(session_id)).end_reason == "caller_hangup"
 
 
-# --- who is refused
+# --- refusals
 
 
-async def test_only_what_twilio_signed_is_believed(tmp_path: Path) -> None:
-    """A wrong token, no signature, another address: 403 for the webhook and for the stream, and no session."""
+async def test_an_invalid_signature_is_refused(tmp_path: Path) -> None:
+    """A wrong token, no signature or another URL gets 403 from webhook and stream, and no session starts."""
     async with exchange(tmp_path, shop_agent()) as it:
         status, text = await it.webhook("shop.phone", token="another-token")
         problem = json.loads(text)
@@ -226,8 +226,8 @@ async def test_only_what_twilio_signed_is_believed(tmp_path: Path) -> None:
         assert not await it.client.list_sessions()
 
 
-async def test_without_a_token_nobody_is_believed(tmp_path: Path) -> None:
-    """A control plane without the token refuses what is signed with any, also with an empty one."""
+async def test_every_webhook_is_refused_without_an_auth_token(tmp_path: Path) -> None:
+    """A control plane without TWILIO_AUTH_TOKEN refuses every webhook, also one signed with an empty token."""
     for settings in ({}, {"TWILIO_AUTH_TOKEN": ""}):
         async with exchange(tmp_path, shop_agent(), environ=settings) as it:
             for token in (TOKEN, ""):
@@ -235,14 +235,16 @@ async def test_without_a_token_nobody_is_believed(tmp_path: Path) -> None:
                 assert (status, json.loads(text)["code"]) == (403, "twilio_token_missing")
 
 
-async def test_the_query_of_the_webhook_is_signed_too(tmp_path: Path) -> None:
-    """The whole address counts, as it was set at Twilio."""
+async def test_the_webhook_signature_covers_the_query(tmp_path: Path) -> None:
+    """A webhook URL with an encoded query string passes verification."""
     async with exchange(tmp_path, shop_agent()) as it:
         assert await it.ring("shop.phone", query="?line=1&name=J%C3%B6rg%20K")
 
 
-async def test_a_call_for_another_transport_is_not_switched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A stream for a session that nobody declares, or not with the telephone, is closed with the reason; no session is made."""
+async def test_a_call_for_a_session_without_the_telephone_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream for an undeclared session, or for one on another transport, is closed, and the log has the reason."""
     async with exchange(tmp_path, shop_agent()) as it:
         for target, why in (
             ("shop.page", "A call for shop.page came over twilio, but it is registered with transport 'websocket'"),
@@ -258,10 +260,8 @@ async def test_a_call_for_another_transport_is_not_switched(tmp_path: Path, capl
         assert caught.value.hint == f"callers come in at POST {BASE}/voice/{{target}}"
 
 
-async def test_messages_that_do_not_fit_are_left_out_and_then_end_the_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A few are ignored, and the call goes on; more of them are no telephone, and its caller is gone."""
+async def test_invalid_messages_are_ignored_up_to_a_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A few invalid messages are ignored and the call continues; more of them close the stream."""
     async with exchange(tmp_path, shop_agent()) as it:
         phone = await it.open(await it.ring("shop.phone"))
         session_id = await it.session()
@@ -276,10 +276,8 @@ async def test_messages_that_do_not_fit_are_left_out_and_then_end_the_line(
         await it.client.end_session(session_id)
 
 
-async def test_a_plugin_may_refuse_a_caller_by_what_twilio_signed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The gate of a third plugin sees who calls and how that is known, and what it refuses closes the stream with its words."""
+async def test_another_plugin_may_refuse_a_caller(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An authorization hook of another plugin gets caller and evidence; its refusal closes the stream and is logged."""
     asked: list[SessionRequest] = []
 
     async def blocked(request: SessionRequest) -> None:
@@ -298,8 +296,8 @@ async def test_a_plugin_may_refuse_a_caller_by_what_twilio_signed(
     assert one.evidence.facts["CallSid"] == CALL
 
 
-async def test_a_stream_that_does_not_begin_as_twilios_do_is_closed(tmp_path: Path) -> None:
-    """Anything but connected and start, in this order, starts nothing."""
+async def test_a_stream_with_an_invalid_first_message_is_closed(tmp_path: Path) -> None:
+    """A stream whose first message is not `connected` is closed, and no session starts."""
     async with exchange(tmp_path, shop_agent()) as it:
         stream = await it.ring("shop.phone")
         for first in ("no json", '{"event":"start"}', '{"event":"media","streamSid":"MZ1","media":{}}'):

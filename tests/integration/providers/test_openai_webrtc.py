@@ -195,9 +195,9 @@ async def test_a_reply_can_be_cancelled_while_it_plays() -> None:
 
 
 async def test_typed_text_is_a_turn_and_the_model_reads_it() -> None:
-    """Text added for the caller comes back as a committed turn under its id."""
+    """Text added for the caller is reported as a committed turn under its id."""
     async with serving() as (_, adapter), calling(adapter, config()) as (_, seen, _):
-        item = "evt_" + "0" * 32  # longer than the provider's ids may be
+        item = "evt_" + "0" * 32  # longer than the provider allows for ids
         await seen.send(AddTextCommand(item=item, text="Where is order 7?"))
         committed = await seen.wait(TurnCommitted)
         assert (committed.item, committed.text) == (item, "Where is order 7?")

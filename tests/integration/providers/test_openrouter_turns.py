@@ -171,7 +171,7 @@ async def test_parallel_tool_calls_and_their_results() -> None:
         await talk.until(ReplyEnded, 2)
         await talk.send(ReplyCommand(id="spk_3"))
         await talk.until(ReplyEnded, 3)
-        assert len({call.call_id for call in talk.of(ToolRequested)}) == 4  # ids that come again are made different
+        assert len({call.call_id for call in talk.of(ToolRequested)}) == 4  # repeated ids are made unique
     told = provider.asked[1]["messages"][2:]
     assert told[0]["content"] == "One m"
     assert [call["function"]["name"] for call in told[0]["tool_calls"]] == ["shop__find_order", "shop__refund"]
@@ -230,7 +230,7 @@ async def test_an_unknown_cost_is_a_warning() -> None:
 
 
 async def test_an_ended_reply_can_still_be_truncated() -> None:
-    """Generation outruns playout: the truncation may follow the end, before the next request."""
+    """Generation is faster than playout: a truncation may follow the end of the reply, before the next request."""
     first, conf = Scene(spoken("one two three four", 5000)), config(floor="model")
     async with peer(first) as provider, opened(provider, conf) as talk:
         await talk.send(*TURN, ReplyCommand(id="spk_1"))
@@ -310,7 +310,7 @@ async def test_a_fault_during_a_reply_keeps_its_text(pieces: list[bytes], drop: 
             assert fault.message.count("'") == 4 + 2 * ("upstream" in fault.message)
         await talk.send(ReplyCommand(id="spk_2"))
         assert (await talk.until(ReplyEnded, 2)).status == "completed"
-        await until(lambda: provider.looked_up)  # what it cost is asked for
+        await until(lambda: provider.looked_up)  # the cost is requested
     assert provider.asked[1]["messages"][-1]["role"] == "assistant"
 
 
@@ -415,7 +415,7 @@ async def test_an_empty_turn_is_discarded(sound: bytes) -> None:
 
 
 async def test_a_long_turn_is_cut_and_half_samples_are_refused() -> None:
-    """The beginning is kept, and the warning tells how much was dropped."""
+    """The beginning is kept, and a warning has the dropped length."""
     async with peer() as provider, opened(provider, config(options={"max_turn_seconds": 0.5})) as talk:
         with pytest.raises(InvalidInput, match="whole samples"):
             await talk.send(AppendAudioCommand(data=b"\x01"))

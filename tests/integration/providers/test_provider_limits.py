@@ -1,4 +1,4 @@
-"""How many sessions a provider's keys may have: refused before the provider is asked, spread, freed, and never shown."""
+"""Session limits of a provider's keys: starts beyond them are refused, sessions are spread over the keys, keys are never shown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def everything(folder: Path) -> bytes:
 
 
 async def test_a_second_session_is_refused_before_the_provider_is_asked(tmp_path: Path) -> None:
-    """With one session per key the second start is 429 with Retry-After, whatever its transport; an end makes room."""
+    """With one session per key a second start is 429 with Retry-After on every transport; it succeeds after the first session ended."""
     async with keyed(tmp_path, KEYS[0]) as it:
         status, first, _ = await start(it)
         assert status == 201
@@ -64,7 +64,7 @@ async def test_a_failed_start_uses_no_slot(tmp_path: Path) -> None:
 
 
 async def test_sessions_are_spread_over_the_keys(tmp_path: Path) -> None:
-    """Two keys have a session each, over an adapter of its own; a third session has to wait until one ends."""
+    """Two keys have one session each, with one adapter per key; a third start is refused until a session ends."""
     async with keyed(tmp_path, *KEYS) as it:
         sessions = [(await start(it))[1]["session_id"] for _ in KEYS]
         assert (await start(it))[0] == 429
@@ -77,7 +77,7 @@ async def test_sessions_are_spread_over_the_keys(tmp_path: Path) -> None:
 
 
 async def test_sessions_keep_their_slots_over_a_restart(tmp_path: Path) -> None:
-    """Sessions that go on after a restart count as before."""
+    """Sessions that continue after a restart still count against the limit."""
     async with keyed(tmp_path, KEYS[0]) as it:
         _, first, _ = await start(it)
         await it.answer(first["session_id"])
@@ -87,8 +87,8 @@ async def test_sessions_keep_their_slots_over_a_restart(tmp_path: Path) -> None:
         assert (await start(it))[0] == 201
 
 
-async def test_no_key_is_told_or_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No answer, no event, no log line and no file has a key; what is stored of a call names it by a fingerprint."""
+async def test_no_key_is_shown_or_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No response, event, log line or file has a key; the stored call has its fingerprint."""
     caplog.set_level(logging.DEBUG)
     told: list[str] = []
     async with keyed(tmp_path, *KEYS) as it:

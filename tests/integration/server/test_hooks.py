@@ -48,7 +48,7 @@ async def model(session: Any) -> None: ...
 
 
 def results_given_to(brain: ScriptedBrain) -> list[str]:
-    """Return the results that the model was told so far."""
+    """Return the tool results that the model has received so far."""
     return brain.results() if brain.asked else []
 
 

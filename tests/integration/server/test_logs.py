@@ -1,4 +1,4 @@
-"""What `af server --json` writes while somebody works with it."""
+"""The log lines of `af server --json` while a node links and leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CANARY = "sk-canary-Vt93kQe7LmXw20"
 
 
 async def test_every_line_is_json_with_its_ids_and_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that comes and goes is named in a field of its own; keys that the environment holds are in no line."""
+    """Lines about a node have its id in `node_id`; no line has a key of the environment."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "node"))
     secret = "long enough to be a key 4711"
     process = await asyncio.create_subprocess_exec(

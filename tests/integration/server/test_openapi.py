@@ -64,7 +64,7 @@ async def test_the_document_has_every_route_with_its_access(document: dict[str, 
     assert with_token
     assert all("{session_id}" in path for path in with_token)
     open_to_all = {path for (_, path), operation in routes.items() if not operation["security"]}
-    signed = "/api/v1/webhooks/approvals"  # whoever uses it proves itself by a signature
+    signed = "/api/v1/webhooks/approvals"  # authenticated by the signature of the request
     assert open_to_all == {"/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/sessions/exchange", signed}
 
 

@@ -1,4 +1,4 @@
-"""Media socket over a real WebSocket, with a provider scripted by the test."""
+"""The media socket over a real WebSocket, with a scripted provider."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[I
 
 
 async def refused(it: Installation, url: str, **options: Any) -> dict[str, Any]:
-    """Request a socket that is refused; return the problem."""
+    """Request a media socket that is refused; return the problem document."""
     options.setdefault("headers", {}).update(
         {
             "Connection": "Upgrade",
@@ -97,7 +97,7 @@ async def test_the_start_returns_the_media_url(it: Installation) -> None:
 
 
 async def test_barge_in_clears_and_reports_the_heard_part(it: Installation) -> None:
-    """Caller speech during a reply clears the rest; the provider gets the heard length according to the marks."""
+    """Caller speech during a reply clears the rest, and the provider gets the heard length derived from the marks."""
     session = await it.start()
     caller, provider = await it.live(session)
     provider.caller_says("hello")
@@ -120,7 +120,7 @@ async def test_barge_in_clears_and_reports_the_heard_part(it: Installation) -> N
     ("query", "form"), [("?format=pcmu", "pcmu/8000"), ("?format=pcm16&rate=24000", "pcm16/24000")]
 )
 async def test_a_format_of_the_provider_is_not_converted(it: Installation, query: str, form: str) -> None:
-    """Equal formats on both sides pass unchanged."""
+    """Audio in the provider's format passes unchanged."""
     session = await it.start()
     caller, provider = await it.live(session, query)
     assert it.adapter.opened[0][1].name == form
@@ -130,7 +130,7 @@ async def test_a_format_of_the_provider_is_not_converted(it: Installation, query
 
 @pytest.mark.parametrize("form", ["pcm16/8000", "pcm16/16000", "pcm16/48000", "pcma/8000"])
 async def test_another_format_is_converted_both_ways(it: Installation, form: str) -> None:
-    """A format that the provider lacks is converted to its best format, and back."""
+    """A format that the provider lacks is converted to the provider's best format and back."""
     codec, rate = form.split("/")
     session = await it.start()
     caller, provider = await it.live(session, f"?format={codec}&rate={rate}")
@@ -165,7 +165,7 @@ async def test_text_dtmf_and_commit_frames_arrive(it: Installation) -> None:
 
 
 async def test_a_reconnecting_caller_continues_the_session(it: Installation) -> None:
-    """A lost connection does not end the call: the next one continues the same conversation at the provider."""
+    """A lost connection does not end the session: the next one continues the same provider conversation."""
     session = await it.start()
     caller, provider = await it.live(session)
     await caller.leave()
@@ -178,7 +178,7 @@ async def test_a_reconnecting_caller_continues_the_session(it: Installation) -> 
 
 
 async def test_a_second_connection_takes_over(it: Installation) -> None:
-    """Of two connections the newer one carries the call, the older one gets the error `replaced`."""
+    """The newer of two connections carries the call; the older one gets the error `replaced`."""
     session = await it.start()
     first, _ = await it.live(session)
     second = await it.call(session)
@@ -189,7 +189,7 @@ async def test_a_second_connection_takes_over(it: Installation) -> None:
 
 
 async def test_the_end_of_a_session_reaches_its_caller(it: Installation) -> None:
-    """However the session ends, its caller gets the reason as the last frame."""
+    """For every way to end a session, the caller gets the reason as the last frame."""
     session = await it.start()
     caller, _ = await it.live(session)
     await it.client.end_session(session.session_id)
@@ -258,7 +258,7 @@ async def test_a_shutdown_releases_the_session_without_ending_it(
         assert "hello" in (await provider.asked(AddTextCommand)).text
 
 
-# --- who may
+# --- authentication
 
 
 async def test_a_page_sends_its_token_as_a_subprotocol_that_is_never_logged(
@@ -329,7 +329,7 @@ async def test_a_start_beyond_the_key_s_limit_is_refused_without_the_provider(it
     await it.start()
 
 
-# --- frames that do not fit
+# --- invalid frames
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ async def test_audio_faster_than_real_time_is_dropped(it: Installation) -> None:
 async def test_a_caller_that_does_not_read_is_disconnected_alone(
     it: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stalled connection is aborted; the provider's events continue meanwhile."""
+    """A connection that does not read is aborted; the provider's events continue."""
     monkeypatch.setattr("agentfield.realtime.bridge.reply_player._SEND_TIMEOUT", 0.3)
     monkeypatch.setattr("agentfield.realtime.bridge.reply_player.LEAD_MS", 600_000)
     session = await it.start()
@@ -422,7 +422,7 @@ async def test_a_caller_that_does_not_read_is_disconnected_alone(
 
 
 async def pings(caller: Caller, count: int, *, answer: bool) -> None:
-    """Receive a number of pings, and answer them or not."""
+    """Receive the given number of pings, with or without answers."""
     while count:
         message = await caller.socket.receive()
         assert message.type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.TEXT)
@@ -458,7 +458,7 @@ async def test_a_silent_caller_that_answers_pings_is_kept(it: Installation) -> N
 
 
 async def test_a_silent_caller_that_answers_no_ping_is_disconnected(it: Installation) -> None:
-    """A dead connection is closed, and the caller may reconnect."""
+    """A connection without pongs is closed, and the caller may reconnect."""
     session = await it.start()
     caller, provider = await quiet(it, session, 0.05)
     await pings(caller, 1, answer=False)

@@ -1,4 +1,4 @@
-"""Calls over a transport from a plugin, in a running control plane: start, carry, recorded evidence, refusals."""
+"""Calls over a transport plugin in a running control plane: start, media, recorded evidence, refusals."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def played() -> TransportScript:
 
 @pytest.fixture
 async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: TransportScript) -> AsyncIterator[Installation]:
-    """An installation with a scripted provider and the booth."""
+    """An installation with a scripted provider and the booth transport."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with installed(tmp_path, played) as made:
         yield made
@@ -59,7 +59,7 @@ async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: TransportS
 async def test_a_caller_of_the_transport_starts_and_carries_its_session(
     it: Installation, played: TransportScript
 ) -> None:
-    """The first request enters the factory; the leg makes the session live; DTMF reaches the handler; a bye ends the call."""
+    """The first request enters the factory, the leg makes the session live, DTMF reaches the handler, `bye` ends the call."""
     assert played.entered == 0
     played.start = {"caller": "7", "metadata": {"booth": "7"}}
     session_id = await ring(it)
@@ -88,7 +88,7 @@ async def test_a_caller_of_the_transport_starts_and_carries_its_session(
 
 
 async def test_evidence_is_recorded_without_secrets(it: Installation, played: TransportScript) -> None:
-    """The evidence is in `session.created` and in the view; the transport's settings are in neither."""
+    """`session.created` and the session's view have the evidence and none of the transport's settings."""
 
     async def verify(request: web.Request) -> Evidence:
         return Evidence("booth-number", {"number": "7", "said": f"my word is {SECRET}"})
@@ -118,7 +118,7 @@ async def test_a_repeated_start_of_a_call_is_one_session(it: Installation, playe
 async def test_the_runtime_is_restricted_to_its_transport(
     it: Installation, played: TransportScript, tmp_path: Path
 ) -> None:
-    """The runtime gives the manifest's settings only, URLs below its routes, its own directory and its own sessions."""
+    """The runtime gives access only to the manifest's settings, its own routes, directory and sessions."""
     await ring(it)
     runtime = played.runtime
     assert runtime is not None
@@ -232,7 +232,7 @@ async def test_a_start_without_valid_evidence_is_refused(
 
 
 async def test_text_before_the_call_is_refused_with_the_entry_route(tmp_path: Path, played: TransportScript) -> None:
-    """Text that is typed before the caller is connected is refused with the entry route."""
+    """Text typed before the caller is connected is refused with the entry route."""
     async with installed(tmp_path, played, text_input=True) as it:
         session_id = await ring(it)
         with pytest.raises(AgentFieldError) as caught:
@@ -243,7 +243,7 @@ async def test_text_before_the_call_is_refused_with_the_entry_route(tmp_path: Pa
         )
 
 
-# --- what is told of the routes
+# --- routes
 
 
 async def test_the_routes_are_in_the_openapi_document(it: Installation) -> None:
@@ -263,7 +263,7 @@ async def test_the_routes_are_in_the_openapi_document(it: Installation) -> None:
 async def test_an_ambiguous_transport_is_not_served(
     tmp_path: Path, played: TransportScript, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A transport that two plugins declare differently has no routes, and the log says why."""
+    """A transport with two different declarations has no routes, and the log has the reason."""
     caplog.set_level(logging.WARNING)
 
     class OtherPlugin(TransportPlugin):

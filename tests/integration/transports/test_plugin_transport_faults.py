@@ -1,4 +1,4 @@
-"""Faults of a transport from a plugin, in a running control plane: verification, limits, failing handlers and factories."""
+"""Faults of a transport plugin in a running control plane: verification, limits, failing handlers and factories."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def played() -> TransportScript:
 
 @pytest.fixture
 async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: TransportScript) -> AsyncIterator[Installation]:
-    """An installation with a scripted provider and the booth."""
+    """An installation with a scripted provider and the booth transport."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with installed(tmp_path, played) as made:
         yield made
 
 
-# --- who may
+# --- authentication
 
 
 async def forbid(_: web.Request) -> Any:
@@ -135,7 +135,7 @@ async def test_routes_without_verify_require_the_control_plane_s_credentials(
                 assert (path, response.status) == (path, status)
 
 
-# --- how much
+# --- limits
 
 
 async def test_an_oversized_body_does_not_reach_the_plugin(it: Installation, played: TransportScript) -> None:
@@ -165,13 +165,13 @@ async def test_requests_beyond_the_concurrency_limit_are_refused(it: Installatio
         async with it.http.get(url, headers={**NUMBER, **SOCKET}) as response:
             return response.status
 
-    # the slot is released after the transport has handled the end of the line
+    # the slot is released after the transport has handled the end of the connection
     await until_async(status, lambda found: found != 429)
     await line(it, await ring(it))
     await second.leave()
 
 
-# --- what a bad one breaks
+# --- isolation of failures
 
 
 async def broken(_request: web.Request, _evidence: Evidence | None) -> Any:
@@ -297,7 +297,7 @@ async def test_a_failing_factory_is_retried_later(
 
 
 async def test_a_factory_that_cannot_be_imported_is_a_503(tmp_path: Path, played: TransportScript) -> None:
-    """A missing module is a 503 at the first request, and no error before."""
+    """A factory in a missing module gives 503 at the first request and no error at start."""
     async with installed(tmp_path, played, factory="support.no_such_module:scripted_transport") as it:
         status, problem = await ask(it, "GET", "/status")
         assert (status, problem["code"]) == (503, "transport_not_ready")

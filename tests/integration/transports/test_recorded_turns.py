@@ -1,4 +1,4 @@
-"""Recorded turns over HTTP: posted, answered as a stream, interrupted, repeated, refused."""
+"""Recorded turns over HTTP: post, streamed answer, interruption, repetition, refusal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.waiting import until, until_async
 
 @pytest.fixture
 async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Installation]:
-    """An installation with a script of its own."""
+    """An installation with a scripted provider."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path) as made:
         yield made
@@ -80,7 +80,7 @@ async def test_a_new_turn_interrupts_the_answer(it: Installation) -> None:
 
 
 async def test_a_repeated_request_gets_the_answer_from_the_beginning(it: Installation) -> None:
-    """The same key attaches to an open turn and to an ended one; the turn is not run again."""
+    """A repeated key returns the answer of its open or ended turn; the turn is not run again."""
     it.script.holds.add("You said hello.")
     session = await it.start()
     first = asyncio.create_task(it.answer(session.session_id, idempotency_key="one"))
@@ -240,7 +240,7 @@ async def test_typed_text_fails_if_the_provider_refuses(it: Installation) -> Non
         await it.client.send_input(session.session_id, "hi there")
     async with asyncio.timeout(60):
         async for _ in it.client.session_events(session.session_id):
-            pass  # the stream is over when the session is
+            pass  # the stream ends with the session
     view = await it.client.get_session(session.session_id)
     assert (view.end_reason, view.end_detail) == ("provider_error", "no_credits: no credits are left")
 
@@ -250,7 +250,7 @@ async def test_typed_text_fails_if_the_provider_refuses(it: Installation) -> Non
     [("ice_failed", "ice_failed"), ("caller_hangup", "caller_hangup"), ("operator", "caller_hangup")],
 )
 async def test_a_caller_may_report_an_ice_failure(it: Installation, says: str, counts: str) -> None:
-    """A page may end its session as a hangup or an ICE failure, and never with the operator's reasons."""
+    """A caller may end its session as a hangup or an ICE failure, and not with the operator's reasons."""
     session = await it.start()
     await it.client.end_session(session.session_id, reason=says, token=session.token)
     view = await it.client.get_session(session.session_id)
@@ -275,7 +275,7 @@ async def test_the_view_of_an_ended_session_has_its_usage(it: Installation) -> N
 
 
 async def test_a_recording_without_words_is_discarded(it: Installation) -> None:
-    """A recording in which no words are recognised is discarded, and its answer ends with that."""
+    """A recording without recognised words is discarded, and its answer ends with that event."""
     it.script.hears.append("")
     session = await it.start()
     answer = await it.answer(session.session_id)

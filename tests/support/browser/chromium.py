@@ -46,7 +46,7 @@ def microphone_file(recording: str, folder: Path, *, lead: float = 2.0, tail: fl
     with wave.open(str(SPEECH_FIXTURES / recording)) as source:
         rate, speech = source.getframerate(), source.readframes(source.getnframes())
         assert (source.getnchannels(), source.getsampwidth()) == (1, 2)
-    assert any(speech)  # a silent or missing file would make Chromium send silence without a word
+    assert any(speech)  # for a silent or missing file Chromium would send silence without an error
     path = folder / f"microphone-{Path(recording).stem}.wav"
     with wave.open(str(path), "wb") as target:
         target.setparams((1, 2, rate, 0, "NONE", ""))

@@ -102,17 +102,17 @@ class Phone:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
         self.sent: list[dict[str, Any]] = []
-        """What came from the other side, in order; audio as its length."""
+        """The received messages, in order; audio as its length."""
         self.heard = bytearray()
-        """What was played and not silence."""
+        """The played audio that was not silence."""
         self.clears: list[float] = []
-        """Milliseconds that each clear threw away."""
+        """Milliseconds of audio that each clear discarded."""
         self.cleared_at: list[float] = []
-        """Milliseconds that had been played when it came."""
+        """Milliseconds that had been played when the clear arrived."""
         self.told: list[str] = []
         """Marks in the order in which they were echoed because they were played."""
         self.positions: list[float] = []
-        """Milliseconds that had been played when each of them was."""
+        """Milliseconds that had been played when each mark was echoed."""
         self._queue: deque[bytes | str] = deque()
         self._speech: deque[bytes] = deque()
         self._number = 1
@@ -204,7 +204,7 @@ class Phone:
             self.sent.append(told)
 
     async def _clear(self) -> None:
-        # Twilio sends the marks of what it throws away back at once
+        # Twilio echoes the marks of cleared audio at once
         dropped, self._queue = self._queue, deque()
         self.cleared_at.append(len(self.heard) / 8)
         self.clears.append(sum(len(each) for each in dropped if isinstance(each, bytes)) / 8)
@@ -214,7 +214,7 @@ class Phone:
 
 
 def registry(plugins: Sequence[object] = ()) -> Registry:
-    """Return a registry with two providers and the telephone transport, which do not know each other, and more plugins."""
+    """Return a registry with two providers and the telephone transport, all independent, and further plugins."""
     return Registry.of([agentfield_local.plugin, agentfield_openai.plugin, agentfield_twilio.plugin, *plugins])
 
 
@@ -261,7 +261,7 @@ class Exchange:
         return phone
 
     async def session(self, count: int = 1) -> str:
-        """Wait until so many sessions exist; return the id of the newest."""
+        """Wait until `count` sessions exist; return the id of the newest."""
 
         async def found() -> str | None:
             rows = await self.client.list_sessions()

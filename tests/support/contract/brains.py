@@ -37,7 +37,7 @@ class ScriptedBrain:
 
     Args:
         calls: The tool calls of one response: the name of a function and its arguments.
-        rewords: Whether it rewords the texts that it is to say.
+        rewords: Whether it rewords requested texts.
         while_saying: A text that it says before these calls, in the same response.
     """
 

@@ -38,7 +38,7 @@ class Medium(Protocol):
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is closed, so that nothing more will be heard."""
+        """Whether the connection is closed."""
 
     def heard_ms(self) -> float:
         """Return the milliseconds of the agent's audio that were heard."""
@@ -56,7 +56,7 @@ class Medium(Protocol):
         """Close the connection."""
 
     def told(self) -> str:
-        """Return everything that the caller received beside the session's events."""
+        """Return everything that the caller received besides the session's events."""
 
 
 class Direct:

@@ -184,7 +184,7 @@ class Installation:
         return bool(talk.of("speech.ended")) or talk.medium.gone
 
     def medium(self, started: StartResponse, query: str = "") -> Medium:
-        """Return the caller's way to a session: by its transport."""
+        """Return the caller for a session, by the session's transport."""
         if started.media_url is not None:
             return Carried(self.http, started.media_url + query, started.token)
         if started.turns_url is not None:

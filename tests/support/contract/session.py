@@ -29,7 +29,7 @@ class Outcome:
     """For each speech: the text asked for, the text generated, whether they are the same, and the failure's code."""
     reason: str | None = None
     because: str | None = None
-    """The provider's code, or the way its connection was lost, where that ended the session."""
+    """The provider's code or the cause of the lost connection, if that ended the session."""
     refused: tuple[str | None, str] | None = None
     """Where the provider refused the call: the code that the caller got, and the provider's own."""
     heard: bool = False

@@ -91,7 +91,7 @@ class LiveCall:
         return end
 
     async def answered(self, said: str) -> dict[str, Any]:
-        """Wait until the agent has said something that begins like this, and return the body of `speech.ended`."""
+        """Wait until the agent has said a text that starts like this, and return the body of `speech.ended`."""
         begun = await until_async(self._begun(said))
         return await self.record.until("speech.ended", speech_id=begun["body"]["speech_id"])
 
@@ -103,7 +103,7 @@ class LiveCall:
         return look
 
     async def begins(self, said: str) -> dict[str, Any]:
-        """Wait until the agent starts to say something that begins like this."""
+        """Wait until the agent starts to say a text that starts like this."""
         return await until_async(self._begun(said))
 
     async def hang_up(self) -> SessionView:
@@ -122,7 +122,7 @@ async def calling(
     Args:
         installation: The installation that runs it.
         target: The session to start.
-        client: The caller's own way to the control plane, if it has one.
+        client: The caller's own client; the installation's by default.
     """
     client = client or installation.client
     started = await client.start_session(StartRequest(target=target))

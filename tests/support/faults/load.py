@@ -28,7 +28,7 @@ KILLS = int(os.environ.get("FAULT_KILLS", "3"))
 WORK = ROOT / "tests" / "faults" / "programs" / "work_agent.py"
 SENDERS = 8
 PAUSE = 0.2
-"""Seconds between two submissions of a sender, so that the work is done about as fast as it arrives."""
+"""Seconds between two submissions of a sender; work ends about as fast as it is submitted."""
 SETTLED = 60.0 + 5 * KILLS
 """Seconds that the remaining work may take."""
 NOT_NOW = {"control_plane_unavailable", "store_full", "store_failed", "store_busy", "stopping", "node_not_connected"}
@@ -66,10 +66,10 @@ class Load:
         async def submit() -> str:
             return (await client.execute_async(target, {"number": number}, idempotency_key=key)).id
 
-        name = self.acknowledged[key] = await self.until_taken(submit)
+        name = self.acknowledged[key] = await self.until_accepted(submit)
         self._news.set()
         if target == "work.held":
-            await self.until_taken(lambda: self._cancel(client, name))
+            await self.until_accepted(lambda: self._cancel(client, name))
 
     async def _cancel(self, client: ControlPlaneClient, name: str) -> None:
         try:
@@ -79,7 +79,7 @@ class Load:
                 raise
         self.cancelled.add(name)
 
-    async def until_taken(self, ask: Callable[[], Awaitable[_Value]]) -> _Value:
+    async def until_accepted(self, ask: Callable[[], Awaitable[_Value]]) -> _Value:
         """Repeat a request until it succeeds; count the refusals."""
         while True:
             try:
@@ -104,7 +104,7 @@ class Load:
         await self.until(lambda: len(self.acknowledged) >= goal)
 
     @asynccontextmanager
-    async def going_on(self) -> AsyncIterator[None]:
+    async def submitting(self) -> AsyncIterator[None]:
         """Submit work during the block, then until each sender was served again."""
         async with asyncio.TaskGroup() as group:
             for sender in range(SENDERS):

@@ -57,9 +57,9 @@ CAPABILITIES = Capabilities(
     resumption="attach",
 )
 WEBSOCKET = replace(CAPABILITIES, interruption="client", truncation="client_ms", resumption="replay")
-"""Of a pair whose audio we carry."""
+"""Capabilities of a pair on bridged media."""
 TURNS = replace(WEBSOCKET, truncation="estimate", resumption="stateless")
-"""Of a pair of recorded turns."""
+"""Capabilities of a pair of recorded turns."""
 _OF_MEDIA = {"direct": CAPABILITIES, "bridged": WEBSOCKET, "turns": TURNS}
 E = TypeVar("E")
 C = TypeVar("C", bound=Command)

@@ -1,4 +1,4 @@
-"""Random steps of a call: their strategies, and the call that takes them on a session machine."""
+"""Random steps of a call: their strategies, and the call that applies them to a session machine."""
 
 from __future__ import annotations
 
@@ -111,20 +111,20 @@ NORMAL: st.SearchStrategy[tuple[str, Any]] = st.one_of(
 STEPS: st.SearchStrategy[tuple[str, Any]] = st.integers(0, 39).flatmap(
     lambda n: NORMAL if n else st.one_of(st.tuples(st.just("rare"), RARE), st.tuples(st.just("wait"), st.just(20.0)))
 )
-"""Mostly a disordered conversation, now and then something that may end it."""
+"""Mostly steps of a conversation in random order, and some that may end it."""
 
 
 class RandomCall:
-    """A session machine that takes random steps, and the commands that were sent to it.
+    """A session machine that random steps are applied to, and the commands that were sent to it.
 
     Args:
         floor: The floor of the declaration.
         drift: The drift policy of the declaration.
-        media: Which way the audio takes.
+        media: The medium of the audio.
         patience: `interrupt_after_ms`.
         expires_in: Seconds until the provider's session expires; None for never.
         connected: Whether the call starts live.
-        snapshot: What is known from before a restart.
+        snapshot: The state from before a restart.
     """
 
     def __init__(

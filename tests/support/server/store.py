@@ -13,7 +13,7 @@ from agentfield_server.store.records import EventRow, IdempotencyKey, NewExecuti
 from agentfield_server.store.sqlite.store import SqliteStore
 
 Factory = Callable[[Path, Callable[[], float], Callable[[list[EventRow]], None]], Store]
-"""Makes a store that is not open yet, in a folder: the same folder again is the same store."""
+"""Returns a store that is not open yet; the same folder gives the same store."""
 
 
 def sqlite(folder: Path, clock: Callable[[], float], on_commit: Callable[[list[EventRow]], None]) -> Store:
@@ -48,7 +48,7 @@ class Opened:
         self.folder = folder
         self.clock = Clock()
         self.seen: list[EventRow] = []
-        """Every event that a store told of after its commit."""
+        """Every event that a store published after its commit."""
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[Store]:

@@ -24,7 +24,7 @@ class Row:
     attempt: int = 0
     epoch: int = 0
     told: tuple[int, int] = (0, 0)
-    """Attempt and epoch as whoever leased it last knows them."""
+    """Attempt and epoch of the last lease."""
     owner: str | None = None
     accepted: bool = False
     max_attempts: int = 1
@@ -36,7 +36,7 @@ class Row:
     left: float | None = None
     """The time left to the deadline when it was suspended."""
     approval: str | None = None
-    """The id of the question that it waits for."""
+    """The id of the pending approval."""
     output: Any = None
     endings: int = 0
 

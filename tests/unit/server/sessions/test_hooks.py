@@ -338,7 +338,7 @@ async def test_an_execution_abandoned_during_its_creation_is_cancelled(tmp_path:
 
 @pytest.mark.parametrize("before", [True, False], ids=["in the middleware", "in the target"])
 async def test_a_call_continues_after_a_restart(tmp_path: Path, before: bool) -> None:
-    """Wherever the control plane stops, the call passes the middleware again, but runs, and is recorded, once."""
+    """After a stop at any point the call passes the middleware again, but runs and is recorded once."""
     adapter, key = Adapter(), NodeKey.generate()
     held, passages = HeldMiddleware(), []
 

@@ -1,4 +1,4 @@
-"""What a session costs: the provider's figure first, then counts by published prices, then by the user's file."""
+"""The cost of a session: as reported by the provider, or computed from published prices and the user's price file."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def config(model: str = "talk-1", transcription: str | None = None, **options: s
 
 
 def used(**counts: float) -> Usage:
-    """Return what was used; text and audio, in and out."""
+    """Return a usage with these counts."""
     return Usage.model_validate(counts)
 
 
 def test_each_kind_of_token_has_its_price() -> None:
-    """Text and audio, in and out, are counted by the million."""
+    """Text and audio tokens, input and output, are priced per million."""
     price = make_pricer(ACME, config())
     counts = {"input_text_tokens": 1000, "input_audio_tokens": 2000, "output_text_tokens": 500}
     cost = price("reply", used(**counts, output_audio_tokens=3000))
     assert cost == pytest.approx((1000 * 4 + 2000 * 32 + 500 * 16 + 3000 * 64) / 1e6)
 
 
-def test_cached_tokens_are_paid_once() -> None:
-    """Cached tokens cost their own price and not the input's too; without a price of their own they are input."""
+def test_cached_tokens_are_priced_once() -> None:
+    """Cached tokens have the cached price only; without a cached price they are priced as input."""
     usage = used(input_text_tokens=1000, cached_tokens=600)
     assert compute_cost(usage, TALK) == pytest.approx((400 * 4 + 600 * 0.4) / 1e6)
     assert compute_cost(usage, dataclasses.replace(TALK, cached=None)) == pytest.approx(1000 * 4 / 1e6)
@@ -81,23 +81,23 @@ def test_cached_tokens_are_paid_once() -> None:
     assert compute_cost(mixed, TALK) == pytest.approx((250 * 4 + 250 * 32 + 500 * 0.4) / 1e6)
 
 
-def test_seconds_are_paid_by_the_minute() -> None:
-    """What is counted in seconds costs its part of a minute's price."""
+def test_seconds_are_priced_per_minute() -> None:
+    """Usage in seconds is priced per minute; tokens have no price in such a table."""
     price = make_pricer(ACME, config(transcription="scribe-1"))
     assert price("transcription", used(seconds=90)) == pytest.approx(0.009)
     assert price("transcription", used(input_audio_tokens=100)) is None
 
 
 def test_each_model_has_its_own_table() -> None:
-    """The reply is priced by the conversation's model, the transcription by its own, speech by the declared model."""
+    """Replies are priced by the session's model, transcriptions by the transcription model, speech by the declared speech model."""
     price = make_pricer(ACME, config("text-1", "scribe-1", speech_model="talk-1"))
     usage = used(output_text_tokens=1_000_000)
     assert (price("reply", usage), price("transcription", usage), price("speech", usage)) == (8.0, None, 16.0)
     assert make_pricer(ACME, config())("speech", usage) is None
 
 
-def test_a_dated_name_has_the_price_of_the_name() -> None:
-    """A model with a date behind its name costs what the name costs, unless it has its own price; no other name is guessed."""
+def test_a_dated_model_has_the_price_of_its_base_name() -> None:
+    """A model name with a date suffix has the price of the base name unless it has its own; other suffixes have no price."""
     usage = used(input_text_tokens=1_000_000)
     assert make_pricer(ACME, config("talk-1-2026-05-01"))("reply", usage) == 4.0
     own = {("acme", "talk-1-2026-05-01"): {"input_text": 3.0}}
@@ -105,8 +105,8 @@ def test_a_dated_name_has_the_price_of_the_name() -> None:
     assert make_pricer(ACME, config("talk-1-mini"))("reply", usage) is None
 
 
-def test_what_nobody_knows_has_no_price() -> None:
-    """A kind that was used and has no price makes the whole unknown; one that was not used does not matter."""
+def test_used_tokens_without_a_price_make_the_cost_unknown() -> None:
+    """The cost is unknown if a used kind has no price; unused kinds need no price."""
     price = make_pricer(ACME, config("text-1"))
     assert price("reply", used(input_text_tokens=10, output_audio_tokens=0)) is not None
     assert price("reply", used(input_text_tokens=10, output_audio_tokens=1)) is None
@@ -116,8 +116,8 @@ def test_what_nobody_knows_has_no_price() -> None:
 
 
 @given(usage=usages, told=st.floats(0, 100))
-def test_the_providers_own_figure_wins(usage: Usage, told: float) -> None:
-    """Whatever the table says, and for unknown models too, what the provider itself told is the cost."""
+def test_a_cost_reported_by_the_provider_is_used(usage: Usage, told: float) -> None:
+    """The reported cost is used for every model and kind, with or without a price."""
     usage = usage.model_copy(update={"cost": told})
     for model in ("talk-1", "text-1", "unheard-of"):
         for kind in ("reply", "transcription", "speech"):
@@ -126,7 +126,7 @@ def test_the_providers_own_figure_wins(usage: Usage, told: float) -> None:
 
 @given(usage=usages, table=tables)
 def test_a_cost_is_between_all_cached_and_none_cached(usage: Usage, table: ModelPrices) -> None:
-    """Counting cached tokens never leaves the range between pricing all input one way and all the other."""
+    """The cost lies between the cost of all input as cached and the cost of all input as not cached."""
     cost = compute_cost(usage, table)
     assert cost is not None
     bare = dataclasses.replace(table, cached=None)
@@ -143,8 +143,8 @@ def test_a_cost_is_between_all_cached_and_none_cached(usage: Usage, table: Model
 
 
 @given(usage=usages, table=tables, times=st.integers(1, 50))
-def test_twice_the_use_is_twice_the_cost(usage: Usage, table: ModelPrices, times: int) -> None:
-    """A cost grows with the counts, in proportion."""
+def test_the_cost_is_proportional_to_the_usage(usage: Usage, table: ModelPrices, times: int) -> None:
+    """The cost of n times the tokens is n times the cost."""
     counts = {name: count * times for name, count in usage.model_dump(exclude_none=True).items()}
     once, more = compute_cost(usage, table), compute_cost(Usage(**counts), table)
     assert once is not None
@@ -155,8 +155,8 @@ def test_twice_the_use_is_twice_the_cost(usage: Usage, table: ModelPrices, times
 @given(
     usage=usages, table=tables, missing=st.sampled_from(["input_text", "input_audio", "output_text", "output_audio"])
 )
-def test_a_missing_price_matters_exactly_when_it_was_used(usage: Usage, table: ModelPrices, missing: str) -> None:
-    """A cost is unknown just when tokens remain to be paid at a price that is not there."""
+def test_a_missing_price_makes_the_cost_unknown_only_if_used(usage: Usage, table: ModelPrices, missing: str) -> None:
+    """The cost is unknown exactly if there are tokens of the kind without a price."""
     holed = dataclasses.replace(table, cached=None, **{missing: None})
     assert (compute_cost(usage, holed) is None) == bool(getattr(usage, f"{missing}_tokens"))
 
@@ -170,10 +170,10 @@ def test_a_missing_price_matters_exactly_when_it_was_used(usage: Usage, table: M
         st.dictionaries(st.sampled_from(["input_text", "cached", "minute"]), prices),
     )
 )
-def test_a_file_reads_back(
+def test_a_price_file_is_read_completely(
     tmp_path_factory: pytest.TempPathFactory, written: dict[tuple[str, str], dict[str, float]]
 ) -> None:
-    """Every table of a file is an override of its provider and model."""
+    """Every table of a price file becomes an override for its provider and model."""
     path = tmp_path_factory.getbasetemp() / "prices.toml"
     path.write_text(
         "\n".join(
@@ -184,8 +184,8 @@ def test_a_file_reads_back(
     assert load_prices(path) == written
 
 
-def test_a_file_goes_over_what_is_published(tmp_path: Path) -> None:
-    """A table changes what it names, keeps the rest, and may bring a model that nobody published; others are not touched."""
+def test_a_price_file_overrides_published_prices(tmp_path: Path) -> None:
+    """A table overrides the prices that it names and may add a model; other prices and providers are unchanged."""
     path = tmp_path / "prices.toml"
     path.write_text('[acme."talk-1"]\noutput_text = 1\n[acme."new/model"]\ninput_text = 5.5\n')
     overrides = load_prices(path)
@@ -218,8 +218,8 @@ def test_a_file_goes_over_what_is_published(tmp_path: Path) -> None:
         ('[acme."talk-1"]\ncached = inf\n', '[acme."talk-1"] cached is inf, not a number from 0'),
     ],
 )
-def test_a_bad_file_is_refused_by_line_or_table(tmp_path: Path, text: str, why: str) -> None:
-    """What is wrong is named with its line or table, and what a right one looks like."""
+def test_an_invalid_price_file_is_refused(tmp_path: Path, text: str, why: str) -> None:
+    """The error names the line or table and shows a valid table."""
     path = tmp_path / "prices.toml"
     path.write_text(text)
     with pytest.raises(InvalidInput) as refused:
@@ -231,8 +231,8 @@ def test_a_bad_file_is_refused_by_line_or_table(tmp_path: Path, text: str, why: 
     )
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A file that is missing, a folder, or no text is refused by name."""
+def test_an_unreadable_price_file_is_refused(tmp_path: Path) -> None:
+    """A missing file, a folder and a file that is not UTF-8 are refused with the reason."""
     (tmp_path / "prices.toml").write_bytes(b"\xff\xfe")
     for path, why in (
         (tmp_path / "no.toml", "No such file"),

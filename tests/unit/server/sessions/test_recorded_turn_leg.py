@@ -302,7 +302,7 @@ async def test_a_turn_that_is_never_committed_times_out(harness: TurnsHarness, m
 
 
 async def test_closing_the_leg_ends_its_input(harness: TurnsHarness) -> None:
-    """A closed leg reports that its caller is gone, not that it hung up."""
+    """A closed leg reports that its caller disconnected, not that it hung up."""
     leg = await harness.service.leg(harness.row)
     await leg.close()
     await until(lambda: harness.sessions.received)

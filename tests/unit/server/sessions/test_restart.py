@@ -174,7 +174,7 @@ async def test_a_tool_that_ran_during_the_restart_is_answered_once(tmp_path: Pat
 
 
 async def test_a_session_taken_by_another_control_plane_is_released(tmp_path: Path) -> None:
-    """After a takeover the next write finds the loss: the actor detaches, frees its lease, and neither hangs up nor ends."""
+    """The next write after a takeover fails: the actor detaches and frees its lease, but does not hang up or end the session."""
     adapter, key = Adapter(), NodeKey.generate()
     async with plane(tmp_path, adapter) as old:
         node = await ScriptedNode(key, old.url).link()
