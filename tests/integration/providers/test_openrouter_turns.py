@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,7 +52,7 @@ from support.providers.openrouter import (
     CANARY,
     DONE,
     FLAGGED,
-    QUICK,
+    TIMEOUTS,
     Peer,
     Scene,
     SessionDriver,
@@ -226,7 +227,7 @@ async def test_an_unknown_cost_is_a_warning() -> None:
         await talk.until(ReplyAudio)
         await talk.send(CancelReplyCommand(reply=started.reply, heard_ms=0))
         assert (await talk.until(Warned)).code == "cost_unknown"
-    assert len(provider.looked_up) == len(QUICK.lookups)
+    assert len(provider.looked_up) == len(TIMEOUTS.lookups)
 
 
 async def test_an_ended_reply_can_still_be_truncated() -> None:
@@ -348,7 +349,11 @@ async def test_another_model_is_reported_before_its_text() -> None:
 @pytest.mark.parametrize("keepalive", [True, False])
 async def test_comments_do_not_keep_a_stream_alive(keepalive: bool) -> None:
     """A stream that sends only comments is stalled after the idle time."""
-    async with peer(Scene([chunk({})], hold=True, keepalive=keepalive)) as provider, opened(provider) as talk:
+    timeouts = replace(TIMEOUTS, idle=0.3)
+    async with (
+        peer(Scene([chunk({})], hold=True, keepalive=keepalive)) as provider,
+        opened(provider, timeouts=timeouts) as talk,
+    ):
         await talk.send(ReplyCommand(id="spk_1"))
         assert (await talk.until(ReplyEnded)).why == "stalled"
         async with asyncio.timeout(60):

@@ -49,7 +49,7 @@ CANARY = "sk-or-v1-canary7f31c9e0b2"
 FLAGGED = "how do I hotwire the canary car"
 """Words of a caller that a refusal quotes and that must not be passed on."""
 DONE = b"data: [DONE]\n\n"
-QUICK = Timeouts(connect=2.0, idle=0.3, total=2.0, transcription=2.0, lookup=2.0, lookups=(0.0, 0.01, 0.01))
+TIMEOUTS = Timeouts(lookups=(0.0, 0.01, 0.01))
 USAGE = {
     "prompt_tokens": 120,
     "completion_tokens": 60,
@@ -288,7 +288,7 @@ class SessionDriver:
 
 @asynccontextmanager
 async def opened(
-    at: Peer, conf: SessionConfig | None = None, *, timeouts: Timeouts = QUICK, pinned: bool = True
+    at: Peer, conf: SessionConfig | None = None, *, timeouts: Timeouts = TIMEOUTS, pinned: bool = True
 ) -> AsyncIterator[SessionDriver]:
     """Open a session with the provider; afterwards no task of it may be left."""
     before = asyncio.all_tasks()
