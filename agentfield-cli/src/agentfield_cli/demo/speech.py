@@ -103,7 +103,7 @@ async def speech_server(home: Path, on_loading: Callable[[str], None]) -> AsyncI
     lines: deque[str] = deque(maxlen=20)
     reading = asyncio.create_task(_read_log(process, lines, on_loading))
     try:
-        await _wait_until_ready(process, lines)
+        await _wait_until_ready(process, reading, lines)
         data = json.loads(await asyncio.to_thread(state.read_text))
         yield SpeechServer(str(data["url"]), str(data.get("token") or ""))
     finally:
@@ -122,7 +122,9 @@ async def _read_log(process: asyncio.subprocess.Process, lines: deque[str], on_l
             on_loading(loading["engine"])
 
 
-async def _wait_until_ready(process: asyncio.subprocess.Process, lines: deque[str]) -> None:
+async def _wait_until_ready(
+    process: asyncio.subprocess.Process, reading: asyncio.Task[None], lines: deque[str]
+) -> None:
     """Wait for the first output line: the address of the server, or the problem that kept it from starting."""
     if process.stdout is None:
         raise ProviderUnavailable("The speech server has no output.", code="speech_not_ready")
@@ -137,6 +139,9 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, lines: deque[st
         case {"code": str()}:
             raise error_from_problem(report)
         case _:
+            if process.stdout.at_eof():
+                # the server has exited; its last log lines may arrive after the end of its output
+                await asyncio.wait({reading}, timeout=_STOP_TIMEOUT)
             raise ProviderUnavailable(
                 f"The speech server was not ready in time: {' | '.join(lines) or 'no output'}.",
                 code="speech_not_ready",
