@@ -33,7 +33,7 @@ __all__ = ["AttemptRunner"]
 _log = logging.getLogger("agentfield.node")
 _Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
 _MAX_PAUSE_BYTES = 64 * 1024
-"""How much JSON a pause request may be."""
+"""Maximum size of a pause request, in bytes of JSON."""
 
 _INLINE_BYTES = 64 * 1024
 """Values up to this size are hashed on the event loop, larger ones in a thread."""

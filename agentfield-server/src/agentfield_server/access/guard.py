@@ -17,7 +17,7 @@ from agentfield_server.settings import Settings
 __all__ = ["CALLER", "MEDIA_PROTOCOL", "PRINCIPAL", "Access", "AuthGuard"]
 
 Access = Literal["public", "operator", "session", "node", "verified"]
-"""Who may use a route: everyone; the operator; the operator or the holder of the session's browser token; a node; a
+"""Principals that may use a route: everyone; the operator; the operator or the holder of the session's browser token; a node; a
 request that the route's own transport has verified."""
 
 PRINCIPAL = web.RequestKey("agentfield_principal", str)

@@ -33,7 +33,7 @@ class SessionRequest:
     principal: str
     """The starter: the name of the key, or of the transport."""
     evidence: Evidence | None = None
-    """How a transport verified the caller (`agentfield.realtime.transport`); None for a session started with a key."""
+    """Evidence of the caller from its transport (`agentfield.realtime.transport`); None for a session started with a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How much of a reply the caller has heard: arithmetic on milliseconds, without a clock or socket of its own."""
+"""Playback position of a reply at the caller: arithmetic on milliseconds, without a clock or socket of its own."""
 
 from __future__ import annotations
 

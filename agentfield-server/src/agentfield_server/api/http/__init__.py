@@ -1,1 +1,1 @@
-"""What all routes share: the route table's `Route`, request bodies and replies, idempotency keys, event streams."""
+"""Shared parts of all routes: the route table's `Route`, request bodies and replies, idempotency keys, event streams."""
