@@ -82,6 +82,11 @@ class Dispatcher:
             self._to_check.add(node_id)
             self._wake.set()
 
+    def release(self, link: LinkedNode, execution_id: str) -> None:
+        """Free the slot of an attempt, and look for queued work that may take it."""
+        link.release(execution_id)
+        self.capacity_freed(link.node_id)
+
     def reserve(self, new: NewExecution) -> LinkedNode | None:
         """Reserve a slot for a new execution on a linked instance; return None when it must be queued."""
         node_id, _, function = new.target.partition(".")
@@ -110,7 +115,7 @@ class Dispatcher:
                     await self._dispatch_waiting(node_id)
                 except AgentFieldError as error:
                     _log.warning("queued work could not be dispatched, it will be tried again: %s", error.message)
-                    self._backlog.add(node_id)
+                    self.work_waiting(node_id)
                     await asyncio.sleep(_AFTER_FAILURE)
 
     async def _sleep(self) -> None:
@@ -140,10 +145,12 @@ class Dispatcher:
             waiting = await self._store.queued_executions(node_id, now=now, limit=_PAGE, without=sorted(full))
             results = await asyncio.gather(*(self._try_dispatch(row) for row in waiting))
             # a target without a free instance must not block the others of the node
-            full |= {row.target for row, taken in zip(waiting, results, strict=True) if not taken}
+            untaken = full | {row.target for row, taken in zip(waiting, results, strict=True) if not taken}
+            # looked at again: a slot that was freed since the query, without the mark, woke nobody
+            full = {target for target in untaken if self._pick(target) is None}
             if len(waiting) == _PAGE or full:
                 self._backlog.add(node_id)
-            if not waiting:
+            if not waiting and full == untaken:
                 break
         at = await self._store.next_start(node_id, after=now)
         if at is not None:
@@ -151,8 +158,7 @@ class Dispatcher:
 
     async def _try_dispatch(self, row: Execution) -> bool:
         """Lease one execution to a fitting instance; return False when there is none."""
-        node_id, _, function = row.target.partition(".")
-        link = self._hub.pick(node_id, function)
+        link = self._pick(row.target)
         if link is None:
             return False
         assigned = AssignedAttempt.of(row)
@@ -163,10 +169,14 @@ class Dispatcher:
             leased = await self._store.lease_execution(row.id, owner=link.instance_id, until=self.lease_until)
         finally:
             if leased is None:
-                link.release(row.id)
+                self.release(link, row.id)
         if leased is not None:
             await self.invoke(leased, link)
         return True
+
+    def _pick(self, target: str) -> LinkedNode | None:
+        node_id, _, function = target.partition(".")
+        return self._hub.pick(node_id, function)
 
     async def invoke(self, execution: Execution, link: LinkedNode) -> None:
         """Send the invocation to the assigned node; return the lease when its link has ended."""
@@ -179,7 +189,7 @@ class Dispatcher:
 
     async def _return_lease(self, execution: Execution, link: LinkedNode) -> None:
         async with self.lease_lock:
-            link.release(execution.id)
+            self.release(link, execution.id)
             newer = self._hub.connecting_or_linked(link.instance_id)
             if newer is not None and newer is not link and (not newer.reconciled or execution.id in newer.assigned):
                 return  # the instance has linked again: its reconciliation decides about this attempt

@@ -213,7 +213,7 @@ class Engine:
                 )
         finally:
             if link is not None and not is_new:
-                link.release(new.id)
+                self._dispatcher.release(link, new.id)
         if not is_new:
             return execution
         self._deadlines.add(execution.id, execution.deadline)
@@ -276,7 +276,8 @@ class Engine:
         """Release the slot of a closed execution and notify waiters and the bus."""
         if link is not None:
             link.release(done.id)
-            self._dispatcher.capacity_freed(link.node_id)
+        # also without a link: the concurrency of a function is counted over all instances of its node
+        self._dispatcher.capacity_freed(done.target.partition(".")[0])
         self._ended(done)
         self._waiters.resolve(done)
         self._bus.publish(f"execution:{done.id}", done)
@@ -311,6 +312,7 @@ class Engine:
     async def node_lost(self, link: LinkedNode) -> None:
         """Decide about the attempts of a lost node."""
         await self._leases.node_lost(link)
+        self._dispatcher.capacity_freed(link.node_id)
 
     async def accepted(self, link: LinkedNode, frame: Accepted) -> None:
         """Record that a function was entered."""
@@ -377,7 +379,7 @@ class Engine:
             row.id, attempt=frame.attempt, epoch=frame.epoch, not_before=at, anew=True, events=(event,)
         )
         if queued:
-            link.release(row.id)
+            self._dispatcher.release(link, row.id)
             self._dispatcher.work_waiting(link.node_id)
         return queued
 
@@ -385,8 +387,7 @@ class Engine:
         """Suspend an execution until a decision; its slot on the node is free from then on."""
         approval = await self.approvals.suspend(frame.execution_id, request, attempt=frame.attempt, epoch=frame.epoch)
         if approval is not None:
-            link.release(frame.execution_id)
-            self._dispatcher.capacity_freed(link.node_id)
+            self._dispatcher.release(link, frame.execution_id)
         return approval is not None
 
     async def _resume(self, execution_id: str) -> None:
