@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -285,3 +286,48 @@ async def until_accepted(store: object, execution_id: str) -> None:
             if row.accepted:
                 return
             await asyncio.sleep(0.005)
+
+
+async def test_slot_freed_while_leases_are_committed_is_used(tmp_path: Path) -> None:
+    """Queued work takes a slot that was freed while the lease of other queued work was being committed."""
+    node = RawNode(concurrency=2)
+    async with plane(tmp_path / "a.db", lease=60.0) as cp, node.linked(cp):
+        first, second, third, fourth = [await cp.start("node.fn", n=n) for n in range(4)]
+        running = {(invoke := await node.next(Invoke)).context.execution_id: invoke for _ in range(2)}
+        leasing, gate = asyncio.Event(), asyncio.Event()
+        lease = cp.store.lease_execution
+
+        async def held_back(*args: Any, **values: Any) -> Any:
+            leasing.set()
+            await gate.wait()
+            return await lease(*args, **values)
+
+        cp.store.lease_execution = held_back  # type: ignore[method-assign]
+        await node.answer(running[first], 1)
+        await leasing.wait()
+        await node.answer(running[second], 1)
+        await cp.finished(second)
+        await cp.engine.cancel(third)
+        gate.set()
+        last = await node.next(Invoke)
+        assert last.context.execution_id == fourth
+        await node.answer(last, 1)
+        assert (await cp.finished(fourth))["status"] == "succeeded"
+
+
+async def test_concurrency_of_a_lost_instance_is_free(tmp_path: Path) -> None:
+    """Queued work of a function with a limit starts elsewhere when the instance that used the limit is lost."""
+    single = (FunctionSpec(name="fn", input_schema={}, concurrency=1),)
+    doomed, steady = RawNode(functions=single), RawNode(functions=single)
+    async with plane(tmp_path / "a.db", lease=0.3) as cp, doomed.linked(cp):
+        lost = await cp.start("node.fn")
+        await doomed.accept(await doomed.next(Invoke))
+        await until_accepted(cp.store, lost)
+        async with steady.linked(cp):
+            waiting = await cp.start("node.fn")
+            doomed.vanish()
+            invoke = await steady.next(Invoke)
+            assert invoke.context.execution_id == waiting
+            await steady.answer(invoke, 1)
+            assert (await cp.finished(waiting))["status"] == "succeeded"
+            assert (await cp.finished(lost))["problem"]["code"] == "node_lost"

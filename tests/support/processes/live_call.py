@@ -104,11 +104,12 @@ class LiveCall:
         """Play a recording and wait until its turn is answered and the answer was heard."""
         turns, speeches, heard = self._turns(), len(self.recorded("speech.ended")), self.call.recording.size
         known = len(self.recorded("turn.committed"))
-        await self.call.speak(samples)
+        # a call that has ended plays and takes no audio: without the guard this waits for ever
+        await self._record.unless_ended(self.call.speak(samples))
         settled = False
         while not settled:
             await self.until(lambda: self._turns() > turns and not self.busy)
-            await self.call.wait_for_quiet(_QUIET)
+            await self._record.unless_ended(self.call.wait_for_quiet(_QUIET))
             settled = not self.busy
         return Answer(
             turns=[event["body"] for event in self.recorded("turn.committed")[known:]],
