@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import shutil
+import time
 from pathlib import Path
 
 import nox
@@ -30,7 +32,7 @@ BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests", "browser", "packaging", "demo"]
+nox.options.sessions = ["lint", "types", "tests", "fuzz", "browser", "packaging", "demo"]
 
 
 def uv(
@@ -114,13 +116,35 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every border: for a minute, for ``-- MINUTES``, or once more as a printed seed did: ``-- --seed N``."""
+    again = session.posargs[:1] == ["--seed"]
+    end = time.monotonic() + 60 * float("0" if again else session.posargs[0] if session.posargs else "1")
+    while True:
+        seed = session.posargs[1] if again else str(random.randrange(2**32))
+        session.log(f"repeat this round with: nox -s fuzz -- --seed {seed}")
+        options = ("-q", "-n", "2", "-m", "fuzz", "--hypothesis-seed", seed)
+        uv(session, "pytest", *options, "tests/unit", "tests/integration", groups=("test",), HYPOTHESIS_PROFILE="fuzz")
+        if time.monotonic() >= end:
+            break
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Make thousands of calls, for ten minutes or ``-- MINUTES``, and check that no process grows."""
+    minutes = session.posargs[0] if session.posargs else "10"
+    uv(session, "pytest", "-q", "-s", "tests/soak", groups=("test",), SOAK_MINUTES=minutes)
+
+
+@nox.session
 def long(session: nox.Session) -> None:
-    """Run what takes too long for each change: calls with every behaviour variant, and the engine's faults at length."""
+    """Run what takes too long for each change: calls with every behaviour variant, faults and a soak at length."""
     options = ("-q", "-n", "3", "--dist", "loadfile")
     every = ("tests/contract", "tests/integration", "tests/unit")
     uv(session, "pytest", *options, "-m", "long", *every, groups=("test",), CONTRACT_ALL_VARIANTS="1")
     uv(session, "pytest", *options, "-k", "capabilities", "tests/contract", groups=("test",), CONTRACT_ALL_VARIANTS="1")
     faults(session)
+    soak(session)
 
 
 @nox.session

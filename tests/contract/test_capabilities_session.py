@@ -92,7 +92,7 @@ async def test_a_slow_tool_is_answered_as_pending(case: Case) -> None:
 async def test_a_tool_is_cancelled_by_an_interruption(case: Case) -> None:
     """A tool with `on_interrupt="cancel"` is cancelled when the caller interrupts the answer that called it."""
     app = declared(case.pair, model, tools=TOOLS)
-    async with calling(case, app, brain=ScriptedBrain([("held", "{}")], while_saying=LONG)) as (here, talk):
+    async with calling(case, app, brain=ScriptedBrain([("held", "{}")], while_saying=LONG * 3)) as (here, talk):
         await talk.speak()
         await talk.recorded("tool.requested")
         await talk.until(lambda: talk.medium.heard_ms() > 500)

@@ -17,7 +17,7 @@ from support.processes.live_call import Answer, calling
 from support.processes.recordings import Transcript, clip, transcripts
 from support.word_error_rate import word_error_rate
 
-pytestmark = [pytest.mark.speech, pytest.mark.realtime, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.speech, pytest.mark.realtime, pytest.mark.timeout(900)]
 
 AGENT = Path(str(resources.files("agentfield_cli"))) / "demo" / "agent.py"
 LEAST = 0.15
@@ -44,7 +44,9 @@ def installation(speech: SpeechServer, tmp_path_factory: pytest.TempPathFactory)
 async def conversation(client: ControlPlaneClient, said: list[Transcript]) -> list[tuple[Transcript, Answer]]:
     """Make one call with many turns; each recording is spoken once the previous answer was heard."""
     async with calling(client, "voice-support.voice") as live:
-        return [(each, await live.say(clip(each.file))) for each in said]
+        answers = [(each, await live.say(clip(each.file))) for each in said]
+        assert live.recorded("session.ended") == []
+        return answers
 
 
 async def test_callers_and_replies_are_understood(

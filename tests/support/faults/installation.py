@@ -41,7 +41,7 @@ class Installation:
         provider_env = {"AGENTFIELD_LOCAL_URL": local_url} if local_url else {}
         if openai_url:
             names = ("OPENAI", "OPENROUTER")
-            provider_env = {f"{name}_BASE_URL": openai_url for name in names}
+            provider_env |= {f"{name}_BASE_URL": openai_url for name in names}
             provider_env |= {f"{name}_API_KEY": "sk-none-needed" for name in names}
         self._programs: list[Program] = []
         self.plane = self.program("plane", "-m", "agentfield_server", env={**self.env, **provider_env})
