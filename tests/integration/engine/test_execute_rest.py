@@ -46,6 +46,8 @@ async def test_execute_waits_for_the_result(cp: Plane) -> None:
     events = await cp.events(body["run_id"])
     assert [event["type"] for event in events] == ["execution.created", "execution.started", "execution.ended"]
     about = {"kind": "call", "target": body["target"], "node_id": "node", "instance_id": node.instance_id}
+    entered_at = events[1]["body"].pop("entered_at")
+    assert events[0]["at"] <= entered_at <= events[1]["at"]
     assert events[1]["body"] == {"attempt": 1, **about}
 
 
@@ -224,21 +226,21 @@ async def test_reported_duration_is_recorded(cp: Plane) -> None:
 
 async def test_failing_frame_does_not_affect_others(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     """An internal error at one frame ends the link; the other frames that were read are still handled."""
-    node, accept = RawNode(), cp.store.accept_execution
+    node, complete = RawNode(), cp.store.complete_execution
     async with node.linked(cp):
         first, second = await cp.start("node.fn"), await cp.start("node.fn")
         invokes = [await node.next(Invoke), await node.next(Invoke)]
 
-        async def fail(execution_id: str, **about: Any) -> bool:
+        async def fail(execution_id: str, **about: Any) -> Any:
             if execution_id == first:
                 raise RuntimeError("a defect")
-            return await accept(execution_id, **about)
+            return await complete(execution_id, **about)
 
-        monkeypatch.setattr(cp.store, "accept_execution", fail)
+        monkeypatch.setattr(cp.store, "complete_execution", fail)
         assert node.socket is not None
-        await node.socket.send_str("\n".join(encode_frame(node.acceptance(invoke)) for invoke in invokes))
+        await node.socket.send_str("\n".join(encode_frame(node.result_of(invoke)) for invoke in invokes))
         await until(lambda: not cp.hub.links())
-    assert [row.accepted for row in await cp.store.get_executions([first, second])].count(True) == 1
+    assert [row.status for row in await cp.store.get_executions([first, second])].count("succeeded") == 1
 
 
 async def test_cancel_wins_over_a_later_result(cp: Plane) -> None:

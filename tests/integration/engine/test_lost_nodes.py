@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
-from agentfield.wire.frames import Invoke, ResultAck, RunningAttempt
+from agentfield.wire.frames import GiveBack, GivenBack, Invoke, LoopState, Refused, ResultAck, RunningAttempt
 from agentfield.wire.node_declarations import FunctionSpec
 from support.server.engine import RawNode, plane
 from support.waiting import SECONDS, until
@@ -92,16 +94,158 @@ async def test_attempt_that_was_not_accepted_is_requeued_at_once(tmp_path: Path)
         execution_id = await cp.start("node.fn")
         await first.next(Invoke)
         async with second.linked(cp):
-            first.vanish()
+            await first.leave()
             again = await second.next(Invoke)
             assert (again.context.execution_id, again.context.attempt) == (execution_id, 2)
             await second.answer(again, "done")
-            assert (await cp.finished(execution_id))["status"] == "succeeded"
+            view = await cp.finished(execution_id)
+        events = await cp.events(view["run_id"])
+    assert view["status"] == "succeeded"
+    [returned] = [event["body"] for event in events if event["type"] == "execution.returned"]
+    assert (returned["attempt"], returned["instance_id"]) == (1, first.instance_id)
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_attempt_whose_entry_is_unknown_counts_as_entered(tmp_path: Path, retries: int) -> None:
+    """A broken link may have lost `accepted`: without retries the attempt is closed and never runs again."""
+    functions = (FunctionSpec(name="fn", input_schema={}, retries=retries),)
+    first, second = RawNode(functions=functions), RawNode(functions=functions)
+    async with plane(tmp_path / "a.db", lease=0.3) as cp, first.linked(cp), second.linked(cp):
+        execution_id = await cp.start("node.fn")
+        await until(lambda: first.frames or second.frames)
+        lost, other = (first, second) if first.frames else (second, first)
+        await lost.next(Invoke)
+        lost.vanish()
+        if retries:
+            again = await other.next(Invoke)
+            assert (again.context.execution_id, again.context.attempt) == (execution_id, 2)
+            await other.answer(again, "done")
+        view = await cp.finished(execution_id)
+        events = await cp.events(view["run_id"])
+        assert not any(isinstance(frame, Invoke) for frame in other.frames)
+    if retries:
+        assert (view["status"], view["attempt"]) == ("succeeded", 2)
+        [problem] = [e["body"]["problem"] for e in events if e["type"] == "execution.retrying"]
+    else:
+        problem = view["problem"]
+        assert (view["status"], view["attempt"]) == ("failed", 1)
+    assert (problem["code"], problem["entered"]) == ("node_lost", "unknown")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_nodes_of_both_versions_are_served(tmp_path: Path, version: int) -> None:
+    """A node of version 1, which refuses a challenge of another version, is served; only version 2 may close in order."""
+    node = RawNode(protocol=version)
+    async with plane(tmp_path / "a.db", lease=0.3) as cp:
+        async with node.linked(cp):
+            assert node.challenge is not None
+            assert (node.challenge.protocol, node.challenge.protocols) == (1, (1, 2))
+            execution_id = await cp.start("node.fn")
+            await node.answer(await node.next(Invoke), "served")
+            assert (await cp.finished(execution_id))["output"] == "served"
+            unknown = await cp.start("node.fn")
+            await node.next(Invoke)
+            await node.leave()
+            await until(lambda: not cp.hub.links())
+        async with RawNode().linked(cp) as other:
+            if version == 1:  # it may have entered the function before its `accepted` was on the wire
+                assert (await cp.finished(unknown))["problem"]["entered"] == "unknown"
+            else:
+                await other.answer(await other.next(Invoke), "elsewhere")
+                assert (await cp.finished(unknown))["output"] == "elsewhere"
+
+
+async def test_a_version_that_nobody_speaks_is_refused(tmp_path: Path) -> None:
+    """A hello of a version that was not offered is refused with both versions."""
+    node = RawNode(protocol=3)
+    async with plane(tmp_path / "a.db") as cp, aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{cp.url}/api/v1/nodes/link") as node.socket:
+            refused = await node.greet()
+    assert isinstance(refused, Refused)
+    assert (refused.problem["code"], refused.retry) == ("protocol_mismatch", False)
+    assert "version 3" in refused.problem["detail"]
+    assert "1 and 2" in refused.problem["detail"]
+
+
+async def test_entry_and_result_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`accepted` is recorded with the result that follows it in another message, or by itself when something precedes that."""
+    monkeypatch.setattr("agentfield_server.engine.entries._DELAY", 1000.0)
+    node = RawNode(functions=RETRIED)
+    async with plane(tmp_path / "a.db", lease=0.3) as cp, node.linked(cp):
+        execution_id = await cp.start("node.fn")
+        await node.answer(await node.next(Invoke), 1)
+        view = await cp.finished(execution_id)
+        started, ended = (await cp.events(view["run_id"]))[1:]
+        assert started["at"] == ended["at"] >= started["body"]["entered_at"]
+        lost = await cp.start("node.fn")
+        await node.accept(await node.next(Invoke))
+        link = cp.hub.links()[0]
+        await until(lambda: link.assigned[lost].accepted)
+        node.vanish()
+        async with RawNode(functions=RETRIED).linked(cp) as other:
+            again = await other.next(Invoke)
+            assert again.context.attempt == 2
+            await other.answer(again, 1)
+            events = await cp.events((await cp.finished(lost))["run_id"])
+    kinds = [event["type"].removeprefix("execution.") for event in events]
+    assert kinds == ["created", "started", "retrying", "started", "ended"]
+    assert events[2]["body"]["problem"]["entered"] == "yes"
+
+
+async def test_work_that_was_not_entered_is_given_back(tmp_path: Path) -> None:
+    """A blocked instance gets no new work, and what it gives back runs elsewhere; what it has entered stays."""
+    blocked, other = RawNode(), RawNode()
+    async with plane(tmp_path / "a.db", lease=60.0) as cp, blocked.linked(cp), blocked.watching(cp) as tell:
+        entered, returned, told = [await cp.start("node.fn", n=n) for n in range(3)]
+        invokes = {name: await blocked.next(Invoke) for name in (entered, returned, told)}
+        await blocked.accept(invokes[told])
+        link = cp.hub.links()[0]
+        await until(lambda: link.assigned[told].accepted)
+        async with other.linked(cp):
+            await tell(LoopState(blocked=2.5, function="shop.charge at agent.py:13"))
+            await tell(GiveBack(number=1, entered=(attempt_of(invokes[entered]),)))
+            again = await other.next(Invoke)
+            assert again.context.execution_id == returned
+            await other.answer(again, "elsewhere")
+            await blocked.next(GivenBack, number=1)
+            fresh = await cp.start("node.fn", n=3)
+            await other.answer(await other.next(Invoke), "new")
+            assert (await cp.finished(fresh))["output"] == "new"
+            await tell(GiveBack(number=1))  # repeated: it counts once
+            await blocked.send(LoopState(blocked=0.0))
+            for name in (entered, told):
+                await blocked.answer(invokes[name], "here")
+                assert (await cp.finished(name))["output"] == "here"
+            view = await cp.finished(returned)
+            events = await cp.events(view["run_id"])
+            await until(lambda: link.takes_work)
+    assert (view["output"], view["attempt"]) == ("elsewhere", 2)
+    assert [event["body"]["attempt"] for event in events if event["type"] == "execution.returned"] == [1]
+
+
+async def test_a_watched_instance_keeps_its_work_without_a_link(tmp_path: Path) -> None:
+    """While the watchdog of an instance reports, the lease of its attempts does not end, also after its link broke."""
+    node = RawNode()
+    async with plane(tmp_path / "a.db", lease=0.1) as cp, node.watching(cp) as tell:
+        async with node.linked(cp):
+            execution_id = await cp.start("node.fn")
+            invoke = await node.next(Invoke)
+            await node.accept(invoke)
+            await until_accepted(cp.store, execution_id)
+            node.vanish()
+            await until(lambda: not cp.hub.links())
+        began = time.monotonic()
+        while time.monotonic() < began + 1:
+            await tell(LoopState(blocked=5.0))
+            await asyncio.sleep(0.05)
+        async with node.linked(cp, running=(attempt_of(invoke),)):
+            await node.send(node.result_of(invoke, "kept"))
+            assert (await cp.finished(execution_id))["output"] == "kept"
 
 
 async def test_silent_node_loses_its_link(tmp_path: Path) -> None:
-    """Its unaccepted attempt stays until the lease ends, since the function may have been entered."""
-    first, second = RawNode(mute=True), RawNode()
+    """Its unaccepted attempt stays until the lease ends and then counts as entered."""
+    first, second = RawNode(mute=True, functions=RETRIED), RawNode(functions=RETRIED)
     async with plane(tmp_path / "a.db", ping_interval=0.05, ping_timeout=0.2, lease=0.5) as cp, first.linked(cp):
         execution_id = await cp.start("node.fn")
         await first.next(Invoke)
@@ -221,7 +365,7 @@ async def test_restarted_control_plane_resumes(tmp_path: Path) -> None:
 
 
 async def test_node_that_does_not_return_after_a_restart_is_lost(tmp_path: Path) -> None:
-    """Leases from before the restart end: accepted attempts fail, the others are requeued."""
+    """Leases from before the restart end: attempts that were sent fail, with what is known about their entry."""
     node = RawNode()
     async with plane(tmp_path / "a.db") as cp, node.linked(cp):
         accepted, unaccepted = await cp.start("node.fn", n=0), await cp.start("node.fn", n=1)
@@ -229,11 +373,9 @@ async def test_node_that_does_not_return_after_a_restart_is_lost(tmp_path: Path)
         await node.next(Invoke)
         await until_accepted(cp.store, accepted)
     async with plane(tmp_path / "a.db", lease=0.3) as cp:
-        assert (await cp.engine.wait(accepted, SECONDS)).status == "failed"
-        other = RawNode()
-        async with other.linked(cp):
-            invoke = await other.next(Invoke)
-            assert (invoke.context.execution_id, invoke.context.attempt) == (unaccepted, 2)
+        rows = [await cp.engine.wait(name, SECONDS) for name in (accepted, unaccepted)]
+    assert [row.status for row in rows] == ["failed", "failed"]
+    assert [(row.problem or {})["entered"] for row in rows] == ["yes", "unknown"]
 
 
 async def test_burst_with_a_dying_node_loses_nothing(tmp_path: Path) -> None:

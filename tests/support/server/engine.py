@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from agentfield.wire.frames import (
     Ping,
     Pong,
     Result,
+    WatchHello,
     Welcome,
     decode_server_frame,
     encode_frame,
@@ -160,11 +161,14 @@ class RawNode:
     key: NodeKey = field(default_factory=NodeKey.generate)
     instance_id: str = field(default_factory=lambda: new_id("node"))
     concurrency: int = 100
+    protocol: int = 2
+    """Version of the link that it speaks."""
     mute: bool = False
     """Whether it leaves pings unanswered."""
     frames: list[Any] = field(default_factory=list)
     waiting: deque[str] = field(default_factory=deque)
     """Further frames of the last message."""
+    challenge: Challenge | None = None
     welcome: Welcome | None = None
     socket: aiohttp.ClientWebSocketResponse | None = None
 
@@ -193,7 +197,9 @@ class RawNode:
         challenge = await self.receive()
         assert isinstance(challenge, Challenge)
         message = challenge_message(challenge.nonce, self.node_id, self.instance_id)
+        self.challenge = challenge
         hello = Hello(
+            protocol=self.protocol,
             node_id=self.node_id,
             instance_id=self.instance_id,
             did=self.key.did,
@@ -292,6 +298,31 @@ class RawNode:
         assert self.socket is not None
         frames = (self.acceptance(invoke), self.result_of(invoke, output, **changes))
         await self.socket.send_str("\n".join(map(encode_frame, frames)))
+
+    async def leave(self) -> None:
+        """Close the link in order, as a node does that stops."""
+        assert self.socket is not None
+        await self.socket.close()
+
+    @asynccontextmanager
+    async def watching(self, at: Plane) -> AsyncIterator[Callable[[Any], Awaitable[None]]]:
+        """Open the connection of the node's watchdog; yield a function that sends a frame over it."""
+        async with aiohttp.ClientSession() as http, http.ws_connect(f"{at.url}/api/v1/nodes/link") as socket:
+            challenge = decode_server_frame(await socket.receive_str())
+            message = challenge_message(challenge.nonce, self.node_id, self.instance_id)
+            hello = WatchHello(
+                protocol=self.protocol,
+                node_id=self.node_id,
+                instance_id=self.instance_id,
+                did=self.key.did,
+                signature=b64url(self.key.sign(message)),
+            )
+            await socket.send_str(encode_frame(hello))
+
+            async def send(frame: Any) -> None:
+                await socket.send_str(encode_frame(frame))
+
+            yield send
 
     def vanish(self) -> None:
         """Abort the connection, as a killed process does."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from agentfield.identity import NodeKey, b64url, digest, result_message
 from agentfield.link.concurrency_limiter import ConcurrencyLimiter
 from agentfield.link.effects import Effect, Send
 from agentfield.link.progress_reporter import ProgressReporter
-from agentfield.link.state import LinkState
+from agentfield.link.state import GIVEN_BACK, LinkState
 from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["AttemptRunner"]
@@ -48,6 +48,7 @@ class AttemptRunner:
         key: Signs results.
         state: Receives the start and the result of each attempt.
         apply: Carries out the effects that `state` returns.
+        enter: Reports the entry of an attempt; returns once the kernel has the report, False if it was given back.
         concurrency: Attempts that may run at a time; further ones wait and are not accepted yet.
     """
 
@@ -59,6 +60,7 @@ class AttemptRunner:
         key: NodeKey,
         state: LinkState,
         apply: Callable[[Sequence[Effect]], None],
+        enter: Callable[[Invoke], Awaitable[bool]],
         concurrency: int,
     ) -> None:
         self._node_id = node_id
@@ -66,6 +68,7 @@ class AttemptRunner:
         self._key = key
         self._state = state
         self._apply = apply
+        self._enter = enter
         self.limiter = ConcurrencyLimiter(concurrency)
         self._threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix=node_id)
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -102,7 +105,8 @@ class AttemptRunner:
         reporter = ProgressReporter(invoke, self._send_progress)
         with context.use(invoke.context, AttemptState(invoke, reporter)):
             async with self.limiter.slot(invoke.context.execution_id):
-                self._apply(self._state.attempt_started(*_key(invoke)))
+                if not await self._enter(invoke):
+                    return
                 started_at = time.monotonic()
                 try:
                     result = await self._result_of(invoke)
@@ -213,7 +217,7 @@ class AttemptRunner:
         if self._tasks.get(key) is task:
             del self._tasks[key]
         reason = self._stopped.pop(key, None)
-        if not task.cancelled():
+        if not task.cancelled() or reason == GIVEN_BACK:
             return
         if reason is not None:
             target = f"{self._node_id}.{invoke.function}"

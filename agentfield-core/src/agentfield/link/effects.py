@@ -8,7 +8,9 @@ from typing import Any
 from agentfield.wire.frames import (
     Accepted,
     Call,
+    GiveBack,
     Invoke,
+    LoopState,
     Ping,
     Pong,
     Progress,
@@ -35,7 +37,7 @@ __all__ = [
 Operation = Call | SessionCommand
 """A frame that is sent again on each new link until it is answered."""
 
-Outgoing = Accepted | Result | Progress | Operation | SessionDone | Ping | Pong
+Outgoing = Accepted | Result | Progress | Operation | SessionDone | LoopState | GiveBack | Ping | Pong
 """A frame that a node sends after the handshake."""
 
 

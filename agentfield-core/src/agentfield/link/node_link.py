@@ -26,10 +26,24 @@ from agentfield.link.effects import (
     StopAttempt,
     StopHandler,
 )
+from agentfield.link.entry_gate import EntryGate
 from agentfield.link.handler_runner import HandlerRunner
+from agentfield.link.loop_watchdog import LoopWatchdog
 from agentfield.link.socket import LinkSocket
 from agentfield.link.state import LinkState
-from agentfield.wire.frames import Call, Challenge, Drain, Drained, Hello, Welcome
+from agentfield.wire.frames import (
+    Call,
+    Challenge,
+    Drain,
+    Drained,
+    GiveBack,
+    Hello,
+    Invoke,
+    LoopState,
+    WatchHello,
+    Welcome,
+)
+from agentfield.wire.link_protocol import WATCHED
 from agentfield.wire.node_declarations import InstalledPair
 
 __all__ = ["LinkListener", "NodeLink"]
@@ -79,7 +93,10 @@ class NodeLink:
         self._concurrency = concurrency
         self._listener = listener
         self._pairs = pairs
-        self._state = LinkState(max_running=concurrency + MAX_WAITING_ATTEMPTS)
+        self._gate = EntryGate()
+        self._protocol = 1
+        """Version of the current or last link."""
+        self._state = LinkState(max_running=concurrency + MAX_WAITING_ATTEMPTS, gate=self._gate)
         self._socket = LinkSocket(self, url=url, api_key=api_key)
         self._attempts = AttemptRunner(
             node_id=node_id,
@@ -87,7 +104,16 @@ class NodeLink:
             key=key,
             state=self._state,
             apply=self._apply,
+            enter=self._enter,
             concurrency=concurrency,
+        )
+        self._watchdog = LoopWatchdog(
+            node_id,
+            self._gate,
+            url=url,
+            api_key=api_key,
+            hello=self._watch_hello,
+            turns_again=self._turns_again,
         )
         self._handlers = HandlerRunner(
             node_id=node_id, sessions=sessions, state=self._state, apply=self._apply, sender=self
@@ -116,6 +142,7 @@ class NodeLink:
             NodeRefused: The control plane refused this node for good.
         """
         error: AgentFieldError = Unavailable(f"The node {self.node_id} has stopped.")
+        self._watchdog.start()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -123,6 +150,7 @@ class NodeLink:
                 self._handlers.close()
                 self._attempts.cancel()
         finally:
+            self._watchdog.stop()
             self._group = None
             self._close(error)
         raise error
@@ -202,14 +230,16 @@ class NodeLink:
 
     # --- LinkDelegate of the socket ----------------------------------------------------------------------------------
 
-    def hello(self, challenge: Challenge) -> Hello:
+    def hello(self, challenge: Challenge, protocol: int) -> Hello:
         """Return the signed introduction of this instance."""
-        message = challenge_message(challenge.nonce, self.node_id, self.instance_id)
+        self._protocol = protocol
+        self._apply(self._state.drop_given_back())
         return Hello(
+            protocol=protocol,
             node_id=self.node_id,
             instance_id=self.instance_id,
             did=self._key.did,
-            signature=b64url(self._key.sign(message)),
+            signature=self._signature(challenge),
             concurrency=self._concurrency,
             functions=tuple(reasoner.spec for reasoner in self._reasoners.values()),
             sessions=tuple(entry.declaration for entry in self._sessions.values()),
@@ -226,6 +256,7 @@ class NodeLink:
         if self._draining:  # set after `Hello` was written, so that it did not say so
             self._socket.send(Drain())
         self._apply(self._state.link_opened(welcome))
+        self._send_unsettled()
         self._notify("linked", url, "")
 
     def received(self, frame: Any) -> None:
@@ -249,6 +280,47 @@ class NodeLink:
         self._notify("lost", url, reason)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    async def _enter(self, invoke: Invoke) -> bool:
+        """Report that an attempt enters its function; return once the kernel has the report.
+
+        From then on the attempt counts as entered, even if the function blocks the event loop at once. Without a link the
+        report waits for the next one, whose `Welcome` may cancel the attempt.
+        """
+        key = (invoke.context.execution_id, invoke.context.attempt)
+        if not self._state.enter_attempt(*key):
+            self._apply(self._state.drop_given_back())
+            return False
+        while True:
+            await self.linked.wait()
+            self._apply(self._state.attempt_started(*key))
+            if await self._socket.written():
+                return True
+
+    def _signature(self, challenge: Challenge) -> str:
+        return b64url(self._key.sign(challenge_message(challenge.nonce, self.node_id, self.instance_id)))
+
+    def _watch_hello(self, challenge: Challenge) -> WatchHello | None:
+        """Return the first frame of the watchdog's connection, None if the link has no such; called in its thread."""
+        if self._protocol < WATCHED:
+            return None
+        return WatchHello(
+            protocol=self._protocol,
+            node_id=self.node_id,
+            instance_id=self.instance_id,
+            did=self._key.did,
+            signature=self._signature(challenge),
+        )
+
+    def _turns_again(self) -> None:
+        """Tell the control plane that the event loop turns again, and what was given back while it did not."""
+        self._send_unsettled()
+        if self._protocol >= WATCHED:
+            self._socket.send(LoopState(blocked=0.0))
+
+    def _send_unsettled(self) -> None:
+        if (unsettled := self._gate.unsettled()) is not None and self._protocol >= WATCHED:
+            self._socket.send(GiveBack(number=unsettled[0], entered=unsettled[1]))
 
     def _note_refused(self, welcome: Welcome) -> None:
         before, self.refused = self.refused, {n: error_from_problem(p) for n, p in welcome.refused.items()}

@@ -1,12 +1,13 @@
-"""The WebSocket of a node link: handshake, pings and reconnection with backoff."""
+"""The WebSocket of a node link: negotiation, handshake, pings and reconnection with backoff."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,7 +17,6 @@ from pydantic import ValidationError
 from agentfield.errors import AgentFieldError, NodeRefused
 from agentfield.settings import is_loopback
 from agentfield.wire.frames import (
-    PROTOCOL,
     Challenge,
     Hello,
     Ping,
@@ -26,8 +26,9 @@ from agentfield.wire.frames import (
     encode_frame,
 )
 from agentfield.wire.framing import join_frames, split_frames
+from agentfield.wire.link_protocol import PROTOCOLS, choose_protocol
 
-__all__ = ["LinkDelegate", "LinkSocket"]
+__all__ = ["LinkDelegate", "LinkLost", "LinkSocket", "opened", "receive_frames"]
 
 LINK_PATH = "/api/v1/nodes/link"
 PING_INTERVAL = 2.0
@@ -44,14 +45,20 @@ MAX_OUTBOX = 20_000
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _LONGEST_LOCAL_DELAY = 1.0
+_FULL_KERNEL = 0.001
+"""Seconds between two looks at a connection whose send buffer in the kernel is full."""
+
+_LAST_FRAMES = 1.0
+"""Seconds that the frames which wait at the end of a link may take."""
+
 _MAX_INCOMING = 16 * 1024 * 1024
 
 
 class LinkDelegate(Protocol):
     """The node at this end of the link, called by `LinkSocket`."""
 
-    def hello(self, challenge: Challenge) -> Hello:
-        """Return the signed introduction."""
+    def hello(self, challenge: Challenge, protocol: int) -> Hello:
+        """Return the signed introduction for the chosen version of the link."""
 
     def welcomed(self, welcome: Welcome, url: str) -> None:
         """Handle an opened link."""
@@ -63,8 +70,33 @@ class LinkDelegate(Protocol):
         """Handle a link that was lost or could not be opened."""
 
 
-class _LinkLost(Exception):
+class LinkLost(Exception):
     """Ends a connection; the text is the reason."""
+
+
+class _WebSocket(aiohttp.ClientWebSocketResponse):
+    """A WebSocket that knows whether the kernel has everything that was sent."""
+
+    def __init__(
+        self,
+        reader: Any,
+        writer: Any,
+        protocol: str | None,
+        response: aiohttp.ClientResponse,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(reader, writer, protocol, response, *args, **kwargs)
+        connection = response.connection
+        self._transport = None if connection is None else connection.transport
+
+    async def flushed(self) -> None:
+        """Return once the kernel has everything that was sent."""
+        # asyncio writes to the kernel at once; it keeps only what a full send buffer does not take
+        while isinstance(self._transport, asyncio.WriteTransport) and self._transport.get_write_buffer_size():
+            if self._transport.is_closing():
+                raise ConnectionResetError("the connection was closed")
+            await asyncio.sleep(_FULL_KERNEL)
 
 
 class LinkSocket:
@@ -81,6 +113,10 @@ class LinkSocket:
         self._url = url
         self._api_key = api_key
         self._outbox: asyncio.Queue[str] | None = None
+        self._queued = 0
+        """Frames that were put into the outbox of this link."""
+        self._writes: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        """By number of queued frames: who waits until the kernel has them."""
         self._overflow = asyncio.Event()
         self._heard = 0.0
 
@@ -90,8 +126,17 @@ class LinkSocket:
             return
         try:
             self._outbox.put_nowait(encode_frame(frame))
+            self._queued += 1
         except asyncio.QueueFull:
             self._overflow.set()
+
+    async def written(self) -> bool:
+        """Wait until the kernel has every frame that was queued before; return False if the link is lost before."""
+        if self._outbox is None:
+            return False
+        done = asyncio.get_running_loop().create_future()
+        self._writes.append((self._queued, done))
+        return bool(await done)
 
     async def run(self) -> NodeRefused:
         """Keep the link open until the control plane refuses the node for good, and return that refusal."""
@@ -107,7 +152,7 @@ class LinkSocket:
                 if not refused.data.get("retry"):
                     return refused
                 reason = refused.message
-            except (aiohttp.ClientError, OSError, TimeoutError, _LinkLost) as error:
+            except (aiohttp.ClientError, OSError, TimeoutError, LinkLost) as error:
                 reason = _reason(error)
             self._delegate.lost(url, reason)
             longest = _LONGEST_LOCAL_DELAY if is_loopback(url) else _LONGEST_DELAY
@@ -116,50 +161,51 @@ class LinkSocket:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 -- not used for cryptography
 
     @asynccontextmanager
-    async def _connected(self, url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        timeout = aiohttp.ClientWSTimeout(ws_close=2.0)
-        async with aiohttp.ClientSession(trust_env=not is_loopback(url)) as http:
+    async def _connected(self, url: str) -> AsyncIterator[_WebSocket]:
+        async with opened(url, self._api_key) as socket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                try:
-                    socket = await http.ws_connect(
-                        _link_url(url), headers=headers, timeout=timeout, max_msg_size=_MAX_INCOMING
-                    )
-                except aiohttp.WSServerHandshakeError as error:
-                    raise _handshake_error(url, error.status) from error
+                welcome = await self._handshake(socket, url)
+            outbox = self._outbox = asyncio.Queue[str](MAX_OUTBOX)
+            self._queued = 0
+            self._overflow.clear()
             try:
-                async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                    welcome = await self._handshake(socket, url)
-                self._outbox = asyncio.Queue(MAX_OUTBOX)
-                self._overflow.clear()
                 self._delegate.welcomed(welcome, url)
                 yield socket
             finally:
                 self._outbox = None
-                await socket.close()
+                while self._writes:
+                    _resolve(self._writes.popleft()[1], written=False)
+                # a link that is closed in order has delivered all that was sent over it
+                with suppress(aiohttp.ClientError, OSError, TimeoutError):
+                    async with asyncio.timeout(_LAST_FRAMES):
+                        while not outbox.empty() and not socket.closed:
+                            await socket.send_str(join_frames(outbox.get_nowait(), outbox))
 
     async def _handshake(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome:
-        challenge, *_ = await _receive(socket)
+        challenge, *_ = await receive_frames(socket)
         if isinstance(challenge, Refused):
             raise _refusal(challenge)
         if not isinstance(challenge, Challenge):
-            raise _LinkLost("the control plane did not open with a challenge")
-        if challenge.protocol != PROTOCOL:
+            raise LinkLost("the control plane did not open with a challenge")
+        offered = challenge.protocols or (challenge.protocol,)
+        protocol = choose_protocol(offered)
+        if protocol is None:
             raise NodeRefused(
-                f"The control plane at {url} speaks version {challenge.protocol} of the node link, this node {PROTOCOL}.",
+                f"The control plane at {url} speaks version {_versions(offered)} of the node link,"
+                f" this node {_versions(PROTOCOLS)}.",
                 hint="Install the same version of agentfield-core and agentfield-server.",
             )
-        await socket.send_str(encode_frame(self._delegate.hello(challenge)))
-        answer, *_ = await _receive(socket)
+        await socket.send_str(encode_frame(self._delegate.hello(challenge, protocol)))
+        answer, *_ = await receive_frames(socket)
         match answer:
             case Welcome():
                 return answer
             case Refused():
                 raise _refusal(answer)
             case _:
-                raise _LinkLost(f"the control plane answered hello with {answer.type}")
+                raise LinkLost(f"the control plane answered hello with {answer.type}")
 
-    async def _pump(self, socket: aiohttp.ClientWebSocketResponse) -> str:
+    async def _pump(self, socket: _WebSocket) -> str:
         """Carry frames both ways until the link is lost, and return the reason."""
         pumps = [
             asyncio.create_task(self._read(socket)),
@@ -173,14 +219,14 @@ class LinkSocket:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
         error = next(filter(None, (pump.exception() for pump in done if not pump.cancelled())), None)
-        if error is None or isinstance(error, (aiohttp.ClientError, OSError, TimeoutError, _LinkLost)):
+        if error is None or isinstance(error, (aiohttp.ClientError, OSError, TimeoutError, LinkLost)):
             return _reason(error) if error else "the link was closed"
         raise error
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            frames = await _receive(socket)
+            frames = await receive_frames(socket)
             self._heard = loop.time()
             for frame in frames:
                 if isinstance(frame, Refused):
@@ -188,14 +234,19 @@ class LinkSocket:
                 try:
                     self._delegate.received(frame)
                 except AgentFieldError as error:
-                    raise _LinkLost(error.message) from error
+                    raise LinkLost(error.message) from error
 
-    async def _write(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        outbox = self._outbox
+    async def _write(self, socket: _WebSocket) -> None:
+        outbox, written = self._outbox, 0
         while outbox is not None:
             text = join_frames(await outbox.get(), outbox)
+            written = self._queued - outbox.qsize()
             async with asyncio.timeout(SILENCE_TIMEOUT):
                 await socket.send_str(text)
+                if self._writes:
+                    await socket.flushed()
+            while self._writes and self._writes[0][0] <= written:
+                _resolve(self._writes.popleft()[1], written=True)
 
     async def _keep_alive(self) -> None:
         """Ping at intervals, and end the link when nothing arrives for `SILENCE_TIMEOUT` or the outbox overflows."""
@@ -206,7 +257,7 @@ class LinkSocket:
             try:
                 async with asyncio.timeout(PING_INTERVAL):
                     await self._overflow.wait()
-                raise _LinkLost("more frames are queued than the link can carry")
+                raise LinkLost("more frames are queued than the link can carry")
             except TimeoutError:
                 pass
             now = loop.time()
@@ -214,10 +265,35 @@ class LinkSocket:
             if now - last > 2 * PING_INTERVAL:
                 self._heard = now
             last = now
-        raise _LinkLost(f"the control plane was silent for {SILENCE_TIMEOUT:g} seconds")
+        raise LinkLost(f"the control plane was silent for {SILENCE_TIMEOUT:g} seconds")
 
 
-async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
+@asynccontextmanager
+async def opened(url: str, api_key: str | None) -> AsyncIterator[_WebSocket]:
+    """Open a WebSocket to the control plane's node endpoint, and close it in order."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    timeout = aiohttp.ClientWSTimeout(ws_close=2.0)
+    async with aiohttp.ClientSession(trust_env=not is_loopback(url), ws_response_class=_WebSocket) as http:
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            try:
+                socket = await http.ws_connect(
+                    _link_url(url), headers=headers, timeout=timeout, max_msg_size=_MAX_INCOMING
+                )
+            except aiohttp.WSServerHandshakeError as error:
+                raise _handshake_error(url, error.status) from error
+        assert isinstance(socket, _WebSocket)  # noqa: S101 -- the class given to the session
+        try:
+            yield socket
+        finally:
+            await socket.close()
+
+
+async def receive_frames(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
+    """Return the frames of the next message.
+
+    Raises:
+        LinkLost: The link was closed, or a frame cannot be read.
+    """
     message = await socket.receive()
     match message.type:
         case aiohttp.WSMsgType.TEXT:
@@ -225,11 +301,20 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
                 return [decode_server_frame(frame) for frame in split_frames(message.data)]
             except ValidationError as error:
                 kind = _type_of(message.data)
-                raise _LinkLost(f"the control plane sent a frame that this node cannot read ({kind})") from error
+                raise LinkLost(f"the control plane sent a frame that this node cannot read ({kind})") from error
         case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
-            raise _LinkLost("the control plane closed the link")
+            raise LinkLost("the control plane closed the link")
         case _:
-            raise _LinkLost(f"the control plane sent a message that is not text ({message.type.name})")
+            raise LinkLost(f"the control plane sent a message that is not text ({message.type.name})")
+
+
+def _resolve(done: asyncio.Future[bool], *, written: bool) -> None:
+    if not done.done():
+        done.set_result(written)
+
+
+def _versions(versions: tuple[int, ...]) -> str:
+    return " and ".join(map(str, versions))
 
 
 def _type_of(text: str) -> str:
@@ -254,7 +339,7 @@ def _handshake_error(url: str, status: int) -> Exception:
             else f"The control plane at {url} does not let this node link.",
             hint="Set AGENTFIELD_API_KEY to the control plane's key.",
         )
-    return _LinkLost(f"the server at {url} does not accept node links (HTTP {status})")
+    return LinkLost(f"the server at {url} does not accept node links (HTTP {status})")
 
 
 def _link_url(url: str) -> str:

@@ -2,7 +2,7 @@
 
 Frames and outcomes go in, effects come out; the state knows no socket, clock or task. It guarantees:
 
-- an attempt starts once, however often its `Invoke` is received;
+- an attempt starts once, however often its `Invoke` is received, and never if it was given back;
 - a result is kept, and sent again on each new link, until it is acknowledged;
 - an operation (`Call`, `SessionCommand`) is kept, and sent again in order, until it is answered or forgotten;
 - a handler runs once per (session, epoch), and its `SessionDone` is sent again until the control plane is known to have it.
@@ -27,11 +27,13 @@ from agentfield.link.effects import (
     StopAttempt,
     StopHandler,
 )
+from agentfield.link.entry_gate import EntryGate
 from agentfield.wire.frames import (
     Accepted,
     CallAccepted,
     CallResult,
     Cancel,
+    GivenBack,
     Invoke,
     Ping,
     Pong,
@@ -48,10 +50,14 @@ from agentfield.wire.frames import (
     Welcome,
 )
 
-__all__ = ["LinkState"]
+__all__ = ["GIVEN_BACK", "LinkState"]
 
 SUPERSEDED = "superseded"
 """Stop reason: the session's handler, or the execution's attempt, was started again elsewhere."""
+
+
+GIVEN_BACK = "given back"
+"""Stop reason: the control plane runs the attempt elsewhere; nothing is reported about it."""
 
 
 class LinkState:
@@ -60,10 +66,14 @@ class LinkState:
     Args:
         max_running: Attempts that may run or wait for a slot; further ones are rejected.
         max_operations: Operations that may wait for an answer.
+        gate: Decides which attempts may enter their function; shared with the watchdog's thread.
     """
 
-    def __init__(self, *, max_running: int = 1100, max_operations: int = 10_000) -> None:
+    def __init__(self, *, max_running: int = 1100, max_operations: int = 10_000, gate: EntryGate | None = None) -> None:
         self.linked = False
+        self._gate = EntryGate() if gate is None else gate
+        self._number = 0
+        """Number of the gate's last closing when `Hello` was written."""
         self._max_running = max_running
         self._max_operations = max_operations
         self._running: dict[str, Invoke] = {}
@@ -83,8 +93,15 @@ class LinkState:
 
     def hello_fields(self) -> dict[str, Any]:
         """Return the fields of a `Hello` that report the work this node still has."""
+        # read before the attempts: what is given back after this line has a higher number, and is settled by `GivenBack`
+        self._number = self._gate.number
         return {
-            "running": tuple(_attempt(invoke) for invoke in self._running.values()),
+            "given_back": self._number,
+            "running": tuple(
+                _attempt(invoke)
+                for execution_id, invoke in self._running.items()
+                if self._gate.holds((execution_id, invoke.context.attempt))
+            ),
             "results": tuple(
                 RunningAttempt(execution_id=r.execution_id, attempt=r.attempt, epoch=r.epoch)
                 for r in self._results.values()
@@ -95,11 +112,13 @@ class LinkState:
     def link_opened(self, frame: Welcome) -> list[Effect]:
         """Apply the decisions of a `Welcome`, and send again everything that is not answered."""
         self.linked = True
+        self._gate.confirm(self._number)
         kept = Counter(execution_id for execution_id, _ in self._results)
         # `ack` names no attempt: where two results of an execution are kept, both are sent again, and each is acknowledged
         # by a `ResultAck`, which does.
         acknowledged = {execution_id for execution_id in frame.ack if kept[execution_id] == 1}
-        self._results = {key: result for key, result in self._results.items() if key[0] not in acknowledged}
+        for key in [key for key in self._results if key[0] in acknowledged]:
+            self._forget_result(key)
         effects: list[Effect] = []
         for execution_id in frame.cancel:
             effects += self._cancelled(execution_id, "cancelled")
@@ -122,9 +141,13 @@ class LinkState:
             case Invoke():
                 return self._invoked(frame)
             case ResultAck():
-                self._results.pop((frame.execution_id, frame.attempt), None)
+                self._forget_result((frame.execution_id, frame.attempt))
             case Cancel():
                 return self._cancelled(frame.execution_id, frame.reason)
+            case GivenBack():
+                effects = self.drop_given_back()
+                self._gate.confirm(frame.number)
+                return effects
             case CallAccepted() | Pong():
                 pass
             case CallResult():
@@ -148,8 +171,23 @@ class LinkState:
 
     # --- attempts ---------------------------------------------------------------------------------------------------
 
+    def enter_attempt(self, execution_id: str, attempt: int) -> bool:
+        """Decide that an attempt enters its function now; False if it was given back or superseded."""
+        invoke = self._running.get(execution_id)
+        return invoke is not None and invoke.context.attempt == attempt and self._gate.enter(_attempt(invoke))
+
+    def drop_given_back(self) -> list[Effect]:
+        """Stop the attempts that the watchdog gave back; they have not entered their function."""
+        effects: list[Effect] = []
+        for invoke in list(self._running.values()):
+            execution_id, attempt = invoke.context.execution_id, invoke.context.attempt
+            if not self._gate.holds((execution_id, attempt)):
+                del self._running[execution_id]
+                effects.append(StopAttempt(execution_id, attempt, GIVEN_BACK))
+        return effects
+
     def attempt_started(self, execution_id: str, attempt: int) -> list[Effect]:
-        """Report that an attempt entered its function, with an `Accepted` frame."""
+        """Report that an attempt enters its function, with an `Accepted` frame."""
         invoke = self._running.get(execution_id)
         if invoke is None or invoke.context.attempt != attempt:
             return []
@@ -173,6 +211,11 @@ class LinkState:
         if invoke is not None and invoke.context.attempt == attempt:
             del self._running[execution_id]
             self._started.discard((execution_id, attempt))
+            self._gate.forget((execution_id, attempt))
+
+    def _forget_result(self, key: tuple[str, int]) -> None:
+        self._results.pop(key, None)
+        self._gate.forget(key)
 
     def _invoked(self, invoke: Invoke) -> list[Effect]:
         execution_id, attempt = invoke.context.execution_id, invoke.context.attempt
@@ -185,8 +228,11 @@ class LinkState:
             again = (execution_id, attempt) in self._started
             return self._send(Accepted(**_attempt(invoke).model_dump())) if again else []
         effects: list[Effect] = []
+        if not self._gate.admit((execution_id, attempt)):
+            return []
         if before is not None:
             self._started.discard((execution_id, before.context.attempt))
+            self._gate.forget((execution_id, before.context.attempt))
             effects.append(StopAttempt(execution_id, before.context.attempt, SUPERSEDED))
         elif len(self._running) >= self._max_running:
             self._running[execution_id] = invoke

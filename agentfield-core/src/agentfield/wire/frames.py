@@ -10,15 +10,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.link_protocol import (
+    NODE_ID,
+    OLDEST_PROTOCOL,
+    GiveBack,
+    GivenBack,
+    LoopState,
+    RunningAttempt,
+    WatchHello,
+)
+from agentfield.wire.link_protocol import Frame as _Frame
+from agentfield.wire.link_protocol import Number as _Number
 from agentfield.wire.node_declarations import FunctionSpec, InstalledPair
 from agentfield.wire.trace_context import TRACEPARENT, traceparent
 
 __all__ = [
     "MAX_VALUE_BYTES",
-    "PROTOCOL",
     "Accepted",
     "Call",
     "CallAccepted",
@@ -28,8 +38,11 @@ __all__ = [
     "Drain",
     "Drained",
     "ExecutionContext",
+    "GiveBack",
+    "GivenBack",
     "Hello",
     "Invoke",
+    "LoopState",
     "NodeFrame",
     "PauseRequest",
     "Ping",
@@ -47,24 +60,15 @@ __all__ = [
     "SessionReply",
     "SessionStop",
     "TurnDelivered",
+    "WatchHello",
     "Welcome",
     "decode_node_frame",
     "decode_server_frame",
     "encode_frame",
 ]
 
-PROTOCOL = 1
-"""Version of the link protocol; other versions are refused."""
-
 MAX_VALUE_BYTES = 1024 * 1024
 """Bytes of JSON that an input or output may be, so that its frame fits into a message of 4 MiB."""
-
-_Number = Annotated[int, Field(ge=0, le=2**53)]
-"""An attempt or epoch sent by a node; the store holds no larger number."""
-
-
-class _Frame(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class ExecutionContext(_Frame):
@@ -102,7 +106,9 @@ class Challenge(_Frame):
 
     type: Literal["challenge"] = "challenge"
     nonce: str
-    protocol: int = PROTOCOL
+    protocol: int = OLDEST_PROTOCOL
+    protocols: tuple[int, ...] = ()
+    """Versions that the control plane speaks; empty if only `protocol`."""
 
 
 class Welcome(_Frame):
@@ -263,20 +269,13 @@ class Pong(_Frame):
 # --- node to control plane -----------------------------------------------------------------------------------------
 
 
-class RunningAttempt(_Frame):
-    """An attempt that a node still runs, or whose result it still keeps, when it links again."""
-
-    execution_id: str
-    attempt: _Number
-    epoch: _Number
-
-
 class Hello(_Frame):
     """The node's identity, its declarations, and the work that it still has."""
 
     type: Literal["hello"] = "hello"
-    protocol: int = PROTOCOL
-    node_id: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")
+    protocol: int = OLDEST_PROTOCOL
+    """The version that the node chose from `Challenge.protocols`."""
+    node_id: str = Field(pattern=NODE_ID)
     instance_id: str
     """New for every process; several instances may share a node id."""
     did: str
@@ -294,10 +293,12 @@ class Hello(_Frame):
     """Pairs of the node's own plugins, which may differ from those of the control plane."""
     draining: bool = False
     """Whether the instance accepts no new work."""
+    given_back: _Number = 0
+    """Number of the last `GiveBack`: `running` is what the node has after it."""
 
 
 class Accepted(_Frame):
-    """The function of an attempt was entered."""
+    """The function of an attempt is entered; in version 2 the kernel has this frame before the function runs."""
 
     type: Literal["accepted"] = "accepted"
     execution_id: str
@@ -388,6 +389,7 @@ ServerFrame = Annotated[
     | SessionStop
     | Drain
     | Drained
+    | GivenBack
     | Ping
     | Pong,
     Field(discriminator="type"),
@@ -395,7 +397,19 @@ ServerFrame = Annotated[
 """Any frame from the control plane to a node."""
 
 NodeFrame = Annotated[
-    Hello | Accepted | Result | Progress | Call | SessionCommand | SessionDone | Drain | Ping | Pong,
+    Hello
+    | WatchHello
+    | Accepted
+    | Result
+    | Progress
+    | Call
+    | SessionCommand
+    | SessionDone
+    | Drain
+    | LoopState
+    | GiveBack
+    | Ping
+    | Pong,
     Field(discriminator="type"),
 ]
 """Any frame from a node to the control plane."""

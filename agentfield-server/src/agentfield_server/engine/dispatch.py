@@ -11,9 +11,9 @@ from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.wire.frames import ExecutionContext, Invoke
 from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import Execution, NewExecution
+from agentfield_server.store.records import Execution, NewEvent, NewExecution
 
-__all__ = ["LEASE", "Dispatcher"]
+__all__ = ["LEASE", "Dispatcher", "returned"]
 
 _log = logging.getLogger("agentfield.engine")
 
@@ -29,7 +29,7 @@ _LONGEST_SLEEP = 1.0
 class Dispatcher:
     """Finds a node instance for each execution.
 
-    One rule keeps restarts, reconnects and cancellations simple: an attempt is entered into `link.held` before its
+    One rule keeps restarts, reconnects and cancellations simple: an attempt is entered into `link.assigned` before its
     lease is committed, and the node is invoked only while the entry is still there.
 
     Args:
@@ -163,6 +163,7 @@ class Dispatcher:
             return False
         assigned = AssignedAttempt.of(row)
         assigned.accepted = False
+        assigned.attempt = row.attempt + 1
         link.assigned[row.id] = assigned
         leased = None
         try:
@@ -182,10 +183,18 @@ class Dispatcher:
         """Send the invocation to the assigned node; return the lease when its link has ended."""
         if execution.id not in link.assigned and self._hub.instance(link.instance_id) is link:
             return  # closed while the lease was committed
+        frame = invoke_frame(execution, await self._decisions(execution))
+        if not link.takes_work and not link.draining:
+            await self._return_lease(execution, link)
+            return
         try:
-            await link.send(invoke_frame(execution, await self._decisions(execution)))
+            await link.send(frame)
         except NodeNotConnected:
             await self._return_lease(execution, link)
+            return
+        # without a gap after the frame was queued: from now on the node may enter it
+        if (assigned := link.assigned.get(execution.id)) is not None:
+            assigned.sent = True
 
     async def _return_lease(self, execution: Execution, link: LinkedNode) -> None:
         async with self.lease_lock:
@@ -197,9 +206,19 @@ class Dispatcher:
             if row is None or row.accepted or row.status != "running":
                 return
             if await self._store.requeue_execution(
-                row.id, attempt=execution.attempt, epoch=execution.lease_epoch, entered=False
+                row.id,
+                attempt=execution.attempt,
+                epoch=execution.lease_epoch,
+                entered=False,
+                events=(returned(row, f"it was not sent to the instance {link.instance_id}"),),
             ):
                 self.work_waiting(link.node_id)
+
+
+def returned(row: Execution, why: str) -> NewEvent:
+    """Return the event of an attempt that was not entered and does not count."""
+    body = {"attempt": row.attempt, "instance_id": row.lease_owner, "reason": why}
+    return NewEvent(type="execution.returned", body=body, execution_id=row.id)
 
 
 def invoke_frame(execution: Execution, decisions: dict[str, dict[str, Any]]) -> Invoke:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,6 +24,7 @@ from agentfield_server.engine.approvals import Approvals
 from agentfield_server.engine.backoff import backoff_delay
 from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.engine.dispatch import LEASE, Dispatcher
+from agentfield_server.engine.entries import EntryRecorder
 from agentfield_server.engine.leases import LeaseManager
 from agentfield_server.engine.node_calls import NodeCalls
 from agentfield_server.engine.results import Outcome, verify_result
@@ -74,6 +75,7 @@ class Engine:
         self._max_queued = max_queued
         self._ended = ended
         self._tasks = BackgroundTasks()
+        self._entries = EntryRecorder(store, self._tasks.start)
         self._waiters = ExecutionWaiters(self.find, bus)
         self.approvals = Approvals(store, self._resume, clock=clock)
         """Decisions about suspended executions."""
@@ -100,7 +102,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop; open executions stay open for the next engine."""
+        self._entries.close()
         await self._tasks.close()
+        try:
+            await self._entries.record_all()
+        except AgentFieldError as error:
+            _log.warning("what nodes entered last is not recorded: %s", error.message)
 
     # --- requests
 
@@ -243,6 +250,7 @@ class Engine:
     async def _close_now(
         self, execution_id: str, outcome: Outcome, *, attempt: int | None, epoch: int | None, tree: bool
     ) -> Execution | None:
+        await self._entries.record(execution_id)
         done = await self._store.complete_execution(
             execution_id, attempt=attempt, epoch=epoch, status=outcome.status, problem=outcome.problem
         )
@@ -250,7 +258,7 @@ class Engine:
             return None
         link = self._hub.instance(done.lease_owner)
         if link is not None and execution_id in link.assigned:
-            self._tasks.start(self._send_cancel(link, done))
+            self._tasks.start(self._send_cancel(link, done.id, done.status))
         self._announce_closed(done, link)
         if tree:
             self._tasks.start(self._cancel_children(done))
@@ -260,11 +268,11 @@ class Engine:
         """Run `work` to completion even if the caller is cancelled: a committed change must be announced."""
         return await asyncio.shield(self._tasks.start(work, watched=True))
 
-    async def _send_cancel(self, link: LinkedNode, done: Execution) -> None:
+    async def _send_cancel(self, link: LinkedNode, execution_id: str, reason: str) -> None:
         try:
-            await link.send(Cancel(execution_id=done.id, reason=done.status))
+            await link.send(Cancel(execution_id=execution_id, reason=reason))
         except NodeNotConnected:
-            _log.debug("node %s left before %s could be cancelled there", link.node_id, done.id)
+            _log.debug("node %s left before %s could be cancelled there", link.node_id, execution_id)
 
     async def _cancel_children(self, parent: Execution) -> None:
         for row in await self._store.open_executions(run_id=parent.run_id):
@@ -311,21 +319,32 @@ class Engine:
 
     async def node_lost(self, link: LinkedNode) -> None:
         """Decide about the attempts of a lost node."""
+        try:
+            await self._entries.record_all(link.instance_id)
+        except AgentFieldError as error:
+            _log.warning("the entries of %s will be recorded later: %s", link.instance_id, error.message)
         await self._leases.node_lost(link)
         self._dispatcher.capacity_freed(link.node_id)
 
-    async def accepted(self, link: LinkedNode, frame: Accepted) -> None:
-        """Record that a function was entered."""
+    def accepted(self, link: LinkedNode, frame: Accepted) -> None:
+        """Remember that a function was entered; it is recorded with the result, or by itself."""
         assigned = link.assigned.get(frame.execution_id)
-        if assigned is not None and await self._store.accept_execution(
-            frame.execution_id, attempt=frame.attempt, epoch=frame.epoch
-        ):
-            assigned.accepted = True
-        elif frame.execution_id not in link.assigned:
+        if assigned is None:
             # given up meanwhile (a newer attempt on the same instance would be assigned): stop it there
-            await link.send(Cancel(execution_id=frame.execution_id, reason="given up"))
+            self._tasks.start(self._send_cancel(link, frame.execution_id, "given up"))
+        elif assigned.attempt == frame.attempt and not assigned.accepted:
+            assigned.accepted = True
+            self._entries.note(link.instance_id, frame)
 
-    async def result(self, link: LinkedNode, frame: Result, *, entered: bool = False) -> None:
+    async def given_back(self, link: LinkedNode, attempts: Sequence[AssignedAttempt]) -> None:
+        """Requeue attempts that a node gave back before it entered them."""
+        await self._leases.given_back(link, attempts)
+
+    def takes_work_again(self, link: LinkedNode) -> None:
+        """Dispatch queued work to a node whose event loop turns again."""
+        self._dispatcher.capacity_freed(link.node_id)
+
+    async def result(self, link: LinkedNode, frame: Result) -> None:
         """Record the result of an attempt, notify waiters, then acknowledge it.
 
         The acknowledgement comes after the commit: an unacknowledged result is sent again over the next link.
@@ -333,17 +352,17 @@ class Engine:
         Args:
             link: The instance that ran it.
             frame: Its result.
-            entered: Whether the entry of the function is recorded together with it.
         """
         assigned = link.assigned.get(frame.execution_id)
-        used = assigned is not None and await self._record(link, frame, assigned, entered=entered)
+        used = assigned is not None and await self._record(link, frame, assigned)
         used = used or await self._already_recorded(frame)
         await link.send(ResultAck(execution_id=frame.execution_id, attempt=frame.attempt, accepted=used))
 
-    async def _record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt, *, entered: bool) -> bool:
+    async def _record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt) -> bool:
         outcome = await verify_result(frame, did=link.did, input_digest=assigned.input_digest)
-        if entered and outcome.status != "succeeded":
-            await self._store.accept_execution(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch)
+        if outcome.status != "succeeded":
+            await self._entries.record(frame.execution_id)  # another attempt may follow
+        entered = self._entries.take(frame.execution_id, frame.attempt, frame.epoch)
         if outcome.status == "waiting" and frame.pause is not None:
             return await self._suspend(link, frame, frame.pause)
         if frame.retry and outcome.status != "succeeded" and await self._schedule_retry(link, frame, outcome):
@@ -359,7 +378,7 @@ class Engine:
             output_digest=outcome.output_digest,
             signature=outcome.signature,
             signer=outcome.signer,
-            entered=(frame.took or 0.0) if entered else None,
+            entered=entered if entered is None or frame.took is None else frame.took,
         )
         if done is not None:
             self._announce_closed(done, link)
@@ -400,6 +419,7 @@ class Engine:
     async def progress(self, link: LinkedNode, frame: Progress) -> None:
         """Record the progress of an attempt."""
         if frame.execution_id in link.assigned:
+            await self._entries.record(frame.execution_id)
             await self._store.progress(
                 frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=dict(frame.value)
             )
@@ -415,4 +435,6 @@ class Engine:
 
     async def call(self, link: LinkedNode, frame: Call) -> None:
         """Commit a call of a node and follow it to its end."""
+        if frame.parent_id is not None:
+            await self._entries.record(frame.parent_id)
         await self._calls.serve(link, frame, now=self._clock())

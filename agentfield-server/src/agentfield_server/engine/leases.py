@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Literal, Protocol
 
 from agentfield.errors import AgentFieldError, NodeLost
 from agentfield.wire.frames import Hello, Welcome
+from agentfield.wire.link_protocol import WATCHED
 from agentfield.wire.rest import ExecutionStatus
-from agentfield_server.engine.dispatch import Dispatcher
+from agentfield_server.engine.dispatch import Dispatcher, returned
 from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewEvent
@@ -21,7 +22,9 @@ __all__ = ["ExecutionCloser", "LeaseManager"]
 _log = logging.getLogger("agentfield.engine")
 
 _NEVER_ENTERED = 10
-"""Attempts that may be lost before the function was entered; after that many, the input itself may crash the node."""
+"""Attempts that may be returned before the function was entered; after that many, the invocation itself may end the link."""
+
+_Entered = Literal["yes", "no", "unknown"]
 
 
 class ExecutionCloser(Protocol):
@@ -78,9 +81,12 @@ class LeaseManager:
             results = {attempt.execution_id for attempt in link.hello.results if _current(rows, attempt)}
             for row in rows.values():
                 if row.accepted and row.id not in running | results:
-                    await self._handle_lost_attempt(row, f"the instance {link.instance_id} came back without it")
+                    why = f"the instance {link.instance_id} came back without it"
+                    await self._handle_lost_attempt(row, why, entered="yes")
                 else:
                     link.assigned[row.id] = AssignedAttempt.of(row)
+                    # one that the node does not report was never received, or dropped: it is sent again
+                    link.assigned[row.id].sent = row.id in running | results
             link.reconciled = True
             if rows:
                 await self._store.renew_leases(link.instance_id, until=self._dispatcher.lease_until)
@@ -105,21 +111,40 @@ class LeaseManager:
     async def node_lost(self, link: LinkedNode) -> None:
         """Decide about the attempts of a lost node, see `EnginePort.node_lost`.
 
-        When the node closed the link, all its frames have arrived: an attempt that is not accepted was not entered, and
-        is requeued at once. When the link broke or fell silent, nothing is known until the lease has ended.
+        When the node closed the link in order, all its frames have arrived: an attempt that is not accepted was not
+        entered, and is requeued at once, as is one that was never sent. When the link broke or fell silent, an attempt
+        that was sent may have been entered: the instance has its lease to come back and say so.
         """
         self._away[link.instance_id] = time.monotonic() + self._lease
-        if link.silent:
-            return
+        # a node of version 1 may enter a function before it writes `Accepted`
+        all_known = link.closed_in_order and link.protocol >= WATCHED
         try:
             async with self._dispatcher.lease_lock:
                 for row in (await self._held_by(link)).values():
-                    if not row.accepted and self._hub.connecting_or_linked(link.instance_id) is None:
-                        await self._handle_lost_attempt(row, f"the instance {link.instance_id} went away")
+                    assigned = link.assigned.get(row.id)
+                    if row.accepted or assigned is None or assigned.accepted or not (all_known or not assigned.sent):
+                        continue
+                    if self._hub.connecting_or_linked(link.instance_id) is None:
+                        why = f"the instance {link.instance_id} went away"
+                        await self._handle_lost_attempt(row, why, entered="no")
         except AgentFieldError as error:
             _log.warning(
                 "the attempts of %s are decided about when its lease ends: %s", link.instance_id, error.message
             )
+
+    async def given_back(self, link: LinkedNode, attempts: Sequence[AssignedAttempt]) -> None:
+        """Requeue attempts that a blocked instance gave back, see `EnginePort.given_back`."""
+        try:
+            async with self._dispatcher.lease_lock:
+                rows = await self._held_by(link)
+                for attempt in attempts:
+                    row = rows.get(attempt.execution_id)
+                    if row is not None and not row.accepted and row.attempt == attempt.attempt:
+                        why = f"the event loop of the instance {link.instance_id} is blocked"
+                        await self._handle_lost_attempt(row, why, entered="no")
+        except AgentFieldError as error:
+            link.end(error.message)  # the instance links again, and gets what it does not report
+            raise
 
     async def run(self) -> None:
         """Renew the leases of linked instances and expire those of lost ones; runs until cancelled."""
@@ -144,26 +169,29 @@ class LeaseManager:
         now = time.monotonic()
         for instance_id in [name for name, until in self._away.items() if until <= now]:
             async with self._dispatcher.lease_lock:
-                if self._hub.connecting_or_linked(instance_id) is None and instance_id in self._away:
+                if self._hub.lives(instance_id):
+                    continue  # its watchdog reports that it works, and it links again once its event loop turns
+                if instance_id in self._away:
                     # read again: an attempt that was accepted between the read and the requeue was left alone
                     while rows := await self._store.open_executions(lease_owner=instance_id):
                         for row in rows:
                             why = f"the instance {instance_id} did not come back within {self._lease:g} s"
-                            await self._handle_lost_attempt(row, why)
+                            await self._handle_lost_attempt(row, why, entered="yes" if row.accepted else "unknown")
                     del self._away[instance_id]
 
-    async def _handle_lost_attempt(self, row: Execution, why: str) -> None:
+    async def _handle_lost_attempt(self, row: Execution, why: str, *, entered: _Entered) -> None:
         """Requeue a lost attempt if another one is allowed, else close the execution as failed."""
-        allowed = row.attempt < row.max_attempts if row.accepted else row.attempt < _NEVER_ENTERED
+        allowed = row.attempt < (_NEVER_ENTERED if entered == "no" else row.max_attempts)
         node_id = row.target.partition(".")[0]
-        detail = f"The node {node_id!r} was lost while it ran {row.target}: {why}."
+        detail = f"The node {node_id!r} was lost {_WHEN[entered]} {row.target}: {why}."
         if allowed:
             if await self._store.requeue_execution(
                 row.id,
                 attempt=row.attempt,
                 epoch=row.lease_epoch,
-                entered=row.accepted,
-                events=(_retrying(row, detail),) if row.accepted else (),
+                entered=entered != "no",
+                counts=entered != "no",
+                events=(returned(row, why) if entered == "no" else _retrying(row, detail, entered),),
             ):
                 self._dispatcher.work_waiting(node_id)
             return
@@ -172,12 +200,22 @@ class LeaseManager:
             hint=f"see why {node_id} ended; if {row.target} may safely run twice, declare it with retries=1",
             execution_id=row.id,
             target=row.target,
+            attempt=row.attempt,
+            instance_id=row.lease_owner,
+            entered=entered,
         )
         await self._close(row.id, status="failed", problem=problem, attempt=row.attempt, epoch=row.lease_epoch)
 
 
-def _retrying(row: Execution, detail: str) -> NewEvent:
-    problem = NodeLost(detail, target=row.target).to_problem()
+_WHEN: dict[_Entered, str] = {
+    "yes": "while it ran",
+    "no": "before it entered",
+    "unknown": "after it was sent a call of",
+}
+
+
+def _retrying(row: Execution, detail: str, entered: _Entered) -> NewEvent:
+    problem = NodeLost(detail, target=row.target, entered=entered).to_problem()
     body = {"attempt": row.attempt, "status": "failed", "problem": problem, "not_before": None}
     return NewEvent(type="execution.retrying", body=body, execution_id=row.id)
 

@@ -5,8 +5,9 @@ frames and acknowledgements. `LinkHub` accepts links and picks the instance for 
 decided by the engine and the sessions, which bind themselves as `EnginePort` and `SessionPort`.
 
 Read `hub` (`LinkHub`: accept, serve and end links, pick an instance), `handshake` (challenge and hello), `linked_node`
-(`LinkedNode`: one linked instance, its assigned attempts and its outbox), `connection` (`LinkConnection`: the read, write
-and ping loops), `registry` (`NodeRegistry`: declarations that outlive a link) and `ports`.
+(`LinkedNode`: one linked instance, its assigned attempts and its outbox), `liveness` (`NodeLiveness`: nodes whose event loop
+is blocked), `connection` (`LinkConnection`: the read, write and ping loops), `registry` (`NodeRegistry`: declarations that
+outlive a link) and `protocols`.
 """
 
 from __future__ import annotations

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
 from agentfield.errors import AgentFieldError, NodeRefused
-from agentfield.wire.frames import Accepted, Call, Drain, Ping, Pong, Progress, Result, SessionCommand, SessionDone
+from agentfield.wire.frames import (
+    Accepted,
+    Call,
+    Drain,
+    GiveBack,
+    LoopState,
+    Ping,
+    Pong,
+    Progress,
+    Result,
+    SessionCommand,
+    SessionDone,
+)
 from agentfield_server.nodes.handshake import decode_frames, refuse_link
 from agentfield_server.nodes.linked_node import LinkedNode
+from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
 
 __all__ = ["CLOSE_DEADLINE", "LinkConnection", "close_socket"]
@@ -34,6 +46,7 @@ class LinkConnection:
         socket: Its WebSocket.
         engine: Handles frames of executions.
         sessions: Handles frames of sessions; None drops them.
+        liveness: Handles frames about the node's event loop.
         on_drain: Called when the node announces that it drains.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds of silence after which the link is ended.
@@ -47,6 +60,7 @@ class LinkConnection:
         *,
         engine: EnginePort,
         sessions: SessionPort | None,
+        liveness: NodeLiveness,
         on_drain: Callable[[LinkedNode], None],
         ping_interval: float,
         ping_timeout: float,
@@ -56,6 +70,7 @@ class LinkConnection:
         self._socket = socket
         self._engine = engine
         self._sessions = sessions
+        self._liveness = liveness
         self._on_drain = on_drain
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -104,7 +119,7 @@ class LinkConnection:
                 link.heard_at = now
             last = now
             if now - link.heard_at > self._ping_timeout:
-                link.end(f"it was silent for {self._ping_timeout:g} s", silent=True)
+                link.end(f"it was silent for {self._ping_timeout:g} s")
                 return
 
     async def _read(self, work: asyncio.TaskGroup) -> None:
@@ -113,11 +128,15 @@ class LinkConnection:
         while True:
             message = await socket.receive()
             match message.type:
-                case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
-                    link.end("it closed the link")
+                case aiohttp.WSMsgType.CLOSE:
+                    # the close frame of the node itself is behind all that it sent; proxies close with other codes
+                    link.end("it closed the link", in_order=message.data == aiohttp.WSCloseCode.OK)
+                    return
+                case aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:
+                    link.end("its connection ended")
                     return
                 case aiohttp.WSMsgType.ERROR:
-                    link.end(f"its connection broke ({message.data})", silent=True)
+                    link.end(f"its connection broke ({message.data})")
                     return
             try:
                 frames = decode_frames(message)
@@ -126,15 +145,11 @@ class LinkConnection:
                 link.end(error.message)
                 return
             link.heard_at = self._monotonic()
-            entered = _entered_and_done(frames)
             for frame in frames:
                 link.note_received(frame)
-                if not (isinstance(frame, Accepted) and (frame.execution_id, frame.attempt) in entered):
-                    await self._dispatch(frame, work, slots, entered)
+                await self._dispatch(frame, work, slots)
 
-    async def _dispatch(
-        self, frame: Any, work: asyncio.TaskGroup, slots: asyncio.Semaphore, entered: AbstractSet[tuple[str, int]]
-    ) -> None:
+    async def _dispatch(self, frame: Any, work: asyncio.TaskGroup, slots: asyncio.Semaphore) -> None:
         link = self._link
         match frame:
             case Ping():
@@ -143,9 +158,13 @@ class LinkConnection:
                 pass
             case Drain():
                 self._on_drain(link)
-            case Accepted() | Result() | Progress() | Call():
+            case Accepted():
+                self._engine.accepted(link, frame)
+            case LoopState() | GiveBack():
+                await self._liveness.received(link, frame)
+            case Result() | Progress() | Call():
                 await slots.acquire()
-                work.create_task(_handle_frame(self._engine, link, frame, slots, entered))
+                work.create_task(_handle_frame(self._engine, link, frame, slots))
             case SessionCommand() if self._sessions is not None:
                 await self._sessions.session_command(link, frame)
             case SessionDone() if self._sessions is not None:
@@ -154,27 +173,13 @@ class LinkConnection:
                 _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
 
 
-def _entered_and_done(frames: Sequence[Any]) -> AbstractSet[tuple[str, int]]:
-    """Return the attempts whose `accepted` and successful result arrived in one message; one write records both."""
-    if len(frames) == 1:
-        return frozenset()
-    done = {(f.execution_id, f.attempt) for f in frames if isinstance(f, Result) and f.status == "succeeded"}
-    return done & {(f.execution_id, f.attempt) for f in frames if isinstance(f, Accepted)}
-
-
 async def _handle_frame(
-    engine: EnginePort,
-    link: LinkedNode,
-    frame: Accepted | Result | Progress | Call,
-    slots: asyncio.Semaphore,
-    entered: AbstractSet[tuple[str, int]],
+    engine: EnginePort, link: LinkedNode, frame: Result | Progress | Call, slots: asyncio.Semaphore
 ) -> None:
     try:
         match frame:
-            case Accepted():
-                await engine.accepted(link, frame)
             case Result():
-                await engine.result(link, frame, entered=(frame.execution_id, frame.attempt) in entered)
+                await engine.result(link, frame)
             case Progress():
                 await engine.progress(link, frame)
             case Call():

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
 from agentfield.identity import challenge_message, verify_signature
-from agentfield.wire.frames import PROTOCOL, Challenge, Hello, Refused, decode_node_frame, encode_frame
+from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
+from agentfield.wire.link_protocol import PROTOCOLS
 
 __all__ = ["decode_frames", "perform_handshake", "refuse_link"]
 
@@ -23,8 +24,8 @@ _log = logging.getLogger("agentfield.nodes")
 _HANDSHAKE_TIMEOUT = 10.0
 
 
-async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable[[], bool]) -> Hello:
-    """Challenge a node and return its verified hello.
+async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable[[], bool]) -> Hello | WatchHello:
+    """Challenge a node and return its verified hello: of a link, or of the connection of its watchdog.
 
     Args:
         socket: The WebSocket of the link.
@@ -35,7 +36,7 @@ async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable
         Unavailable: The control plane is stopping.
     """
     nonce = secrets.token_urlsafe(32)
-    await socket.send_str(encode_frame(Challenge(nonce=nonce)))
+    await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=PROTOCOLS)))
     try:
         message = await socket.receive(timeout=_HANDSHAKE_TIMEOUT)
     except TimeoutError:
@@ -43,7 +44,7 @@ async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable
             f"The node said nothing within {_HANDSHAKE_TIMEOUT:g} s.", code="no_hello", retry=True
         ) from None
     hello, *_ = decode_frames(message)
-    if not isinstance(hello, Hello):
+    if not isinstance(hello, (Hello, WatchHello)):
         raise NodeRefused("A link begins with hello.", code="no_hello")
     if stopping():
         raise Unavailable("The control plane is stopping.", code="stopping", retry=True)
@@ -84,16 +85,19 @@ def decode_frames(message: aiohttp.WSMessage) -> list[Any]:
         ) from None
 
 
-def _check(hello: Hello, nonce: str) -> None:
-    if hello.protocol != PROTOCOL:
+def _check(hello: Hello | WatchHello, nonce: str) -> None:
+    if hello.protocol not in PROTOCOLS:
         raise NodeRefused(
-            f"The node speaks version {hello.protocol} of the node link, this control plane {PROTOCOL}.",
+            f"The node speaks version {hello.protocol} of the node link, this control plane"
+            f" {' and '.join(map(str, PROTOCOLS))}.",
             code="protocol_mismatch",
             hint="install the same version of agentfield-core and agentfield-server",
         )
     message = challenge_message(nonce, hello.node_id, hello.instance_id)
     if not verify_signature(hello.did, message, hello.signature):
         raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
+    if isinstance(hello, WatchHello):
+        return
     names = [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise NodeRefused(

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.frames import Drain, Hello, encode_frame
+from agentfield.wire.frames import Drain, Hello, WatchHello, encode_frame
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
 from agentfield_server.nodes.handshake import perform_handshake, refuse_link
 from agentfield_server.nodes.linked_node import LinkedNode
+from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
 from agentfield_server.nodes.registry import NodeRegistry
 from agentfield_server.store.protocol import Store
@@ -63,6 +64,13 @@ class LinkHub:
         self._links: dict[str, LinkedNode] = {}
         self._connecting: dict[str, LinkedNode] = {}
         self._registry = NodeRegistry(monotonic)
+        self._liveness = NodeLiveness(
+            link=self.instance,
+            engine=self._bound_engine,
+            sessions=lambda: self._sessions,
+            silence=ping_timeout,
+            monotonic=monotonic,
+        )
         self._engine: EnginePort | None = None
         self._sessions: SessionPort | None = None
         self._uses = itertools.count(1)
@@ -97,6 +105,10 @@ class LinkHub:
         """Return the link of an instance, None while it is away."""
         return None if instance_id is None else self._links.get(instance_id)
 
+    def lives(self, instance_id: str) -> bool:
+        """Return whether an instance is known to live: it is linked, links now, or its watchdog reports."""
+        return self.connecting_or_linked(instance_id) is not None or self._liveness.watched(instance_id)
+
     def connecting_or_linked(self, instance_id: str) -> LinkedNode | None:
         """Return the link of an instance that is being established, else the one that stands."""
         return self._connecting.get(instance_id) or self._links.get(instance_id)
@@ -123,7 +135,7 @@ class LinkHub:
         return bool(self.links(node_id)) or self._registry.left_within(node_id, within)
 
     def pick(self, node_id: str, function: str) -> LinkedNode | None:
-        """Return the least loaded instance that exposes a function, has capacity and does not drain; round robin among equals.
+        """Return the least loaded instance that exposes a function, has capacity and takes work; round robin among equals.
 
         None as well while the function runs as often as its concurrency allows, over all instances.
         """
@@ -134,9 +146,7 @@ class LinkHub:
             )
             if running >= spec.concurrency:
                 return None
-        fit = [
-            link for link in self.links(node_id) if function in link.functions and link.load < 1 and not link.draining
-        ]
+        fit = [link for link in self.links(node_id) if function in link.functions and link.load < 1 and link.takes_work]
         return self._choose(fit, lambda link: link.load)
 
     def session_link(self, node_id: str, name: str, declared: str | None = None) -> LinkedNode | None:
@@ -147,7 +157,7 @@ class LinkHub:
             name: Name of the session on the node.
             declared: Digest of the declaration that the session began with; None accepts any.
         """
-        fit = [link for link in self.links(node_id) if name in link.declared and not link.draining]
+        fit = [link for link in self.links(node_id) if name in link.declared and link.takes_work]
         same = [link for link in fit if declared in (None, link.hashes[name])]
         return self._choose(same, lambda link: len(link.sessions))
 
@@ -202,6 +212,9 @@ class LinkHub:
         try:
             hello = await perform_handshake(socket, stopping=lambda: self._closing or self._engine is None)
             self._check(hello)
+            if isinstance(hello, WatchHello):
+                await self._liveness.serve(socket, hello)
+                return socket
         except AgentFieldError as error:
             await refuse_link(socket, error)
             return socket
@@ -231,11 +244,12 @@ class LinkHub:
     async def close(self) -> None:
         """End all links without giving up their attempts: the nodes link to the next control plane with them. Idempotent."""
         self._closing = True
+        await self._liveness.close()
         for link in list(self._serving):
             link.end("the control plane stops")
         await self._idle.wait()
 
-    def _check(self, hello: Hello) -> None:
+    def _check(self, hello: Hello | WatchHello) -> None:
         if not self._registry.same_instance(hello):
             raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
 
@@ -267,6 +281,7 @@ class LinkHub:
                 socket,
                 engine=engine,
                 sessions=self._sessions,
+                liveness=self._liveness,
                 on_drain=self._mark_draining,
                 ping_interval=self._ping_interval,
                 ping_timeout=self._ping_timeout,

@@ -15,13 +15,19 @@ from pydantic import BaseModel
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.identity import digest
-from agentfield.wire.frames import Drained, Hello, SessionDone, SessionOpen, encode_frame
+from agentfield.wire.frames import Drained, GiveBack, GivenBack, Hello, SessionDone, SessionOpen, encode_frame
 from agentfield.wire.framing import join_frames
 from agentfield_server.store.records import Execution
 
-__all__ = ["AssignedAttempt", "LinkedNode", "declaration_hash"]
+__all__ = ["HANDLERS_LOST", "AssignedAttempt", "LinkedNode", "declaration_hash"]
 
 _OUTBOX = 1000
+
+BLOCKED_LIMIT = 2.0
+"""Seconds without a turn of a node's event loop after which it gets no new work."""
+
+HANDLERS_LOST = 10.0
+"""Seconds without a turn after which the session handlers of a node count as lost."""
 
 
 def declaration_hash(declared: BaseModel) -> str:
@@ -40,7 +46,11 @@ class AssignedAttempt:
     function: str
     deadline: float | None
     input_digest: str | None
+    attempt: int = 1
     accepted: bool = False
+    """Whether the node said that it entered the function."""
+    sent: bool = False
+    """Whether the node may have received the invocation."""
 
     @classmethod
     def of(cls, execution: Execution) -> AssignedAttempt:
@@ -53,6 +63,7 @@ class AssignedAttempt:
             function=execution.target.partition(".")[2],
             deadline=execution.deadline,
             input_digest=execution.input_digest,
+            attempt=execution.attempt,
             accepted=execution.accepted,
         )
 
@@ -82,6 +93,7 @@ class LinkedNode:
         self.node_id = hello.node_id
         self.instance_id = hello.instance_id
         self.did = hello.did
+        self.protocol = hello.protocol
         self.linked_at = linked_at
         self.functions = {spec.name: spec for spec in hello.functions}
         self.declared = {declaration.name: declaration for declaration in hello.sessions}
@@ -106,8 +118,14 @@ class LinkedNode:
         """When the last frame arrived, on the hub's monotonic clock."""
         self.ended: str | None = None
         """Why the link ended, None while it stands."""
-        self.silent = False
-        """Whether the node fell silent or the connection broke or blocked: then frames of the node may have been lost."""
+        self.closed_in_order = False
+        """Whether the node closed the link; otherwise frames of the node may have been lost."""
+        self.loop_blocked = 0.0
+        """Seconds for which the node's event loop had not turned, as its watchdog last said."""
+        self.handlers_lost = False
+        """Whether the handlers on this instance count as lost because its event loop is blocked."""
+        self.given_back = hello.given_back
+        """Number of the last `GiveBack` that was handled."""
         self._socket = socket
         self._send_timeout = send_timeout
         self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
@@ -126,6 +144,11 @@ class LinkedNode:
     def load(self) -> float:
         """Share of its concurrency in use; an attempt that waits for its own calls does not count."""
         return (len(self.assigned) - len(self.blocked)) / self.hello.concurrency
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may get new work: it neither drains nor blocks its event loop."""
+        return not self.draining and self.loop_blocked < BLOCKED_LIMIT
 
     async def send(self, frame: BaseModel) -> None:
         """Queue a frame for the node.
@@ -149,8 +172,29 @@ class LinkedNode:
             async with asyncio.timeout(self._send_timeout):
                 await self._outbox.put(text)
         except TimeoutError:
-            self.end("it takes no frames", silent=True)
+            self.end("it takes no frames")
             raise self._not_connected() from None
+
+    def take_unentered(self, frame: GiveBack) -> list[AssignedAttempt]:
+        """Take back the attempts that the node gave back, and confirm it on the link, behind all that was sent before."""
+        if frame.number <= self.given_back:
+            return []
+        self.given_back = frame.number
+        entered = {(attempt.execution_id, attempt.attempt) for attempt in frame.entered}
+        taken = [
+            assigned
+            for assigned in self.assigned.values()
+            if assigned.sent and not assigned.accepted and (assigned.execution_id, assigned.attempt) not in entered
+        ]
+        try:
+            self._outbox.put_nowait(encode_frame(GivenBack(number=frame.number)))
+        except asyncio.QueueFull:
+            # waiting would let invocations overtake the confirmation; the next link settles what was given back
+            self.end("it takes no frames")
+            return []
+        for assigned in taken:
+            self.release(assigned.execution_id)
+        return taken
 
     def _not_connected(self) -> NodeNotConnected:
         return NodeNotConnected(
@@ -186,10 +230,10 @@ class LinkedNode:
         with contextlib.suppress(asyncio.QueueFull):  # a node without this frame exits at its own drain deadline
             self._outbox.put_nowait(encode_frame(Drained()))
 
-    def end(self, why: str, *, silent: bool = False) -> None:
+    def end(self, why: str, *, in_order: bool = False) -> None:
         """End the link; the first reason is kept."""
         if self.ended is None:
-            self.ended, self.silent = why, silent
+            self.ended, self.closed_in_order = why, in_order
         self._end.set()
 
     def block(self, execution_id: str) -> None:
@@ -230,7 +274,7 @@ class LinkedNode:
                 async with asyncio.timeout(self._send_timeout):
                     await self._socket.send_str(text)
             except (TimeoutError, ConnectionError):
-                self.end("it takes no frames", silent=True)
+                self.end("it takes no frames")
                 return
 
     async def cancel_tasks(self) -> None:

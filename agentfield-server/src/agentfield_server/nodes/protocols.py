@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from agentfield.wire.frames import Accepted, Call, Progress, Result, SessionCommand, SessionDone, Welcome
-from agentfield_server.nodes.linked_node import LinkedNode
+from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode
 
 __all__ = ["EnginePort", "SessionPort"]
 
@@ -22,14 +23,17 @@ class EnginePort(Protocol):
     async def node_lost(self, link: LinkedNode) -> None:
         """Handle a link that ended and that no newer link of the instance has replaced."""
 
-    async def accepted(self, link: LinkedNode, frame: Accepted) -> None:
-        """Record that a function was entered."""
+    def accepted(self, link: LinkedNode, frame: Accepted) -> None:
+        """Remember that a function was entered; it is recorded with the result, or by itself."""
 
-    async def result(self, link: LinkedNode, frame: Result, *, entered: bool) -> None:
-        """Record the result of an attempt; `entered` says that `accepted` is not called for it.
+    async def given_back(self, link: LinkedNode, attempts: Sequence[AssignedAttempt]) -> None:
+        """Requeue attempts that the node gave back before it entered them; they are not assigned any more."""
 
-        The call is never cancelled, even if the link ends.
-        """
+    def takes_work_again(self, link: LinkedNode) -> None:
+        """Handle that the event loop of a node turns again; must return at once."""
+
+    async def result(self, link: LinkedNode, frame: Result) -> None:
+        """Record the result of an attempt. The call is never cancelled, even if the link ends."""
 
     async def progress(self, link: LinkedNode, frame: Progress) -> None:
         """Record the progress of an attempt."""
@@ -51,4 +55,7 @@ class SessionPort(Protocol):
         """Handle a new link; `link.hello.open_sessions` names the handlers that still run."""
 
     async def node_lost(self, link: LinkedNode) -> None:
-        """Handle a lost link."""
+        """Handle a lost link, or one whose handlers count as lost (`link.handlers_lost`)."""
+
+    async def node_recovered(self, link: LinkedNode) -> None:
+        """Handle that the handlers of a link do not count as lost any more."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentfield.errors import AgentFieldError
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.frames import Hello
+from agentfield.wire.frames import Hello, WatchHello
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import NodeView
 from agentfield_server.nodes.linked_node import LinkedNode
@@ -52,7 +52,7 @@ class NodeRegistry:
         """Return a function of a node, None when it is unknown."""
         return self._functions.get(node_id, {}).get(name)
 
-    def same_instance(self, hello: Hello) -> bool:
+    def same_instance(self, hello: Hello | WatchHello) -> bool:
         """Return whether an instance id still belongs to the node id and key that used it first."""
         return self._instances.get(hello.instance_id, (hello.node_id, hello.did)) == (hello.node_id, hello.did)
 

@@ -58,8 +58,14 @@ class HandlerRouter:
             if actor.row.node_id == link.node_id:
                 actor.tell(partial(actor.node_linked, link))
 
+    async def node_recovered(self, link: LinkedNode) -> None:
+        """Offer an instance whose event loop turns again to the sessions of its node."""
+        for actor in self._live:
+            if actor.row.node_id == link.node_id:
+                actor.tell(partial(actor.node_linked, link))
+
     async def node_lost(self, link: LinkedNode) -> None:
-        """Tell the sessions of a node that one of its instances is not linked any more."""
+        """Tell the sessions of a node that one of its instances is not linked any more, or runs no handlers."""
         for actor in self._live:
             if actor.row.node_id == link.node_id:
                 actor.tell(partial(actor.node_lost, link))

@@ -69,8 +69,11 @@ class Store(Protocol):
     async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
         """Lease a queued execution: attempt and epoch rise, status `running`; None when it is not queued."""
 
-    async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int) -> bool:
-        """Record that the function was entered (event `execution.started`); False when the attempt is not current."""
+    async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int, ago: float | None = None) -> bool:
+        """Record that the function was entered (event `execution.started`); False when the attempt is not current.
+
+        `ago` says how many seconds ago, None for now.
+        """
 
     async def renew_leases(self, owner: str, *, until: float) -> int:
         """Extend all leases of a node instance; return how many."""
@@ -82,6 +85,7 @@ class Store(Protocol):
         attempt: int,
         epoch: int,
         entered: bool = True,
+        counts: bool = False,
         not_before: float | None = None,
         anew: bool = False,
         events: Sequence[NewEvent] = (),
@@ -89,6 +93,7 @@ class Store(Protocol):
         """Put a leased execution back into the queue, with `events`; False when the attempt is not current.
 
         With `entered` false, an execution whose function was entered meanwhile is not put back either.
+        An attempt whose entry is not recorded is not counted, unless `counts`: it may have been entered.
         With `anew` the next attempt begins a new lineage: it does not resume where this one stopped.
         """
 

@@ -114,7 +114,8 @@ class HandlerChannel:
         if link is not self._link or self._opening is None:
             return None
         # the same process may have linked again already: its `node_linked` follows and reattaches the handler
-        back = any(other.instance_id == link.instance_id for other in self._hub.links(link.node_id))
+        same = [other for other in self._hub.links(link.node_id) if other.instance_id == link.instance_id]
+        back = any(not other.handlers_lost for other in same)
         if not back and self._choose_link() is not None:
             return HandlerLost(self._opening.epoch)
         return self.unavailable()
@@ -186,12 +187,21 @@ class HandlerChannel:
         link.pin_session(self._row.id)
         if before is not None and before is not link:
             before.unpin_session(self._row.id)
+            if before.handlers_lost:
+                await self._stop_superseded(before, self._opening.epoch - 1)
         return True
+
+    async def _stop_superseded(self, link: LinkedNode, epoch: int) -> None:
+        """Stop the lost run on an instance that is still linked, as soon as its event loop turns."""
+        try:
+            await link.send(SessionStop(session_id=self._row.id, epoch=epoch, reason="superseded"))
+        except NodeNotConnected:
+            _log.debug("the lost handler of %s was not stopped: its link is closed", self._row.id)
 
     def _choose_link(self) -> LinkedNode | None:
         """Return the instance that ran the handler before, even if it drains; else one that accepts new work."""
         mine = self._hub.instance(self._link.instance_id) if self._link is not None else None
-        if mine is not None and mine.ended is None and self._can_run(mine):
+        if mine is not None and mine.ended is None and not mine.handlers_lost and self._can_run(mine):
             return mine
         return self._hub.session_link(self._row.node_id, self._name, self._hash)
 

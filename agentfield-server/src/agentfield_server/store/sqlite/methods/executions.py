@@ -38,9 +38,9 @@ class ExecutionMethods(SqliteDatabase):
         """Lease a queued execution, see `Store.lease_execution`."""
         return await self._write(lambda tx: executions.lease(tx, execution_id, owner=owner, until=until))
 
-    async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int) -> bool:
+    async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int, ago: float | None = None) -> bool:
         """Record that the function was entered, see `Store.accept_execution`."""
-        return await self._write(lambda tx: executions.accept(tx, execution_id, attempt=attempt, epoch=epoch))
+        return await self._write(lambda tx: executions.accept(tx, execution_id, attempt=attempt, epoch=epoch, ago=ago))
 
     async def renew_leases(self, owner: str, *, until: float) -> int:
         """Extend all leases of a node instance."""
@@ -53,6 +53,7 @@ class ExecutionMethods(SqliteDatabase):
         attempt: int,
         epoch: int,
         entered: bool = True,
+        counts: bool = False,
         not_before: float | None = None,
         anew: bool = False,
         events: Sequence[NewEvent] = (),
@@ -65,6 +66,7 @@ class ExecutionMethods(SqliteDatabase):
                 attempt=attempt,
                 epoch=epoch,
                 entered=entered,
+                counts=counts,
                 not_before=not_before,
                 anew=anew,
                 events=events,

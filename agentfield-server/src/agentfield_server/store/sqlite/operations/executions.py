@@ -35,10 +35,10 @@ WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
 _ENTER = f"UPDATE executions SET accepted = 1, started_at = MAX(created_at, ?) {_CURRENT} AND accepted = 0"  # noqa: S608
-_ACCEPT = f"{_ENTER} RETURNING run_id, lease_owner, kind, target"
+_ACCEPT = f"{_ENTER} RETURNING run_id, lease_owner, kind, target, started_at"
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
-    max_attempts = max_attempts + (accepted = 0), accepted = 0, not_before = ?, lineage = lineage + ?
+    max_attempts = max_attempts + (accepted = 0 AND NOT ?), accepted = 0, not_before = ?, lineage = lineage + ?
 {_CURRENT} AND accepted <= ? RETURNING run_id
 """  # noqa: S608
 _PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
@@ -204,13 +204,14 @@ def lease(transaction: Transaction, execution_id: str, *, owner: str, until: flo
     return None if row is None else execution_row(row)
 
 
-def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int) -> bool:
+def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, ago: float | None) -> bool:
     """Record that the function was entered, see `Store.accept_execution`."""
-    row = transaction.one(_ACCEPT, transaction.now, execution_id, attempt, epoch)
+    row = transaction.one(_ACCEPT, transaction.now - (ago or 0.0), execution_id, attempt, epoch)
     if row is None:
         return False
-    run_id, instance_id, kind, target = row
-    record(transaction, run_id, [_started(execution_id, kind, target, attempt, instance_id)])
+    run_id, instance_id, kind, target, started_at = row
+    at = None if ago is None else started_at
+    record(transaction, run_id, [_started(execution_id, kind, target, attempt, instance_id, at=at)])
     return True
 
 
@@ -242,12 +243,13 @@ def requeue(
     attempt: int,
     epoch: int,
     entered: bool,
+    counts: bool,
     not_before: float | None,
     anew: bool,
     events: Sequence[NewEvent],
 ) -> bool:
-    """Put a leased execution back into the queue; an attempt whose function was never entered does not count."""
-    row = transaction.one(_REQUEUE, not_before, anew, execution_id, attempt, epoch, entered)
+    """Put a leased execution back into the queue; an attempt without a recorded entry counts only if `counts`."""
+    row = transaction.one(_REQUEUE, counts, not_before, anew, execution_id, attempt, epoch, entered)
     if row is None:
         return False
     if events:
