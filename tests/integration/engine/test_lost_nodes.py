@@ -158,9 +158,12 @@ async def test_nodes_of_both_versions_are_served(tmp_path: Path, version: int) -
 async def test_a_version_that_nobody_speaks_is_refused(tmp_path: Path) -> None:
     """A hello of a version that was not offered is refused with both versions."""
     node = RawNode(protocol=3)
-    async with plane(tmp_path / "a.db") as cp, aiohttp.ClientSession() as http:
-        async with http.ws_connect(f"{cp.url}/api/v1/nodes/link") as node.socket:
-            refused = await node.greet()
+    async with (
+        plane(tmp_path / "a.db") as cp,
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{cp.url}/api/v1/nodes/link") as node.socket,
+    ):
+        refused = await node.greet()
     assert isinstance(refused, Refused)
     assert (refused.problem["code"], refused.retry) == ("protocol_mismatch", False)
     assert "version 3" in refused.problem["detail"]

@@ -24,6 +24,7 @@ from agentfield.wire.frames import (
     SessionOpen,
     SessionReply,
     TurnDelivered,
+    WatchHello,
     Welcome,
     decode_node_frame,
     encode_frame,
@@ -37,7 +38,7 @@ F = TypeVar("F")
 class Link:
     """The control plane's end of one link."""
 
-    def __init__(self, socket: web.WebSocketResponse, hello: Hello) -> None:
+    def __init__(self, socket: web.WebSocketResponse, hello: Any) -> None:
         self.socket = socket
         self.hello = hello
         self.frames: asyncio.Queue[Any] = asyncio.Queue()
@@ -53,6 +54,13 @@ class Link:
         async with asyncio.timeout(SECONDS):
             frame = await self.frames.get()
         assert isinstance(frame, kind), frame
+        return frame
+
+    async def until(self, kind: type[F]) -> F:
+        """Return the next frame of type `kind`; others before it are dropped."""
+        async with asyncio.timeout(SECONDS):
+            while not isinstance(frame := await self.frames.get(), kind):
+                pass
         return frame
 
     async def command(self, name: str) -> SessionCommand:
@@ -93,6 +101,9 @@ class Plane:
 
     def __init__(self) -> None:
         self.links: asyncio.Queue[Link] = asyncio.Queue()
+        self.watches: asyncio.Queue[Link] = asyncio.Queue()
+        self.offered: tuple[int, ...] = ()
+        """Versions of the link in the challenge; empty as a control plane of version 1 does."""
         self.url = ""
         self.api_key: str | None = None
         self.refusals: list[Refused] = []
@@ -104,6 +115,11 @@ class Plane:
         async with asyncio.timeout(SECONDS):
             return await self.links.get()
 
+    async def watch(self) -> Link:
+        """Return the next connection that a node's watchdog opens."""
+        async with asyncio.timeout(SECONDS):
+            return await self.watches.get()
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.knocks += 1
         if self.api_key and request.headers.get("Authorization") != f"Bearer {self.api_key}":
@@ -111,24 +127,31 @@ class Plane:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         nonce = f"nonce-{self.knocks}"
-        await socket.send_str(encode_frame(Challenge(nonce=nonce)))
+        await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=self.offered)))
         hello = decode_node_frame(await socket.receive_str())
-        assert isinstance(hello, Hello)
+        assert isinstance(hello, (Hello, WatchHello))
         signed = challenge_message(nonce, hello.node_id, hello.instance_id)
         assert verify_signature(hello.did, signed, hello.signature)
+        link = Link(socket, hello)
+        if isinstance(hello, WatchHello):
+            self.watches.put_nowait(link)
+            await self._read(link)
+            return socket
         if self.refusals:
             await socket.send_str(encode_frame(self.refusals.pop(0)))
             await socket.close()
             return socket
         await socket.send_str(encode_frame(self.welcome))
-        link = Link(socket, hello)
         self.links.put_nowait(link)
-        async for message in socket:
+        await self._read(link)
+        return socket
+
+    async def _read(self, link: Link) -> None:
+        async for message in link.socket:
             if message.type is not WSMsgType.TEXT:
                 break
             for frame in split_frames(message.data):
                 await self._take(link, decode_node_frame(frame))
-        return socket
 
     async def _take(self, link: Link, frame: Any) -> None:
         match frame:

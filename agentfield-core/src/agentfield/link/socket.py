@@ -88,12 +88,12 @@ class _WebSocket(aiohttp.ClientWebSocketResponse):
     ) -> None:
         super().__init__(reader, writer, protocol, response, *args, **kwargs)
         connection = response.connection
-        self._transport = None if connection is None else connection.transport
+        self._transport: Any = None if connection is None else connection.transport
 
     async def flushed(self) -> None:
         """Return once the kernel has everything that was sent."""
-        # asyncio writes to the kernel at once; it keeps only what a full send buffer does not take
-        while isinstance(self._transport, asyncio.WriteTransport) and self._transport.get_write_buffer_size():
+        # the event loop writes to the kernel at once, or at its next turn; it keeps what a full send buffer does not take
+        while self._transport is not None and self._transport.get_write_buffer_size():
             if self._transport.is_closing():
                 raise ConnectionResetError("the connection was closed")
             await asyncio.sleep(_FULL_KERNEL)
@@ -115,6 +115,8 @@ class LinkSocket:
         self._outbox: asyncio.Queue[str] | None = None
         self._queued = 0
         """Frames that were put into the outbox of this link."""
+        self._written = 0
+        """Those of them that the kernel has."""
         self._writes: deque[tuple[int, asyncio.Future[bool]]] = deque()
         """By number of queued frames: who waits until the kernel has them."""
         self._overflow = asyncio.Event()
@@ -134,6 +136,8 @@ class LinkSocket:
         """Wait until the kernel has every frame that was queued before; return False if the link is lost before."""
         if self._outbox is None:
             return False
+        if self._written == self._queued:
+            return True
         done = asyncio.get_running_loop().create_future()
         self._writes.append((self._queued, done))
         return bool(await done)
@@ -166,7 +170,7 @@ class LinkSocket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 welcome = await self._handshake(socket, url)
             outbox = self._outbox = asyncio.Queue[str](MAX_OUTBOX)
-            self._queued = 0
+            self._queued = self._written = 0
             self._overflow.clear()
             try:
                 self._delegate.welcomed(welcome, url)
@@ -237,15 +241,15 @@ class LinkSocket:
                     raise LinkLost(error.message) from error
 
     async def _write(self, socket: _WebSocket) -> None:
-        outbox, written = self._outbox, 0
+        outbox = self._outbox
         while outbox is not None:
             text = join_frames(await outbox.get(), outbox)
-            written = self._queued - outbox.qsize()
+            taken = self._queued - outbox.qsize()
             async with asyncio.timeout(SILENCE_TIMEOUT):
                 await socket.send_str(text)
-                if self._writes:
-                    await socket.flushed()
-            while self._writes and self._writes[0][0] <= written:
+                await socket.flushed()
+            self._written = taken
+            while self._writes and self._writes[0][0] <= taken:
                 _resolve(self._writes.popleft()[1], written=True)
 
     async def _keep_alive(self) -> None:
