@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agentfield.wire.frames import GiveBack, GivenBack, Invoke, LoopState, Refused, ResultAck, RunningAttempt
+from agentfield.wire.frames import Cancel, GiveBack, GivenBack, Invoke, LoopState, Refused, ResultAck, RunningAttempt
 from agentfield.wire.node_declarations import FunctionSpec
 from support.server.engine import RawNode, plane
 from support.waiting import SECONDS, until
@@ -476,3 +476,29 @@ async def test_concurrency_of_a_lost_instance_is_free(tmp_path: Path) -> None:
             await steady.answer(invoke, 1)
             assert (await cp.finished(waiting))["status"] == "succeeded"
             assert (await cp.finished(lost))["problem"]["code"] == "node_lost"
+
+
+async def test_an_overdue_attempt_of_a_blocked_instance_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of an attempt's own time the next one starts elsewhere without the blocked node, which is told to stop."""
+    monkeypatch.setattr("agentfield_server.engine.leases._SLACK", 0.0)
+    functions = (FunctionSpec(name="fn", input_schema={}, retries=1, timeout=0.2),)
+    blocked, other = RawNode(functions=functions), RawNode(functions=functions)
+    async with plane(tmp_path / "a.db") as cp, blocked.linked(cp), blocked.watching(cp) as tell:
+        _, made, _ = await cp.post("/execute/async/node.fn", {"input": {}, "timeout": 60})
+        invoke = await blocked.next(Invoke)
+        await blocked.accept(invoke)
+        async with other.linked(cp):
+            await tell(LoopState(blocked=3.0))
+            again = await other.next(Invoke)
+            assert (again.context.execution_id, again.context.attempt) == (made["id"], 2)
+            assert (await blocked.next(Cancel)).execution_id == made["id"]
+            await blocked.send(blocked.result_of(invoke, "late"))
+            assert not (await blocked.next(ResultAck)).accepted
+            await other.answer(again, "second")
+            view = await cp.finished(made["id"])
+            events = await cp.events(view["run_id"])
+    assert (view["output"], view["attempt"]) == ("second", 2)
+    kinds = [event["type"].removeprefix("execution.") for event in events]
+    assert kinds == ["created", "started", "retrying", "started", "ended"]

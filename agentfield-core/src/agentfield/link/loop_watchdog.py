@@ -26,6 +26,9 @@ _log = logging.getLogger("agentfield.node")
 _INTERVAL = 0.25
 """Seconds between two looks at the event loop."""
 
+_SUSPENDED = 1.5
+"""Seconds between two looks after which the whole process must have been suspended."""
+
 _TOLD = 0.5
 """Seconds between two reports to the control plane."""
 
@@ -73,6 +76,7 @@ class LoopWatchdog:
         self._stopped = threading.Event()
         self._turned = threading.Event()
         self._asked = 0.0
+        self._looked = 0.0
         self._function: str | None = None
         self._thread: threading.Thread | None = None
 
@@ -106,11 +110,14 @@ class LoopWatchdog:
     def _blocked(self, loop: asyncio.AbstractEventLoop) -> float:
         """Return for how long the loop has not turned."""
         now = time.monotonic()
+        before, self._looked = self._looked, now
         if self._turned.is_set():
             self._turned.clear()
             self._asked = now
             loop.call_soon_threadsafe(self._turned.set)
             return 0.0
+        if now - before > _SUSPENDED:  # this thread did not run either: the process was stopped, not blocked
+            self._asked = now
         return now - self._asked
 
     def _episode(self, loop: asyncio.AbstractEventLoop, ident: int) -> None:

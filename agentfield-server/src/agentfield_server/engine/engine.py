@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -333,7 +334,7 @@ class Engine:
             # given up meanwhile (a newer attempt on the same instance would be assigned): stop it there
             self._tasks.start(self._send_cancel(link, frame.execution_id, "given up"))
         elif assigned.attempt == frame.attempt and not assigned.accepted:
-            assigned.accepted = True
+            assigned.accepted, assigned.entered_at = True, time.monotonic()
             self._entries.note(link.instance_id, frame)
 
     async def given_back(self, link: LinkedNode, attempts: Sequence[AssignedAttempt]) -> None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from agentfield.errors import AgentFieldError, NodeLost
-from agentfield.wire.frames import Hello, Welcome
+from agentfield.errors import AgentFieldError, NodeLost, NodeNotConnected
+from agentfield.wire.frames import Cancel, Hello, Welcome
 from agentfield.wire.link_protocol import WATCHED
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.engine.dispatch import Dispatcher, returned
@@ -23,6 +23,9 @@ _log = logging.getLogger("agentfield.engine")
 
 _NEVER_ENTERED = 10
 """Attempts that may be returned before the function was entered; after that many, the invocation itself may end the link."""
+
+_SLACK = 1.0
+"""Seconds beyond its timeout in which a node ends an attempt itself."""
 
 _Entered = Literal["yes", "no", "unknown"]
 
@@ -153,6 +156,7 @@ class LeaseManager:
             try:
                 await self._renew()
                 await self._expire()
+                await self._end_overdue()
             except AgentFieldError as error:
                 _log.warning("leases could not be renewed or expired, it will be tried again: %s", error.message)
 
@@ -178,6 +182,35 @@ class LeaseManager:
                             why = f"the instance {instance_id} did not come back within {self._lease:g} s"
                             await self._handle_lost_attempt(row, why, entered="yes" if row.accepted else "unknown")
                     del self._away[instance_id]
+
+    async def _end_overdue(self) -> None:
+        """Give up the attempts of blocked instances whose own time is over; an instance that turns does so itself.
+
+        The last attempt is left to the deadline of its execution.
+        """
+        now = time.monotonic()
+        for link in self._hub.links():
+            if link.takes_work or link.draining:
+                continue
+            for assigned in list(link.assigned.values()):
+                spec = link.functions.get(assigned.function)
+                if spec is None or spec.timeout is None or assigned.entered_at is None:
+                    continue
+                if now - assigned.entered_at > spec.timeout + _SLACK:
+                    await self._end_attempt(link, assigned)
+
+    async def _end_attempt(self, link: LinkedNode, assigned: AssignedAttempt) -> None:
+        async with self._dispatcher.lease_lock:
+            row = (await self._held_by(link)).get(assigned.execution_id)
+            if row is None or row.attempt != assigned.attempt or row.attempt >= row.max_attempts:
+                return
+            why = f"the event loop of the instance {link.instance_id} is blocked, and the time of the attempt is over"
+            await self._handle_lost_attempt(row, why, entered="yes")
+            self._dispatcher.release(link, row.id)
+        try:
+            await link.send(Cancel(execution_id=row.id, reason="timeout"))
+        except NodeNotConnected:
+            _log.debug("node %s left before %s could be cancelled there", link.node_id, row.id)
 
     async def _handle_lost_attempt(self, row: Execution, why: str, *, entered: _Entered) -> None:
         """Requeue a lost attempt if another one is allowed, else close the execution as failed."""

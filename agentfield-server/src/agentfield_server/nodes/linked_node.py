@@ -51,6 +51,8 @@ class AssignedAttempt:
     """Whether the node said that it entered the function."""
     sent: bool = False
     """Whether the node may have received the invocation."""
+    entered_at: float | None = None
+    """When this control plane heard of the entry, on its monotonic clock."""
 
     @classmethod
     def of(cls, execution: Execution) -> AssignedAttempt:
