@@ -233,7 +233,6 @@ class NodeLink:
     def hello(self, challenge: Challenge, protocol: int) -> Hello:
         """Return the signed introduction of this instance."""
         self._protocol = protocol
-        self._apply(self._state.drop_given_back())
         return Hello(
             protocol=protocol,
             node_id=self.node_id,

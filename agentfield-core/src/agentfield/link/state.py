@@ -112,6 +112,8 @@ class LinkState:
     def link_opened(self, frame: Welcome) -> list[Effect]:
         """Apply the decisions of a `Welcome`, and send again everything that is not answered."""
         self.linked = True
+        # before the gate opens: an attempt that was given back may arrive again, and must not meet its older self
+        effects = self.drop_given_back()
         self._gate.confirm(self._number)
         kept = Counter(execution_id for execution_id, _ in self._results)
         # `ack` names no attempt: where two results of an execution are kept, both are sent again, and each is acknowledged
@@ -119,7 +121,6 @@ class LinkState:
         acknowledged = {execution_id for execution_id in frame.ack if kept[execution_id] == 1}
         for key in [key for key in self._results if key[0] in acknowledged]:
             self._forget_result(key)
-        effects: list[Effect] = []
         for execution_id in frame.cancel:
             effects += self._cancelled(execution_id, "cancelled")
         effects += [Send(result) for result in self._results.values()]
