@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import random
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -121,7 +121,7 @@ def fuzz(session: nox.Session) -> None:
     again = session.posargs[:1] == ["--seed"]
     end = time.monotonic() + 60 * float("0" if again else session.posargs[0] if session.posargs else "1")
     while True:
-        seed = session.posargs[1] if again else str(random.randrange(2**32))
+        seed = session.posargs[1] if again else str(secrets.randbelow(2**32))
         session.log(f"repeat this round with: nox -s fuzz -- --seed {seed}")
         options = ("-q", "-n", "2", "-m", "fuzz", "--hypothesis-seed", seed)
         uv(session, "pytest", *options, "tests/unit", "tests/integration", groups=("test",), HYPOTHESIS_PROFILE="fuzz")
