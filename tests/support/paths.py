@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PHONE_FIXTURES", "ROOT", "SPEECH_FIXTURES"]
+__all__ = ["FIXTURES", "PHONE_FIXTURES", "ROOT", "SPEECH_FIXTURES"]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the checkout."""
+
+FIXTURES = ROOT / "tests" / "fixtures"
+"""Inputs of tests."""
 
 SPEECH_FIXTURES = ROOT / "tests" / "fixtures" / "speech"
 """Recordings of speech with their transcripts."""

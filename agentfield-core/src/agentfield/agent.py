@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pydantic import ValidationError
 
 from agentfield import context
+from agentfield.arguments import check_seconds, check_target
 from agentfield.attempt_state import Decision, ExecutionSuspended
 from agentfield.declarations.decorators import DEFAULT, Decorators
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import LinkListener, NodeLink
-from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_until_stopped
+from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_process, run_until_stopped
 from agentfield.schema import jsonable
 from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
 from agentfield.wire.frames import Call, PauseRequest
@@ -98,12 +99,9 @@ class Agent(Decorators):
             Unavailable: This agent is not running.
             AgentFieldError: The control plane refused the call.
         """
-        link = self._link
-        if link is None:
-            raise Unavailable(
-                f"{self.node_id} is not running, so it cannot call {target}.",
-                hint="Call from a reasoner or a handler, or inside `async with app:`.",
-            )
+        check_target(target)
+        check_seconds(timeout)
+        link = self._require_link(target)
         here, run = context.current(), context.run()
         values = jsonable(input, name="input")
         frame = Call(
@@ -118,6 +116,29 @@ class Agent(Decorators):
             return await link.call(frame, seconds=None if timeout is None else timeout + CALL_SLACK)
         except TimeoutError as error:
             raise ExecutionTimeout(f"{target} did not answer in {timeout:g} seconds.", target=target) from error
+
+    def call_sync(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002
+        """Run a target like `call` from a plain function, and block its thread until the output arrives.
+
+        For reasoners declared with ``def`` and for code that runs in a thread, such as ``asyncio.to_thread(...)``. While it
+        waits, the reasoner's slot is free for other work. When the reasoner exceeds its time limit or is cancelled, the wait
+        ends with `ExecutionCancelled`.
+
+        Args:
+            target: ``node.name``.
+            timeout: Seconds that the call may take, None for no limit.
+            **input: The target's input; any JSON values.
+
+        Raises:
+            ExecutionError: The call did not succeed; the subclass says how.
+            Conflict: Called from a coroutine of the node (code `blocks_event_loop`).
+            Unavailable: This agent is not running.
+            AgentFieldError: The control plane refused the call.
+        """
+        link = self._require_link(target)
+        return link.thread_calls.run(
+            f"The call of {target}", lambda: self.call(target, timeout=timeout, **input), context.run()
+        )
 
     async def pause(
         self, title: str, *, details: Any = None, key: str | None = None, expires: float = 7 * 86_400
@@ -188,7 +209,7 @@ class Agent(Decorators):
             )
         self._url = discover_url(url) if url else self._url
         self._api_key = api_key or self._api_key
-        asyncio.run(self._serve(drain_seconds(drain)))
+        run_process(self._serve(drain_seconds(drain)))
 
     async def __aenter__(self) -> Self:
         """Link to the control plane and work in the background.
@@ -239,6 +260,14 @@ class Agent(Decorators):
             self._url, self._api_key = before
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _require_link(self, target: str) -> NodeLink:
+        if self._link is None:
+            raise Unavailable(
+                f"{self.node_id} is not running, so it cannot call {target}.",
+                hint="Call from a reasoner or a handler, or inside `async with app:`.",
+            )
+        return self._link
 
     @property
     def _working(self) -> bool:

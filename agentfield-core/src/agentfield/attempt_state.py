@@ -57,6 +57,8 @@ class AttemptState:
 
     def __init__(self, invoke: Invoke, report: Callable[[dict[str, Any]], None]) -> None:
         self.report = report
+        self.ended = False
+        """Set once the attempt has its result; a thread that still runs its function may call nothing more."""
         self._id = f"{invoke.context.execution_id}.{invoke.lineage}"
         self._decisions: Mapping[str, dict[str, Any]] = invoke.decisions
         self._calls: Counter[str] = Counter()

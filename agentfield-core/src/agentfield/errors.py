@@ -27,6 +27,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from agentfield.lossy import lossy_json, lossy_text
+
 __all__ = [
     "AdapterNotInstalled",
     "AgentFieldError",
@@ -85,17 +87,19 @@ class AgentFieldError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
     def to_problem(self) -> dict[str, Any]:
-        """Return the error as an RFC 9457 problem document."""
+        """Return the error as an RFC 9457 problem document: plain JSON of limited size, whatever the error carries."""
+        code = lossy_text(self.code, 100)
+        data = lossy_json(self.data)
         problem = {
-            **self.data,
-            "type": f"urn:agentfield:problem:{self.code}",
-            "title": self.code.replace("_", " "),
-            "status": self.status,
-            "code": self.code,
-            "detail": self.message,
+            **(data if isinstance(data, dict) else {}),
+            "type": f"urn:agentfield:problem:{code}",
+            "title": code.replace("_", " "),
+            "status": self.status if type(self.status) is int else AgentFieldError.status,
+            "code": code,
+            "detail": lossy_text(self.message),
         }
-        if self.hint:
-            problem["hint"] = self.hint
+        if self.hint is not None and (hint := lossy_text(self.hint)):
+            problem["hint"] = hint
         return problem
 
 
@@ -313,7 +317,8 @@ def error_from_problem(problem: Mapping[str, Any]) -> AgentFieldError:
     cls = next((c for c in known if c.code == code), None) or _BY_STATUS.get(problem.get("status", 0))
     data = {str(k): v for k, v in problem.items() if k not in _PROBLEM_FIELDS}
     hint = problem.get("hint")
-    error = (cls or AgentFieldError)(str(problem.get("detail") or code), code=code, hint=hint, **data)
+    error = (cls or AgentFieldError)(str(problem.get("detail") or code), code=code, hint=hint)
+    error.data.update(data)  # not as keywords: a document may have a member named like a parameter
     if isinstance(problem.get("status"), int):
         error.status = problem["status"]
     return error

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Coroutine
 from typing import Any
 
 from agentfield.link import LinkListener, NodeLink
 
-__all__ = ["LinkAnnouncer", "cancel_and_wait", "log_link_changes", "run_until_stopped"]
+__all__ = ["LinkAnnouncer", "cancel_and_wait", "log_link_changes", "run_process", "run_until_stopped"]
 
+_DEFAULT_SIGINT = signal.default_int_handler
 _log = logging.getLogger("agentfield.node")
+
+
+def run_process(main: Coroutine[Any, Any, None]) -> None:
+    """Run a node in an event loop of its own, as `asyncio.run` does, but survive `sys.exit()` in a task of user code.
+
+    asyncio lets `SystemExit` and `KeyboardInterrupt` of any task leave the event loop, at once and past every handler. The task
+    has failed with it all the same, so the code that awaits the task gets it, and the loop can go on.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is _DEFAULT_SIGINT:
+                    task.cancel()  # Ctrl+C where `loop.add_signal_handler` does not exist, or before it was called
+                    with contextlib.suppress(asyncio.CancelledError):
+                        loop.run_until_complete(task)
+                    raise
+                _log.error("a task raised %s; the node works on", type(error).__name__, exc_info=error)
 
 
 async def run_until_stopped(link: NodeLink, task: asyncio.Task[None], *, grace: float) -> None:

@@ -16,7 +16,7 @@ from agentfield.errors import AgentFieldError, ExecutionFailed, InvalidInput
 from agentfield.schema import InputModel, jsonable, output_schema, summary
 from agentfield.wire.node_declarations import FunctionSpec
 
-__all__ = ["OnInterrupt", "Reasoner", "RetryOn", "failure"]
+__all__ = ["OnInterrupt", "Reasoner", "RetryOn"]
 
 OnInterrupt = Literal["keep", "cancel"]
 """Whether a call is kept or cancelled when the caller speaks over the reply that made it."""
@@ -113,8 +113,10 @@ class Reasoner:
             output = await self.fn(**bound)
         else:
             # The thread gets the task's context variables, so that `context.current()` works there too.
-            call = partial(contextvars.copy_context().run, self.fn, **bound)
-            output = await asyncio.get_running_loop().run_in_executor(threads, call)
+            call = partial(contextvars.copy_context().run, _outcome, self.fn, bound)
+            output, error = await asyncio.get_running_loop().run_in_executor(threads, call)
+            if error is not None:
+                raise error
             if inspect.isawaitable(output):
                 output = await output
         try:
@@ -126,6 +128,14 @@ class Reasoner:
                 reason="not_json",
                 field=error.data.get("field"),
             ) from None
+
+
+def _outcome(fn: Callable[..., Any], bound: Mapping[str, Any]) -> tuple[Any, BaseException | None]:
+    """Call a function and return its output or its exception: a future takes no `StopIteration` and would never be done."""
+    try:
+        return fn(**bound), None
+    except BaseException as error:  # noqa: BLE001 -- raised again in the task of the attempt
+        return None, error
 
 
 def _parse_retry_on(name: str, retry_on: RetryOn, retries: int) -> tuple[tuple[type[Exception], ...], frozenset[str]]:
@@ -147,17 +157,3 @@ def _parse_retry_on(name: str, retry_on: RetryOn, retries: int) -> tuple[tuple[t
             field="retries",
         )
     return classes, codes
-
-
-def failure(target: str, error: BaseException) -> dict[str, Any]:
-    """Return the problem document for an exception that a reasoner raised."""
-    if isinstance(error, AgentFieldError):
-        return {"target": target, **error.to_problem()}
-    text = str(error)
-    name = type(error).__name__
-    return ExecutionFailed(
-        f"{target} raised {name}: {text}" if text else f"{target} raised {name}.",
-        hint=f"The node's own log has the traceback of {target}.",
-        target=target,
-        error=name,
-    ).to_problem()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,8 @@ from typing import Any, Literal
 
 from agentfield import context
 from agentfield.attempt_state import AttemptState, ExecutionSuspended
-from agentfield.declarations.reasoner import Reasoner, failure
+from agentfield.declarations.reasoner import Reasoner
 from agentfield.errors import (
-    AgentFieldError,
     ExecutionCancelled,
     ExecutionTimeout,
     InvalidInput,
@@ -24,13 +22,14 @@ from agentfield.errors import (
 from agentfield.identity import NodeKey, b64url, digest, result_message
 from agentfield.link.concurrency_limiter import ConcurrencyLimiter
 from agentfield.link.effects import Effect, Send
+from agentfield.link.failures import is_cancelled, log_failure, reasoner_problem, suspension_in
 from agentfield.link.progress_reporter import ProgressReporter
 from agentfield.link.state import GIVEN_BACK, LinkState
+from agentfield.link.thread_calls import ThreadCalls
 from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["AttemptRunner"]
 
-_log = logging.getLogger("agentfield.node")
 _Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
 _MAX_PAUSE_BYTES = 64 * 1024
 """Maximum size of a pause request, in bytes of JSON."""
@@ -50,6 +49,9 @@ class AttemptRunner:
         apply: Carries out the effects that `state` returns.
         enter: Reports the entry of an attempt; returns once the kernel has the report, False if it was given back.
         concurrency: Attempts that may run at a time; further ones wait and are not accepted yet.
+        max_threads: Threads for functions that are not coroutines. More than `concurrency`, because a function that waits for
+            a call gives up its slot but not its thread.
+        thread_calls: The calls of those functions.
     """
 
     def __init__(
@@ -62,6 +64,8 @@ class AttemptRunner:
         apply: Callable[[Sequence[Effect]], None],
         enter: Callable[[Invoke], Awaitable[bool]],
         concurrency: int,
+        max_threads: int,
+        thread_calls: ThreadCalls,
     ) -> None:
         self._node_id = node_id
         self._reasoners = reasoners
@@ -70,7 +74,8 @@ class AttemptRunner:
         self._apply = apply
         self._enter = enter
         self.limiter = ConcurrencyLimiter(concurrency)
-        self._threads = ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix=node_id)
+        self._thread_calls = thread_calls
+        self._threads = ThreadPoolExecutor(max_workers=max_threads, thread_name_prefix=node_id)
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._stopped: dict[tuple[str, int], str] = {}
 
@@ -103,7 +108,8 @@ class AttemptRunner:
 
     async def _run(self, invoke: Invoke) -> None:
         reporter = ProgressReporter(invoke, self._send_progress)
-        with context.use(invoke.context, AttemptState(invoke, reporter)):
+        state = AttemptState(invoke, reporter)
+        with context.use(invoke.context, state):
             async with self.limiter.slot(invoke.context.execution_id):
                 if not await self._enter(invoke):
                     return
@@ -111,6 +117,7 @@ class AttemptRunner:
                 try:
                     result = await self._result_of(invoke)
                 finally:
+                    self._thread_calls.release(state)
                     reporter.close()
                 took = round(time.monotonic() - started_at, 6)
                 self._apply(self._state.attempt_finished(result.model_copy(update={"took": took})))
@@ -126,26 +133,21 @@ class AttemptRunner:
             async with asyncio.timeout(seconds) as deadline:
                 output = await self._reasoner(invoke.function).run(invoke.input, self._threads)
             return await self._succeeded(invoke, output)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            return self._failed(invoke, target, error)  # the function raised it itself: the task was not cancelled
         except ExecutionSuspended as suspension:
             return self._suspended(invoke, suspension)
-        except BaseExceptionGroup as group:
-            # A pause inside a task group arrives wrapped together with the cancellations of its siblings.
-            suspension_inside = _suspension_in(group)
-            if suspension_inside is None:
-                return self._failed(invoke, target, group)
-            return self._suspended(invoke, suspension_inside)
         except TimeoutError as error:
             if deadline is None or not deadline.expired():  # the function's own TimeoutError
                 return self._failed(invoke, target, error)
             late = ExecutionTimeout(f"{target} exceeded its time limit.", target=target)
             result = self._signed(invoke, "timeout", problem=late.to_problem())
             return self._with_retry(invoke, result, error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- any exception of user code is the attempt's result
+        except BaseException as error:  # whatever user code raises, also SystemExit, is the attempt's result
+            if is_cancelled(error):
+                raise
+            # A pause inside a task group arrives wrapped together with the cancellations of its siblings.
+            suspension_inside = suspension_in(error) if isinstance(error, BaseExceptionGroup) else None
+            if suspension_inside is not None:
+                return self._suspended(invoke, suspension_inside)
             return self._failed(invoke, target, error)
 
     async def _succeeded(self, invoke: Invoke, output: Any) -> Result:
@@ -171,14 +173,17 @@ class AttemptRunner:
         return self._signed(invoke, "parked", pause=request)
 
     def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Result:
-        if not isinstance(error, AgentFieldError):
-            _log.error("%s raised", target, exc_info=error)
-        return self._with_retry(invoke, self._signed(invoke, "failed", problem=failure(target, error)), error)
+        log_failure(target, error, invoke.context)
+        result = self._signed(invoke, "failed", problem=reasoner_problem(target, error))
+        return self._with_retry(invoke, result, error)
 
     def _with_retry(self, invoke: Invoke, result: Result, error: BaseException) -> Result:
         """Set `retry` if the reasoner declares retries for this error; the control plane decides whether an attempt is left."""
         reasoner = self._reasoners.get(invoke.function)
-        again = reasoner is not None and reasoner.retries_after(error)
+        try:
+            again = reasoner is not None and reasoner.retries_after(error)
+        except Exception:  # noqa: BLE001 -- the class and code of an exception are user code
+            again = False
         return result.model_copy(update={"retry": True}) if again else result
 
     def _signed(
@@ -241,15 +246,6 @@ class AttemptRunner:
         if invoke.context.deadline is not None:
             limits.append(max(0.0, invoke.context.deadline - time.time()))
         return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _suspension_in(group: BaseExceptionGroup[BaseException]) -> ExecutionSuspended | None:
-    """Return the pause that a task group of the function raised, None without one."""
-    for each in group.exceptions:
-        found = _suspension_in(each) if isinstance(each, BaseExceptionGroup) else each
-        if isinstance(found, ExecutionSuspended):
-            return found
-    return None
 
 
 def _key(invoke: Invoke) -> tuple[str, int]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agentfield import context
 from agentfield.declarations.session_declaration import DeclaredSession, Handler
-from agentfield.errors import AgentFieldError, NotFound, SessionEnded
+from agentfield.errors import NotFound, SessionEnded
 from agentfield.ids import new_id
 from agentfield.link.effects import Effect
+from agentfield.link.failures import handler_problem, is_cancelled, log_failure
 from agentfield.link.state import LinkState
 from agentfield.session import CommandSender, Session
 from agentfield.wire.frames import SessionDone, SessionOpen
@@ -23,9 +21,6 @@ __all__ = ["DeclaredSession", "Handler", "HandlerRunner"]
 
 AFTER_CALL = 60.0
 """Seconds that a handler may run after its session ended, for post-call work."""
-
-_PACKAGE = Path(__file__).parents[1]
-_log = logging.getLogger("agentfield.node")
 
 
 @dataclass(slots=True)
@@ -105,12 +100,9 @@ class HandlerRunner:
             session.flush()
         except SessionEnded as error:
             return None if session.ended is not None else self._problem(opened, session, error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+        except BaseException as error:  # whatever user code raises, also SystemExit, is reported to the session
+            if is_cancelled(error):
                 raise
-            return self._problem(opened, session, error)  # the handler raised it itself: the task was not cancelled
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- any exception of user code is reported to the session
             return self._problem(opened, session, error)
         return None
 
@@ -122,16 +114,8 @@ class HandlerRunner:
 
     def _problem(self, opened: SessionOpen, session: Session, error: BaseException) -> dict[str, Any]:
         target = f"{self._node_id}.{opened.name}"
-        _log.error("the handler of %s raised", target, exc_info=error)
-        name, text = type(error).__name__, str(error)
-        failed = AgentFieldError(
-            f"The handler of {target} raised {name}: {text}" if text else f"The handler of {target} raised {name}.",
-            code="handler_failed",
-            hint=f"The node's own log has the traceback; it was raised at {_where(error)}.",
-        ).to_problem()
-        if isinstance(error, AgentFieldError):
-            failed["cause"] = error.to_problem()
-        return {**failed, "error": name, "turn_taken": session.turns_taken > 0, "where": _where(error)}
+        log_failure(f"the handler of {target}", error, opened.context)
+        return {**handler_problem(target, error), "turn_taken": session.turns_taken > 0}
 
     def _ended(self, opened: SessionOpen, entry: _Open, task: asyncio.Task[dict[str, Any] | None]) -> None:
         self._open.pop((opened.session_id, opened.epoch), None)
@@ -143,10 +127,3 @@ class HandlerRunner:
         entry.session.mark_ended("handler_ended")
         done = SessionDone(op_id=new_id("op"), session_id=opened.session_id, epoch=opened.epoch, problem=problem)
         self._apply(self._state.handler_finished(done))
-
-
-def _where(error: BaseException) -> str:
-    """Return the innermost source line of the traceback that is neither in a library nor in this package."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "site-packages" not in f.filename and not Path(f.filename).is_relative_to(_PACKAGE)]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else "an unknown place"

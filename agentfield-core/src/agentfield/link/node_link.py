@@ -10,7 +10,7 @@ from typing import Any
 
 from agentfield.declarations.reasoner import Reasoner
 from agentfield.declarations.session_declaration import DeclaredSession
-from agentfield.errors import AgentFieldError, Unavailable, error_from_problem
+from agentfield.errors import AgentFieldError, Conflict, Unavailable, error_from_problem
 from agentfield.identity import NodeKey, b64url, challenge_message
 from agentfield.ids import new_id
 from agentfield.link.attempt_runner import AttemptRunner
@@ -31,6 +31,7 @@ from agentfield.link.handler_runner import HandlerRunner
 from agentfield.link.loop_watchdog import LoopWatchdog
 from agentfield.link.socket import LinkSocket
 from agentfield.link.state import LinkState
+from agentfield.link.thread_calls import ThreadCalls
 from agentfield.wire.frames import (
     Call,
     Challenge,
@@ -98,6 +99,8 @@ class NodeLink:
         """Version of the current or last link."""
         self._state = LinkState(max_running=concurrency + MAX_WAITING_ATTEMPTS, gate=self._gate)
         self._socket = LinkSocket(self, url=url, api_key=api_key)
+        self.thread_calls = ThreadCalls()
+        """The calls of functions that run in threads."""
         self._attempts = AttemptRunner(
             node_id=node_id,
             reasoners=reasoners,
@@ -106,6 +109,8 @@ class NodeLink:
             apply=self._apply,
             enter=self._enter,
             concurrency=concurrency,
+            max_threads=concurrency + MAX_WAITING_ATTEMPTS,
+            thread_calls=self.thread_calls,
         )
         self._watchdog = LoopWatchdog(
             node_id,
@@ -119,6 +124,7 @@ class NodeLink:
             node_id=node_id, sessions=sessions, state=self._state, apply=self._apply, sender=self
         )
         self._answers: dict[str, asyncio.Future[Any]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
         self._drained = False
@@ -141,6 +147,8 @@ class NodeLink:
         Raises:
             NodeRefused: The control plane refused this node for good.
         """
+        self._loop = asyncio.get_running_loop()
+        self.thread_calls.open(self._loop)
         error: AgentFieldError = Unavailable(f"The node {self.node_id} has stopped.")
         self._watchdog.start()
         try:
@@ -195,9 +203,11 @@ class NodeLink:
         """Send an operation, in order and again after a reconnect; return the future of its answer or refusal.
 
         Raises:
+            Conflict: This code does not run on the node's event loop (code `wrong_event_loop`).
             LimitExceeded: Too many operations wait for an answer already.
             AgentFieldError: The node has stopped.
         """
+        self._require_own_loop()
         if self._closed is not None:
             raise self._closed
         effects = self._state.send_operation(command)
@@ -214,8 +224,10 @@ class NodeLink:
 
         Raises:
             TimeoutError: No answer arrived in that time.
+            Conflict: This code does not run on the node's event loop (code `wrong_event_loop`).
             AgentFieldError: The call did not succeed, or the node has stopped.
         """
+        self._require_own_loop()
         try:
             with self._attempts.limiter.yielded(frame.parent_id or ""):
                 async with asyncio.timeout(seconds):
@@ -321,6 +333,19 @@ class NodeLink:
         if (unsettled := self._gate.unsettled()) is not None and self._protocol >= WATCHED:
             self._socket.send(GiveBack(number=unsettled[0], entered=unsettled[1]))
 
+    def _require_own_loop(self) -> None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        # Another loop would wait for ever: its thread is not woken when the answer arrives on the loop of the link.
+        if self._loop is not None and running is not self._loop:
+            raise Conflict(
+                f"This code runs outside the event loop of {self.node_id}, so it cannot await a call or a session's command.",
+                code="wrong_event_loop",
+                hint="In a plain function write app.call_sync('node.name', ...) instead of asyncio.run(app.call(...)).",
+            )
+
     def _note_refused(self, welcome: Welcome) -> None:
         before, self.refused = self.refused, {n: error_from_problem(p) for n, p in welcome.refused.items()}
         for name, error in self.refused.items():
@@ -369,6 +394,7 @@ class NodeLink:
 
     def _close(self, error: AgentFieldError) -> None:
         self._closed = error
+        self.thread_calls.close()
         self._attempts.close()
         self.linked.clear()
         self._changed.set()

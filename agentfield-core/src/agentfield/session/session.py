@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
+from agentfield.arguments import check_seconds, check_target
 from agentfield.errors import InvalidInput, LimitExceeded, SessionEnded
 from agentfield.identity import canonical
 from agentfield.ids import new_id
@@ -27,6 +28,8 @@ MAX_EVENTS = 1000
 
 Stale = Literal["drop", "speak"]
 _Command = Literal["input", "say", "reply", "cancel_speech", "call", "set_state", "listen", "end"]
+_TEXTS = ("say", "reply", "call", "end")
+"""Commands whose arguments come from user code and are not checked elsewhere."""
 
 
 class CommandSender(Protocol):
@@ -207,6 +210,8 @@ class Session:
             ExecutionError: The call did not succeed; the subclass says how.
             AgentFieldError: The control plane refused the call.
         """
+        check_target(target)
+        check_seconds(timeout)
         args = {"target": target, "input": jsonable(input, name="input"), "timeout": timeout, "filler": filler}
         op_id = new_id("op")
         answer = self._ask("call", args, op_id=op_id)
@@ -298,8 +303,10 @@ class Session:
     def _send(
         self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None
     ) -> asyncio.Future[Any]:
+        # A frame that cannot be encoded must not be kept: it would be sent again on each new link.
+        args = jsonable(args or {}, name=command) if command in _TEXTS else args or {}
         frame = SessionCommand(
-            op_id=op_id or new_id("op"), session_id=self.id, epoch=self._epoch, command=command, args=args or {}
+            op_id=op_id or new_id("op"), session_id=self.id, epoch=self._epoch, command=command, args=args
         )
         answer = self._sender.ask(frame)
         answer.add_done_callback(self._note_ended)

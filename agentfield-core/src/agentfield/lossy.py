@@ -1,0 +1,80 @@
+"""Text and JSON of any object, for errors and logs: bounded, always encodable, and made without raising.
+
+What an error carries comes from anywhere: a message with half of a surrogate pair, a `__str__` that raises, a hint that is no
+text. An error must be reported all the same, so these functions prefer an approximation to a refusal. Values that a program
+relies on are converted by `agentfield.schema`, which refuses what it cannot represent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["MAX_TEXT", "lossy_json", "lossy_text"]
+
+MAX_TEXT: Final = 4000
+"""Characters of one text."""
+
+_MAX_INTEGER = 2**53 - 1
+_MAX_DEPTH = 8
+_MAX_PARTS = 1000
+
+
+def lossy_text(value: object, limit: int = MAX_TEXT) -> str:
+    """Return the text of an object, at most `limit` characters and a note; half of a surrogate pair becomes an escape.
+
+    Args:
+        value: A text, or any object with a `__str__`, which may raise.
+        limit: Characters to keep.
+    """
+    try:
+        text = str.__str__(value if isinstance(value, str) else str(value))
+    except BaseException:  # noqa: BLE001 -- `__str__` is user code
+        return f"<{_type_name(value)} without a text>"
+    if len(text) > limit:
+        text = f"{text[:limit]}… ({len(text)} characters)"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def lossy_json(value: object) -> Any:
+    """Return plain JSON that is equal to `value` where that is possible; other parts become texts, and large ones are cut."""
+    try:
+        return _json(value, 0, [_MAX_PARTS])
+    except BaseException:  # noqa: BLE001 -- the methods of a subclass of dict or list are user code
+        return lossy_text(value)
+
+
+def _json(value: object, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return lossy_text(value)
+        case int():
+            return int(value) if -_MAX_INTEGER <= value <= _MAX_INTEGER else _integer_text(int(value))
+        case float():
+            return float(value) if math.isfinite(value) else str(float(value))
+        case Mapping() | list() | tuple() | set() | frozenset() if depth >= _MAX_DEPTH:
+            return "…"
+        case Mapping():
+            return {lossy_text(key, 200): _json(item, depth + 1, left) for key, item in value.items() if left[0] > 0}
+        case list() | tuple() | set() | frozenset():
+            return [_json(item, depth + 1, left) for item in value if left[0] > 0]
+        case _:
+            return lossy_text(value)
+
+
+def _integer_text(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError:  # more digits than Python converts
+        return f"an integer of {number.bit_length()} bits"
+
+
+def _type_name(value: object) -> str:
+    try:
+        return str.__str__(type(value).__name__).encode("utf-8", "backslashreplace").decode()[:200]
+    except BaseException:  # noqa: BLE001 -- a metaclass may define `__name__`
+        return "object"
