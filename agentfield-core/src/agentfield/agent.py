@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from pydantic import ValidationError
 
 from agentfield import context
-from agentfield.arguments import check_seconds, check_target
+from agentfield.arguments import check_seconds, check_target, checked_arguments, did_you_mean
 from agentfield.attempt_state import Decision, ExecutionSuspended
 from agentfield.declarations.decorators import DEFAULT, Decorators
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
@@ -22,6 +22,7 @@ from agentfield.ids import new_id
 from agentfield.link import LinkListener, NodeLink
 from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_process, run_until_stopped
 from agentfield.schema import jsonable
+from agentfield.session.awaited import NotAwaited, must_await
 from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
 from agentfield.wire.frames import Call, PauseRequest
 
@@ -43,6 +44,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _log = logging.getLogger("agentfield.node")
 
 
+def _dropped(agent: Agent, error: NotAwaited) -> None:
+    if (run := context.run()) is not None:
+        run.forgotten = run.forgotten or error
+    else:
+        _log.error("%s: %s", agent.node_id, error)
+
+
 class Agent(Decorators):
     """An agent node.
 
@@ -58,6 +66,7 @@ class Agent(Decorators):
         InvalidInput: An argument is invalid.
     """
 
+    @checked_arguments
     def __init__(
         self,
         node_id: str,
@@ -72,8 +81,10 @@ class Agent(Decorators):
                 f"{node_id!r} is not a valid node id: at most 64 letters, digits, - and _, not starting with a digit.",
                 field="node_id",
             )
-        if not 1 <= concurrency <= 10_000:
-            raise InvalidInput(f"concurrency={concurrency}: it must be between 1 and 10000.", field="concurrency")
+        if type(concurrency) is not int or not 1 <= concurrency <= 10_000:
+            raise InvalidInput(
+                f"concurrency={concurrency!r}: it must be a number between 1 and 10000.", field="concurrency"
+            )
         super().__init__(node_id, registry=registry)
         self.concurrency = concurrency
         self._url = discover_url(url) if url else None
@@ -84,6 +95,7 @@ class Agent(Decorators):
     def __repr__(self) -> str:
         return f"Agent({self.node_id!r})"
 
+    @must_await("app", _dropped)
     async def call(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002, ASYNC109
         """Run a target through the control plane, on any node that exposes it, and return its output.
 
@@ -140,6 +152,8 @@ class Agent(Decorators):
             f"The call of {target}", lambda: self.call(target, timeout=timeout, **input), context.run()
         )
 
+    @must_await("app", _dropped)
+    @checked_arguments
     async def pause(
         self, title: str, *, details: Any = None, key: str | None = None, expires: float = 7 * 86_400
     ) -> Decision:
@@ -181,6 +195,7 @@ class Agent(Decorators):
             raise InvalidInput(f"The pause request is invalid: {field}: {fault['msg']}.", field=field) from None
         raise ExecutionSuspended(request)
 
+    @checked_arguments
     def run(self, *, url: str | None = None, api_key: str | None = None, drain: float | None = None) -> None:
         """Link to the control plane and work until SIGINT, SIGTERM or a drain request; blocks.
 
@@ -273,9 +288,24 @@ class Agent(Decorators):
     def _working(self) -> bool:
         return self._link is not None
 
+    def _check_own_tools(self) -> None:
+        """Refuse a tool of this node that it does not declare; a tool may be declared after the session that names it."""
+        known = {f"{self.node_id}.{name}" for name in self._reasoners}
+        for name, session in self._sessions.items():
+            for tool in session.declaration.tools:
+                if tool.startswith(f"{self.node_id}.") and tool not in known:
+                    raise InvalidInput(
+                        f"The session {name!r} offers the tool {tool!r}, which {self.node_id} does not declare."
+                        f"{did_you_mean(tool, known)}",
+                        code="invalid_declaration",
+                        hint=f"Declare it with @app.reasoner(). It declares: {', '.join(sorted(known)) or 'none'}.",
+                        field="tools",
+                    )
+
     def _start(self, listener: LinkListener) -> tuple[NodeLink, asyncio.Task[None]]:
         if self._link is not None:
             raise Conflict(f"{self.node_id} is running already.")
+        self._check_own_tools()
         self._link = NodeLink(
             node_id=self.node_id,
             key=NodeKey.load_or_create(home() / "nodes" / f"{self.node_id}.pem"),

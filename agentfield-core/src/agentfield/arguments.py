@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from agentfield.errors import InvalidInput
 from agentfield.lossy import lossy_text

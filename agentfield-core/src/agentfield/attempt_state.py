@@ -59,6 +59,8 @@ class AttemptState:
         self.report = report
         self.ended = False
         """Set once the attempt has its result; a thread that still runs its function may call nothing more."""
+        self.forgotten: Exception | None = None
+        """A call or pause of the attempt that was never awaited, so that it did not happen."""
         self._id = f"{invoke.context.execution_id}.{invoke.lineage}"
         self._decisions: Mapping[str, dict[str, Any]] = invoke.decisions
         self._calls: Counter[str] = Counter()

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
+import decimal
 import enum
 import inspect
+import json
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError, PydanticUndefined, to_jsonable_python
 
+from agentfield.border_types import SECRETS, check_border_type, unfaithful_model
 from agentfield.errors import InvalidInput
 
 __all__ = ["InputModel", "bind_input", "input_schema", "jsonable", "output_schema", "summary"]
@@ -23,6 +29,8 @@ MAX_DEPTH = 100
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_PATH_SHOWN = 120
+_KEYS = (str, int, float, bytes, enum.Enum, uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, PurePath)
+_BASE64 = ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")
 _PREFIX = "arg_"  # parameters become fields of a model; the prefix keeps their names apart from the model's own
 _ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.+)$")
 _SECTION = re.compile(r"^(Returns|Raises|Yields|Example|Examples|Note|Notes|Attributes):\s*$")
@@ -53,7 +61,8 @@ class InputModel:
             InvalidInput: A value is invalid; `field` names the first invalid part, `errors` lists all of them.
         """
         try:
-            model = self._model.model_validate(dict(values))
+            # As JSON, which they are: strict types, bytes and keys of other types are read from their JSON forms only then.
+            model = self._model.model_validate_json(json.dumps(dict(values)))
         except ValidationError as error:
             raise _invalid_input(self.name, self._parameters, error) from None
         bound = {
@@ -76,11 +85,12 @@ class InputModel:
                     code="invalid_declaration",
                     field=parameter.name,
                 )
+            check_border_type(hints.get(parameter.name, Any), self.name, parameter.name)
             default = PydanticUndefined if parameter.default is parameter.empty else parameter.default
             field = Field(default=default, alias=parameter.name, title=None, description=texts.get(parameter.name))
             fields[_PREFIX + parameter.name] = (Annotated[hints.get(parameter.name, Any), field], default)
             self._parameters.append(parameter.name)
-        config = ConfigDict(extra="allow" if self._open else "forbid", validate_default=False)
+        config = ConfigDict(extra="allow" if self._open else "forbid", validate_default=False, **_BASE64)
         with _declaring(self.name, "parameters"):
             return create_model("Input", __config__=config, **_with_defaults(fields))
 
@@ -118,8 +128,18 @@ def output_schema(fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None
     if "return" not in hints:
         return None
     name = getattr(fn, "__name__", type(fn).__name__)
+    check_border_type(hints["return"], name, "return value")
     with _declaring(name, "return value"):
-        return TypeAdapter(hints["return"]).json_schema(mode="serialization")
+        return _adapter(hints["return"]).json_schema(mode="serialization")
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=_BASE64)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":
+            raise
+        return TypeAdapter(hint)  # a model has a configuration of its own
 
 
 def summary(fn: Callable[..., Any]) -> str:
@@ -164,9 +184,13 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         case BaseModel():
             return _converted(value, path, depth)
         case Mapping():
-            return {_key(key, path): _plain(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
+            return _object(value, path, depth)
         case list() | tuple():
             return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        case set() | frozenset():
+            # Sorted, because the order of a set of texts differs from process to process, and so would its digest.
+            items = [_plain(item, f"{path}[...]", depth + 1) for item in value]
+            return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value)]
             return {name: _plain(getattr(value, name), f"{path}.{name}", depth + 1) for name in names}
@@ -174,9 +198,25 @@ def _plain(value: Any, path: str, depth: int) -> Any:
             return _converted(value, path, depth)
 
 
+def _object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _key(key, path)
+        if name in plain:
+            raise _not_json(path, f"has two keys that are {name!r} in JSON")
+        plain[name] = _plain(item, f"{path}.{name}", depth + 1)
+    return plain
+
+
 def _converted(value: Any, path: str, depth: int) -> Any:
-    if inspect.isgenerator(value) or inspect.isawaitable(value) or inspect.isasyncgen(value):
+    if inspect.isawaitable(value):
+        raise _not_json(path, "was not awaited; write `await` before it")
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
         raise _not_json(path, f"is a {type(value).__name__}; return the value that it yields")
+    if isinstance(value, SECRETS):
+        raise _not_json(path, "hides its value, but inputs and outputs are recorded; pass the name of the secret")
+    if isinstance(value, BaseModel) and (found := unfaithful_model(type(value))) is not None:
+        raise _not_json(path, f"cannot be carried: {found[0]}. {found[1].removesuffix('.')}")
     try:
         # Converts dates, UUIDs, decimals, paths, sets and everything else that pydantic serializes. The result goes through the
         # checks above again, because a model may hold NaN.
@@ -187,8 +227,12 @@ def _converted(value: Any, path: str, depth: int) -> Any:
 
 
 def _key(key: Any, path: str) -> str:
-    if not isinstance(key, str):
-        raise _not_json(path, f"has the key {key!r}; keys are text in JSON")
+    """Return the text of a key: a parameter declared as ``dict[int, ...]`` makes integers of its keys again."""
+    if not isinstance(key, str) or isinstance(key, enum.Enum):
+        plain = _plain(key, path, 0) if isinstance(key, _KEYS) else None
+        if plain is None or isinstance(plain, list | dict):
+            raise _not_json(path, f"has a key of type {type(key).__name__}; keys are text in JSON")
+        key = plain if isinstance(plain, str) else json.dumps(plain)
     return _text(key, path)
 
 
@@ -256,7 +300,7 @@ class _declaring:  # noqa: N801 -- reads as a verb: with _declaring(...)
             raise InvalidInput(
                 f"{self._name}: the type of its {self._part} has no JSON Schema: {str(error).splitlines()[0]}",
                 code="invalid_declaration",
-                hint="Use JSON types, pydantic models, dataclasses or TypedDicts.",
+                hint="Use JSON types, pydantic models, dataclasses or typing_extensions.TypedDict.",
                 field=self._part,
             ) from error
 

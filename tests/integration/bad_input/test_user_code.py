@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,7 @@ from support.processes.installation import Installation, run_installation
 from support.waiting import SECONDS
 
 ERRORS = FIXTURES / "bad_input" / "errors"
-MORE = '''
+MORE = """
 import asyncio, sys
 from pathlib import Path
 from agentfield import Agent
@@ -88,7 +88,21 @@ async def neighbour():
     return "finished"
 
 app.run()
-'''
+"""
+
+NARROW = """
+from agentfield import Agent
+
+app = Agent(node_id="narrow", concurrency=1)
+
+
+@app.reasoner(timeout=30)
+def down(n: int) -> int:
+    return 0 if n == 0 else 1 + app.call_sync("narrow.down", n=n - 1)
+
+
+app.run()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +110,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The agents of the fixture and one with further odd failures, each a process."""
     folder = tmp_path_factory.mktemp("nodes")
     (folder / "odd.py").write_text(MORE, encoding="utf-8")
-    agents = (ERRORS / "agent.py", ERRORS / "agent2.py", folder / "odd.py")
+    (folder / "narrow.py").write_text(NARROW, encoding="utf-8")
+    agents = (
+        ERRORS / "agent.py",
+        ERRORS / "agent2.py",
+        FIXTURES / "bad_input" / "sync_call" / "agent.py",
+        folder / "odd.py",
+        folder / "narrow.py",
+    )
     with run_installation(folder / "installation", *agents, env={}) as it:
         neighbour = asyncio.run(begin(it, "odd.neighbour"))
         yield it
@@ -104,9 +125,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         assert asyncio.run(end(it, neighbour)).output == "finished"
 
 
-async def begin(nodes: Installation, target: str) -> str:
+async def begin(nodes: Installation, target: str, **values: Any) -> str:
     async with nodes.client() as client:
-        return (await client.execute_async(target)).id
+        return (await client.execute_async(target, values)).id
 
 
 async def end(nodes: Installation, execution_id: str) -> ExecutionView:
@@ -114,8 +135,8 @@ async def end(nodes: Installation, execution_id: str) -> ExecutionView:
         return await client.wait_execution(execution_id, timeout=SECONDS)
 
 
-async def run(nodes: Installation, target: str) -> ExecutionView:
-    return await end(nodes, await begin(nodes, target))
+async def run(nodes: Installation, target: str, **values: Any) -> ExecutionView:
+    return await end(nodes, await begin(nodes, target, **values))
 
 
 @pytest.mark.parametrize(
@@ -169,10 +190,27 @@ async def test_a_task_that_nobody_asked_about_cannot_end_the_node(nodes: Install
 
 async def test_the_log_names_the_execution_and_has_the_traceback(nodes: Installation) -> None:
     """The node's log line of a failure has target, execution, session and traceback, whatever the exception says."""
-    for target, line in (("hunt5.badstr", "raise Bad()"), ("hunt2.badmsg", "raise ValueError"), ("odd.silent", "raise Silent")):
+    for target, line in (
+        ("hunt5.badstr", "raise Bad()"),
+        ("hunt2.badmsg", "raise ValueError"),
+        ("odd.silent", "raise Silent"),
+    ):
         view = await run(nodes, target)
         node, _, _ = target.partition(".")
         log = "\n".join(path.read_text(encoding="utf-8") for path in nodes.logs)
         _, found, rest = log.partition(f"{target} raised (execution {view.id}, session none)")
         assert found, node
         assert line in rest[:3000]
+
+
+async def test_the_wrong_way_to_call_from_a_plain_function_is_an_error_at_once(nodes: Installation) -> None:
+    """`asyncio.run(app.call(...))` fails with the right way in the hint, instead of waiting for its deadline."""
+    view = await run(nodes, "syncer.total", a=1)
+    assert view.problem is not None
+    assert (view.status, view.problem["code"]) == ("failed", "wrong_event_loop")
+    assert "app.call_sync(" in view.problem["hint"]
+
+
+async def test_a_plain_function_calls_another_one(nodes: Installation) -> None:
+    """`app.call_sync` works through the control plane, also where caller and callee share the node's only slot."""
+    assert (await run(nodes, "narrow.down", n=3)).output == 3

@@ -63,6 +63,28 @@ async def stumbles(session):
     await session.say("All is well.")
 
 
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@app.session("mumbles", **LIVE, on_error="Sorry, that went wrong.")
+async def mumbles(session):
+    await session.input()
+    heard = len([each for each in session.history if each["role"] == "caller"])
+    if heard == 1:
+        raise ValueError("bad \\udcff name")
+    raise Silent
+
+
+@app.session("halves", **LIVE, on_error="Sorry, that went wrong.")
+async def halves(session):
+    await session.input()
+    if len([each for each in session.history if each["role"] == "caller"]) == 1:
+        await session.say("half \\ud83d")
+    await session.say("All is well.")
+
+
 @app.session("careful", **LIVE)
 async def careful(session):
     await session.input()
@@ -154,6 +176,33 @@ async def test_a_handler_exception_fails_one_turn_only(shop: Installation) -> No
     assert problem is not None
     assert (problem["code"], "ValueError" in problem["detail"]) == ("handler_failed", True)
     assert (view.end_reason, view.turns) == ("caller_hangup", 2)
+
+
+async def test_an_exception_that_cannot_be_told_is_told_all_the_same(shop: Installation) -> None:
+    """A message with half a surrogate pair, or without a text, fails its turn; `on_error` is spoken and the node works on."""
+    async with shop.client() as client, calling(client, "shop.mumbles") as live:
+        answers = [await live.say(tone_samples()) for _ in range(2)]
+        view = await live.hang_up()
+        dag = await live.dag()
+    assert [said["generated"] for answer in answers for said in answer.speeches] == ["Sorry, that went wrong."] * 2
+    assert [each.status for each in dag.executions[1:]] == ["failed", "failed"]
+    details = [(each.problem or {}).get("detail", "") for each in dag.executions[1:]]
+    assert "bad \\udcff name" in details[0]
+    assert "raised Silent" in details[1]
+    assert view.end_reason == "caller_hangup"
+
+
+async def test_text_that_no_frame_can_carry_fails_the_turn(shop: Installation) -> None:
+    """`say` of half a surrogate pair raises a typed error in the handler; the next turn is answered."""
+    async with shop.client() as client, calling(client, "shop.halves") as live:
+        first, second = [await live.say(tone_samples()) for _ in range(2)]
+        await live.hang_up()
+        dag = await live.dag()
+    assert [said["generated"] for said in first.speeches] == ["Sorry, that went wrong."]
+    assert [said["generated"] for said in second.speeches] == ["All is well."]
+    problem = dag.executions[1].problem
+    assert problem is not None
+    assert "surrogate" in problem["detail"]
 
 
 async def test_a_handler_that_returns_without_input_ends_the_session(shop: Installation) -> None:

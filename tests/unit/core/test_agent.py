@@ -107,9 +107,11 @@ async def calling(session: Session) -> None:
 
 @pytest.mark.parametrize("body", [ellipsis, passing, documented, documented_and_more])
 def test_an_empty_body_gives_the_floor_to_the_model(body: Any) -> None:
-    """A handler of `...`, `pass` or only a docstring means that the model answers, unless `floor=` is given."""
+    """A handler of `...`, `pass` or only a docstring means that the model answers; the handler cannot have the floor then."""
     assert declared(body).floor == "model"
-    assert declared(body, floor="handler").floor == "handler"
+    with pytest.raises(InvalidInput, match="nobody would answer") as caught:
+        declared(body, floor="handler")
+    assert (caught.value.code, caught.value.data["field"]) == ("invalid_declaration", "floor")
 
 
 @pytest.mark.parametrize("body", [answering, constant, looping, calling])

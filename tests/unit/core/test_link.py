@@ -130,7 +130,7 @@ async def test_invalid_input_names_the_field(plane: Plane) -> None:
 
 @pytest.mark.parametrize(
     ("output", "field"),
-    [(object(), "the output"), ({"a": [float("nan")]}, "the output.a[0]"), ({1: 2}, "the output")],
+    [(object(), "the output"), ({"a": [float("nan")]}, "the output.a[0]"), ({(1, 2): 3}, "the output")],
 )
 async def test_output_that_is_not_json_fails_with_the_reason(plane: Plane, output: Any, field: str) -> None:
     """A reasoner that returns a value that is not JSON fails, and the problem names the part."""

@@ -107,7 +107,7 @@ def test_untyped_parameters_and_kwargs_accept_any_value() -> None:
         ({"order": {"number": "x"}, "turn": {}}, "order.number", "order.number: input should be a valid integer"),
         ({"order": {"number": 1}, "turn": {}, "nope": 1}, "nope", "nope: is not a parameter"),
         ({"order": {"number": 1}, "turn": {}, "limit": 0}, "limit", "greater than 0"),
-        ({"order": {"number": 1}, "turn": 3}, "turn", "turn: input should be a valid dictionary"),
+        ({"order": {"number": 1}, "turn": 3}, "turn", "turn: input should be an object"),
     ],
 )
 def test_invalid_input_names_the_field(values: dict[str, Any], field: str, words: str) -> None:
@@ -171,7 +171,8 @@ async def _coroutine() -> None: ...
     [
         ({"a": [1, float("inf")]}, "value.a[1]", "inf"),
         ({"a": object()}, "value.a", "object"),
-        ({1: 2}, "value", "keys are text"),
+        ({None: 2}, "value", "keys are text"),
+        ({1: 2, "1": 3}, "value", "two keys"),
         ([2**53], "value[0]", "2\\^53"),
         ("\ud800", "value", "surrogate"),
         (Point(1, object()), "value.when", "object"),  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
+from agentfield.arguments import checked_arguments
 from agentfield.declarations.reasoner import OnInterrupt, Reasoner, RetryOn
 from agentfield.declarations.session_declaration import (
     DeclaredSession,
@@ -80,6 +81,7 @@ class Decorators:
         on_interrupt: OnInterrupt = "keep",
     ) -> Callable[[F], F]: ...
 
+    @checked_arguments
     def reasoner(
         self,
         name: str | F | None = None,
@@ -134,6 +136,7 @@ class Decorators:
 
         return decorate(name) if callable(name) else decorate
 
+    @checked_arguments
     def session(
         self,
         name: str,
@@ -184,7 +187,7 @@ class Decorators:
             options: Settings of the pair.
 
         Raises:
-            InvalidInput: The declaration is invalid.
+            InvalidInput: An argument does not exist, or the declaration is invalid.
             Conflict: The name is taken, or the agent is linked already.
             PluginError: An installed plugin cannot do what is declared.
         """

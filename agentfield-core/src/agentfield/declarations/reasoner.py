@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from agentfield.arguments import check_seconds
 from agentfield.errors import AgentFieldError, ExecutionFailed, InvalidInput
 from agentfield.schema import InputModel, jsonable, output_schema, summary
 from agentfield.wire.node_declarations import FunctionSpec
@@ -71,19 +72,21 @@ class Reasoner:
                 hint="Collect the yielded values and return them.",
                 field=self._input_model.name,
             )
+        check_seconds(timeout)
+        values = {
+            "name": name or self._input_model.name,
+            "description": summary(fn) if description is None else description,
+            "input_schema": self._input_model.schema,
+            "output_schema": output_schema(fn, namespace=namespace),
+            "tags": tuple(tags),
+            "timeout": timeout,
+            "retries": retries,
+            "backoff": backoff,
+            "concurrency": concurrency,
+            "on_interrupt": on_interrupt,
+        }
         try:
-            self.spec = FunctionSpec(
-                name=name or self._input_model.name,
-                description=summary(fn) if description is None else description,
-                input_schema=self._input_model.schema,
-                output_schema=output_schema(fn, namespace=namespace),
-                tags=tuple(tags),
-                timeout=timeout,
-                retries=retries,
-                backoff=backoff,
-                concurrency=concurrency,
-                on_interrupt=on_interrupt,
-            )
+            self.spec = FunctionSpec.model_validate(values, strict=True)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in fault["loc"])

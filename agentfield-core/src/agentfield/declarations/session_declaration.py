@@ -57,6 +57,13 @@ def declare_session(
             raise _invalid(name, "tools", f"holds {tool!r}; a tool is a full target, as in 'node.reasoner'")
     if len(set(tools)) != len(tools):
         raise _invalid(name, "tools", "names a target twice")
+    if floor == "handler" and is_empty(handler):
+        raise _invalid(
+            name,
+            "floor",
+            "is 'handler', but the handler's body is empty, so nobody would answer",
+            hint="Write a body that awaits session.input(), or leave floor out: the model then answers.",
+        )
     try:
         return SessionDeclaration(name=name, floor=floor or default_floor(handler), **values)
     except ValidationError as error:
@@ -130,7 +137,7 @@ def _instructions(fn: Callable[..., Any]) -> list[tuple[str, object]]:
     ]
 
 
-def _invalid(name: str, field: str, why: str) -> InvalidInput:
+def _invalid(name: str, field: str, why: str, *, hint: str | None = None) -> InvalidInput:
     return InvalidInput(
-        f"The session {name!r} cannot be declared: {field} {why}.", code="invalid_declaration", field=field
+        f"The session {name!r} cannot be declared: {field} {why}.", code="invalid_declaration", hint=hint, field=field
     )

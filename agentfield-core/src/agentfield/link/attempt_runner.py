@@ -132,6 +132,7 @@ class AttemptRunner:
         try:
             async with asyncio.timeout(seconds) as deadline:
                 output = await self._reasoner(invoke.function).run(invoke.input, self._threads)
+            _require_awaited()
             return await self._succeeded(invoke, output)
         except ExecutionSuspended as suspension:
             return self._suspended(invoke, suspension)
@@ -246,6 +247,12 @@ class AttemptRunner:
         if invoke.context.deadline is not None:
             limits.append(max(0.0, invoke.context.deadline - time.time()))
         return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _require_awaited() -> None:
+    """Raise the error of a call that the function forgot to await: its result is not what it seems."""
+    if (state := context.run()) is not None and state.forgotten is not None:
+        raise state.forgotten
 
 
 def _key(invoke: Invoke) -> tuple[str, int]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from agentfield.arguments import unknown_argument
+from agentfield.errors import InvalidInput
+from agentfield.lossy import lossy_text
 
 __all__ = [
     "Floor",
@@ -25,7 +29,40 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class ServerVad(_Frozen):
+class _Written(_Frozen):
+    """A model that users construct by hand: wrong arguments are an `InvalidInput` with a suggestion."""
+
+    if not TYPE_CHECKING:
+        # Not `__init__`, which validation of a frame would call as well.
+        def __new__(cls, *args: Any, **values: Any) -> Self:
+            if args:
+                first = next(iter(cls.model_fields))
+                raise InvalidInput(
+                    f"{cls.__name__}({lossy_text(repr(args[0]), 100)}): the values are given by name.",
+                    code="invalid_arguments",
+                    hint=f"Write {cls.__name__}({first}={lossy_text(repr(args[0]), 100)}, ...).",
+                )
+            if unknown := [name for name in values if name not in cls.model_fields]:
+                raise unknown_argument(cls.__name__, unknown[0], cls.model_fields)
+            if values:
+                _check_types(cls, values)
+            return super().__new__(cls)
+
+
+def _check_types(cls: type[BaseModel], values: dict[str, Any]) -> None:
+    try:
+        cls.__pydantic_validator__.validate_python(values, strict=True)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = str(fault["loc"][0]) if fault["loc"] else ""
+        raise InvalidInput(
+            f"{cls.__name__}({field}={lossy_text(repr(fault['input']), 100)}): {fault['msg']}.",
+            code="invalid_arguments",
+            field=field,
+        ) from None
+
+
+class ServerVad(_Written):
     """Turn detection by silence, at the provider."""
 
     type: Literal["server_vad"] = "server_vad"
@@ -34,7 +71,7 @@ class ServerVad(_Frozen):
     silence_duration_ms: int = Field(default=500, ge=50, le=10_000)
 
 
-class SemanticVad(_Frozen):
+class SemanticVad(_Written):
     """Turn detection by the meaning of the words."""
 
     type: Literal["semantic_vad"] = "semantic_vad"
@@ -45,7 +82,7 @@ TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
 """How the end of the caller's turn is detected; None for push-to-talk."""
 
 
-class Limits(_Frozen):
+class Limits(_Written):
     """Limits after which a session is ended; None disables one."""
 
     duration: float = Field(default=1800.0, gt=0)

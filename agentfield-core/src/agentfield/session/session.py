@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
-from agentfield.arguments import check_seconds, check_target
+from agentfield.arguments import check_seconds, check_target, checked_arguments
 from agentfield.errors import InvalidInput, LimitExceeded, SessionEnded
 from agentfield.identity import canonical
 from agentfield.ids import new_id
 from agentfield.realtime.events import Event, Warned, event_adapter
 from agentfield.schema import jsonable
+from agentfield.session.awaited import NotAwaited, must_await
 from agentfield.session.turns import Reply, Spoken, Turn
 from agentfield.wire.frames import SessionCommand, SessionOpen
 
@@ -74,6 +75,10 @@ class Speech:
         return Spoken.model_validate(await asyncio.shield(self._answer))
 
 
+def _dropped(session: Session, error: NotAwaited) -> None:
+    session.note_dropped(error)
+
+
 class Session:
     """One live conversation.
 
@@ -98,6 +103,7 @@ class Session:
         self._history: list[dict[str, Any]] = list(opened.history)
         self._saved = canonical(self.state)
         self._ended: str | None = None
+        self._forgotten: NotAwaited | None = None
         self._input: asyncio.Future[Any] | None = None
         self._input_lock = asyncio.Lock()
         self._event_queues: list[_EventQueue] = []
@@ -116,6 +122,7 @@ class Session:
         """Why the session ended, None while it is live."""
         return self._ended
 
+    @must_await("session", _dropped)
     async def input(self) -> Turn:
         """Wait for the caller's next turn.
 
@@ -145,6 +152,7 @@ class Session:
         self._history.append({"role": "caller", "turn_id": turn.id, "text": turn.text})
         return turn
 
+    @checked_arguments
     def say(self, text: str, *, interruptible: bool = True, stale: Stale = "drop") -> Speech:
         """Queue a text to be spoken; await the returned `Speech` to learn how much was heard.
 
@@ -159,7 +167,8 @@ class Session:
         """
         if not isinstance(text, str) or not text.strip():
             shown = "no words" if isinstance(text, str) else f"a {type(text).__name__}"
-            raise InvalidInput(f"say() was given {shown}; it takes the text to speak.", field="text")
+            hint = "Await the call whose result it speaks." if isinstance(text, Awaitable) else None
+            raise InvalidInput(f"say() was given {shown}; it takes the text to speak.", hint=hint, field="text")
         if stale not in ("drop", "speak"):
             raise InvalidInput(f"say(stale={stale!r}): stale must be 'drop' or 'speak'.", field="stale")
         self._require_live()
@@ -168,6 +177,8 @@ class Session:
         answer.add_done_callback(lambda done: self._add_to_history(done, lambda value: value))
         return Speech(op_id, text, answer, self._cancel_speech)
 
+    @must_await("session", _dropped)
+    @checked_arguments
     async def reply(self, *, instructions: str | None = None, tools: Sequence[str] | None = None) -> Reply:
         """Let the model answer this turn, and wait until the answer was spoken.
 
@@ -189,6 +200,7 @@ class Session:
             self._cancel_speech(op_id)
             raise
 
+    @must_await("session", _dropped)
     async def call(
         self,
         target: str,
@@ -235,6 +247,7 @@ class Session:
         finally:
             self._event_queues.remove(queue)
 
+    @must_await("session", _dropped)
     async def save(self) -> None:
         """Make `state` durable now.
 
@@ -245,6 +258,8 @@ class Session:
         state, self._saved = self._encode_state()
         await asyncio.shield(self._ask("set_state", {"state": state}))
 
+    @must_await("session", _dropped)
+    @checked_arguments
     async def end(self, reason: str = "handler_ended") -> None:
         """End the session and wait until the control plane has recorded it; idempotent."""
         if self._ended is not None:
@@ -265,6 +280,10 @@ class Session:
             for queue in self._event_queues:
                 queue.close()
 
+    def note_dropped(self, error: NotAwaited) -> None:
+        """Raise `error` at the next command and when the handler returns: a command was never awaited, so it did not run."""
+        self._forgotten = self._forgotten or error
+
     def deliver_event(self, event: dict[str, Any]) -> None:
         """Give an event to every running iteration of `events`."""
         fields = {key: value for key, value in event.items() if key not in {"speech_id", "turn_id"}}
@@ -281,7 +300,9 @@ class Session:
         Raises:
             LimitExceeded: The state is larger than 16 KiB.
             InvalidInput: The state holds a value that is not JSON.
+            NotAwaited: A command of this session was never awaited, so it did not run.
         """
+        self._require_awaited()
         state, packed = self._encode_state()
         if packed != self._saved:
             self._saved = packed
@@ -289,7 +310,13 @@ class Session:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def _require_awaited(self) -> None:
+        error, self._forgotten = self._forgotten, None
+        if error is not None:
+            raise error
+
     def _require_live(self) -> None:
+        self._require_awaited()
         if self._ended is not None:
             raise SessionEnded(f"The session is over: {self._ended}.", reason=self._ended, session_id=self.id)
 
