@@ -12,7 +12,7 @@ import functools
 import re
 import sys
 from collections.abc import AsyncIterable, Generator, Iterable, Iterator, Mapping
-from typing import Annotated, Any, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, EncodedBytes, Secret, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
@@ -27,7 +27,6 @@ SECRETS = (SecretStr, SecretBytes, Secret)
 _CONFIG = 'ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")'
 _LAZY = frozenset({Iterable, Iterator, Generator, AsyncIterable})
 _Refusal = tuple[str, str]
-_TypedDictMeta = type(TypedDict("_TypedDict", {}))
 
 
 def check_border_type(hint: Any, name: str, part: str) -> None:
@@ -54,7 +53,7 @@ def unfaithful_model(cls: type[BaseModel]) -> _Refusal | None:
 
 def is_legacy_typed_dict(hint: Any) -> bool:
     """Return whether a type is a `typing.TypedDict` on a Python where it lacks what pydantic needs."""
-    return sys.version_info < (3, 12) and type(hint) is _TypedDictMeta and type(hint).__module__ == "typing"
+    return sys.version_info < (3, 12) and hasattr(hint, "__total__") and type(hint).__module__ == "typing"
 
 
 def _refusal(hint: Any, *, base64: bool, seen: set[int]) -> _Refusal | None:

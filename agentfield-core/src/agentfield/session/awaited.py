@@ -64,7 +64,9 @@ class _Awaitable(Coroutine[Any, Any, T]):
     ) -> Any:
         """Raise an exception inside the coroutine; a task calls this."""
         self._used = True
-        return self._coroutine.throw(kind if isinstance(kind, BaseException) else value or kind)  # type: ignore[arg-type]
+        if isinstance(kind, type):
+            kind = value if isinstance(value, BaseException) else kind()
+        return self._coroutine.throw(kind)
 
     def close(self) -> None:
         """Close the coroutine without running it."""
