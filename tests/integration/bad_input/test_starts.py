@@ -135,7 +135,7 @@ code: unknown_voice
             {},
             422,
             f"""\
-error: shop.no_tool lists the tool 'shop.ecko', which no known node exposes. Known targets: {TARGETS}.
+error: shop.no_tool lists the tool 'stock.ecko', which no known node exposes. Known targets: {TARGETS}.
 hint: start the node that exposes it, or correct tools=[...]
 code: unknown_tool
 """,

@@ -164,7 +164,7 @@ def unchecked_agent() -> Agent:
     declared("no_turns", transport="audio_turns")
     declared("no_model", provider="local", model="local-9")
     declared("no_voice", provider="local", voice="jo")
-    declared("no_tool", tools=("shop.ecko",), floor="model")
+    declared("no_tool", tools=("stock.ecko",), floor="model")
     declared("no_option", options={"noize": "far_field"})
     declared("exact", say="exact")
     return app

@@ -31,29 +31,28 @@ class _Awaitable(Coroutine[Any, Any, T]):
     """A coroutine that is a clear error in any use but `await`.
 
     Args:
-        coroutine: The coroutine.
+        start: Returns the coroutine; called at the first use, so that one that is never used causes no warning of asyncio.
         call: The call as the user wrote it, such as ``session.input(...)``.
         place: The source line of the call.
         dropped: Called if the coroutine is deleted and was never awaited.
     """
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, T], call: str, place: str, dropped: Callable[[NotAwaited], None]
+        self, start: Callable[[], Coroutine[Any, Any, T]], call: str, place: str, dropped: Callable[[NotAwaited], None]
     ) -> None:
-        self._coroutine = coroutine
+        self._start = start
+        self._coroutine: Coroutine[Any, Any, T] | None = None
         self._call = call
         self._place = place
         self._dropped = dropped
         self._used = False
 
     def __await__(self) -> Generator[Any, Any, T]:
-        self._used = True
-        return self._coroutine.__await__()
+        return self._started().__await__()
 
     def send(self, value: Any, /) -> Any:
         """Resume the coroutine; a task calls this."""
-        self._used = True
-        return self._coroutine.send(value)
+        return self._started().send(value)
 
     def throw(
         self,
@@ -63,19 +62,18 @@ class _Awaitable(Coroutine[Any, Any, T]):
         /,
     ) -> Any:
         """Raise an exception inside the coroutine; a task calls this."""
-        self._used = True
         if isinstance(kind, type):
             kind = value if isinstance(value, BaseException) else kind()
-        return self._coroutine.throw(kind)
+        return self._started().throw(kind)
 
     def close(self) -> None:
         """Close the coroutine without running it."""
         self._used = True
-        self._coroutine.close()
+        if self._coroutine is not None:
+            self._coroutine.close()
 
     def __del__(self) -> None:
         if not self._used:
-            self._coroutine.close()  # without asyncio's warning, which names no remedy
             self._dropped(self._error("was not awaited, so it did not run"))
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -95,9 +93,14 @@ class _Awaitable(Coroutine[Any, Any, T]):
     def __format__(self, spec: str) -> NoReturn:
         raise self._error("was not awaited")
 
+    def _started(self) -> Coroutine[Any, Any, T]:
+        self._used = True
+        if self._coroutine is None:
+            self._coroutine = self._start()
+        return self._coroutine
+
     def _error(self, why: str) -> NotAwaited:
         self._used = True
-        self._coroutine.close()
         return NotAwaited(
             f"{self._call}(...) {why} ({self._place}).", hint=f"Write `await {self._call}(...)`.", call=self._call
         )
@@ -116,10 +119,10 @@ def must_await(
     def decorate(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @functools.wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-            coroutine = method(*args, **kwargs)
+            start = functools.partial(method, *args, **kwargs)
             frame = sys._getframe(1)  # noqa: SLF001 -- documented; `inspect.stack` reads source files
             place = f"{PurePath(frame.f_code.co_filename).name}:{frame.f_lineno}"
-            return _Awaitable(coroutine, f"{owner}.{method.__name__}", place, functools.partial(dropped, args[0]))
+            return _Awaitable(start, f"{owner}.{method.__name__}", place, functools.partial(dropped, args[0]))
 
         return call
 
