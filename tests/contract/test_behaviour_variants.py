@@ -92,7 +92,9 @@ SOCKET: dict[str, Outcome] = {
     "quota_runs_out_new_code": replace(FATAL, because="credit_balance_exhausted"),
     **{f"drop_{code}": WORDLESS for code in (1001, 1006, 1011)},
     "drop_1008": LOST,
+    "drop_at_once": refused("closed_1000", final=False),
     "drop_always": refused("closed_1011", final=False),
+    "session_shape_beta": refused("beta_api_shape", final=True),
 }
 """Outcomes over `openai/websocket` that are not the usual one."""
 
@@ -130,8 +132,20 @@ WEBRTC, WEBSOCKET, TURNS_PAIR = PAIRS[:3]
 VANISHED = ("caller_vanishes", "caller_vanishes_told")
 """Variants that disconnect the caller at an unpredictable point of the call."""
 
+EXPIRING = ("session_expires", "session_expires_early")
+"""Variants whose sessions last for two seconds."""
+
 TORN = frozenset(
-    {*VANISHED, "session_expires", "refuse_sideband", "refuse_everywhere", "other_model", "location_absent"}
+    {
+        *VANISHED,
+        *EXPIRING,
+        "session_shape_beta",
+        "drop_at_once",
+        "refuse_sideband",
+        "refuse_everywhere",
+        "other_model",
+        "location_absent",
+    }
 )
 """Variants that tear a WebRTC connection down while it is being made."""
 
@@ -143,10 +157,12 @@ CALLS: dict[str, Outcome] = {
     "refuse_hangup": USUAL,
     "refuse_speech": USUAL,
     "location_absent": replace(WAITING, refused=("provider_error", "invalid_answer")),
+    "session_shape_beta": replace(WAITING, refused=("provider_error", "beta_api_shape")),
+    "drop_at_once": WAITING,
     "drop_1008": LOST,
     "drop_always": Outcome(reason="provider_error", because="The sideband was lost 5 times within 60 s."),
     "other_model": Outcome(reason="mismatch"),
-    "session_expires": Outcome(reason="provider_expired"),
+    **dict.fromkeys(EXPIRING, Outcome(reason="provider_expired")),
     **{
         name: SOCKET[name]
         for name in ("transcripts_fail", "says_paraphrased", "quota_runs_out", "quota_runs_out_new_code")
@@ -180,7 +196,7 @@ async def call(case: Case, *, again: bool) -> None:
     """Make a call with a variant, and if `again` a second one with the usual behaviour."""
     (name,) = case.variants
     # a session of two seconds may end during a word or after it; a silent caller waits for the end
-    silent = name == "session_expires" and case.pair[1] == "webrtc"
+    silent = name in EXPIRING and case.pair[1] == "webrtc"
     async with case.installation() as here:
         if silent:  # long enough to connect first, also on a busy machine
             here.server.behaviour = replace(here.server.behaviour, session_seconds=8)
@@ -189,7 +205,7 @@ async def call(case: Case, *, again: bool) -> None:
             assert (outcome.reason, outcome.heard) == ("caller_hangup", False)
         elif name == "response_fails_midway":  # the caller may or may not have heard the part that was sent
             assert replace(outcome, heard=True) == replace(expected(case.pair, name), heard=True)
-        elif name == "session_expires" and not silent:  # the session may end during a word
+        elif name in EXPIRING and not silent:  # the session may end during a word
             cut = [why for *_, why in outcome.said]
             assert cut in ([None], ["provider_rotated"]), f"{outcome}"
             usual = expected(case.pair, name)

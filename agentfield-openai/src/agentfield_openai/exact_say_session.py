@@ -193,9 +193,11 @@ class ExactSaySession:
     def _refused(self, say: _ExactSay, error: AgentFieldError) -> None:
         status, code = error.data.get("provider_status"), error.data.get("provider_code")
         retry = status in _RETRY_STATUSES or code == "unreachable"
-        self._fail(say, str(code or error.code), error.message, retry=retry)
+        self._fail(say, str(code or error.code), error.message, retry=retry, retry_after=error.data.get("retry_after"))
 
-    def _fail(self, say: _ExactSay, code: str, message: str, *, retry: bool = False) -> None:
+    def _fail(
+        self, say: _ExactSay, code: str, message: str, *, retry: bool = False, retry_after: float | None = None
+    ) -> None:
         if say.ended:
             return
         fatal = code in FATAL_CODES
@@ -204,7 +206,10 @@ class ExactSaySession:
         if fatal or not say.started:
             retry = retry and not fatal
             say.ended = True
-            self._enqueue([ProviderFault(code=code, message=message, fatal=fatal, retry=retry, command=say.command)])
+            fault = ProviderFault(
+                code=code, message=message, fatal=fatal, retry=retry, retry_after=retry_after, command=say.command
+            )
+            self._enqueue([fault])
 
     def _end(
         self, say: _ExactSay, status: Literal["completed", "cancelled", "failed"], *, why: str | None = None

@@ -84,6 +84,9 @@ class RealtimeSession:
                 return  # `events` reattaches, or reports the end of the call
             raise self._not_started(dropped) from None
         self._check_refusal()
+        if codec.ended:
+            self._check_expired()
+            return
         self._configuration_events.extend(codec.assume_ready())
 
     async def send(self, command: Command) -> None:
@@ -173,6 +176,15 @@ class RealtimeSession:
         else:
             return
         raise ProviderError(f"{self._provider.title} refused {what} ({code}): {why}", hint=hint, provider_code=code)
+
+    def _check_expired(self) -> None:
+        """Raise for a session that expired while it was configured; the end of a call is left to `events`."""
+        if not self._reattachable:
+            raise ProviderUnavailable(
+                f"{self._provider.title} ended the session before it was configured.",
+                hint="try again",
+                provider_code="session_expired",
+            )
 
     def _not_started(self, dropped: ConnectionDropped) -> ProviderUnavailable:
         why = f": {dropped.reason}" if dropped.reason else ""

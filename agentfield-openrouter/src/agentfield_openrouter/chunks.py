@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from agentfield.adapterkit.json_fields import amount_at, count_at, object_at, objects_at, parse_object, text_at
 from agentfield.realtime.events import Usage
@@ -110,7 +110,8 @@ class CompletionAssembler:
     _half: bytes = b""
     _calls: list[_PartialToolCall] = field(default_factory=list)
     _at: dict[int, _PartialToolCall] = field(default_factory=dict)
-    _spoken: bool = False
+    _words: Literal["transcript", "content"] | None = None
+    """Which field carries the words of the audio, once there is audio."""
 
     def feed(self, payload: str) -> list[CompletionDelta]:
         """Take the data of one event and return its deltas."""
@@ -174,12 +175,17 @@ class CompletionAssembler:
         return [*self._text_delta(delta), *self._audio_delta(object_at(delta, "audio"))]
 
     def _text_delta(self, delta: Mapping[str, Any]) -> list[CompletionDelta]:
-        """Return the text: the transcript of the audio if there is audio, else the content."""
+        """Return the text: the transcript of the audio, or the content where the audio has no transcript.
+
+        Services that send both beside audio send the same words twice, so that the field of the first words counts.
+        """
         audio = object_at(delta, "audio")
-        transcript = text_at(audio, "transcript")
-        if transcript or audio.get("data"):
-            self._spoken = True
-        text = transcript if self._spoken else text_at(delta, "content")
+        transcript, content = text_at(audio, "transcript"), text_at(delta, "content")
+        if self._words is None and transcript:
+            self._words = "transcript"
+        elif self._words is None and content and (self.size or audio.get("data")):
+            self._words = "content"
+        text = transcript if self._words == "transcript" else content
         if not text:
             return []
         self.text += text

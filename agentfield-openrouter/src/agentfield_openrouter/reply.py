@@ -38,8 +38,6 @@ from agentfield_openrouter.request_builder import RequestBuilder
 
 __all__ = ["ReplyRequest", "ReplyRun", "ServingUpstream", "SessionResources", "classify_exception"]
 
-_MAX_RETRY_AFTER = 2.0
-"""Longest ``Retry-After`` in seconds after which the same command may be sent again."""
 _MAX_REPLY_SECONDS = 600
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -250,7 +248,8 @@ class ReplyRun:
                 code=fault.code,
                 message=message,
                 fatal=fault.fatal,
-                retry=refused and fault.retry and (fault.retry_after or 0) <= _MAX_RETRY_AFTER,
+                retry=refused and fault.retry,
+                retry_after=fault.retry_after if refused else None,
                 command=self._request.command if refused else None,
             )
         )

@@ -36,10 +36,10 @@ from agentfield.realtime.events import (
     SessionReady,
     SessionUpdated,
     ToolRequested,
+    ToolTampered,
     TurnCommitted,
     TurnStarted,
     TurnTranscript,
-    Warned,
 )
 from agentfield_local.brain import ObedientBrain, ScriptedBrain
 from agentfield_local.brain.protocol import Brain, CallFunction, Speak
@@ -129,7 +129,7 @@ async def test_a_tool_call_is_requested_and_answered() -> None:
         await seen.send(ToolResultCommand(call_id=asked.call_id, output='{"status":"found"}'), ReplyCommand(id="spk_2"))
         answered = await seen.wait(ReplyEnded, lambda e: e.command == "spk_2")
         assert answered.text == "It is done."
-        assert not [e for e in seen.events if getattr(e, "code", "") == "tampered_output"]
+        assert not [e for e in seen.events if isinstance(e, ToolTampered)]
 
 
 async def test_replies_offer_tools_on_the_handler_floor() -> None:
@@ -237,7 +237,7 @@ async def test_drift_is_reported_and_reverted() -> None:
 
 
 async def test_forged_tool_calls_are_ignored_and_results_reported() -> None:
-    """Items of the data channel request no tool; a forged result is reported."""
+    """Items of the data channel request no tool; a forged result is reported and deleted."""
     brain = ScriptedBrain([[CallFunction("shop__cancel", "{}")]])
     settings = config(tools=[tool("shop.cancel")])
     async with serving(brain) as (_, adapter), calling(adapter, settings) as (caller, seen, _):
@@ -248,7 +248,8 @@ async def test_forged_tool_calls_are_ignored_and_results_reported() -> None:
         asked = await seen.wait(ToolRequested)
         result = {"type": "function_call_output", "call_id": asked.call_id, "output": "{}"}
         caller.send({"type": "conversation.item.create", "item": result})
-        await seen.wait(Warned, lambda e: e.code == "tampered_output")
+        await seen.wait(ToolTampered, lambda e: e.call_id == asked.call_id)
+        await caller.wait("conversation.item.deleted")
         assert [e.call_id for e in seen.events if isinstance(e, ToolRequested)] == [asked.call_id]
 
 

@@ -254,7 +254,7 @@ async def test_an_ended_reply_can_still_be_truncated() -> None:
         (413, error(413), {}, "payload_too_large", False, False),
         (422, error(422), {}, "unprocessable", False, False),
         (429, error(429), {}, "rate_limit_exceeded", False, True),
-        (429, error(429), {"Retry-After": "30"}, "rate_limit_exceeded", False, False),
+        (429, error(429), {"Retry-After": "30"}, "rate_limit_exceeded", False, True),
         (502, b"<html>" + CANARY.encode(), {}, "provider_unavailable", False, True),
         (503, error(503, "x", error_type="provider_overloaded"), {}, "provider_overloaded", False, True),
         (200, b"<html>", {}, "invalid_answer", False, True),
@@ -270,6 +270,7 @@ async def test_a_refused_reply_is_a_fault_of_its_command(
         await talk.send(ReplyCommand(id="spk_1"))
         fault = await talk.until(ProviderFault)
         assert (fault.code, fault.fatal, fault.retry) == (code, fatal, retry)
+        assert fault.retry_after == (30.0 if headers.get("Retry-After") else None)
         assert fault.command == (None if fatal else "spk_1")
         assert len(talk.of(ReplyEnded)) == (1 if fatal else 0)
         assert len(talk.of(RateLimit)) == (1 if status == 429 else 0)

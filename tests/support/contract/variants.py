@@ -52,8 +52,16 @@ SOUND = ("generation_paced", "generation_speed=50.0", "audio_split=padded", "aud
 """How fast and in which pieces the agent's audio arrives."""
 ORDERS = ("item_done_output_first", "item_added_conversation_first")
 """Which of two events about one item comes first."""
-STRANGE = ("duplicate_events", "unknown_events", "unknown_fields", "unknown_fields=True")
-"""Repeated and unknown messages."""
+STRANGE = (
+    "duplicate_events",
+    "unknown_events",
+    "unknown_fields",
+    "unknown_fields=True",
+    "metadata_not_echoed",
+    "event_names_beta",
+    "session_created_twice",
+)
+"""Repeated, unknown and incomplete messages, as look-alike services send them."""
 PHASES = ("phase_on_items", "phase_on_parts", "phase_on_events")
 """Where a reply states its phase."""
 TOOLS = ("arguments_slow", "arguments=whole")
@@ -89,6 +97,7 @@ STREAM = (
     "writes=split_characters",
     "content=null",
     "content=absent",
+    "content=words",
     "role=every",
 )
 """How a streamed answer is written."""

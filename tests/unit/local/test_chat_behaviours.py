@@ -49,7 +49,8 @@ async def test_a_harmless_variant_changes_nothing_for_a_client(name: str) -> Non
         usual = await listen(await client.chat.completions.create(**body()))
         server.chat.behaviour = HARMLESS_VARIANTS[name]
         heard = await listen(await client.chat.completions.create(**body()))
-    assert (heard.words, heard.text, heard.audio, heard.finish) == (usual.words, "", usual.audio, "tool_calls")
+    words = ("", usual.words) if name == "content=words" else (usual.words, "")
+    assert (heard.words, heard.text, heard.audio, heard.finish) == (*words, usual.audio, "tool_calls")
     assert usual.words == WORDS
     assert [(call["name"], call["arguments"]) for call in heard.calls] == [("get_weather", '{"city": "Zürich"}')]
 
@@ -100,6 +101,10 @@ VISIBLE: dict[str, Callable[[Raw], bool]] = {
     "transcript=after_audio": _no_word_after_the_first,
     "content=null": lambda raw: all(delta["content"] is None for delta in raw.deltas),
     "content=absent": lambda raw: not [delta for delta in raw.deltas if "content" in delta],
+    "content=words": lambda raw: (
+        any(delta["content"] for delta in raw.deltas)
+        and not any("transcript" in delta.get("audio", {}) for delta in raw.deltas)
+    ),
     "role=every": lambda raw: all(delta["role"] == "assistant" for delta in raw.deltas),
     "arguments=whole": lambda raw: (
         [call["function"]["arguments"] for delta in raw.deltas for call in delta.get("tool_calls", ())]

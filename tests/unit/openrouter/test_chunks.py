@@ -178,6 +178,23 @@ def test_text_is_the_transcript_or_else_the_content() -> None:
     assert text.feed('{"choices":[{"delta":{"content":"Hi"}}]}') == [TextDelta("Hi")]
 
 
+@pytest.mark.parametrize("first", ["content", "transcript"])
+def test_words_beside_audio_are_in_one_of_two_fields(first: str) -> None:
+    """Words beside audio are taken from the content where the audio has no transcript, and never twice."""
+    sound = {"data": base64.b64encode(pcm(10)).decode()}
+
+    def words(field: str, text: str) -> bytes:
+        if field == "content":
+            return chunk({"content": text, "audio": sound})
+        return chunk({"audio": {"transcript": text, **sound}})
+
+    other = "transcript" if first == "content" else "content"
+    pieces = [words(first, "Good "), words(first, "day."), words(other, "Good day."), chunk({}, "stop"), DONE]
+    completion, told = read(pieces)
+    assert (completion.text, completion.size) == ("Good day.", 3 * len(pcm(10)))
+    assert [piece.text for piece in told if isinstance(piece, TextDelta)] == ["Good ", "day."]
+
+
 def test_a_truncated_answer_has_no_tool_calls() -> None:
     """Incomplete arguments are not reported as a tool call."""
     _, told = read([tool_chunk(0, "c", "a__b", '{"x":'), chunk({}, "length"), DONE])

@@ -26,6 +26,7 @@ __all__ = [
     "SessionReady",
     "SessionUpdated",
     "ToolRequested",
+    "ToolTampered",
     "TurnCommitted",
     "TurnDiscarded",
     "TurnStarted",
@@ -193,6 +194,16 @@ class ToolRequested(_Event):
     reply: str
 
 
+class ToolTampered(_Event):
+    """The caller's own client added a result for a tool call of the model; the adapter deletes it from the conversation.
+
+    A reply that this client requests meanwhile is about that result.
+    """
+
+    type: Literal["tool.tampered"] = "tool.tampered"
+    call_id: str
+
+
 class Interrupted(_Event):
     """A reply was interrupted; `heard_ms` are the milliseconds that were played, None if unknown."""
 
@@ -269,6 +280,8 @@ class ProviderFault(_Event):
     fatal: bool = False
     retry: bool = False
     """Whether the command may be sent again once no other reply is active."""
+    retry_after: float | None = None
+    """Seconds that the provider asks to wait before the command is sent again, None if it names none."""
     command: str | None = None
 
 
@@ -286,6 +299,7 @@ Event = Annotated[
     | ReplyTranscript
     | ReplyEnded
     | ToolRequested
+    | ToolTampered
     | Interrupted
     | PlayoutStarted
     | PlayoutStopped

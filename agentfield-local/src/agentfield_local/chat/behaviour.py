@@ -32,7 +32,8 @@ class ChatBehaviour:
         audio_split: Size of the pieces of audio: whole samples whose base64 needs no padding (except the last), whole
             samples with padded base64, or an odd number of bytes with padded base64.
         transcript: Position of the words: before the audio of their clause, in one chunk with it, or after all audio.
-        content: Value of `delta.content` beside audio or tool calls: an empty string, null, or absent.
+        content: Value of `delta.content` beside audio or tool calls: an empty string, null, absent, or the words of the
+            speech, whose audio then has no transcript.
         role: Whether `delta.role` is in the first chunk or in every one.
         arguments: Whether the arguments of a tool call are sent in two pieces or in one.
         expires_at: Whether the expiry of the audio id is sent.
@@ -60,7 +61,7 @@ class ChatBehaviour:
     writes: Literal["events", "split_lines", "split_characters"] = "events"
     audio_split: Literal["whole", "padded", "odd"] = "whole"
     transcript: Literal["before_audio", "with_audio", "after_audio"] = "before_audio"
-    content: Literal["empty", "null", "absent"] = "empty"
+    content: Literal["empty", "null", "absent", "words"] = "empty"
     role: Literal["first", "every"] = "first"
     arguments: Literal["halves", "whole"] = "halves"
     expires_at: bool = True

@@ -63,12 +63,16 @@ class ChunkBuilder:
 
     def words(self, text: str) -> dict[str, Any]:
         """Return a chunk of the transcript of speech."""
-        return self._delta({"audio": {"transcript": text}})
+        return self._delta(self._transcript(text))
 
     def audio(self, data: bytes, words: str = "") -> dict[str, Any]:
         """Return a chunk of audio, with its transcript if the behaviour sends them together."""
-        audio = {"data": base64.b64encode(data).decode()}
-        return self._delta({"audio": {**audio, "transcript": words} if words else audio})
+        sound = {"data": base64.b64encode(data).decode()}
+        delta = self._transcript(words) if words else {}
+        return self._delta({**delta, "audio": {**sound, **delta.get("audio", {})}})
+
+    def _transcript(self, words: str) -> dict[str, Any]:
+        return {"content": words} if self._behaviour.content == "words" else {"audio": {"transcript": words}}
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> Iterator[dict[str, Any]]:
         """Yield the chunks of a tool call."""

@@ -120,6 +120,11 @@ class Behaviour:
             is incomplete, and its `function_call_arguments.done` is sent all the same.
         generation_speed: Speed of audio generation as a multiple of real time; None is unlimited.
         session_seconds: Lifetime of a session.
+        announced_seconds: The lifetime that the session reports; None is the true one.
+        echo_metadata: Whether responses repeat the metadata of their request.
+        event_names: Names of the events of a reply's output: as today, or of the beta protocol.
+        beta_session: Whether the session is reported in the flat shape of the beta protocol.
+        created_twice: Whether `session.created` is sent twice, as two events.
     """
 
     late_transcript_ms: int = 0
@@ -152,3 +157,8 @@ class Behaviour:
     slow_arguments_ms: int = 0
     generation_speed: float | None = None
     session_seconds: float = 3600
+    announced_seconds: float | None = None
+    echo_metadata: bool = True
+    event_names: Literal["ga", "beta"] = "ga"
+    beta_session: bool = False
+    created_twice: bool = False

@@ -70,6 +70,9 @@ _HARMLESS: dict[str, Behaviour] = {
     "commit_error_late": Behaviour(commit_error_delay_ms=200),
     "arguments_slow": Behaviour(slow_arguments_ms=100),
     "generation_paced": Behaviour(generation_speed=4.0),
+    "metadata_not_echoed": Behaviour(echo_metadata=False),
+    "event_names_beta": Behaviour(event_names="beta"),
+    "session_created_twice": Behaviour(created_twice=True),
 }
 
 _HARMFUL: dict[str, Behaviour] = {
@@ -85,6 +88,8 @@ _HARMFUL: dict[str, Behaviour] = {
         fail_responses=1_000_000, fail_error=("insufficient_quota", "credit_balance_exhausted")
     ),
     "session_expires": Behaviour(session_seconds=2),
+    "session_expires_early": Behaviour(session_seconds=2, announced_seconds=3600),
+    "session_shape_beta": Behaviour(beta_session=True),
     "refuse_400": Behaviour(refuse_calls=400),
     "refuse_401": Behaviour(refuse_calls=401),
     "refuse_401_talkative": Behaviour(refuse_calls=401, refuse=RefusalShape(message="That key is nobody's.")),
@@ -108,6 +113,7 @@ _HARMFUL: dict[str, Behaviour] = {
     "drop_1006": Behaviour(disconnects=DisconnectFaults(drop_after=8, drop_code=1006)),
     "drop_1008": Behaviour(disconnects=DisconnectFaults(drop_after=8, drop_code=1008)),
     "drop_1011": Behaviour(disconnects=DisconnectFaults(drop_after=8, drop_code=1011)),
+    "drop_at_once": Behaviour(disconnects=DisconnectFaults(drop_after=1, drop_code=1000, drop_count=None)),
     "drop_always": Behaviour(disconnects=DisconnectFaults(drop_after=2, drop_count=None)),
     "garbage_text": Behaviour(disconnects=DisconnectFaults(garbage="text")),
     "garbage_binary": Behaviour(disconnects=DisconnectFaults(garbage="binary")),

@@ -9,6 +9,7 @@ from agentfield.adapterkit.json_fields import count_at, id_at, number_at, object
 from agentfield.adapterkit.redact import redact
 from agentfield.realtime.events import (
     Event,
+    ToolTampered,
     TurnCommitted,
     TurnDiscarded,
     TurnStarted,
@@ -16,7 +17,6 @@ from agentfield.realtime.events import (
     TurnTranscript,
     Usage,
     UsageReported,
-    Warned,
 )
 from agentfield_openai.codec.state import BoundedDict, CodecState
 
@@ -30,15 +30,17 @@ class CallerTurnTracker:
 
     Args:
         state: The state of the codec.
+        answered: Whether the model answers each spoken turn by itself.
     """
 
-    def __init__(self, state: CodecState) -> None:
+    def __init__(self, state: CodecState, *, answered: bool = False) -> None:
         self._state = state
+        self._answered = answered
         self._open: str | None = None
         self._committed: BoundedDict[str, None] = BoundedDict(1024)
         self._final: BoundedDict[str, None] = BoundedDict(1024)
         self._partial: BoundedDict[str, str] = BoundedDict(64)
-        self._warned_of: BoundedDict[str, None] = BoundedDict(256)
+        self._deleted: BoundedDict[str, None] = BoundedDict(256)
         self._without_transcript: BoundedDict[str, None] = BoundedDict(8)
 
     def speech_started(self, event: Mapping[str, Any]) -> list[Event]:
@@ -57,7 +59,10 @@ class CallerTurnTracker:
     def buffer_committed(self, event: Mapping[str, Any]) -> list[Event]:
         """Handle `input_audio_buffer.committed`: the speech became an item."""
         item = id_at(event, "item_id")
-        return [] if item is None else self._commit(item, id_at(event, "previous_item_id"), None)
+        if item is None:
+            return []
+        self._state.automatic_reply_due = self._state.automatic_reply_due or self._answered
+        return self._commit(item, id_at(event, "previous_item_id"), None)
 
     def buffer_cleared(self) -> list[Event]:
         """Handle `input_audio_buffer.cleared`: discard the uncommitted speech."""
@@ -82,7 +87,7 @@ class CallerTurnTracker:
             return []
         self._final.set(item, None)
         self._partial.pop(item)
-        text = (text_at(event, "transcript") or "").strip()
+        text = (text_at(event, "transcript") or "").strip()[:_MAX_TEXT]
         events: list[Event] = [TurnTranscript(item=item, text=text)]
         usage = _transcription_usage(object_at(event, "usage"))
         if usage is not None:
@@ -100,7 +105,7 @@ class CallerTurnTracker:
         return [TurnTranscript(item=item, text="", failed=redact(why))]
 
     def item_added(self, event: Mapping[str, Any]) -> list[Event]:
-        """Handle an added item: commit a typed turn; warn of a tool result that we did not send."""
+        """Handle an added item: commit a typed turn; delete a tool result that we did not send."""
         item = object_at(event, "item")
         item_id = id_at(item, "id")
         if item_id is None:
@@ -148,15 +153,12 @@ class CallerTurnTracker:
         call = id_at(item, "call_id")
         if call is None or call not in self._state.calls or item_id in self._state.outputs:
             return []
-        return self._warn(
-            item_id, "tampered_output", f"The caller's client added a result for tool call {redact(call)}."
-        )
-
-    def _warn(self, item_id: str, code: str, message: str) -> list[Event]:
-        if item_id in self._warned_of:
+        if item_id in self._deleted:
             return []
-        self._warned_of.set(item_id, None)
-        return [Warned(code=code, message=message)]
+        self._deleted.set(item_id, None)
+        # deleted before ours is added: the model would otherwise speak about whichever came first
+        self._state.outbox.append(self._state.delete(item_id))
+        return [ToolTampered(call_id=call)]
 
 
 def _typed_text(item: Mapping[str, Any]) -> str | None:

@@ -30,7 +30,7 @@ from agentfield_openai.codec.dialect import GA, Dialect
 from agentfield_openai.codec.error_classification import ClassifiedError, classify_error
 from agentfield_openai.codec.provider_side_tools import ProviderSideToolGuard
 from agentfield_openai.codec.replies import ReplyTracker
-from agentfield_openai.codec.session_object import SessionObject
+from agentfield_openai.codec.session_object import SessionObject, is_beta_shape
 from agentfield_openai.codec.sideband_gaps import SidebandGapRecovery
 from agentfield_openai.codec.state import BoundedDict, CodecState, PendingEvent
 from agentfield_openai.options import OpenAIOptions
@@ -44,6 +44,11 @@ _MIRRORED_AUDIO = re.compile(
 
 The pattern is anchored at the start of the frame, where a match cannot come from text inside the event.
 """
+
+_BETA_SHAPE = (
+    "it answers with a session of the beta protocol, in which the settings of audio, turn detection and transcription "
+    "have other names; ours would have no effect"
+)
 
 
 class Codec:
@@ -74,7 +79,8 @@ class Codec:
         self._state = CodecState(mark or secrets.token_hex(4))
         floor_tools = config.declaration.floor == "handler"
         self._encoder = CommandEncoder(self._session, self._state, floor_tools=floor_tools, audio=audio)
-        self._turns = CallerTurnTracker(self._state)
+        answered = not floor_tools and config.turn_detection is not None
+        self._turns = CallerTurnTracker(self._state, answered=answered)
         self._replies = ReplyTracker(self._state, self._session.names, audio)
         self._gap_recovery = SidebandGapRecovery(self._state, self._turns)
         self._tool_guard = ProviderSideToolGuard(self._state, config.declaration.drift)
@@ -165,7 +171,7 @@ class Codec:
             return due
         if event_id is not None:
             self._seen.set(event_id, None)
-        kind = self._dialect.events.get(kind, kind)
+        kind = self._dialect.event_name(kind)
         if kind == "response.output_audio.delta" and not self._gap_recovery.open:
             return [*due, *self._replies.audio_delta(data)] if due else self._replies.audio_delta(data)
         self._gap_recovery.observe(data)
@@ -191,7 +197,7 @@ class Codec:
         if data is None:
             return None
         kind, event_id = data.get("type"), id_at(data, "event_id")
-        if not isinstance(kind, str) or self._dialect.events.get(kind, kind) != "response.output_audio.delta":
+        if not isinstance(kind, str) or self._dialect.event_name(kind) != "response.output_audio.delta":
             return None
         if event_id is None or event_id in self._seen:
             return None
@@ -263,6 +269,9 @@ class Codec:
                 return []
 
     def _updated(self, session: Mapping[str, Any]) -> list[Event]:
+        if not self.configured and is_beta_shape(session):
+            self.refused = ClassifiedError("beta_api_shape", _BETA_SHAPE, "bug")
+            return []
         self.configured = True
         state = self._state
         ours = list(dict.fromkeys((*state.updates, state.interruptible)))
@@ -270,12 +279,12 @@ class Codec:
         if state.updates and not drift:
             state.updates.popleft()
         before: list[Event] = [] if self.ready else [self._become_ready(session)]
-        return [*before, SessionUpdated(model=text_at(session, "model"), voice=_voice(session), drift=drift)]
+        return [*before, SessionUpdated(model=id_at(session, "model"), voice=_voice(session), drift=drift)]
 
     def _become_ready(self, session: Mapping[str, Any]) -> SessionReady:
         self.ready = True
         expires_at = number_at(session, "expires_at") or self._expires_at
-        return SessionReady(model=text_at(session, "model"), voice=_voice(session), expires_at=expires_at)
+        return SessionReady(model=id_at(session, "model"), voice=_voice(session), expires_at=expires_at)
 
     def _input_event(self, kind: str, data: Mapping[str, Any]) -> list[Event]:
         match kind:
@@ -360,7 +369,9 @@ class Codec:
         fault = classify_error(error)
         match fault.meaning:
             case "expired":
-                return self.close(SessionClosed(reason="provider_expired", message=fault.message))
+                # a session on a WebSocket can be replaced; a call cannot
+                retry = self.audio is not None
+                return self.close(SessionClosed(reason="provider_expired", message=fault.message, retry=retry))
             case "fatal":
                 return [_provider_fault(fault, pending, fatal=True)]
             case "silent":
@@ -398,7 +409,7 @@ def _provider_fault(
 
 def _voice(session: Mapping[str, Any]) -> str | None:
     output = object_at(session, "audio", "output")
-    return text_at(output, "voice") or text_at(object_at(output, "voice"), "id")
+    return id_at(output, "voice") or id_at(object_at(output, "voice"), "id")
 
 
 def _rate_limits(data: Mapping[str, Any]) -> list[Event]:

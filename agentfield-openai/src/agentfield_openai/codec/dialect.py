@@ -8,6 +8,18 @@ from types import MappingProxyType
 
 __all__ = ["GA", "Dialect"]
 
+_BETA_EVENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "response.audio.delta": "response.output_audio.delta",
+        "response.audio.done": "response.output_audio.done",
+        "response.audio_transcript.delta": "response.output_audio_transcript.delta",
+        "response.audio_transcript.done": "response.output_audio_transcript.done",
+        "response.text.delta": "response.output_text.delta",
+        "response.text.done": "response.output_text.done",
+    }
+)
+"""Event names of the beta protocol, which look-alike services still send: no name has another meaning today."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -26,6 +38,10 @@ class Dialect:
     """Path below the base URL where an SDP offer creates a call."""
     socket_path: str = "/realtime"
     """Path of the WebSocket below the base URL."""
+
+    def event_name(self, name: str) -> str:
+        """Return OpenAI's name of a server event of this service."""
+        return self.events.get(name) or _BETA_EVENTS.get(name, name)
 
 
 GA = Dialect("ga")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from agentfield_openai.codec.response_outcome import (
     response_status,
     response_usage,
 )
-from agentfield_openai.codec.state import CodecState, ReplyState
+from agentfield_openai.codec.state import MAX_TEXT, CodecState, ReplyState
 from agentfield_openai.codec.truncation import ReceivedAudio
 
 __all__ = ["ReplyTracker"]
@@ -40,6 +41,10 @@ __all__ = ["ReplyTracker"]
 _TRUNCATION_WAIT = 0.2
 """Seconds that a cleared reply waits for the provider's own count of the heard audio."""
 
+_NOT_ECHOED = (
+    "The provider does not repeat the metadata of a response; replies are matched with commands by their order."
+)
+_MAX_ARGUMENTS = 1_000_000
 _MAX_ITEMS = 256
 """Most items of one reply that are tracked."""
 
@@ -67,6 +72,7 @@ class ReplyTracker:
         self._names = names
         self._audio = audio
         self._pending_clears: dict[str, _PendingClear] = {}
+        self._warned_of_metadata = False
 
     # generation -------------------------------------------------------------------------------------------------
 
@@ -121,8 +127,7 @@ class ReplyTracker:
         if reply is None or item is None or not piece:
             return []
         self._mark_spoken(reply, item, spoken=spoken)
-        reply.add(item, piece)
-        return [ReplyTranscript(reply=reply.id, text=piece)]
+        return [ReplyTranscript(reply=reply.id, text=piece)] if reply.add(item, piece) else []
 
     def text_done(self, event: Mapping[str, Any], key: str, *, spoken: bool) -> list[Event]:
         """Handle the complete text of an item; it replaces the deltas when the reply ends."""
@@ -130,7 +135,7 @@ class ReplyTracker:
         if reply is not None and item is not None and text:
             self._mark_spoken(reply, item, spoken=spoken)
             reply.item(item)
-            reply.whole[item] = text
+            reply.whole[item] = text[:MAX_TEXT]
         return []
 
     def item_added(self, event: Mapping[str, Any]) -> list[Event]:
@@ -169,7 +174,7 @@ class ReplyTracker:
         text = "".join(part for part in spoken if part)
         if text and item.get("status") == "completed":
             reply.item(item_id)
-            reply.whole[item_id] = text
+            reply.whole[item_id] = text[:MAX_TEXT]
         return []
 
     # audio ------------------------------------------------------------------------------------------------------
@@ -217,12 +222,32 @@ class ReplyTracker:
         known = self._state.replies.get(reply_id)
         if known is not None:
             return known, []
-        command_id = id_at(object_at(response, "metadata"), "af_id")
-        known_command = command_id is not None and self._state.awaiting_reply.pop(command_id) is not None
-        command = command_id if known_command else None
+        command, events = self._match(response)
         reply = ReplyState(reply_id, command)
         self._state.replies.set(reply_id, reply)
-        return reply, [ReplyStarted(reply=reply_id, command=command)]
+        return reply, [*events, ReplyStarted(reply=reply_id, command=command)]
+
+    def _match(self, response: Mapping[str, Any]) -> tuple[str | None, list[Event]]:
+        """Return the command that a response answers, None if the model or the caller's client asked for it.
+
+        The metadata of a response names the command. Some look-alike services do not repeat it. Until it was repeated once,
+        a response without it answers the command that was sent last, except where the model is about to answer by itself.
+        """
+        state = self._state
+        named = id_at(object_at(response, "metadata"), "af_id")
+        if named is not None:
+            known = state.awaiting_reply.pop(named) is not None
+            state.echoes_metadata = state.echoes_metadata or known
+            return named if known else None, []
+        automatic, state.automatic_reply_due = state.automatic_reply_due, False
+        newest = state.awaiting_reply.newest
+        if state.echoes_metadata or automatic or newest is None:
+            return None, []
+        state.awaiting_reply.clear()
+        if self._warned_of_metadata:
+            return newest, []
+        self._warned_of_metadata = True
+        return newest, [Warned(code="metadata_not_echoed", message=_NOT_ECHOED)]
 
     def _generating_reply(self, event: Mapping[str, Any]) -> ReplyState | None:
         """Return the reply of an event while it is being generated, None if it is unknown or has ended."""
@@ -250,12 +275,12 @@ class ReplyTracker:
                 events.extend(self._call(reply, item) if complete else [])
             elif item.get("type") == "message" and item_id is not None and item_id not in reply.pieces:
                 for part in objects_at(item, "content"):
-                    spoken = part.get("type") in {"output_audio", "audio"}
+                    spoken = text_at(part, "type") in {"output_audio", "audio"}
                     self._mark_spoken(reply, item_id, spoken=spoken)
                     reply.add(item_id, text_at(part, "transcript" if spoken else "text") or "")
 
     def _call(self, reply: ReplyState, item: Mapping[str, Any]) -> list[Event]:
-        call_id, name, arguments = id_at(item, "call_id"), id_at(item, "name"), text_at(item, "arguments")
+        call_id, name, arguments = id_at(item, "call_id"), id_at(item, "name"), _arguments(item)
         if item.get("type") != "function_call" or call_id is None or name is None or arguments is None:
             return []
         if call_id in self._state.calls:
@@ -356,3 +381,13 @@ class ReplyTracker:
             reply.interruption_told = True
             events.insert(0, Interrupted(reply=reply.id, heard_ms=heard_ms, method=method))
         return events
+
+
+def _arguments(item: Mapping[str, Any]) -> str | None:
+    """Return the arguments of a call as JSON text; some look-alike services send the object itself.
+
+    What is cut at the limit is no JSON any more: the call is then refused to the model.
+    """
+    found = item.get("arguments")
+    text = json.dumps(found) if isinstance(found, dict) else text_at(item, "arguments")
+    return None if text is None else text[:_MAX_ARGUMENTS]

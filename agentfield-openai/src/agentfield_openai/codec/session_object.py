@@ -12,7 +12,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import SemanticVad, ServerVad, SessionConfig, ToolSpec
 from agentfield_openai.options import OpenAIOptions, WebSocketOptions
 
-__all__ = ["SessionObject", "wire_format"]
+__all__ = ["SessionObject", "is_beta_shape", "wire_format"]
 
 _NAMES = {"pcm16": "audio/pcm", "pcmu": "audio/pcmu", "pcma": "audio/pcma"}
 
@@ -159,6 +159,12 @@ class SessionObject:
         """Return whether the echo explicitly disables a setting of the audio input."""
         audio_in = object_at(echo, "audio", "input")
         return name in audio_in and audio_in[name] is None
+
+
+def is_beta_shape(session: Mapping[str, Any]) -> bool:
+    """Return whether a `session` has the flat shape of the beta protocol, which knows none of our audio settings."""
+    flat = {"modalities", "input_audio_format", "output_audio_format"}
+    return bool(flat & session.keys()) and not {"audio", "output_modalities"} & session.keys()
 
 
 def _same(wanted: Any, have: Any) -> bool:

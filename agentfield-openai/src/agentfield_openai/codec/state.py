@@ -10,13 +10,14 @@ from typing import Any, Generic, Literal, TypeVar
 
 from agentfield_openai.codec.truncation import ReceivedAudio
 
-__all__ = ["BoundedDict", "CodecState", "PendingEvent", "ReplyState"]
+__all__ = ["MAX_TEXT", "BoundedDict", "CodecState", "PendingEvent", "ReplyState"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 _MAX_ITEM_ID = 32
-_MAX_TEXT = 200_000
+MAX_TEXT = 200_000
+"""Longest text of a reply."""
 
 
 class BoundedDict(Generic[K, V]):
@@ -44,8 +45,17 @@ class BoundedDict(Generic[K, V]):
         """Remove an entry and return it, None if it is unknown."""
         return self._entries.pop(key, None)
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+
     def __iter__(self) -> Iterator[K]:
         return iter(list(self._entries))
+
+    @property
+    def newest(self) -> K | None:
+        """The key that was set last, None without any."""
+        return next(reversed(self._entries), None)
 
     def values(self) -> list[V]:
         """Return the entries, oldest first."""
@@ -90,11 +100,13 @@ class ReplyState:
         """Return the text pieces of an item; items keep the order in which they began."""
         return self.pieces.setdefault(item_id, [])
 
-    def add(self, item_id: str, piece: str) -> None:
-        """Append text, up to `_MAX_TEXT` characters per reply."""
-        if self.length + len(piece) <= _MAX_TEXT:
-            self.length += len(piece)
-            self.item(item_id).append(piece)
+    def add(self, item_id: str, piece: str) -> bool:
+        """Append text, up to `MAX_TEXT` characters per reply; return whether it was appended."""
+        if self.length + len(piece) > MAX_TEXT:
+            return False
+        self.length += len(piece)
+        self.item(item_id).append(piece)
+        return True
 
     def text(self) -> str | None:
         """Return the text of the reply, None if it has none."""
@@ -117,6 +129,10 @@ class CodecState:
         """Sent client events by their `event_id`."""
         self.awaiting_reply: BoundedDict[str, PendingEvent] = BoundedDict(256)
         """Commands whose reply has not started, by command id."""
+        self.echoes_metadata = False
+        """Whether the provider repeats the metadata of a response, which names our command."""
+        self.automatic_reply_due = False
+        """Whether the model is about to answer a turn by itself."""
         self.replies: BoundedDict[str, ReplyState] = BoundedDict(256)
         self.calls: BoundedDict[str, str] = BoundedDict(4096)
         """Reply id by the id of each reported tool call."""

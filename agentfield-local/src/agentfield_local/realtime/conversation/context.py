@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentfield_local.faults.behaviour import Behaviour
+from agentfield_local.faults.beta_shape import BETA_NAMES
 from agentfield_local.realtime.conversation.effects import Effect, SendEvent
 from agentfield_local.realtime.conversation.items import ItemStore
 from agentfield_local.webrtc.output_buffer import OutputAudioBuffer
@@ -71,6 +72,10 @@ class ConversationContext:
     def _vary(self, event: dict[str, Any]) -> dict[str, Any]:
         """Add the unknown fields and the `phase` that the behaviour asks for."""
         behaviour = self.behaviour
+        if behaviour.event_names == "beta":
+            event["type"] = BETA_NAMES.get(event["type"], event["type"])
+        if not behaviour.echo_metadata and isinstance(event.get("response"), dict):
+            event["response"] = {**event["response"], "metadata": None}
         if behaviour.unknown_fields:
             event["x_novelty"] = {"since": "tomorrow"}
             if isinstance(event.get("item"), dict):

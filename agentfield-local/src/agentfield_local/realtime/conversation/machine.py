@@ -15,6 +15,7 @@ from typing import Any
 
 from agentfield_local.brain.protocol import Step
 from agentfield_local.faults.behaviour import Behaviour
+from agentfield_local.faults.beta_shape import beta_session
 from agentfield_local.realtime.configuration.client_events import (
     BufferAppend,
     BufferClear,
@@ -87,7 +88,7 @@ class ConversationMachine:
         self.config = SessionConfig(
             model=model,
             session_id=new_id("sess"),
-            expires_at=int(now() + behaviour.session_seconds),
+            expires_at=int(now() + (behaviour.announced_seconds or behaviour.session_seconds)),
             voices=voices,
             transcription=transcription,
             silence_ms=behaviour.default_silence_ms,
@@ -127,7 +128,8 @@ class ConversationMachine:
         if detail == "brief":
             session = {name: session[name] for name in ("type", "object", "id", "model", "expires_at")}
         if detail != "never":
-            self._context.emit_to(leg, "session.created", session=session)
+            for _ in range(2 if self._behaviour.created_twice else 1):
+                self._context.emit_to(leg, "session.created", session=session)
             if not self.config.transcription:
                 conversation = {"id": self._id, "object": "realtime.conversation"}
                 self._context.emit_to(leg, "conversation.created", conversation=conversation)
@@ -418,7 +420,8 @@ class ConversationMachine:
     # output -----------------------------------------------------------------------------------------------------
 
     def _session_view(self) -> dict[str, Any]:
-        return self.config.view(self._behaviour.echo_model)
+        view = self.config.view(self._behaviour.echo_model)
+        return beta_session(view) if self._behaviour.beta_session else view
 
     def _drain(self) -> list[Effect]:
         """Forget finished responses and return the collected effects."""

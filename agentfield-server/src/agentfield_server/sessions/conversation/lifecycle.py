@@ -252,7 +252,7 @@ class SessionLifecycle:
             return  # the old session of a rotation; `ProviderFailed` reports a replacement that cannot be opened
         self._state.attached = False
         if event.retry and self._state.can_rotate and self._state.live:
-            self._rotation.lost(event.message)
+            self._rotation.lost(event.message, expired=event.reason == "provider_expired")
             return
         # a plain close means that the caller hung up: faults and expiry have reasons of their own
         reason = EndReason.CALLER_HANGUP if event.reason == "closed" else EndReason(event.reason)

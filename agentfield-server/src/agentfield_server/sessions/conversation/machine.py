@@ -60,6 +60,7 @@ from agentfield.realtime.events import (
     SessionReady,
     SessionUpdated,
     ToolRequested,
+    ToolTampered,
     TurnCommitted,
     TurnDiscarded,
     TurnStarted,
@@ -110,6 +111,9 @@ from agentfield_server.sessions.conversation.usage.pricing import Pricer, UsageK
 from agentfield_server.sessions.conversation.usage_meter import UsageMeter, UsageSample
 
 __all__ = ["SessionMachine"]
+
+_CLIENT_WAIT = 0.5
+"""Seconds within which a client that adds a typed text to the conversation itself also asks for the answer."""
 
 
 class SessionMachine:
@@ -282,6 +286,8 @@ class SessionMachine:
                 self._playout(event)
             case ToolRequested() if not self.rotation.opening:
                 self.tool_calls.requested(event)
+            case ToolTampered():
+                self.tool_calls.tampered(event)
             case Dtmf():
                 self.state.record("dtmf", digit=event.digit)
                 self.state.broadcast(event)
@@ -318,7 +324,9 @@ class SessionMachine:
                 self.interruption.stopped(event.item)
             case TurnCommitted() if not self.state.over:
                 self.interruption.committed(event)
-                self._committed(event)
+                # a text that the machine did not add was typed by a client of the protocol, which also asks for the answer
+                self._committed(event, hold=_CLIENT_WAIT if self.state.media == "direct" else 0.0)
+                self.turns.reported(event.item)
             case TurnTranscript():
                 self.state.broadcast(event)
                 self.turns.transcript(event)
@@ -326,8 +334,8 @@ class SessionMachine:
                 self.interruption.discarded(event)
                 self.turns.discarded(event)
 
-    def _committed(self, event: TurnCommitted) -> None:
-        """Add a turn; ask the model to answer it if the model does not do so by itself.
+    def _committed(self, event: TurnCommitted, *, hold: float = 0.0) -> None:
+        """Add a turn; ask the model to answer it, after `hold` seconds, if the model does not do so by itself.
 
         A model on its floor answers the turns whose end the provider detected, and no others.
         """
@@ -335,7 +343,7 @@ class SessionMachine:
         self.turns.committed(event)
         newest = self.turns.newest
         if self.state.model_floor and newest is not before and (event.text is not None or not self.state.detects_turns):
-            self.speech.enqueue("reply", turn=newest)
+            self.speech.enqueue("reply", turn=newest, about_turn=True, not_before=self.state.now + hold)
 
     def _reply(self, event: ReplyStarted | ReplyTranscript | ReplyEnded | Interrupted) -> None:
         self.lifecycle.active()

@@ -97,9 +97,11 @@ class ProviderRotation:
         if self._due and self._state.live and not self.running and self._quiet():
             self._start("provider_rotated", "the provider's session expires")
 
-    def lost(self, message: str | None) -> None:
-        """Begin a rotation because the provider's connection broke without a refusal."""
-        if not self.running:
+    def lost(self, message: str | None, *, expired: bool = False) -> None:
+        """Begin a rotation because the provider's connection broke without a refusal, or its session expired early."""
+        if not self.running and expired:
+            self._start("provider_rotated", "the provider's session expired early")
+        elif not self.running:
             self._start("provider_lost", message or "the line to the provider broke")
         else:
             self.failed(message)

@@ -31,6 +31,7 @@ IdSource = Callable[[Prefix], str]
 
 _REMEMBERED_OPS = 1024
 _MAX_HISTORY = 400
+_MAX_WARNINGS = 500
 
 
 class PendingOperations:
@@ -114,6 +115,7 @@ class MachineState:
         self.interruptible = True
         """Whether the provider was last told to let the caller interrupt."""
         self.timers = Timers()
+        self._warnings = 0
         self.effects: list[Effect] = []
         """Effects since the last `feed` or `tick`."""
         self.ops = PendingOperations(self.emit)
@@ -196,8 +198,12 @@ class MachineState:
         self.emit(RecordEvent(kind, body))
 
     def warn(self, code: str, message: str) -> None:
-        """Record a warning; the session goes on."""
-        self.record("warning", code=code, message=message)
+        """Record a warning, at most `_MAX_WARNINGS` of a session; the session goes on."""
+        self._warnings += 1
+        if self._warnings < _MAX_WARNINGS:
+            self.record("warning", code=code, message=message)
+        elif self._warnings == _MAX_WARNINGS:
+            self.record("warning", code="too_many_warnings", message="further warnings are not recorded")
 
     def send(self, command: Command) -> None:
         """Send a command to the provider if its session is ready, else drop it."""

@@ -61,8 +61,12 @@ class TurnRecord:
     """Whether the handler has finished with it."""
     answered: bool = False
     """Whether the model began to answer it (model floor)."""
+    at_provider: bool = False
+    """Whether the provider has reported it, so that a reply that begins later knows it."""
     problem: Mapping[str, Any] | None = None
     """Why the handler failed in it."""
+    answer_problem: Mapping[str, Any] | None = None
+    """Why the model's answer to it failed (model floor)."""
     heard: str | None = None
     """What the caller had heard of the speech that it interrupted."""
     backchannel: bool = False
@@ -181,6 +185,12 @@ class TurnTracker:
             turn.text_missing, turn.words_known = "no_transcription", True
         if self._state.model_floor:
             self._open(turn)
+
+    def reported(self, item: str) -> None:
+        """Note that the provider's conversation has a turn, whoever added it."""
+        turn = self.find(item)
+        if turn is not None:
+            turn.at_provider = True
 
     def transcript(self, event: TurnTranscript) -> None:
         """Take the final words of a turn; interim words, and words that come too late, are for listeners only."""
@@ -326,8 +336,9 @@ class TurnTracker:
         output = {"text": turn.text, "text_missing": turn.text_missing, "spoken": list(turn.spoken)}
         if turn.usage:
             output |= turn.usage.as_json()
-        status: Literal["succeeded", "failed"] = "failed" if turn.problem else "succeeded"
-        self._state.emit(CloseTurn(turn_id=turn.turn_id, status=status, output=output, problem=turn.problem))
+        problem = turn.problem or turn.answer_problem
+        status: Literal["succeeded", "failed"] = "failed" if problem else "succeeded"
+        self._state.emit(CloseTurn(turn_id=turn.turn_id, status=status, output=output, problem=problem))
 
     def drop_waiting(self) -> None:
         """Forget the turns that wait: the handler takes no more."""
@@ -339,7 +350,8 @@ class TurnTracker:
         """Close every open turn at the end of the session: finished ones normally, the others as cancelled."""
         problem = self._state.ended_error().to_problem()
         for turn in list(self.open.values()):
-            if turn.released or (self._state.model_floor and turn.answered and turn.spoken):
+            answered = turn.answered and (turn.spoken or turn.answer_problem is not None)
+            if turn.released or (self._state.model_floor and answered):
                 self.close(turn, Condition.SESSION_ENDED)
                 continue
             turn.enter(Condition.SESSION_ENDED)

@@ -28,12 +28,15 @@ def must_wait(speech: Utterance, turns: TurnTracker, state: MachineState) -> boo
 
 
 def is_superseded(speech: Utterance) -> bool:
-    """Return whether a reply that the model began by itself makes a queued one unnecessary.
+    """Return whether a reply that begins, and that the machine did not request, makes this one unnecessary.
 
-    A reply that the handler asked for stays. So does one that the provider refused because it was answering already:
-    that answer may have begun before the words existed that the refused reply is about.
+    A reply that the handler asked for stays. One that was sent already is unnecessary if the provider had its words
+    before the other reply began: a stock client that types a text also asks for the answer. Otherwise it stays, since
+    the other reply may have begun before the words existed that this one is about.
     """
-    return speech.kind == "reply" and speech.op_id is None and not speech.tries
+    if speech.kind != "reply" or speech.op_id is not None:
+        return False
+    return not speech.tries or (speech.about_turn and speech.turn is not None and speech.turn.at_provider)
 
 
 def must_wait_for_model(speech: Utterance, turns: TurnTracker, state: MachineState) -> float | None:

@@ -70,7 +70,7 @@ class SpeechQueue:
     def ready(self) -> Utterance | None:
         """Remove and return the next speech; None if there is none or it must wait."""
         head = self.head
-        if head is None or must_wait(head, self._turns, self._state) or self._waits_for_model(head):
+        if head is None or must_wait(head, self._turns, self._state) or self._waits(head):
             return None
         return self._speeches.popleft()
 
@@ -94,8 +94,11 @@ class SpeechQueue:
             self._speeches.remove(speech)
             self._stale(speech)
 
-    def _waits_for_model(self, speech: Utterance) -> bool:
+    def _waits(self, speech: Utterance) -> bool:
+        """Return whether a speech waits for another reply that is about to begin, and set when it no longer does."""
         until = must_wait_for_model(speech, self._turns, self._state)
+        if until is None and self._state.now < speech.not_before:
+            until = speech.not_before
         if until is not None:
             self._state.timers.set(TimerKind.SPEECH_NEWER, until)
         return until is not None

@@ -21,8 +21,11 @@ from agentfield.realtime.events import (
     ReplyStarted,
     ReplyTranscript,
 )
+from agentfield_server.sessions.conversation.speech.answer_failures import AnswerFailures, retry_pause
 from agentfield_server.sessions.conversation.speech.log import SpeechLog
+from agentfield_server.sessions.conversation.speech.policy import is_superseded
 from agentfield_server.sessions.conversation.speech.queue import SpeechQueue
+from agentfield_server.sessions.conversation.speech.unasked_replies import UnaskedReplies
 from agentfield_server.sessions.conversation.speech.utterance import SpeechKind, Utterance
 from agentfield_server.sessions.conversation.state import MachineState
 from agentfield_server.sessions.conversation.timers import TimerKind
@@ -44,10 +47,6 @@ _STOP_WAIT = 3.0
 """Seconds that a stopped speech waits for the provider's end of it."""
 _HEARD_WAIT = 0.6
 """Seconds that a stopped speech waits for the measurement of how much was heard."""
-_RETRY_AFTER = 0.5
-_MAX_TRIES = 5
-_FOREIGN_WAIT = 10.0
-"""Seconds for which an unrequested reply blocks the slot."""
 _REMEMBERED = 128
 
 
@@ -70,11 +69,11 @@ class SpeechSequencer:
         self.active: Utterance | None = None
         """The speech that is generated or heard."""
         self.log = SpeechLog(state)
+        self._failures = AnswerFailures(state, self.enqueue)
         self.on_interrupt: Callable[[str], None] = lambda _reply: None
         """Called with each reply that the machine stops because the caller interrupts."""
         self._replies: OrderedDict[str, Utterance] = OrderedDict()
-        self._foreign: set[str] = set()
-        """Unrequested replies that have not ended."""
+        self.unasked = UnaskedReplies(state, turns)
         self._waiting_retry = False
 
     # --- requests
@@ -83,7 +82,7 @@ class SpeechSequencer:
         """Queue a speech with the fields of an `Utterance`; None if the queue is full, which fails the speech."""
         speech = Utterance(id=self._state.ids("spk"), kind=kind, **fields)
         if self.queue.full:
-            self._finish(speech, failed="too_many_speeches")
+            self._fail(speech, "too_many_speeches")
             return None
         self.queue.add(speech)
         return speech
@@ -135,7 +134,7 @@ class SpeechSequencer:
             if speech is not None:
                 speech.mark_cut(self._state.now)
                 self._finish(speech, failed=failed)
-        self._foreign.clear()
+        self.unasked.clear()
 
     def rotate(self, failed: str) -> Utterance | None:
         """Prepare for a replacement: the sent speech will be sent again there, the active one fails.
@@ -160,7 +159,7 @@ class SpeechSequencer:
     @property
     def slot_free(self) -> bool:
         """Whether the reply slot is free."""
-        return self.active is None and self.sent is None and not self._foreign
+        return self.active is None and self.sent is None and not self.unasked
 
     @property
     def quiet(self) -> bool:
@@ -199,15 +198,17 @@ class SpeechSequencer:
 
     def started(self, event: ReplyStarted) -> Utterance | None:
         """Give the slot to a reply that begins; return its speech, None if the reply was not requested."""
-        if event.reply in self._replies or event.reply in self._foreign:
+        if event.reply in self._replies or event.reply in self.unasked:
             return None
         speech = self._claim(event)
         if speech is None:
-            self._foreign_reply(event.reply)
+            self.unasked.stop(event.reply)
             return None
         self._begin(speech, event.reply)
         if not speech.requested:
             self.queue.drop_superseded()
+            if self.sent is not None and is_superseded(self.sent):
+                self.sent.superseded = self.sent.cancelled = True
         return speech
 
     def transcript(self, event: ReplyTranscript) -> None:
@@ -220,7 +221,7 @@ class SpeechSequencer:
 
     def ended(self, event: ReplyEnded) -> None:
         """Take the end of a reply's generation."""
-        self._foreign.discard(event.reply)
+        self.unasked.ended(event.reply)
         # a provider may end a reply without having reported its beginning
         if self.sent is not None and event.command == self.sent.id and event.reply not in self._replies:
             self._begin(self.sent, event.reply)
@@ -233,7 +234,7 @@ class SpeechSequencer:
         if event.status == "incomplete":
             speech.incomplete = event.why or "incomplete"
         if event.status == "failed":
-            self._finish(speech, failed=event.why or "failed")
+            self._fail(speech, event.why or "failed")
         elif event.status == "cancelled" or speech.interrupted:
             self._cancelled(speech, by_caller=event.why == "interrupted")
         elif event.audio and not speech.played:
@@ -278,16 +279,19 @@ class SpeechSequencer:
         speech = self.sent
         if speech is None or event.command != speech.id:
             return False
-        again = event.retry and event.code != NO_LISTENER
-        if again and speech.tries < _MAX_TRIES and not speech.cancelled:
+        again = event.retry and event.code != NO_LISTENER and not speech.cancelled
+        pause = retry_pause(speech, event.retry_after) if again else None
+        if pause is not None:
             self.sent = None
             self._state.timers.clear(TimerKind.SPEECH_START)
             speech.enter(Condition.RETURNED_TO_QUEUE)
             self.queue.put_back(speech)
             self._waiting_retry = True
-            self._state.timers.set(TimerKind.SPEECH_RETRY, self._state.now + _RETRY_AFTER)
+            self._state.timers.set(TimerKind.SPEECH_RETRY, self._state.now + pause)
+        elif speech.superseded:
+            self._drop(speech)
         else:
-            self._finish(speech, failed=event.code)
+            self._fail(speech, event.code, event.message, event.retry_after)
         return True
 
     # --- time
@@ -297,11 +301,13 @@ class SpeechSequencer:
         match kind:
             case TimerKind.SPEECH_RETRY:
                 self._waiting_retry = False
+            case TimerKind.SPEECH_START if self.sent is not None and self.sent.superseded:
+                self._drop(self.sent)
             case TimerKind.SPEECH_START if self.sent is not None:
                 self._state.warn("reply_not_started", f"the provider did not begin {self.sent.id} in {_START_WAIT:g} s")
-                self._finish(self.sent, failed="provider_timeout")
+                self._fail(self.sent, "provider_timeout")
             case TimerKind.SPEECH_FOREIGN:
-                self._foreign.clear()
+                self.unasked.clear()
             case TimerKind.SPEECH if self.active is not None:
                 self._overdue(self.active)
 
@@ -338,9 +344,20 @@ class SpeechSequencer:
     def _claim(self, event: ReplyStarted) -> Utterance | None:
         if self.sent is not None and event.command == self.sent.id:
             return self.sent
-        if event.command is None and self._state.model_floor and not self._state.over:
+        if self.unasked.accepts(event):
             return Utterance(id=self._state.ids("spk"), kind="reply", turn=self._turns.newest, requested=False)
         return None
+
+    def _fail(self, speech: Utterance, code: str, message: str | None = None, retry_after: float | None = None) -> None:
+        """Finish a speech that failed by itself, which may fail the turn that it answers."""
+        self._finish(speech, failed=code)
+        if not speech.cancelled:
+            self._failures.failed(speech, code, message, retry_after)
+
+    def _drop(self, speech: Utterance) -> None:
+        """Drop a speech that was sent and has become unnecessary."""
+        speech.enter(Condition.RETURNED_TO_QUEUE)
+        self._finish(speech, stale=True)
 
     def _begin(self, speech: Utterance, reply: str) -> None:
         if self.active is not None:
@@ -359,18 +376,14 @@ class SpeechSequencer:
         self.log.begin(speech)
         if speech.turn is not None:
             speech.turn.answered = True
+            if speech.kind == "reply":
+                speech.turn.answer_problem = None
         if speech.cancelled:
             self.stop_active()
             if speech.cut_by_caller:
                 self._turns.note_interruption(speech.heard_text)
         elif speech.overtaken and self._turns.speaking is not None:
             self.interrupt()
-
-    def _foreign_reply(self, reply: str) -> None:
-        self._state.warn("unasked_reply", "the provider began a reply that nobody asked for; it was stopped")
-        self._foreign.add(reply)
-        self._state.timers.set(TimerKind.SPEECH_FOREIGN, self._state.now + _FOREIGN_WAIT)
-        self._state.send(CancelReplyCommand(reply=reply))
 
     def _current(self, reply: str) -> Utterance | None:
         return self.active if self.active is not None and self.active.reply == reply else None
@@ -407,7 +420,7 @@ class SpeechSequencer:
         else:
             self._state.warn("reply_stalled", f"the provider sent nothing of {speech.id} for {_STALL_WAIT:g} s")
             self._state.send(CancelReplyCommand(reply=speech.reply or ""))
-            self._finish(speech, failed="provider_timeout")
+            self._fail(speech, "provider_timeout")
 
     def _after_cut(self, speech: Utterance) -> None:
         if not speech.generated:

@@ -68,6 +68,14 @@ class Utterance:
     """Why the provider stopped generating before the end."""
     tries: int = 0
     """How often it was sent."""
+    waited: bool = False
+    """Whether the time was waited for that the provider asked to wait."""
+    not_before: float = 0.0
+    """When it may be sent at the earliest."""
+    about_turn: bool = False
+    """Whether it is about the words of its turn alone, not about results of tools."""
+    superseded: bool = False
+    """Whether it is unnecessary because another reply, which knows the same words, began after it was sent."""
     recorded: bool = False
     """Whether its beginning is recorded."""
     call_notes: list[dict[str, Any]] = field(default_factory=list)

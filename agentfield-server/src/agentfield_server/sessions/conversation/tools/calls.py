@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentfield.realtime.commands import AddTextCommand, ToolResultCommand
-from agentfield.realtime.events import ToolRequested
+from agentfield.realtime.events import ToolRequested, ToolTampered
 from agentfield_server.sessions.conversation.effects import CancelTool, RejectOp, ResolveCall, RunTool
 from agentfield_server.sessions.conversation.inputs import (
     HandlerCall,
@@ -44,6 +44,8 @@ FILLER_AFTER = 0.8
 """Seconds after which the filler of a handler's call is spoken."""
 _NEWER_TURN_WAIT = 5.0
 """Seconds within which the model begins to answer a turn by itself."""
+_TAMPERED_WAIT = 3.0
+"""Seconds within which the client that answered a call by itself also asks for a reply about its answer."""
 _MAX_OPEN = 64
 
 
@@ -118,6 +120,12 @@ class ToolCallTracker:
             self._answer(call, text)
         elif was is ToolCallState.PENDING:
             self._add_later(call, text)
+
+    def tampered(self, event: ToolTampered) -> None:
+        """Warn that the caller's client answered a call by itself, and stop the reply that it asks for about its answer."""
+        message = f"the caller's client added a result for tool call {event.call_id}; it was deleted"
+        self._state.warn("tampered_output", message)
+        self._speech.unasked.stop_for(_TAMPERED_WAIT)
 
     def interrupted(self, reply: str) -> None:
         """Cancel the running calls of an interrupted reply whose tool asks for that."""
