@@ -179,7 +179,7 @@ class Decorators:
             turn_detection: How the end of a turn is detected, by default the pair's; None for push-to-talk.
             greeting: Text to speak first.
             goodbye: Text to speak when this side ends the call.
-            on_error: Text to speak when the handler raised.
+            on_error: Text to speak when the handler raised, or when the model cannot answer a turn on its floor.
             interrupt_after_ms: Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does
                 not interrupt.
             limits: Limits of duration, idle time, turns, tool calls and cost.
