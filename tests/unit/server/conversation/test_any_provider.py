@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield.realtime.events import (
@@ -190,8 +190,8 @@ def tools_end(call: SimulatedCall) -> None:
         assert ended
 
 
+@pytest.mark.fuzz
 @given(steps=st.lists(STEP, max_size=40), media=MEDIA, floor=FLOOR)
-@settings(max_examples=300, deadline=None)
 def test_no_realtime_events_leave_a_turn_open(steps: list[Any], media: str, floor: str) -> None:
     """Any objects as events of a Realtime provider raise nothing, on either medium and floor, and every turn is closed."""
     codec = Codec(config(floor=floor, tools=[tool("shop.look")]), audio=PCM if media == "bridged" else None, mark="m")
@@ -255,8 +255,8 @@ CHUNK = loosely(
 )
 
 
+@pytest.mark.fuzz
 @given(answers=st.lists(st.lists(CHUNK.map(json.dumps) | TEXTS | st.just("[DONE]"), max_size=8), max_size=4))
-@settings(max_examples=150, deadline=None)
 def test_no_chunks_of_a_completion_leave_a_turn_open(answers: list[list[str]]) -> None:
     """Any chunks of chat audio raise nothing; every answer ends, as an answer or as a fault, and every turn is closed."""
     call = SimulatedCall(media="turns", floor="model", turn_detection=None, on_error="sorry").live()
