@@ -145,7 +145,7 @@ code: unknown_tool
             {},
             422,
             """\
-error: openai/webrtc: options.noize: there is no such option. It has: language, max_output_tokens, noise_reduction, parallel_tool_calls, reasoning_effort, say_reasoning_effort, speed.
+error: openai/webrtc: options.noize: there is no such option. It has: include, keywords, language, languages, max_output_tokens, noise_reduction, noise_reduction_strength, parallel_tool_calls, prompt, reasoning_effort, say_reasoning_effort, speed, tracing, transcription_delay, transcription_prompt.
 hint: correct options={...} in @app.session(...)
 code: unknown_option
 """,

@@ -74,8 +74,8 @@ async def test_a_text_is_spoken_exactly() -> None:
         ({"voice": "darth"}, "invalid_value", "voice"),
         ({"input": ""}, "invalid_value", "input"),
         ({"input": "a" * 4097}, "invalid_value", "input"),
-        ({"response_format": "opus"}, "invalid_value", "response_format"),
-        ({"stream_format": "sse"}, "invalid_value", "stream_format"),
+        ({"response_format": "midi"}, "invalid_value", "response_format"),
+        ({"stream_format": "midi"}, "invalid_value", "stream_format"),
         ({"speed": 5.0}, "invalid_value", "speed"),
         ({"extra_body": {"pitch": 2}}, "unknown_parameter", "pitch"),
         ({"extra_body": {"model": 7}}, "invalid_value", "model"),
@@ -156,10 +156,9 @@ async def test_a_transcription_session_by_query() -> None:
             assert kinds[:2] == ["session.created", "session.updated"]
             await socket.send_json({"type": "response.create"})
             assert (await socket.receive_json(timeout=10))["error"]["param"] == "type"
-        for query in ("intent=transcription&model=m", "intent=conversation"):
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-                await http.ws_connect(f"{server.base_url}/realtime?{query}")
-            assert refused.value.status == 400
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await http.ws_connect(f"{server.base_url}/realtime?intent=conversation")
+        assert refused.value.status == 400
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -98,6 +100,40 @@ async def test_a_call_carries_a_spoken_turn_and_its_reply_and_is_hung_up() -> No
             await client.realtime.calls.hangup(call_id)
     for received in caller.events:
         check_event(received)
+
+
+def objects_of_call(server: LocalServer) -> list[weakref.ref[Any]]:
+    """Return weak references to what the latest call consists of: ours, and the peer connection of aiortc."""
+    call = server.calls[-1]
+    assert call.session is not None
+    assert call.connection is not None
+    peer = call.connection._connection
+    transceivers = peer.getTransceivers()
+    transports = [part.sender.transport for part in transceivers] + [peer.sctp.transport]
+    owned = [call.session, call.session.conversation, call.connection, call.connection._leg, peer, peer.sctp]
+    owned += [part for each in transceivers for part in (each, each.sender, each.receiver)]
+    owned += [part for each in transports for part in (each, each.transport, each.transport.iceGatherer)]
+    return [weakref.ref(part) for part in owned if part is not None]
+
+
+@pytest.mark.parametrize("end", ["hangup", "caller"])
+async def test_nothing_of_an_ended_call_stays(end: str) -> None:
+    """Without any garbage collection, every object of a call is freed when it has ended, and every task has ended."""
+    async with serving() as (server, client):
+        for _ in range(4):
+            gc.collect()
+            gc.disable()
+            try:
+                async with calling(client) as (caller, call_id):
+                    caller.speak(tone(400, 48_000))
+                    await caller.wait("output_audio_buffer.stopped")
+                    kept = objects_of_call(server)
+                    if end == "hangup":
+                        await client.realtime.calls.hangup(call_id)
+                await until(lambda: server.calls[-1].state == "ended" and server.calls[-1].session is None)
+                await until(lambda: not [ref() for ref in kept if ref() is not None], "everything is freed")  # noqa: B023
+            finally:
+                gc.enable()
 
 
 async def test_speech_interrupts_the_reply() -> None:

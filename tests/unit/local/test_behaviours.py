@@ -314,8 +314,8 @@ def test_the_default_silence_is_configurable() -> None:
 
 
 def test_refusals_list_the_supported_values() -> None:
-    """An invalid literal lists the supported values; a transcription model without turn detection says so."""
-    driver = ConversationDriver()
+    """An invalid literal lists the supported values; in a transcription session, a model without turn detection says so."""
+    driver = ConversationDriver(transcription=True)
     for audio, message in (
         ({"noise_reduction": {"type": "x"}}, "Invalid value: 'x'. Supported values are: 'near_field' and 'far_field'."),
         (
@@ -327,7 +327,7 @@ def test_refusals_list_the_supported_values() -> None:
             "Turn detection is not supported with 'gpt-realtime-whisper'; set 'turn_detection' to null.",
         ),
     ):
-        driver.send("session.update", session={"type": "realtime", "audio": {"input": audio}})
+        driver.send("session.update", session={"type": "transcription", "audio": {"input": audio}})
         assert (driver.error()["code"], driver.error()["message"]) == ("invalid_value", message)
 
 

@@ -28,8 +28,15 @@ from support.providers.openai import PCM, check_client_event, check_session, con
 
 TOOLS = (tool("voice-support.resolve_turn", "Resolve it."), tool("shop.cancel"))
 OPTIONS: dict[str, Any] = {
-    "language": "en",
+    "languages": ["en", "de"],
+    "keywords": ["AgentField", "parcel"],
+    "transcription_prompt": "The caller asks about a parcel.",
+    "transcription_delay": "low",
+    "include": ["item.input_audio_transcription.logprobs"],
     "noise_reduction": "near_field",
+    "noise_reduction_strength": 0.5,
+    "prompt": {"id": "pmpt_1", "version": "2", "variables": {"city": "Ulm"}},
+    "tracing": {"workflow_name": "calls", "group_id": "g1", "metadata": {"line": "7"}},
     "speed": 1.25,
     "max_output_tokens": 1000,
     "parallel_tool_calls": True,
@@ -52,6 +59,7 @@ CONFIGS = [
         [
             (ServerVad(silence_duration_ms=300), "gpt-transcribe", ("audio", "text"), "marin", {}),
             (SemanticVad(eagerness="low"), None, ("audio",), None, OPTIONS),
+            (SemanticVad(eagerness="low"), "gpt-live-transcribe", ("audio",), None, OPTIONS),
             (None, "whisper-1", ("text",), "alloy", {"language": "de"}),
         ],
     )
@@ -219,6 +227,56 @@ def test_the_audio_format_is_requested_in_both_directions(audio: AudioFormat, wr
 def test_end_sends_no_client_event() -> None:
     """Ending is an HTTP hang-up, not a client event."""
     assert Codec(config()).encode(EndCommand()) == []
+
+
+def test_options_are_the_fields_of_the_protocol() -> None:
+    """Each option arrives in its field, and tracing only in the first object of a session: it cannot be changed later."""
+    codec = Codec(config(options=OPTIONS, transcription="gpt-live-transcribe", instructions="Be kind."), audio=PCM)
+    session = codec.initial_update()["session"]
+    for name in ("prompt", "tracing", "include"):
+        assert session[name] == OPTIONS[name]
+    assert session["instructions"] == "Be kind."
+    assert session["audio"]["input"]["noise_reduction"] == {"type": "near_field", "strength": 0.5}
+    assert session["audio"]["input"]["transcription"] == {
+        "model": "gpt-live-transcribe",
+        "languages": ["en", "de"],
+        "keywords": ["AgentField", "parcel"],
+        "prompt": "The caller asks about a parcel.",
+        "delay": "low",
+    }
+    (later,) = codec.encode(UpdateCommand(interruptible=False))
+    assert later["session"]["prompt"] == OPTIONS["prompt"]
+    assert "tracing" not in later["session"]
+    call = Codec(config(options={"tracing": "auto"}))
+    assert call.session_payload()["tracing"] == "auto"
+    assert "tracing" not in call.initial_update()["session"]
+
+
+def test_a_prompt_template_is_not_erased_by_absent_instructions() -> None:
+    """Without instructions of the declaration, the template keeps its own."""
+    session = Codec(config(options={"prompt": {"id": "pmpt_1"}}, instructions=None)).session_payload()
+    assert session["prompt"] == {"id": "pmpt_1"}
+    assert "instructions" not in session
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"language": "en", "languages": ["en"]}, "options"),
+        ({"noise_reduction_strength": 0.5}, "options"),
+        ({"noise_reduction": "near_field", "noise_reduction_strength": -1}, "options.noise_reduction_strength"),
+        ({"languages": ["english"]}, "options.languages.0"),
+        ({"keywords": [""]}, "options.keywords.0"),
+        ({"prompt": {"name": "x"}}, "options.prompt.id"),
+        ({"transcription_delay": "none"}, "options.transcription_delay"),
+        ({"include": ["everything"]}, "options.include.0"),
+    ],
+)
+def test_options_that_contradict_each_other_or_the_protocol_are_refused(options: dict[str, Any], field: str) -> None:
+    """The refusal names the field."""
+    with pytest.raises(InvalidInput) as caught:
+        Codec(config(options=options))
+    assert caught.value.data["field"] == field
 
 
 def test_invalid_options_are_refused_by_name() -> None:

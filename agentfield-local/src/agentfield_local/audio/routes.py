@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import struct
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Literal
 
 from aiohttp import web
 from pydantic import Field
 
+from agentfield_local.audio.encodings import CONTENT_TYPES, FILE_RATE, FileFormat, encode_stream
 from agentfield_local.audio.resampler import Resampler
 from agentfield_local.audio.tempo import TempoFilter
 from agentfield_local.audio.transcriptions import transcribe_upload
+from agentfield_local.brain.tokens import text_tokens
 from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.faults.refusal_injector import RefusalInjector
 from agentfield_local.http.access import AccessControl
 from agentfield_local.http.bodies import read_model
+from agentfield_local.http.sse import open_event_stream, send_event
 from agentfield_local.speech.pool import EnginePool
 from agentfield_local.speech.voices import accepted_voices
 from agentfield_local.wire.refusals import Refusal
@@ -23,24 +26,26 @@ from agentfield_local.wire.validation import StrictModel
 
 __all__ = ["AudioRoutes"]
 
-_RATE = 24_000
 _MAX_TEXT = 4096
 _MAX_BODY = 128 * 1024
+_BYTES_PER_TOKEN = 512
 _SPEECH_ONLY_VOICES = ("fable", "onyx", "nova")
-_UNKNOWN_SIZE = 0xFFFFFFFF
-_TYPES = {"wav": "audio/wav", "pcm": "audio/pcm"}
+
+
+class _VoiceId(StrictModel):
+    id: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class _SpeechRequest(StrictModel):
-    """The body of `POST /v1/audio/speech`; without a `response_format` the answer is WAV."""
+    """The body of `POST /v1/audio/speech`; without a `response_format` the answer is mp3."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     input: Annotated[str, Field(min_length=1, max_length=_MAX_TEXT)]
-    voice: str
+    voice: str | _VoiceId
     instructions: Annotated[str, Field(max_length=_MAX_TEXT)] | None = None
-    response_format: Literal["wav", "pcm"] = "wav"
+    response_format: FileFormat = "mp3"
     speed: Annotated[float, Field(ge=0.25, le=4.0)] = 1.0
-    stream_format: Literal["audio"] = "audio"
+    stream_format: Literal["audio", "sse"] = "audio"
 
 
 class AudioRoutes:
@@ -82,24 +87,45 @@ class AudioRoutes:
         return await transcribe_upload(request, self._pool)
 
     async def _speak(self, request: web.Request) -> web.StreamResponse:
-        """Stream the audio of a text, 24 kHz s16le mono; refuse unspeakable text before the first byte."""
+        """Stream the audio of a text, 24 kHz mono; refuse unspeakable text before the first byte."""
         self._access.identify(request, client_secret=False)
         self._refusals.check("speech")
         if request.content_type != "application/json":
             raise Refusal("Send application/json.", code="invalid_content_type")
         asked = await read_model(request, _SpeechRequest, _MAX_BODY)
         _check_voice(asked.voice, self._pool)
-        pieces = _pieces(self._pool, asked.input, asked.speed)
+        pieces = encode_stream(_pieces(self._pool, asked.input, asked.speed), asked.response_format)
         # The first piece comes before the status line: an engine that fails at once still gets an HTTP error.
         first = await _first(pieces)
-        response = web.StreamResponse(headers={"Content-Type": _TYPES[asked.response_format]})
+        if asked.stream_format == "sse":
+            return await self._send_events(request, asked.input, first, pieces)
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPES[asked.response_format]})
         await response.prepare(request)
-        await response.write((_wav_header() if asked.response_format == "wav" else b"") + first)
+        await response.write(first)
         if self._behaviour().disconnects.speech and request.transport is not None:
             request.transport.abort()
             return response
         async for piece in pieces:
             await response.write(piece)
+        await response.write_eof()
+        return response
+
+    @staticmethod
+    async def _send_events(
+        request: web.Request, text: str, first: bytes, pieces: AsyncIterator[bytes]
+    ) -> web.StreamResponse:
+        response = await open_event_stream(request)
+        size = 0
+        piece: bytes | None = first
+        while piece is not None:
+            size += len(piece)
+            if piece:
+                audio = base64.b64encode(piece).decode()
+                await send_event(response, {"type": "speech.audio.delta", "audio": audio})
+            piece = await anext(pieces, None)
+        read, spoken = text_tokens(text), -(-size // _BYTES_PER_TOKEN)
+        usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+        await send_event(response, {"type": "speech.audio.done", "usage": usage})
         await response.write_eof()
         return response
 
@@ -121,8 +147,8 @@ async def _first(pieces: AsyncIterator[bytes]) -> bytes:
 
 
 async def _pieces(pool: EnginePool, text: str, speed: float) -> AsyncIterator[bytes]:
-    resampler = Resampler(pool.engines.tts.rate, _RATE)
-    tempo = TempoFilter(_RATE, speed)
+    resampler = Resampler(pool.engines.tts.rate, FILE_RATE)
+    tempo = TempoFilter(FILE_RATE, speed)
     async for clause in pool.speak(text):
         piece = tempo.feed(resampler.feed(clause))
         if piece:
@@ -132,16 +158,11 @@ async def _pieces(pool: EnginePool, text: str, speed: float) -> AsyncIterator[by
         yield rest
 
 
-def _check_voice(voice: str, pool: EnginePool) -> None:
+def _check_voice(voice: str | _VoiceId, pool: EnginePool) -> None:
+    """Reject an unknown name; any custom voice is accepted, and spoken with the engine's own."""
     known = (*accepted_voices(pool.engines.tts.voices), *_SPEECH_ONLY_VOICES)
-    if voice not in known:
+    if isinstance(voice, str) and voice not in known:
         names = ", ".join(repr(name) for name in known)
         raise Refusal(
             f"Invalid value: {voice!r:.200}. Supported values are: {names}.", code="invalid_value", param="voice"
         )
-
-
-def _wav_header() -> bytes:
-    """Return the header of a WAV stream of unknown length (RIFF, all sizes 0xFFFFFFFF)."""
-    body = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _RATE, _RATE * 2, 2, 16)
-    return struct.pack("<4sI4s", b"RIFF", _UNKNOWN_SIZE, b"WAVE") + body + struct.pack("<4sI", b"data", _UNKNOWN_SIZE)

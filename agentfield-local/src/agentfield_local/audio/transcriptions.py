@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import AsyncIterator
 
 import av
 from aiohttp import web
 from av.audio.stream import AudioStream
 
 from agentfield_local.audio.resampler import Resampler
+from agentfield_local.audio.transcript_stream import stream_transcript
 from agentfield_local.http.bodies import read_form
 from agentfield_local.speech.pool import EnginePool
 from agentfield_local.speech.protocols import SPEECH_RATE, Vad
@@ -37,8 +39,8 @@ _CONTAINERS = (
 )
 
 
-async def transcribe_upload(request: web.Request, pool: EnginePool) -> web.Response:
-    """Answer `POST /v1/audio/transcriptions` with the words of the uploaded file.
+async def transcribe_upload(request: web.Request, pool: EnginePool) -> web.StreamResponse:
+    """Answer `POST /v1/audio/transcriptions` with the words of the uploaded file, as events if `stream` is true.
 
     Raises:
         Refusal: The file is missing, or is not a recording.
@@ -53,20 +55,53 @@ async def transcribe_upload(request: web.Request, pool: EnginePool) -> web.Respo
             code="invalid_value",
             param="response_format",
         )
-    text = await transcribe_pcm(pool, await pool.vad_worker.run(decode_recording, form["file"]))
-    return web.Response(text=text) if response_format == "text" else web.json_response({"text": text})
+    stream = _flag(form.get("stream", b"false"), "stream")
+    pcm = await pool.vad_worker.run(decode_recording, form["file"])
+    if stream:
+        return await stream_transcript(request, transcribe_utterances(pool, pcm), samples=len(pcm) // 2)
+    text = await transcribe_pcm(pool, pcm)
+    if response_format == "text":
+        return web.Response(text=text)
+    usage = {"type": "duration", "seconds": round(len(pcm) / (SPEECH_RATE * 2), 3)}
+    return web.json_response({"text": text, "usage": usage})
+
+
+def _flag(value: bytes, param: str) -> bool:
+    match value.decode("utf-8", "replace").lower():
+        case "true" | "1":
+            return True
+        case "false" | "0" | "":
+            return False
+        case other:
+            raise Refusal(
+                f"Invalid value: {other!r:.200}. Supported values are: 'true', 'false'.",
+                code="invalid_value",
+                param=param,
+            )
 
 
 async def transcribe_pcm(pool: EnginePool, pcm: bytes) -> str:
-    """Return the words of a recording (16 kHz s16le mono); split a long one into utterances first.
+    """Return the words of a recording (16 kHz s16le mono).
 
     Raises:
-        Busy: The queue of an engine is full.
+        EngineBusy: The queue of an engine is full.
     """
-    if len(pcm) <= _UNSPLIT_SECONDS * SPEECH_RATE * 2:
-        return await pool.transcribe(pcm)
-    parts = await pool.vad_worker.run(_utterances, pool.engines.vad(), pcm)
-    return " ".join(filter(None, [await pool.transcribe(part) for part in parts]))
+    return " ".join([words async for words in transcribe_utterances(pool, pcm)])
+
+
+async def transcribe_utterances(pool: EnginePool, pcm: bytes) -> AsyncIterator[str]:
+    """Yield the words of each utterance that has any; a short recording is one utterance.
+
+    Raises:
+        EngineBusy: The queue of an engine is full.
+    """
+    parts = [pcm]
+    if len(pcm) > _UNSPLIT_SECONDS * SPEECH_RATE * 2:
+        parts = await pool.vad_worker.run(_utterances, pool.engines.vad(), pcm)
+    for part in parts:
+        words = await pool.transcribe(part)
+        if words:
+            yield words
 
 
 def decode_recording(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Recordings in requests: strict decoding of base64 WAV or PCM, and their words, cached per conversation."""
+"""Recordings in requests: strict decoding of base64 files or PCM, and their words, cached per conversation."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def decode_audio(audio: InputAudio, param: str) -> bytes:
     data = _decode_base64(audio.data, f"{param}.data")
     if audio.format == "pcm16":
         return _decode_pcm(data, f"{param}.data")
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+    if audio.format == "wav" and (data[:4] != b"RIFF" or data[8:12] != b"WAVE"):
         raise invalid("The recording is not a WAV file.", f"{param}.data")
     try:
         pcm = decode_recording(data)

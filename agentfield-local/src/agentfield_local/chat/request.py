@@ -42,10 +42,10 @@ class TextPart(StrictModel):
 
 
 class InputAudio(StrictModel):
-    """A recording: raw base64; `pcm16` is 24 kHz mono, signed little-endian."""
+    """A recording: raw base64 of a file; `pcm16` has no header and is 24 kHz mono, signed little-endian."""
 
     data: Annotated[str, Field(min_length=1, max_length=_MAX_AUDIO)]
-    format: Literal["wav", "pcm16"]
+    format: Literal["wav", "mp3", "flac", "ogg", "m4a", "aac", "pcm16"]
 
 
 class InputAudioPart(StrictModel):

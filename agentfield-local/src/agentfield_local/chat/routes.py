@@ -1,4 +1,4 @@
-"""Routes of chat completions: `/v1/chat/completions`, `/v1/generation`, `/v1/models`, and JSON transcriptions."""
+"""Routes of chat completions: `/v1/chat/completions`, `/v1/generation`, `/v1/models`, JSON transcriptions."""
 
 from __future__ import annotations
 
@@ -96,6 +96,7 @@ class ChatService:
             web.post("/v1/chat/completions", self.complete),
             web.get("/v1/generation", self.generation),
             web.get("/v1/models", self.models),
+            web.get("/v1/models/{model:.+}", self.model),
         )
 
     def stop(self) -> None:
@@ -158,8 +159,11 @@ class ChatService:
                 return await CompletionStream(request, generation, behaviour, self._stopping).run(
                     make_completion, prepare
                 )
+            file_format = asked.audio.format if asked.speaks and asked.audio is not None else None
             return await run_while_connected(
-                request, self._stopping, complete_as_json(generation, make_completion, prepare)
+                request,
+                self._stopping,
+                complete_as_json(generation, make_completion, prepare, file_format=file_format),
             )
         except (ClientDisconnected, StreamBroken) as why:
             generation.cancelled = isinstance(why, ClientDisconnected)
@@ -186,6 +190,16 @@ class ChatService:
         """`GET /v1/models`: the available models."""
         self._access.identify(request, client_secret=False)
         return web.json_response({"object": "list", "data": list_models(request.query.get("output_modalities"))})
+
+    async def model(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/models/{model}`: one of them."""
+        self._access.identify(request, client_secret=False)
+        name = request.match_info["model"]
+        found = next((model for model in list_models(None) if model["id"] == name), None)
+        if found is None:
+            text = f"The model {name!r:.200} does not exist; GET /v1/models lists those of this server."
+            raise Refusal(text, code="model_not_found", param="model")
+        return web.json_response(found)
 
     @_with_chat_refusals
     async def transcribe(self, request: web.Request) -> web.StreamResponse:

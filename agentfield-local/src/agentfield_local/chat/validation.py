@@ -1,4 +1,4 @@
-"""Validation rules across fields: audio requires a stream, tool calls require results, names must exist."""
+"""Validation rules across fields: streamed audio is PCM, tool calls require results, names must exist."""
 
 from __future__ import annotations
 
@@ -41,15 +41,13 @@ def _check_audio(request: ChatRequest, voices: Collection[str]) -> None:
         return
     if request.audio is None:
         raise invalid("Missing required parameter: 'audio' is needed when audio is asked for.", "audio")
-    if not request.stream:
-        raise invalid("Audio output requires streaming: set 'stream' to true.", "stream")
-    if request.audio.format != "pcm16":
+    if request.stream and request.audio.format != "pcm16":
         raise invalid(
             f"audio.format does not support {request.audio.format!r} when stream=true. Supported values are: 'pcm16'.",
             "audio.format",
         )
     voice = request.audio.voice
-    if not isinstance(voice, str) or voice not in voices:
+    if isinstance(voice, str) and voice not in voices:  # any custom voice is spoken with the engine's own
         names = ", ".join(repr(name) for name in voices)
         raise invalid(f"Invalid value: {voice!r:.200}. Supported values are: {names}.", "audio.voice")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from agentfield_local.wire.refusals import HttpRefusal, Refusal, http_error
 
 __all__ = ["HttpApplication", "RequestRecord"]
 
+_log = logging.getLogger(__name__)
 _MAX_RECORDS = 1000
 _CORS_HEADERS = "authorization, content-type, x-openai-agents-sdk, openai-safety-identifier"
 _STATUS = {
@@ -24,6 +26,7 @@ _STATUS = {
     "forbidden": HTTPStatus.FORBIDDEN,
     "call_id_not_found": HTTPStatus.NOT_FOUND,
     "not_found": HTTPStatus.NOT_FOUND,
+    "model_not_found": HTTPStatus.NOT_FOUND,
     "rate_limit_exceeded": HTTPStatus.TOO_MANY_REQUESTS,
     "insufficient_quota": HTTPStatus.TOO_MANY_REQUESTS,
     "request_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -96,6 +99,17 @@ class HttpApplication:
             except web.HTTPException as error:
                 text = f"{request.method} {request.path}: {error.reason}."
                 response = web.json_response(http_error(Refusal(text, code="invalid_request")), status=error.status)
+            except web.RequestPayloadError:
+                response = _refusal_response(Refusal("The body is malformed or incomplete.", code="invalid_body"))
+            except ConnectionError:  # the client is gone
+                raise
+            except Exception:
+                # The last resort. Nothing can be said any more after the first byte: then aiohttp cuts the connection.
+                if request.writer.output_size:
+                    raise
+                _log.exception("%s %s failed", request.method, request.path)
+                failed = "The server had an error while processing your request."
+                response = _refusal_response(Refusal(failed, code="server_error", kind="server_error"))
             self._allow_origin(request, response)
             return response
 

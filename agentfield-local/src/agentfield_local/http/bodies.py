@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ValidationError
 
+from agentfield_local.wire.json_values import parse_json
 from agentfield_local.wire.refusals import Refusal
 from agentfield_local.wire.validation import refusal_from_validation
 
@@ -43,13 +43,7 @@ def json_object(data: bytes, name: str) -> dict[str, Any]:
     Raises:
         Refusal: `invalid_json`.
     """
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Refusal(f"'{name}' is not valid JSON.", code="invalid_json", param=name) from None
-    if not isinstance(found, dict):
-        raise Refusal(f"'{name}' is not a JSON object.", code="invalid_json", param=name)
-    return found
+    return parse_json(data, f"'{name}'", param=name)
 
 
 async def read_model(request: web.Request, model: type[ModelT], limit: int, *, empty: bytes = b"") -> ModelT:

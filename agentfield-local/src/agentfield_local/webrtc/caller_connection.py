@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
-from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame
 
 from agentfield_local.faults.behaviour import DisconnectFaults
 from agentfield_local.runtime.tasks import TaskSet
 from agentfield_local.webrtc.data_channel import DataChannelLeg
-from agentfield_local.webrtc.ice import UdpPortRange, gather_on_ports, with_address
+from agentfield_local.webrtc.ice import UdpPortRange, gather_on_ports, release_transports, with_address
 from agentfield_local.webrtc.jitter_buffer import set_jitter_prefetch
 from agentfield_local.webrtc.media import PacedTrack
 from agentfield_local.webrtc.options import MediaOptions
@@ -27,11 +26,6 @@ _CHANNEL_LABEL = "oai-events"
 _log = logging.getLogger(__name__)
 _CLOSE_SECONDS = 5.0
 _GAP_MS = 400
-_UNANSWERABLE = (
-    *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),
-    *(InternalError, InvalidAccessError, InvalidStateError, OperationError),
-)
-"""Exceptions of aiortc on an offer that it cannot parse or answer."""
 
 
 class CallerSession(Protocol):
@@ -94,6 +88,7 @@ class CallerConnection:
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track = PacedTrack(session.pull)
         self._leg: DataChannelLeg | None = None
+        self._has_channel = False
         self._connected = asyncio.Event()
         self._ended = False
         self._connection.addTrack(self._track)
@@ -112,7 +107,9 @@ class CallerConnection:
             if self._ports is not None:
                 gather_on_ports(self._connection, self._ports)
             await self._connection.setLocalDescription(await self._connection.createAnswer())
-        except _UNANSWERABLE as error:
+        except (Refusal, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - aiortc validates nothing and may raise anything, also StopIteration
             _log.info("an offer was refused: %s", type(error).__name__)
             raise Refusal(
                 "The SDP offer was refused: it cannot be answered.", code="invalid_offer", param="sdp"
@@ -131,7 +128,10 @@ class CallerConnection:
                 await self._connection.close()
         except TimeoutError:
             _log.warning("a peer connection did not close in %s s", _CLOSE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - aiortc cannot close a connection whose offer it took only in part
+            _log.info("a peer connection did not close: %s", type(error).__name__)
         await self._tasks.close()
+        release_transports(self._connection)
 
     async def _watch_connect(self) -> None:
         try:
@@ -154,9 +154,10 @@ class CallerConnection:
             self._on_lost(reason)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
-        if channel.label != _CHANNEL_LABEL or self._leg is not None:
+        if channel.label != _CHANNEL_LABEL or self._has_channel:
             channel.close()
             return
+        self._has_channel = True
         leg = self._leg = DataChannelLeg(
             self._leg_name,
             channel,
@@ -168,8 +169,9 @@ class CallerConnection:
         self._session.attach(leg)
 
     def _drop_leg(self) -> None:
-        if self._leg is not None:
-            self._session.detach(self._leg)
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            self._session.detach(leg)
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "audio":

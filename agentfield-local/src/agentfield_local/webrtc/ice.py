@@ -1,4 +1,4 @@
-"""ICE gathering: UDP ports from a range, the advertised address, and loopback only; aiortc has no settings for them."""
+"""ICE of a peer connection: UDP ports from a range, the advertised address, loopback only, and release after its end."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import aioice.ice
 from aioice import Candidate, Connection
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import StunProtocol
-from aiortc import RTCPeerConnection
+from aiortc import RTCDtlsTransport, RTCPeerConnection
 
 from agentfield_local.wire.refusals import Refusal
 
-__all__ = ["UdpPortRange", "gather_on_ports", "restrict_to_loopback", "with_address"]
+__all__ = ["UdpPortRange", "gather_on_ports", "release_transports", "restrict_to_loopback", "with_address"]
 
 _LOOPBACK = "127.0.0.1"
 
@@ -45,12 +45,32 @@ def gather_on_ports(peer: RTCPeerConnection, ports: UdpPortRange) -> None:
     aioice binds to any free port and has no setting for it. Each of its connections gathers with one method, which is
     replaced on the connections of this peer only.
     """
-    transports = [transceiver.sender.transport for transceiver in peer.getTransceivers()]
-    if peer.sctp is not None:
-        transports.append(peer.sctp.transport)
-    for transport in transports:
+    for transport in _transports(peer):
         connection = transport.transport.iceGatherer._connection  # noqa: SLF001 - there is no other way
         connection.get_component_candidates = partial(_candidates, connection, ports)  # type: ignore[method-assign]
+
+
+def release_transports(peer: RTCPeerConnection) -> None:
+    """Break the reference cycles of a closed connection, so that its memory is freed at once.
+
+    aiortc removes the listeners of the connection, but not those of its transports, which refer back to it; aioice keeps
+    the candidate pairs, which refer to their connection. Codecs, packets and sockets of every call would otherwise stay
+    until a full garbage collection, which is rare in a process that only carries audio.
+    """
+    for transport in _transports(peer):
+        ice = transport.transport
+        for emitter in (transport, ice, ice.iceGatherer):
+            emitter.remove_all_listeners()
+        ice.iceGatherer._connection._check_list.clear()  # noqa: SLF001 - `close` leaves it
+    if peer.sctp is not None:
+        peer.sctp.remove_all_listeners()
+
+
+def _transports(peer: RTCPeerConnection) -> list[RTCDtlsTransport]:
+    found = [transceiver.sender.transport for transceiver in peer.getTransceivers()]
+    if peer.sctp is not None and peer.sctp.transport is not None:
+        found.append(peer.sctp.transport)
+    return found
 
 
 async def _candidates(

@@ -1,5 +1,6 @@
 """Wire-level helpers shared by every protocol of the server: refusals, strict models and ids. Sans-I/O.
 
-`refusals` holds the exception that becomes an `error` event or an HTTP error body, `validation` turns a pydantic error
-into one, and `ids` makes the ids of objects and events. Read them in this order.
+`refusals` holds the exception that becomes an `error` event or an HTTP error body, `json_values` parses what clients
+send, `validation` turns a pydantic error into a refusal, and `ids` makes the ids of objects and events. Read them in
+this order.
 """

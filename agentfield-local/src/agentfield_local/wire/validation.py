@@ -11,6 +11,9 @@ from agentfield_local.wire.refusals import Refusal
 __all__ = ["StrictModel", "refusal_from_validation"]
 
 
+_MAX_PATH = 400
+
+
 class StrictModel(BaseModel):
     """Base of everything that a client sends: unknown fields are refused and no value is converted."""
 
@@ -66,4 +69,4 @@ def _path(loc: Sequence[int | str], data: object, *, missing: bool, root: Sequen
             data = data[name]
         elif missing and step == len(loc) - 1:
             path += f".{name}" if path else str(name)
-    return path
+    return path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}…"

@@ -113,7 +113,7 @@ class Codec:
 
     def initial_update(self) -> dict[str, Any]:
         """Return the `session.update` that a new connection sends first."""
-        return self._encoder.update(interruptible=self._state.interruptible)
+        return self._encoder.update(interruptible=self._state.interruptible, initial=True)
 
     def encode(self, command: Command) -> list[dict[str, Any]]:
         """Return the client events of a command, in sending order.

@@ -80,12 +80,13 @@ class CommandEncoder:
             case EndCommand():
                 return []
 
-    def update(self, *, interruptible: bool) -> ClientEvent:
-        """Return the `session.update` event that applies our configuration."""
+    def update(self, *, interruptible: bool, initial: bool = False) -> ClientEvent:
+        """Return the `session.update` event that applies our configuration; `initial` is the first of a connection."""
         state = self._state
         state.interruptible = interruptible
         state.updates.append(interruptible)
-        session = self._session.update(interruptible=interruptible, voice=not state.voice_locked)
+        voice = not state.voice_locked
+        session = self._session.update(interruptible=interruptible, voice=voice, initial=initial)
         return {"type": "session.update", "event_id": state.register(PendingEvent("update")), "session": session}
 
     def _create(self, kind: str, command: str, response: dict[str, Any]) -> ClientEvent:

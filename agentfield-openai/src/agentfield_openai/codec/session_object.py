@@ -44,16 +44,20 @@ class SessionObject:
 
     def create(self) -> dict[str, Any]:
         """Return the object for the creation of a call."""
-        return {"type": "realtime", "model": self._config.model, **self._settings(interruptible=True, voice=True)}
+        settings = self._settings(interruptible=True, voice=True)
+        return {"type": "realtime", "model": self._config.model, **settings, **self._tracing()}
 
-    def update(self, *, interruptible: bool, voice: bool) -> dict[str, Any]:
+    def update(self, *, interruptible: bool, voice: bool, initial: bool = False) -> dict[str, Any]:
         """Return the object of a `session.update`.
 
         Args:
             interruptible: Whether speech of the caller interrupts replies.
             voice: Whether to include the voice; the provider refuses it once audio was produced.
+            initial: Whether it is the first of a connection. Tracing is part of the first object that a session gets
+                and of no later one: it cannot be changed afterwards. A WebRTC call is created with it.
         """
-        return {"type": "realtime", **self._settings(interruptible=interruptible, voice=voice)}
+        tracing = self._tracing() if initial and self._format is not None else {}
+        return {"type": "realtime", **self._settings(interruptible=interruptible, voice=voice), **tracing}
 
     def tools(self, targets: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Return the function definitions of these targets, of all declared ones if None."""
@@ -85,7 +89,7 @@ class SessionObject:
         handler = self._config.declaration.floor == "handler"
         settings: dict[str, Any] = {
             "output_modalities": [self.modality],
-            "instructions": self.instructions,
+            **self._prompt(),
             "tools": [] if handler else self.tools(),
             "tool_choice": "none" if handler else "auto",
             "audio": {"input": self._input(interruptible=interruptible)},
@@ -97,6 +101,8 @@ class SessionObject:
             output["speed"] = self.options.speed
         if output:
             settings["audio"]["output"] = output
+        if self.options.include is not None:
+            settings["include"] = list(self.options.include)
         if self.options.max_output_tokens is not None:
             settings["max_output_tokens"] = self.options.max_output_tokens
         if self.options.parallel_tool_calls is not None:
@@ -110,12 +116,37 @@ class SessionObject:
         if self._format is not None:
             settings["format"] = dict(self._format)
         if self._config.transcription is not None:
-            settings["transcription"] = {"model": self._config.transcription}
-            if self.options.language is not None:
-                settings["transcription"]["language"] = self.options.language
+            settings["transcription"] = {"model": self._config.transcription, **self._transcription()}
         if self.options.noise_reduction is not None:
             settings["noise_reduction"] = {"type": self.options.noise_reduction}
+            if self.options.noise_reduction_strength is not None:
+                settings["noise_reduction"]["strength"] = self.options.noise_reduction_strength
         return settings
+
+    def _transcription(self) -> dict[str, Any]:
+        options = self.options
+        given = {
+            "language": options.language,
+            "languages": None if options.languages is None else list(options.languages),
+            "keywords": None if options.keywords is None else list(options.keywords),
+            "prompt": options.transcription_prompt,
+            "delay": options.transcription_delay,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _prompt(self) -> dict[str, Any]:
+        """Return the instructions and the prompt template; empty instructions would erase the text of a template."""
+        prompt = self.options.prompt
+        if prompt is None:
+            return {"instructions": self.instructions}
+        instructions = {"instructions": self.instructions} if self.instructions else {}
+        return {**instructions, "prompt": prompt.model_dump(exclude_none=True)}
+
+    def _tracing(self) -> dict[str, Any]:
+        tracing = self.options.tracing
+        if tracing is None:
+            return {}
+        return {"tracing": tracing if isinstance(tracing, str) else tracing.model_dump(exclude_none=True)}
 
     def _turn_detection(self, *, interruptible: bool) -> dict[str, Any] | None:
         answers = {
@@ -151,7 +182,15 @@ class SessionObject:
         }
         if self._format is not None:
             flat |= {"input_format": audio_in.get("format"), "output_format": audio_out.get("format")}
-        plain = ("output_modalities", "instructions", "tools", "tool_choice", "max_output_tokens", "reasoning")
+        plain = (
+            "output_modalities",
+            "instructions",
+            "prompt",
+            "tools",
+            "tool_choice",
+            "max_output_tokens",
+            "reasoning",
+        )
         return flat | {name: session.get(name) for name in plain}
 
     @staticmethod

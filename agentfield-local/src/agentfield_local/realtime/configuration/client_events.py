@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -11,10 +10,13 @@ from agentfield_local.realtime.configuration.schema import (
     AudioFormat,
     FunctionTool,
     Modalities,
+    Prompt,
     Reasoning,
     TokenLimit,
     ToolChoice,
+    VoiceId,
 )
+from agentfield_local.wire.json_values import check_values, load_object
 from agentfield_local.wire.refusals import Refusal
 from agentfield_local.wire.validation import StrictModel, refusal_from_validation
 
@@ -42,11 +44,12 @@ __all__ = [
     "parse_event",
 ]
 
+_MAX_EVENT_ID = 512
 _MAX_AUDIO_CHARS = 15 * 1024 * 1024 * 4 // 3 + 4
 
 
 class _Event(StrictModel):
-    event_id: Annotated[str, Field(max_length=512)] | None = None
+    event_id: Annotated[str, Field(max_length=_MAX_EVENT_ID)] | None = None
 
 
 class SessionUpdate(_Event):
@@ -161,7 +164,7 @@ class ItemDelete(_Event):
 
 class _ResponseOutput(StrictModel):
     format: AudioFormat | None = None
-    voice: str | None = None
+    voice: str | VoiceId | None = None
 
 
 class _ResponseAudio(StrictModel):
@@ -186,7 +189,7 @@ class ResponseParams(StrictModel):
     ) = None
     conversation: Literal["auto", "none"] | None = None
     input: Annotated[list[InputItem], Field(max_length=256)] | None = None
-    prompt: None = None
+    prompt: Prompt | None = None
     reasoning: Reasoning | None = None
 
 
@@ -229,9 +232,9 @@ _ADAPTER: TypeAdapter[Any] = TypeAdapter(ClientEvent)
 
 
 def event_id_of(data: object) -> str | None:
-    """Return the client's event id; None if it is missing or not a string."""
+    """Return the client's event id; None if it is missing or is not a valid one."""
     found = data.get("event_id") if isinstance(data, dict) else None
-    return found if isinstance(found, str) else None
+    return found if isinstance(found, str) and len(found) <= _MAX_EVENT_ID else None
 
 
 def parse_event(text: str | bytes) -> tuple[Any, str | None]:
@@ -241,12 +244,14 @@ def parse_event(text: str | bytes) -> tuple[Any, str | None]:
         The typed event, or a refusal of it, and the client's event id for the answer.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError):
-        return Refusal("The event is not valid JSON.", code="invalid_json"), None
-    if not isinstance(data, dict):
-        return Refusal("The event is not a JSON object.", code="invalid_json"), None
+        data = load_object(text, "The event")
+    except Refusal as refusal:
+        return refusal, None
+    event_id = event_id_of(data)
     try:
-        return _ADAPTER.validate_python(data), event_id_of(data)
+        check_values(data, "The event")
+        return _ADAPTER.validate_python(data), event_id
+    except Refusal as refusal:
+        return refusal, event_id
     except ValidationError as error:
-        return refusal_from_validation(error, data), event_id_of(data)
+        return refusal_from_validation(error, data), event_id

@@ -13,6 +13,7 @@ __all__ = [
     "AudioFormat",
     "FunctionTool",
     "Modalities",
+    "Prompt",
     "Reasoning",
     "SemanticVad",
     "ServerVad",
@@ -20,6 +21,7 @@ __all__ = [
     "TokenLimit",
     "ToolChoice",
     "TranscriptionSessionPatch",
+    "VoiceId",
 ]
 
 DEFAULT_MODEL = "agentfield-local"
@@ -81,11 +83,17 @@ class _AudioInput(StrictModel):
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = None
 
 
+class VoiceId(StrictModel):
+    """Reference to a custom voice of the provider; this server speaks it with the engine's own voice."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class _AudioOutput(StrictModel):
     """Audio of replies."""
 
     format: AudioFormat = _Pcm(type="audio/pcm")
-    voice: str = ""
+    voice: str | VoiceId = ""
     speed: Annotated[float, Field(ge=0.25, le=1.5)] = 1.0
 
 
@@ -115,6 +123,14 @@ class Reasoning(StrictModel):
     """Reasoning effort; accepted, without effect on the brains of this server."""
 
     effort: Literal["minimal", "low", "medium", "high", "xhigh"] | None = None
+
+
+class Prompt(StrictModel):
+    """Reference to a prompt template of the provider; accepted and echoed, without effect: this server stores none."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+    version: Annotated[str, Field(max_length=200)] | None = None
+    variables: dict[str, str | dict[str, Any]] | None = None
 
 
 class _TokenLimits(StrictModel):
@@ -147,7 +163,7 @@ class SessionPatch(StrictModel):
     max_output_tokens: TokenLimit = "inf"
     truncation: Literal["auto", "disabled"] | _Retention = "auto"
     tracing: Literal["auto"] | _Tracing | None = None
-    prompt: None = None
+    prompt: Prompt | None = None
     include: list[Literal["item.input_audio_transcription.logprobs"]] | None = None
     audio: _Audio = _Audio()
 

@@ -108,7 +108,8 @@ class SessionConfig:
             valid.pop("model", None)
         self.check_voice(valid.get("audio", {}).get("output", {}).get("voice"), has_audio=has_audio, root=root)
         merged = _merge(self.data, valid)
-        _check_turn_detection(merged["audio"]["input"], root)
+        if self.transcription:
+            _check_turn_detection(merged["audio"]["input"], root)
         self.data = merged
         self._has_model = self._has_model or "model" in valid
 
@@ -121,8 +122,8 @@ class SessionConfig:
                 param=".".join((*root, "type")),
             )
 
-    def check_voice(self, voice: str | None, *, has_audio: bool, root: tuple[str, ...]) -> None:
-        """Reject an unknown voice, and a change of voice after the assistant has spoken.
+    def check_voice(self, voice: str | dict[str, str] | None, *, has_audio: bool, root: tuple[str, ...]) -> None:
+        """Reject an unknown voice, and a change of voice after the assistant has spoken; any custom voice is accepted.
 
         Raises:
             Refusal: `invalid_value` or `cannot_update_voice`.
@@ -130,7 +131,7 @@ class SessionConfig:
         if voice is None:
             return
         param = ".".join((*root, "audio.output.voice"))
-        if voice not in self._voices:
+        if isinstance(voice, str) and voice not in self._voices:
             known = ", ".join(repr(name) for name in self._voices)
             raise Refusal(
                 f"Invalid value: {voice!r:.200}. Supported values are: {known}.", code="invalid_value", param=param
@@ -173,9 +174,10 @@ class SessionConfig:
         return found
 
     @property
-    def voice(self) -> str:
-        """Name of the voice."""
-        return str(self.output["voice"])
+    def voice(self) -> str | dict[str, str]:
+        """Name of the voice, or the object with the id of a custom one."""
+        found: str | dict[str, str] = self.output["voice"]
+        return found
 
     @property
     def turn_detection(self) -> dict[str, Any] | None:
@@ -185,7 +187,9 @@ class SessionConfig:
 
 
 def _check_turn_detection(audio_input: Mapping[str, Any], root: tuple[str, ...]) -> None:
-    """Reject turn detection with the transcription model that does not support it.
+    """Reject turn detection in a transcription session whose model does not support it.
+
+    The rule is not one of conversations: clients combine the two there by default.
 
     Raises:
         Refusal: `invalid_value`.
@@ -212,7 +216,7 @@ def _merge(current: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
             previous = merged.get(name) or {}
             same = previous.get("type") == value["type"]
             merged[name] = {**(previous if same else _TURN_DETECTION[value["type"]]), **value}
-        elif name in {"audio", "input", "output", "transcription"}:
+        elif name in {"audio", "input", "output", "transcription", "noise_reduction"}:
             merged[name] = _merge(merged.get(name) or {}, value)
         elif name == "format":
             merged[name] = {"type": "audio/pcm", "rate": 24000} if value["type"] == "audio/pcm" else value

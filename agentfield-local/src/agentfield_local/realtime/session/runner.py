@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVarTuple
@@ -41,6 +40,8 @@ from agentfield_local.speech.segmenter import SpeechEvent, SpeechPaused, SpeechS
 from agentfield_local.webrtc.media import AudioEcho
 from agentfield_local.webrtc.output_buffer import OutputAudioBuffer
 from agentfield_local.wire.ids import new_id
+from agentfield_local.wire.json_values import parse_json
+from agentfield_local.wire.refusals import Refusal
 
 __all__ = ["SessionRunner"]
 
@@ -48,6 +49,7 @@ _log = logging.getLogger(__name__)
 _DELTA_MS = 200
 _MAX_BUFFERED_MS = 60_000
 _MAX_RECORDED_UPDATES = 200
+_SERVER_ERROR = "The server had an error while processing your request. Sorry about that!"
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -111,12 +113,12 @@ class SessionRunner:
         self._tasks = TaskSet()
         self._work: dict[str, asyncio.Task[Any]] = {}
         self._timers: dict[TimerKey, asyncio.Task[Any]] = {}
-        self._vad_feed = VadFeed(pool, self._on_speech)
+        self._vad_feed = VadFeed(pool)
         self._interim_transcript = InterimTranscript(pool, self._tasks)
         self._decoder: Decoder | None = None
         self._caller_resampler = Resampler(WEBRTC_RATE, SPEECH_RATE)
         self._echo = AudioEcho(output_buffer) if pool.engines.echo and output_buffer is not None else None
-        self._tasks.start(self._vad_feed.run(), "vad feed")
+        self._tasks.start(self._vad_feed.run(self._on_speech), "vad feed")
 
     def open(self) -> None:
         """Start voice activity detection and the expiry timer."""
@@ -143,18 +145,23 @@ class SessionRunner:
 
     def receive(self, leg: Leg, text: str | bytes) -> None:
         """Handle one client event."""
-        self._record(text)
-        self._perform(self.conversation.receive(leg.name, text))
+        try:
+            self._record(text)
+            self._perform(self.conversation.receive(leg.name, text))
+        except Exception:  # noqa: BLE001 - the last resort: a fault of the server must not end a caller's connection
+            _log.exception("a client event failed")
+            refusal = Refusal(_SERVER_ERROR, code="server_error", kind="server_error")
+            leg.send({"type": "error", "event_id": new_id("event"), "error": refusal.body()})
 
     def _record(self, text: str | bytes) -> None:
         """Record session updates, for tests of clients."""
         needle = b'"session.update"' if isinstance(text, bytes) else '"session.update"'
         if needle in text and len(self.session_updates) < _MAX_RECORDED_UPDATES:  # type: ignore[operator]
             try:
-                data = json.loads(text)
-            except ValueError:
+                data = parse_json(text, "The event")
+            except Refusal:
                 return
-            if isinstance(data, dict) and isinstance(data.get("session"), dict):
+            if isinstance(data.get("session"), dict):
                 self.session_updates.append(data["session"])
 
     def caller_frame(self, frame: AudioFrame) -> None:
@@ -177,6 +184,9 @@ class SessionRunner:
     async def close(self) -> None:
         """Stop all tasks of the session."""
         await self._tasks.close()
+        # A cancelled task holds the traceback of its cancellation, and so this session with all its audio.
+        self._timers.clear()
+        self._work.clear()
 
     # effects ----------------------------------------------------------------------------------------------------
 
@@ -278,8 +288,7 @@ class SessionRunner:
             self._perform(self.conversation.response_failed(response_id, f"The server is overloaded: {error}."))
         except Exception as error:  # noqa: BLE001 - an engine may raise anything; the response fails, the session continues
             _log.warning("a response failed", exc_info=error)
-            message = "The server had an error while processing your request. Sorry about that!"
-            self._perform(self.conversation.response_failed(response_id, message))
+            self._perform(self.conversation.response_failed(response_id, _SERVER_ERROR))
 
     async def _query_brain(self, response_id: str, request: BrainRequest) -> None:
         verbatim = verbatim_text(request.instructions) if self._behaviour.paraphrase_says else None

@@ -28,12 +28,10 @@ class VadFeed:
 
     Args:
         pool: The engines.
-        on_speech: Called on the event loop with each event and the ms of audio before the segmenter's first sample.
     """
 
-    def __init__(self, pool: EnginePool, on_speech: OnSpeech) -> None:
+    def __init__(self, pool: EnginePool) -> None:
         self._pool = pool
-        self._on_speech = on_speech
         self._pending = bytearray()
         self._wake = asyncio.Event()
         self._segmenter: Segmenter | None = None
@@ -70,8 +68,12 @@ class VadFeed:
             self._pending += pcm
             self._wake.set()
 
-    async def run(self) -> None:
-        """Process queued audio until cancelled."""
+    async def run(self, on_speech: OnSpeech) -> None:
+        """Process queued audio until cancelled.
+
+        Args:
+            on_speech: Called on the event loop with each event and the ms of audio before the segmenter's first sample.
+        """
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -86,6 +88,6 @@ class VadFeed:
                 _log.warning("%s; %d ms of a caller were not listened to", error, len(pcm) // 32)
                 continue
             for event in events:
-                # `restart` may have run meanwhile, also from `_on_speech`: events of the old settings are stale.
+                # `restart` may have run meanwhile, also from `on_speech`: events of the old settings are stale.
                 if segmenter is self._segmenter:
-                    self._on_speech(event, base_ms)
+                    on_speech(event, base_ms)

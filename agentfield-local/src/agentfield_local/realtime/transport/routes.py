@@ -13,6 +13,7 @@ from agentfield_local.faults.behaviour import Behaviour
 from agentfield_local.faults.refusal_injector import RefusalInjector
 from agentfield_local.http.access import AccessControl, ClientSecret, without_credentials
 from agentfield_local.http.bodies import json_object, read_body, read_form, read_model
+from agentfield_local.realtime.configuration.beta_shape import beta_refusal
 from agentfield_local.realtime.configuration.session_config import SessionConfig
 from agentfield_local.realtime.transport.calls import CallRegistry
 from agentfield_local.realtime.transport.websockets import WebSocketSessions
@@ -25,6 +26,7 @@ from agentfield_local.wire.validation import StrictModel
 __all__ = ["RealtimeRoutes"]
 
 _MAX_SESSION_BYTES = 512 * 1024
+_BETA_PATHS = ("/v1/realtime", "/v1/realtime/sessions", "/v1/realtime/transcription_sessions")
 _CALL = "/v1/realtime/calls/{call_id}"
 
 
@@ -91,12 +93,13 @@ class RealtimeRoutes:
             web.post(f"{_CALL}/reject", self._reject),
             web.post(f"{_CALL}/refer", self._refer),
             web.post("/v1/realtime/client_secrets", self._client_secret),
+            *(web.post(path, self._refuse_beta) for path in _BETA_PATHS),
         )
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         known = {"model", "call_id", "intent"}.intersection(request.query)
-        if len(known) > 1:
-            raise Refusal("Pass exactly one of 'model', 'call_id' and 'intent'.", code="invalid_value", param="model")
+        if "call_id" in known and len(known) > 1:
+            raise Refusal("Pass either 'call_id' or 'model' or 'intent'.", code="invalid_value", param="call_id")
         if "call_id" in known:
             self._access.identify(request, client_secret=False)
             self._refusals.check("sideband")
@@ -105,8 +108,13 @@ class RealtimeRoutes:
         self._refusals.check("socket")
         session = _session_of(secret)
         if "intent" in known:
+            # Stock clients add `model` beside the intent; a transcription session has none, so that it has no effect.
             session = _transcription_session(request.query["intent"], session)
         return await self._sockets.serve_session(request, request.query.get("model"), session)
+
+    async def _refuse_beta(self, request: web.Request) -> web.StreamResponse:
+        self._access.identify(request, client_secret=True)
+        raise beta_refusal()
 
     async def _create_call(self, request: web.Request) -> web.Response:
         secret = self._access.identify(request, client_secret=True)

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from agentfield_local.faults.behaviour import Behaviour, DisconnectFaults
+from agentfield_local.realtime.configuration.beta_shape import BETA_CLOSE, check_beta_shape, is_beta_client
 from agentfield_local.realtime.session.runner import SessionRunner
 from agentfield_local.realtime.transport.calls import CallRegistry
 from agentfield_local.realtime.transport.websocket_leg import ABORT, WebSocketLeg
@@ -68,7 +69,7 @@ class WebSocketSessions:
                 runner.conversation.config.update(session)
             runner.open()
             self.sessions.append(runner)
-            return await self._serve(request, runner)
+            return await self._serve(request, runner, beta=is_beta_client(request.headers.get("OpenAI-Beta")))
         finally:
             await runner.close()
             if runner in self.sessions:
@@ -88,7 +89,7 @@ class WebSocketSessions:
         finally:
             self._calls.leg_left(call)
 
-    async def _serve(self, request: web.Request, runner: SessionRunner) -> web.WebSocketResponse:
+    async def _serve(self, request: web.Request, runner: SessionRunner, *, beta: bool = False) -> web.WebSocketResponse:
         if len(self._legs) >= _MAX_SOCKETS:
             raise Refusal("Too many connections at once.", code="rate_limit_exceeded", kind="rate_limit_error")
         socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=_MAX_MESSAGE, heartbeat=_HEARTBEAT_SECONDS)
@@ -101,18 +102,25 @@ class WebSocketSessions:
             async with asyncio.TaskGroup() as group:
                 group.create_task(leg.run())
                 runner.attach(leg)
-                await self._read(socket, leg, runner)
+                await self._read(socket, leg, runner, beta=beta)
         finally:
             self._legs.discard(leg)
             runner.detach(leg)
         return socket
 
-    async def _read(self, socket: web.WebSocketResponse, leg: WebSocketLeg, runner: SessionRunner) -> None:
+    async def _read(
+        self, socket: web.WebSocketResponse, leg: WebSocketLeg, runner: SessionRunner, *, beta: bool
+    ) -> None:
         try:
             async for message in socket:
                 match message.type:
                     case WSMsgType.TEXT | WSMsgType.BINARY:
+                        if beta:
+                            check_beta_shape(message.data)
                         runner.receive(leg, message.data)
+        except Refusal as refusal:
+            leg.send({"type": "error", "event_id": new_id("event"), "error": refusal.body()})
+            leg.end(*BETA_CLOSE)
         finally:
             leg.end()  # ends `leg.run`, for which the task group waits
 

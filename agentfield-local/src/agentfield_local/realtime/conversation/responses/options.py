@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentfield_local.realtime.configuration.client_events import ItemReference, ResponseParams
+from agentfield_local.realtime.configuration.schema import VoiceId
 from agentfield_local.realtime.configuration.session_config import SessionConfig
 from agentfield_local.realtime.conversation.items import Item, ItemStore, item_from_client
 from agentfield_local.wire.refusals import Refusal
@@ -23,7 +24,7 @@ class ResponseOptions:
         modality: Whether the response is spoken or written.
         tools: Offered functions, as the wire has them.
         tool_choice: `auto`, `none`, `required` or the name of a function.
-        voice: Name of the voice.
+        voice: Name of the voice, or the id of a custom one: a response reports no object.
         format: The `format` object of the output audio.
         max_output_tokens: Token limit.
         metadata: Metadata of the client.
@@ -60,7 +61,7 @@ def make_options(
     """
     session = config.data
     output = params.audio.output if params.audio is not None else None
-    voice = output.voice if output is not None else None
+    voice = _voice(output.voice) if output is not None else None
     config.check_voice(voice, has_audio=has_audio, root=("response",))
     requested_format = output.format if output is not None else None
     return ResponseOptions(
@@ -68,13 +69,21 @@ def make_options(
         modality=(params.output_modalities or session["output_modalities"])[0],
         tools=session["tools"] if params.tools is None else [tool.model_dump() for tool in params.tools],
         tool_choice=_choice(session["tool_choice"] if params.tool_choice is None else params.tool_choice),
-        voice=voice or config.voice,
+        voice=_voice_name(voice or config.voice),
         format=config.output["format"] if requested_format is None else requested_format.model_dump(),
         max_output_tokens=params.max_output_tokens or session["max_output_tokens"],
         metadata=params.metadata,
         conversation_id=None if params.conversation == "none" else conversation_id,
         input=None if params.input is None else [_input_item(given, items) for given in params.input],
     )
+
+
+def _voice(given: str | VoiceId | None) -> str | dict[str, str] | None:
+    return {"id": given.id} if isinstance(given, VoiceId) else given
+
+
+def _voice_name(voice: str | dict[str, str]) -> str:
+    return voice["id"] if isinstance(voice, dict) else voice
 
 
 def _input_item(given: Any, items: ItemStore) -> Item:
