@@ -23,6 +23,8 @@ from support.waiting import SECONDS, until
 
 Result = TypeVar("Result")
 
+EFFORT = settings.default.max_examples  # of the loaded profile: a longer one searches deeper everywhere
+
 ODD_TEXTS = st.sampled_from(
     ["", "\ud83d", "\udc00x", "\x00", "x" * 3000, "../..", "function", "audio/pcmu", "true", "٣", "A" * 64 + "-"]
 )
@@ -353,7 +355,7 @@ def world(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
 def test_arbitrary_events_on_a_websocket(world: World) -> None:
     """Each event is handled or refused in the protocol's shape, and the session takes the next one."""
 
-    @settings(max_examples=150)
+    @settings(max_examples=EFFORT)
     @given(st.lists(FRAMES, min_size=1, max_size=6), st.sampled_from(["model=m", "intent=transcription&model=m"]))
     def attack(frames: list[str | bytes], query: str) -> None:
         world.run(world.socket(frames, query))
@@ -364,7 +366,7 @@ def test_arbitrary_events_on_a_websocket(world: World) -> None:
 def test_arbitrary_events_on_a_data_channel(world: World) -> None:
     """The same on the data channel of a call: its media connection stays."""
 
-    @settings(max_examples=12)
+    @settings(max_examples=EFFORT // 10)
     @given(st.lists(FRAMES.filter(len), min_size=5, max_size=40))
     def attack(frames: list[str | bytes]) -> None:
         world.run(world.channel(frames))
@@ -375,7 +377,7 @@ def test_arbitrary_events_on_a_data_channel(world: World) -> None:
 def test_arbitrary_bodies(world: World) -> None:
     """Each request is answered below 500; a refusal has a message in the protocol's shape."""
 
-    @settings(max_examples=150)
+    @settings(max_examples=EFFORT)
     @given(requests())
     def attack(request: tuple[str, bytes, str]) -> None:
         world.run(world.post(*request))
@@ -386,7 +388,7 @@ def test_arbitrary_bodies(world: World) -> None:
 def test_arbitrary_offers(world: World) -> None:
     """An offer with changed lines is answered or refused, and nothing of it stays."""
 
-    @settings(max_examples=80)
+    @settings(max_examples=EFFORT // 2)
     @given(line_changes())
     def attack(changes: list[tuple[float, str, str]]) -> None:
         world.run(world.offer(changes))

@@ -19,12 +19,15 @@ from openai.types.audio import TranscriptionStreamEvent
 from openai.types.chat import ChatCompletion
 from pydantic import TypeAdapter
 
+from agentfield.realtime.events import SessionUpdated
 from agentfield_local.audio.encodings import encode_file
 from agentfield_local.brain import ObedientBrain
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.synthetic import synthetic_engines
+from agentfield_openai.codec import Codec
 from support.audio import silence, tone, wav
 from support.providers.local_server import Caller, b64, check_event
+from support.providers.openai import PCM, config, decode
 
 TEXT = "Your refund was approved."
 SERVER_VAD = {"type": "server_vad"}
@@ -166,6 +169,29 @@ async def test_a_custom_voice_speaks_and_is_locked() -> None:
             assert event["type"] == answer
             if answer == "error":
                 assert event["error"]["code"] == "cannot_update_voice"
+
+
+async def test_the_options_of_our_codec_are_applied_without_drift() -> None:
+    """A session that our adapters ask for with every option of the protocol is echoed as it was asked for."""
+    options = {
+        "languages": ["en", "de"],
+        "keywords": ["parcel"],
+        "transcription_prompt": "a parcel",
+        "transcription_delay": "low",
+        "include": ["item.input_audio_transcription.logprobs"],
+        "noise_reduction": "far_field",
+        "noise_reduction_strength": 0.5,
+        "prompt": {"id": "pmpt_1", "version": "2"},
+        "tracing": "auto",
+    }
+    codec = Codec(config(options=options, transcription="gpt-realtime-whisper"), audio=PCM)
+    async with serving() as (server, _), socket(server, "model=gpt-realtime-2") as connection:
+        await connection.send_json(codec.initial_update())
+        event = await next_event(connection, "session.updated", "error")
+        assert event["session"]["tracing"] == "auto"
+        (updated_session,) = decode(codec, event)
+        assert isinstance(updated_session, SessionUpdated)
+        assert updated_session.drift == ()
 
 
 # the retired beta ----------------------------------------------------------------------------------------------------
