@@ -21,6 +21,8 @@ from support.audio import silence, tone
 from support.providers.local_server import Caller, b64, check_event
 from support.waiting import SECONDS, until
 
+pytestmark = pytest.mark.fuzz
+
 Result = TypeVar("Result")
 
 EFFORT = settings.default.max_examples  # of the loaded profile: a longer one searches deeper everywhere
