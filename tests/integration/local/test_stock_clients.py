@@ -189,7 +189,7 @@ async def test_the_options_of_our_codec_are_applied_without_drift() -> None:
         await connection.send_json(codec.initial_update())
         event = await next_event(connection, "session.updated", "error")
         assert event["session"]["tracing"] == "auto"
-        (updated_session,) = decode(codec, event)
+        updated_session = decode(codec, event)[-1]
         assert isinstance(updated_session, SessionUpdated)
         assert updated_session.drift == ()
 
