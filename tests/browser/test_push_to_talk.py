@@ -15,8 +15,8 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
 from agentfield.realtime.commands import CancelReplyCommand
+from agentfield.recordings import audible
 from agentfield_server.api.pages import PageRoutes
-from agentfield_server.media.decode import audible
 from support.audio import tone, wav
 from support.browser.chromium import Watched, chromium, line, watched_page
 from support.providers.scripted_turns import Scripted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["FIXTURES", "PHONE_FIXTURES", "ROOT", "SPEECH_FIXTURES"]
+__all__ = ["FIXTURES", "PHONE_FIXTURES", "RECORDING_FIXTURES", "ROOT", "SPEECH_FIXTURES"]
 
 ROOT = Path(__file__).resolve().parents[2]
 """The root of the checkout."""
@@ -17,3 +17,6 @@ SPEECH_FIXTURES = ROOT / "tests" / "fixtures" / "speech"
 
 PHONE_FIXTURES = ROOT / "tests" / "fixtures" / "phone"
 """A recorded telephone call."""
+
+RECORDING_FIXTURES = ROOT / "tests" / "fixtures" / "recordings"
+"""Recordings in formats that people's software writes."""

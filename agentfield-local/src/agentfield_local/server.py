@@ -9,8 +9,8 @@ from typing import Any, Self
 from aiohttp import web
 
 from agentfield.errors import InvalidInput
+from agentfield.recordings import MAX_BYTES
 from agentfield_local.audio.routes import AudioRoutes
-from agentfield_local.audio.transcriptions import MAX_RECORDING_BYTES
 from agentfield_local.brain.protocol import Brain
 from agentfield_local.chat.routes import ChatService
 from agentfield_local.faults.behaviour import Behaviour
@@ -33,7 +33,7 @@ from agentfield_local.webrtc.options import MediaOptions
 __all__ = ["LocalServer"]
 
 _SHUTDOWN_SECONDS = 5.0
-_MAX_BODY = MAX_RECORDING_BYTES + 64 * 1024
+_MAX_BODY = MAX_BYTES + 64 * 1024
 
 
 class LocalServer:

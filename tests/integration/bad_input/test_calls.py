@@ -73,10 +73,10 @@ def mp3(path: Path) -> Path:
     [
         ("missing.wav", "No such file or directory"),
         ("text.wav", NO_AUDIO),
-        ("nothing.wav", NO_AUDIO),
+        ("nothing.wav", "it has no bytes"),
         ("header.wav", NO_AUDIO),
         ("empty.wav", "it has no samples"),
-        ("silence.wav", "it is silent: no part of it is louder than -45 dBFS"),
+        ("silence.wav", "it is silent"),
         ("folder.wav", "Is a directory"),
     ],
 )
@@ -96,7 +96,7 @@ async def test_an_unusable_recording_is_refused(
         2,
         f"""\
 error: DIR/{name} cannot be used as a recording: {why}.
-hint: give a WAV file with speech, any rate, mono or stereo
+hint: give a file with speech: {FORMATS}
 code: bad_recording
 """,
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from agentfield.errors import ControlPlaneUnavailable
 from agentfield_cli.call.audio_io import AudioSink, PlayoutBuffer, TerminalCall
-from agentfield_cli.call.recordings import FRAME, RATE, Resampler, Samples, wav
+from agentfield_cli.call.recordings import FRAME, RATE, Resampler, Samples, turn_wav
 
 __all__ = ["RecordedTurnsCall", "place_recorded_turns_call"]
 
@@ -49,7 +49,7 @@ class RecordedTurnsCall(TerminalCall):
 
     async def say(self, samples: Samples) -> float:
         """Post `samples` as one turn, play the answer, and return the time of the post."""
-        recording, key = await asyncio.to_thread(wav, samples, self._rate), str(uuid.uuid4())
+        recording, key = await asyncio.to_thread(turn_wav, samples, self._rate), str(uuid.uuid4())
         at = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_TIMEOUT):

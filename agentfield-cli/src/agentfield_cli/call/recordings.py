@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentfield.errors import InvalidInput
+from agentfield.recordings import FORMATS, MAX_BYTES, RefusedRecording, audible, decode_recording, recording_rate
 
 __all__ = [
     "FRAME",
@@ -24,6 +25,7 @@ __all__ = [
     "is_loud",
     "read_recording",
     "read_speech",
+    "turn_wav",
     "wav",
     "wire_rate",
     "write_recording",
@@ -42,8 +44,8 @@ RATES = (8000, 16_000, 24_000, 48_000)
 
 _LOUD = 32768 * 10 ** (-45 / 20)
 """Root mean square of -45 dBFS."""
-_MAX_SECONDS = 600
-"""Longest recording."""
+_RAW_TYPES = {".gsm": "audio/gsm", ".g722": "audio/g722", ".ul": "audio/pcmu", ".al": "audio/pcma"}
+"""Media types of formats without a header, by suffix."""
 
 
 def is_loud(frame: Samples) -> bool:
@@ -52,27 +54,19 @@ def is_loud(frame: Samples) -> bool:
 
 
 def read_recording(path: Path) -> Samples:
-    """Return a recording of any rate, format and number of channels as 48 kHz mono.
+    """Return a recording of any format that the control plane takes as 48 kHz mono.
 
     Raises:
         InvalidInput: The file is missing, not audio, empty, or longer than ten minutes (code `bad_recording`).
     """
-    import av
-
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise _bad(path, "it has no audio")
-            samples = _decode(container)
-    except (av.error.InvalidDataError, av.error.EOFError) as error:
-        raise _bad(path, "it is not audio, or its header is cut off") from error
+        with path.open("rb") as file:
+            samples = decode_recording(file, RATE, media_type=_media_type(path))
+    except RefusedRecording as refused:
+        raise _bad(path, refused.reason) from refused
     except OSError as error:
         raise _bad(path, error.strerror or type(error).__name__) from error
-    except ValueError as error:
-        raise _bad(path, str(error)) from error
-    if not samples.size:
-        raise _bad(path, "it has no samples")
-    return samples
+    return np.frombuffer(samples, "<i2").astype(np.int16)
 
 
 def read_speech(path: Path) -> Samples:
@@ -82,20 +76,17 @@ def read_speech(path: Path) -> Samples:
         InvalidInput: As `read_recording`, and for a silent recording (code `bad_recording`).
     """
     samples = read_recording(path)
-    padded = np.pad(samples, (0, -samples.size % FRAME)).reshape(-1, FRAME)
-    if not any(is_loud(frame) for frame in padded):
-        raise _bad(path, "it is silent: no part of it is louder than -45 dBFS")
+    if not audible(samples.astype("<i2").tobytes()):
+        raise _bad(path, "it is silent")
     return samples
 
 
 def wire_rate(paths: Sequence[Path]) -> int:
     """Return the rate to send recordings at: their own rate if they share one that is in `RATES`, else 24000."""
-    import av
-
     rates = set[int]()
     for path in paths:
-        with av.open(str(path)) as container:
-            rates.add(container.streams.audio[0].rate)
+        with path.open("rb") as file:
+            rates.add(recording_rate(file, media_type=_media_type(path)))
     return next(iter(rates)) if len(rates) == 1 and rates <= set(RATES) else 24_000
 
 
@@ -134,6 +125,11 @@ class Resampler:
         )
 
 
+def turn_wav(samples: Samples, rate: int) -> bytes:
+    """Return `wav` for a recorded turn: at 16 kHz if it has more bytes at `rate` than the control plane takes."""
+    return wav(samples, rate if samples.size / RATE * rate * 2 + 44 <= MAX_BYTES else 16_000)
+
+
 def wav(samples: Samples, rate: int) -> bytes:
     """Return 48 kHz mono samples as a 16-bit WAV file at `rate`."""
     resampler = Resampler(RATE, rate)
@@ -158,26 +154,15 @@ def check_writable(path: Path) -> Path:
     return path
 
 
-def _decode(container: Any) -> Samples:
-    import av
-
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
-    pieces: list[Samples] = []
-    length = 0
-    for frame in [*container.decode(audio=0), None]:
-        for out in resampler.resample(frame):
-            pieces.append(out.to_ndarray().reshape(-1).astype(np.int16, copy=False))
-            length += pieces[-1].size
-    if length > RATE * _MAX_SECONDS:
-        raise ValueError(f"it is longer than {_MAX_SECONDS // 60} minutes")
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+def _media_type(path: Path) -> str:
+    return _RAW_TYPES.get(path.suffix.lower(), "")
 
 
 def _bad(path: Path, why: str) -> InvalidInput:
     return InvalidInput(
         f"{path} cannot be used as a recording: {why}.",
         code="bad_recording",
-        hint="give a WAV file with speech, any rate, mono or stereo",
+        hint=f"give a file with speech: {FORMATS}",
         field="audio",
     )
 

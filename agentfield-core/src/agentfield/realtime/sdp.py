@@ -10,12 +10,13 @@ from agentfield.errors import InvalidInput
 
 __all__ = ["MAX_SDP", "Candidate", "gate_sdp", "read_candidate"]
 
-MAX_SDP = 16 * 1024
-"""Bytes of an offer; a browser's has about 2.4 kB."""
+MAX_SDP = 64 * 1024
+"""Bytes of an offer; a browser's has about 2.4 kB, and 100 for each candidate."""
 
-_MAX_LINES = 400
+_MAX_LINES = 800
 _MAX_LINE = 1024
-_MAX_CANDIDATES = 32
+_MAX_CANDIDATES = 128
+"""Most candidates; a machine with many networks, VPNs and relays has more than 32."""
 _LINE = re.compile(r"[a-z]=[^\x00-\x08\x0a-\x1f\x7f]*")
 _FINGERPRINT = re.compile(r"a=fingerprint:sha-256 ([0-9A-F]{2}:){31}[0-9A-F]{2}", re.IGNORECASE)
 _UFRAG = re.compile(r"a=ice-ufrag:[A-Za-z0-9+/]{4,256}")

@@ -7,8 +7,9 @@ import binascii
 import hashlib
 from collections import OrderedDict
 
+from agentfield.recordings import MAX_BYTES
 from agentfield_local.audio.resampler import Resampler
-from agentfield_local.audio.transcriptions import MAX_RECORDING_BYTES, decode_recording, transcribe_pcm
+from agentfield_local.audio.transcriptions import decode_upload, transcribe_pcm
 from agentfield_local.chat.refusals import ChatRefusal, invalid, to_chat_refusal
 from agentfield_local.chat.request import InputAudio
 from agentfield_local.speech.pool import EnginePool
@@ -70,7 +71,7 @@ def decode_audio(audio: InputAudio, param: str) -> bytes:
     if audio.format == "wav" and (data[:4] != b"RIFF" or data[8:12] != b"WAVE"):
         raise invalid("The recording is not a WAV file.", f"{param}.data")
     try:
-        pcm = decode_recording(data)
+        pcm = decode_upload(data)
     except Refusal as refusal:
         raise invalid(to_chat_refusal(refusal).message, f"{param}.data") from None
     if not pcm:
@@ -85,8 +86,8 @@ def _decode_base64(text: str, param: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise invalid("The recording is not valid base64.", param) from None
-    if len(data) > MAX_RECORDING_BYTES:
-        raise ChatRefusal(413, f"The recording is larger than {MAX_RECORDING_BYTES} bytes.", param=param)
+    if len(data) > MAX_BYTES:
+        raise ChatRefusal(413, f"The recording is larger than {MAX_BYTES} bytes.", param=param)
     return data
 
 

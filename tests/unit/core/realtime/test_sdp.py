@@ -78,6 +78,14 @@ def test_unreachable_candidates_are_dropped(address: str) -> None:
     assert gate_sdp(with_line(f"a=candidate:1 1 udp 1 {address} 80 typ host")) == GOOD
 
 
+def test_a_machine_with_many_networks_passes() -> None:
+    """An offer with 128 candidates of full length is within the limits."""
+    foundation = "candidate:1234567890 1 udp 2122260223 2001:db8:1111:2222:3333:4444:5555"
+    tail = "typ relay raddr 2001:db8:1111:2222:3333:4444:5555:6666 rport 54321 generation 0 ufrag EsAw network-id 9"
+    lines = "".join(f"a={foundation}:{number:x} 54321 {tail} network-cost 999\r\n" for number in range(128))
+    assert gate_sdp(GOOD + lines).count("a=candidate:") == 128
+
+
 HOSTILE = {
     "empty": "",
     "garbage": "hello",
@@ -94,7 +102,7 @@ HOSTILE = {
     "plain RTP": GOOD.replace("UDP/TLS/RTP/SAVPF", "RTP/AVP"),
     "a DNS name": with_line("a=candidate:1 1 udp 1 internal.example 80 typ host"),
     "half a candidate": with_line("a=candidate:1 1 udp"),
-    "a thousand candidates": GOOD + "".join(f"a=candidate:{n} 1 udp 1 192.0.2.7 80 typ host\r\n" for n in range(100)),
+    "129 candidates": GOOD + "".join(f"a=candidate:{n} 1 udp 1 192.0.2.7 80 typ host\r\n" for n in range(129)),
     "no SDP lines": with_line("this is no line"),
 }
 

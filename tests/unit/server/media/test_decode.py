@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import array
-import io
 import itertools
 import sys
-from typing import Any
 
-import av
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded, Unavailable
-from agentfield_server.media.decode import audible, decode
+from agentfield.recordings import audible
+from agentfield_server.media.decode import decode
 from support.audio import tone, wav
+from support.recordings import recording
 
 SECONDS = 0.5
 FORMATS = [
@@ -28,27 +27,6 @@ FORMATS = [
     ("audio/mp4", "mp4", "aac"),
     ("audio/flac", "flac", "flac"),
 ]
-
-
-def recording(container: str, codec: str, *, layout: str = "mono", seconds: float = SECONDS) -> bytes:
-    """Return a tone in a format."""
-    samples = tone(round(seconds * 1000), 24_000, 440)
-    out = io.BytesIO()
-    with av.open(out, "w", format=container) as file:
-        rate = 8000 if codec == "pcm_mulaw" else 48_000
-        stream: Any = file.add_stream(codec, rate=rate)
-        stream.layout = layout
-        resampler = av.AudioResampler(format=stream.codec_context.format.name, layout=layout, rate=rate)
-        frame = av.AudioFrame(format="s16", layout="mono", samples=len(samples) // 2)
-        frame.sample_rate = 24_000
-        frame.planes[0].update(samples)
-        fifo = av.AudioFifo()
-        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
-            fifo.write(piece)
-        while (part := fifo.read(stream.codec_context.frame_size or 1024, partial=True)) is not None:
-            file.mux(stream.encode(part))
-        file.mux(stream.encode(None))
-    return out.getvalue()
 
 
 def frequency(samples: bytes, rate: int) -> float:
@@ -93,15 +71,6 @@ def test_a_truncated_recording_is_decoded_as_far_as_it_goes(media_type: str, con
         assert 0 < len(decode(half, media_type, 24_000)) / 48_000 < 3.0
 
 
-@pytest.mark.parametrize("named", ["audio/wav", "audio/webm", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/flac"])
-@pytest.mark.parametrize(("media_type", "container", "codec"), FORMATS)
-def test_the_format_is_not_guessed(named: str, media_type: str, container: str, codec: str) -> None:
-    """A recording that is sent under another media type is refused."""
-    if media_type.startswith(named):
-        return
-    assert _refused(recording(container, codec), named).code in ("invalid_audio", "unsupported_audio")
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -117,12 +86,12 @@ def test_a_playlist_is_refused(data: bytes, named: str) -> None:
     assert _refused(data, named).code == "invalid_audio"
 
 
-@pytest.mark.parametrize("media_type", ["", "text/plain", "audio/x-mpegurl", "video/mp2t", "audio/basic", "audio"])
+@pytest.mark.parametrize("media_type", ["text/plain", "audio/x-mpegurl", "application/json", "audio"])
 def test_unknown_media_types_are_refused(media_type: str) -> None:
     """A type that cannot be decoded is refused by name, with the list of known types."""
     error = _refused(wav(tone(100)), media_type)
     assert (error.code, error.status) == ("unsupported_audio", 415)
-    assert "audio/webm" in (error.hint or "")
+    assert "WebM" in (error.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +104,7 @@ def test_unknown_media_types_are_refused(media_type: str) -> None:
         (b"12", "audio/pcm;rate=1", "invalid_audio"),
         (b"12", "audio/pcm;rate=2e4", "invalid_audio"),
         (b"12", "audio/pcm;channels=99", "invalid_audio"),
-        (wav(tone(100), rate=4000), "audio/wav", "unsupported_audio"),
+        (wav(tone(100), rate=2000), "audio/wav", "unsupported_audio"),
         (wav(bytes(2 * 9 * 100), channels=9), "audio/wav", "unsupported_audio"),
     ],
 )
@@ -164,6 +133,7 @@ def test_silence_is_distinguished_from_sound() -> None:
     assert not audible(bytes(48_000))
     assert not audible(array.array("h", [3, -3] * 5000).tobytes())
     assert audible(bytes(48_000) + array.array("h", [0, -200]).tobytes())
+    assert _refused(wav(bytes(4800)), "audio/wav").code == "empty_turn"
 
 
 def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,13 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 from pydantic import BaseModel
 
-from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded, NotFound, SessionEnded
+from agentfield.errors import AgentFieldError, LimitExceeded, NotFound, SessionEnded
 from agentfield.ids import new_id
+from agentfield.recordings import MAX_BYTES, MEDIA_TYPES
 from agentfield_server.access.guard import CALLER
 from agentfield_server.api.http.idempotency import idempotency_key
 from agentfield_server.api.http.route import Route
-from agentfield_server.media.decode import ACCEPTED, MAX_BYTES, MAX_SECONDS, audible, decode, media_kind, too_large
+from agentfield_server.media.decode import check_content_type, decode, too_large
 from agentfield_server.sessions import SessionService
 from agentfield_server.sessions.recorded_turns.replay_buffer import Message, ReplayBuffer
 from agentfield_server.sessions.recorded_turns.service import RecordedTurnService
@@ -64,7 +65,7 @@ class TurnRoutes:
                 self.post,
                 "session",
                 "Send a recorded turn",
-                accepts=tuple(ACCEPTED.split(", ")),
+                accepts=MEDIA_TYPES,
                 media_type="text/event-stream",
                 stream=True,
                 description=_ANSWER,
@@ -76,7 +77,7 @@ class TurnRoutes:
         row = await self._row(request)
         self._recorded_turns.require_recorded_turns(row)
         media_type = request.headers.get("Content-Type", "")
-        media_kind(media_type)
+        check_content_type(media_type)
         data = await _read_audio(request)
         key = _key(request, row, media_type, data)
         async with self._recorded_turns.serialize_requests(row.id):
@@ -119,7 +120,7 @@ class TurnRoutes:
             )
         rate = (await self._recorded_turns.format(row)).rate
         async with self._decoding:
-            samples = await asyncio.to_thread(_decoded, data, media_type, rate)
+            samples = await asyncio.to_thread(decode, data, media_type, rate)
         return self._recorded_turns.post(await self._recorded_turns.leg(row), item, samples, key)
 
     async def _row(self, request: web.Request) -> SessionRow:
@@ -140,13 +141,6 @@ class _Recording(BaseModel):
 def _key(request: web.Request, row: SessionRow, media_type: str, data: bytes) -> IdempotencyKey | None:
     recording = _Recording(media_type=media_type, sha256=hashlib.sha256(data).hexdigest())
     return idempotency_key(request, route="turns", target=row.id, body=recording)
-
-
-def _decoded(data: bytes, media_type: str, rate: int) -> bytes:
-    samples = decode(data, media_type, rate, max_seconds=MAX_SECONDS)
-    if not audible(samples):
-        raise InvalidInput("The recording is silent.", code="empty_turn", hint="check whether the microphone is muted")
-    return samples
 
 
 async def _read_audio(request: web.Request) -> bytes:
