@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agentfield.recordings import FORMATS
 from agentfield.wire.rest import StartRequest
 from agentfield_cli.call.recordings import write_recording
 from agentfield_cli.call.webrtc import place_webrtc_call

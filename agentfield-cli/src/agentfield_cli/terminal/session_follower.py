@@ -138,6 +138,8 @@ class SessionFollower:
                 self.discarded += 1
                 self.finished_items.add(str(body.get("item")))
                 self.out.line(f"  (a turn was discarded: {body.get('why')})", style="dim")
+            case "turn.transcript" if body.get("late"):
+                self.out.line(f"  caller  {body.get('text')} (transcribed late)", style="bold cyan")
             case "speech.started" | "speech.ended":
                 self._speech(kind, body)
             case "execution.created" | "execution.started" | "execution.ended":

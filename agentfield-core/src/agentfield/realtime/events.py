@@ -127,6 +127,8 @@ class TurnTranscript(_Event):
     final: bool = True
     failed: str | None = None
     """Why there is no transcript."""
+    late: bool = False
+    """Whether the turn was given to the handler without it; the control plane sets it."""
 
 
 class TurnDiscarded(_Event):

@@ -27,6 +27,8 @@ MAX_STATE_BYTES = 16 * 1024
 MAX_EVENTS = 1000
 """Events that wait for a slow handler; older ones are dropped, with a warning."""
 
+_MAX_LATE = 64
+
 Stale = Literal["drop", "speak"]
 _Command = Literal["input", "say", "reply", "cancel_speech", "call", "set_state", "listen", "end"]
 _TEXTS = ("say", "reply", "call", "end")
@@ -101,6 +103,8 @@ class Session:
         self._epoch = opened.epoch
         self._sender = sender
         self._history: list[dict[str, Any]] = list(opened.history)
+        self._late_words: dict[str, str] = {}
+        """Late words of turns that are not in the history yet: they may overtake the turn on its way to `input`."""
         self._saved = canonical(self.state)
         self._ended: str | None = None
         self._forgotten: NotAwaited | None = None
@@ -149,7 +153,8 @@ class Session:
             self._input = None
         turn = Turn.model_validate(value)
         self.turns_taken += 1
-        self._history.append({"role": "caller", "turn_id": turn.id, "text": turn.text})
+        text = self._late_words.pop(turn.id, turn.text)
+        self._history.append({"role": "caller", "turn_id": turn.id, "text": text})
         return turn
 
     @checked_arguments
@@ -285,7 +290,10 @@ class Session:
         self._forgotten = self._forgotten or error
 
     def deliver_event(self, event: dict[str, Any]) -> None:
-        """Give an event to every running iteration of `events`."""
+        """Give an event to every running iteration of `events`; put late words of the caller into the history."""
+        match event:
+            case {"type": "turn.transcript", "late": True, "turn_id": str(turn_id), "text": str(text)}:
+                self._add_late_words(turn_id, text)
         fields = {key: value for key, value in event.items() if key not in {"speech_id", "turn_id"}}
         try:
             parsed: Event = event_adapter.validate_python(fields)
@@ -353,6 +361,14 @@ class Session:
             return
         fields = spoken(answer.result())
         self._history.append({"role": "agent", **{k: fields.get(k) for k in ("asked", "generated", "heard_text")}})
+
+    def _add_late_words(self, turn_id: str, text: str) -> None:
+        for index, entry in enumerate(self._history):
+            if entry.get("role") == "caller" and entry.get("turn_id") == turn_id:
+                self._history[index] = {**entry, "text": text}
+                return
+        if len(self._late_words) < _MAX_LATE:
+            self._late_words[turn_id] = text
 
     def _encode_state(self) -> tuple[dict[str, Any], bytes]:
         state = jsonable(self.state, name="state")

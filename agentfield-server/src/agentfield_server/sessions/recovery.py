@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentfield.errors import AgentFieldError
+from agentfield_server.sessions.conversation.history import with_caller_words
 from agentfield_server.sessions.conversation.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
 from agentfield_server.sessions.conversation.usage.totals import UsageTotals
 from agentfield_server.store.protocol import Store
@@ -23,7 +24,7 @@ _HISTORY = 400
 class _LogState:
     """State accumulated from the event log."""
 
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Mapping[str, Any]] = field(default_factory=list)
     turns: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: dict[str, OpenCallSnapshot] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
@@ -37,6 +38,9 @@ class _LogState:
             case "turn.committed":
                 self.turns[body["turn_id"]] = body
                 self.history.append({"role": "caller", "turn_id": body["turn_id"], "text": body["text"]})
+            case "turn.transcript":
+                self.turns[body["turn_id"]] = {**body, "text_missing": None}
+                self.history[:] = with_caller_words(self.history, body["turn_id"], body["text"])
             case "speech.started":
                 self.speaking[body["speech_id"]] = body["asked"]
             case "speech.ended":

@@ -121,6 +121,8 @@ class CallRecord:
                 yield f"caller: {body['text'] if body.get('text') is not None else missing}"
             case "turn.discarded":
                 yield f"caller: (discarded: {body['why']})"
+            case "turn.transcript":
+                yield f"caller: {body['text']} (late)"
             case "dtmf":
                 yield f"caller: (key {body['digit']})"
             case "backchannel":

@@ -14,9 +14,10 @@ from agentfield.realtime.events import (
     TurnCommitted,
     TurnDiscarded,
     TurnStarted,
+    TurnStopped,
     TurnTranscript,
 )
-from agentfield_server.sessions.conversation.effects import OpenTurn, RejectOp, ResolveInput
+from agentfield_server.sessions.conversation.effects import Broadcast, OpenTurn, RejectOp, ResolveInput
 from agentfield_server.sessions.conversation.inputs import EndSession, TextInput
 from support.server.machine import SimulatedCall
 
@@ -56,15 +57,53 @@ def test_turn_without_a_transcript(failed: bool) -> None:
     assert (turn.text, turn.text_missing) == (None, "asr_down" if failed else "timeout")
 
 
-def test_late_transcript_changes_nothing() -> None:
-    """Words that arrive after the wait make no second turn."""
+@pytest.mark.parametrize(("spoken", "waited"), [(1.0, 3.0), (6.0, 3.0), (20.0, 10.0), (30.0, 15.0), (50.0, 20.0)])
+def test_a_longer_turn_is_waited_for_longer(spoken: float, waited: float) -> None:
+    """A transcript is waited for half as long as the caller spoke, at least 3 s and at most 20 s."""
     call = SimulatedCall().live()
+    op_id = call.input()
+    call.feed(TurnStarted(item="a"))
+    call.wait(spoken)
+    call.feed(TurnStopped(item="a"), TurnCommitted(item="a"))
+    call.wait(waited - 0.1)
+    assert call.answer(op_id) is None
+    call.feed(TurnTranscript(item="a", text="all the words"))
+    assert call.answer(op_id).turn.text == "all the words"
+    second = call.input()
+    call.feed(TurnStarted(item="b"))
+    call.wait(spoken)
+    call.feed(TurnStopped(item="b"), TurnCommitted(item="b", previous="a"))
+    call.wait(waited + 0.1)
+    assert call.answer(second).turn.text_missing == "timeout"
+
+
+def test_late_words_are_recorded_and_the_turn_does_not_change() -> None:
+    """Words that arrive after the wait are an event and part of the history; they make no second turn."""
+    call = SimulatedCall().live()
+    taken = call.input()
+    call.speaks("a")
+    call.wait(4)
+    turn = call.answer(taken).turn
+    call.feed(TurnTranscript(item="a", text="never mind", failed="asr_down"), TurnTranscript(item="a", text=" "))
+    assert call.recorded("turn.transcript") == []
+    call.feed(TurnTranscript(item="a", text="la", final=False), TurnTranscript(item="a", text="late"))
+    call.feed(TurnTranscript(item="a", text="late"), TurnTranscript(item="x", text="nobody's"))
     call.input()
+    assert texts(call) == [None]
+    assert call.recorded("turn.transcript") == [{"turn_id": turn.id, "item": "a", "text": "late", "late": True}]
+    assert call.machine.state.history[-1] == {"role": "caller", "turn_id": turn.id, "text": "late"}
+    heard = [effect.body for effect in call.all(Broadcast) if effect.body.get("late")]
+    assert [(body["turn_id"], body["text"]) for body in heard] == [(turn.id, "late")]
+
+
+def test_late_words_of_a_waiting_turn_reach_the_handler() -> None:
+    """A turn that was not handed out yet gets its late words."""
+    call = SimulatedCall().live()
     call.speaks("a")
     call.wait(4)
     call.feed(TurnTranscript(item="a", text="late"))
-    call.input()
-    assert texts(call) == [None]
+    op_id = call.input()
+    assert (call.answer(op_id).turn.text, call.answer(op_id).turn.text_missing) == ("late", None)
 
 
 def test_order_is_by_predecessor_not_by_transcript() -> None:

@@ -160,8 +160,8 @@ class HandlerChannel:
                 await self._send(SessionReply(session_id=session_id, op_id=effect.op_id, value=_value(effect)))
 
     async def send_event(self, body: Mapping[str, Any]) -> None:
-        """Send a session event to the handler if it listens."""
-        if self.listening:
+        """Send a session event to the handler if it listens; late words also without, for `session.history`."""
+        if self.listening or body.get("late"):
             await self._send(SessionEventFrame(session_id=self._row.id, event=dict(body)))
 
     # --- inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-__all__ = ["MAX_CHARS", "MAX_ENTRIES", "HistoryLine", "Role", "history_lines", "truncate_history"]
+__all__ = ["MAX_CHARS", "MAX_ENTRIES", "HistoryLine", "Role", "history_lines", "truncate_history", "with_caller_words"]
 
 Role = Literal["user", "assistant", "system"]
 HistoryLine = tuple[Role, str]
@@ -41,3 +41,11 @@ def truncate_history(lines: list[HistoryLine]) -> list[HistoryLine]:
         left -= len(text)
     kept.reverse()
     return kept if kept == lines else [("system", _DROPPED), *kept]
+
+
+def with_caller_words(history: Iterable[Mapping[str, Any]], turn_id: str, text: str) -> list[Mapping[str, Any]]:
+    """Return a history with the words of a turn, which arrived late."""
+    return [
+        {**entry, "text": text} if entry.get("role") == "caller" and entry.get("turn_id") == turn_id else entry
+        for entry in history
+    ]

@@ -328,8 +328,9 @@ class SessionMachine:
                 self._committed(event, hold=_CLIENT_WAIT if self.state.media == "direct" else 0.0)
                 self.turns.reported(event.item)
             case TurnTranscript():
-                self.state.broadcast(event)
                 self.turns.transcript(event)
+                late = self.turns.late_transcript(event)
+                self.state.broadcast(event.model_copy(update={"late": late is not None}), turn_id=late)
             case TurnDiscarded() if not self.state.over:
                 self.interruption.discarded(event)
                 self.turns.discarded(event)

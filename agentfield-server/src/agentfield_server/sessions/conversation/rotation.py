@@ -17,7 +17,8 @@ from agentfield_server.sessions.conversation.state import MachineState
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
 from agentfield_server.sessions.conversation.transitions import EndReason
-from agentfield_server.sessions.conversation.turns import TurnRecord, TurnTracker
+from agentfield_server.sessions.conversation.turn_record import TurnRecord
+from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["LATEST", "MAX_ROTATIONS", "READY_WAIT", "ROTATE_FROM", "WINDOW", "ProviderRotation"]
 

@@ -21,6 +21,7 @@ from agentfield_server.sessions.conversation.effects import (
     SendCommand,
     SetState,
 )
+from agentfield_server.sessions.conversation.history import with_caller_words
 from agentfield_server.sessions.conversation.timers import Timers
 from agentfield_server.sessions.conversation.transitions import SESSION_TRANSITIONS, SessionPhase, Trigger
 
@@ -219,6 +220,10 @@ class MachineState:
         """Add an entry to the history of the conversation."""
         self.history.append(entry)
         del self.history[:-_MAX_HISTORY]
+
+    def set_caller_words(self, turn_id: str, text: str) -> None:
+        """Put the late words of a turn into the history."""
+        self.history[:] = with_caller_words(self.history, turn_id, text)
 
     def ended_error(self) -> SessionEnded:
         """Return the error that answers a command after the end."""

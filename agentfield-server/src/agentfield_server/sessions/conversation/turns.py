@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted, TurnStopped, TurnTranscript
@@ -17,83 +16,31 @@ from agentfield_server.sessions.conversation.effects import CloseTurn, OpenTurn,
 from agentfield_server.sessions.conversation.inputs import HandlerInput, HandlerLost, OpenTurnSnapshot
 from agentfield_server.sessions.conversation.state import MachineState
 from agentfield_server.sessions.conversation.timers import TimerKind
-from agentfield_server.sessions.conversation.transitions import TURN_TRANSITIONS, Condition, Trigger, TurnStage
-from agentfield_server.sessions.conversation.usage.totals import UsageTotals
+from agentfield_server.sessions.conversation.transitions import Condition, Trigger, TurnStage
+from agentfield_server.sessions.conversation.turn_record import TurnRecord
 
-__all__ = ["MAX_WAITING", "RECORDED_WAIT", "TRANSCRIPT_WAIT", "TurnRecord", "TurnTracker"]
+__all__ = ["MAX_WAITING", "TurnTracker", "transcript_wait"]
 
-TRANSCRIPT_WAIT = 3.0
-"""Seconds that a committed turn waits for its transcript and for its predecessor."""
-RECORDED_WAIT = 20.0
-"""The same where the caller commits turns: such turns have no limit of length, and transcription takes as long."""
+_SHORTEST_WAIT = 3.0
+_LONGEST_WAIT = 20.0
 MAX_WAITING = 8
 """Turns that may wait for the handler; further ones are discarded."""
 _MAX_PENDING = 64
 _MAX_SEEN = 4096
 _SPEAKING_LIMIT = 30.0
 _COMMIT_GRACE = 1.0
+_TIMEOUT = "timeout"
 
 
-@dataclass(slots=True, eq=False)
-class TurnRecord:
-    """One turn, from its commit to the close of its execution. Times are seconds of the machine's clock."""
+def transcript_wait(length: float | None) -> float:
+    """Return the seconds that a committed turn waits for its transcript and for its predecessor.
 
-    item: str
-    """The provider's id of the turn."""
-    previous: str | None
-    """Item of the turn before it, where the provider names one."""
-    committed_at: float
-    started_at: float
-    ended_at: float
-    text: str | None = None
-    text_missing: str | None = None
-    words_known: bool = False
-    """Whether its words are known, or known to be missing (`text_missing` says why)."""
-    awaits_predecessor: bool = True
-    """Whether it still waits for its predecessor."""
-    turn_id: str = ""
-    """Id of its execution; empty until that is opened."""
-    number: int = 0
-    attempt: int = 1
-    """How often the handler was given it: a lost handler run gives its turn back."""
-    stage: TurnStage = TURN_TRANSITIONS.initial
-    released: bool = False
-    """Whether the handler has finished with it."""
-    answered: bool = False
-    """Whether the model began to answer it (model floor)."""
-    at_provider: bool = False
-    """Whether the provider has reported it, so that a reply that begins later knows it."""
-    problem: Mapping[str, Any] | None = None
-    """Why the handler failed in it."""
-    answer_problem: Mapping[str, Any] | None = None
-    """Why the model's answer to it failed (model floor)."""
-    heard: str | None = None
-    """What the caller had heard of the speech that it interrupted."""
-    backchannel: bool = False
-    """Whether it was too short to interrupt: it is a turn, but the speech continues and is not stale because of it."""
-    spoken: list[Mapping[str, Any]] = field(default_factory=list)
-    """Outcomes of the speeches that answer it, as JSON."""
-    usage: UsageTotals = field(default_factory=UsageTotals)
+    Transcription takes longer for a longer turn: half the turn's length is waited for, at least 3 s and at most 20 s.
 
-    def value(self, offset: float) -> TurnValue:
-        """Return the turn as the handler receives it; `offset` is added to its times."""
-        return TurnValue(
-            id=self.turn_id,
-            text=self.text,
-            text_missing=self.text_missing,
-            started_at=self.started_at + offset,
-            ended_at=self.ended_at + offset,
-            attempt=self.attempt,
-            heard=self.heard,
-        )
-
-    def enter(self, trigger: Trigger) -> None:
-        """Change the stage by a transition of the table.
-
-        Raises:
-            TransitionError: The table has no such transition.
-        """
-        self.stage = TURN_TRANSITIONS.next(self.stage, trigger)
+    Args:
+        length: Seconds that the caller spoke; None if that is unknown, because the caller commits turns.
+    """
+    return _LONGEST_WAIT if length is None else min(max(_SHORTEST_WAIT, length / 2), _LONGEST_WAIT)
 
 
 class TurnTracker:
@@ -113,6 +60,8 @@ class TurnTracker:
         """Uncommitted items that were too short to interrupt."""
         self._queue: list[TurnRecord] = []
         """Committed turns that are not accepted yet."""
+        self._wordless: OrderedDict[str, TurnRecord] = OrderedDict()
+        """Announced turns whose words did not arrive in time, by item: the words may still come."""
         self.waiting: list[TurnRecord] = []
         """Accepted turns that the handler has not taken."""
         self.open: dict[str, TurnRecord] = {}
@@ -177,8 +126,8 @@ class TurnTracker:
             self._discard(turn, "too_many", Condition.REJECTED)
             return
         self._queue.append(turn)
-        wait = TRANSCRIPT_WAIT if self._state.detects_turns else RECORDED_WAIT
-        self._state.timers.set(TimerKind.TURN, self._state.now + wait, turn.item)
+        length = turn.ended_at - turn.started_at if self._state.detects_turns else None
+        self._state.timers.set(TimerKind.TURN, self._state.now + transcript_wait(length), turn.item)
         if event.text is not None:
             turn.text, turn.words_known = event.text, True
         elif self._state.config.transcription is None:
@@ -193,7 +142,7 @@ class TurnTracker:
             turn.at_provider = True
 
     def transcript(self, event: TurnTranscript) -> None:
-        """Take the final words of a turn; interim words, and words that come too late, are for listeners only."""
+        """Take the final words of a turn that waits for them; interim words are for listeners only."""
         turn = next((turn for turn in self._queue if turn.item == event.item), None)
         if turn is None or not event.final or turn.words_known:
             return
@@ -202,6 +151,23 @@ class TurnTracker:
             turn.text_missing = event.failed
         else:
             turn.text = event.text
+
+    def late_transcript(self, event: TurnTranscript) -> str | None:
+        """Record words that arrive after they are no longer awaited; return the id of their turn, None for other words.
+
+        A turn that the handler has taken does not change; one that still waits for the handler gets them.
+        """
+        turn = self._wordless.get(event.item) if event.final and event.failed is None and event.text.strip() else None
+        if turn is None:
+            return None
+        del self._wordless[event.item]
+        if turn in self.waiting:
+            turn.text, turn.text_missing = event.text, None
+        else:
+            turn.late_text = event.text
+        self._state.record("turn.transcript", turn_id=turn.turn_id, item=turn.item, text=event.text, late=True)
+        self._state.set_caller_words(turn.turn_id, event.text)
+        return turn.turn_id
 
     def discarded(self, event: TurnDiscarded, *, why: str | None = None) -> None:
         """Discard a turn that the provider dropped, for the provider's reason or for `why`."""
@@ -222,7 +188,7 @@ class TurnTracker:
             if turn.item == item:
                 turn.awaits_predecessor = False
                 if not turn.words_known:
-                    turn.words_known, turn.text_missing = True, "timeout"
+                    turn.words_known, turn.text_missing = True, _TIMEOUT
 
     def mark_backchannel(self, item: str) -> None:
         """Note that what the caller says under `item` was too short to interrupt."""
@@ -311,6 +277,8 @@ class TurnTracker:
             return
         turn.enter(HandlerLost)
         turn.attempt += 1
+        if turn.late_text is not None:
+            turn.text, turn.text_missing = turn.late_text, None
         self.waiting.insert(0, turn)
 
     def restore(self, turns: tuple[OpenTurnSnapshot, ...], count: int) -> None:
@@ -388,6 +356,10 @@ class TurnTracker:
         body = {"turn_id": turn.turn_id, "item": turn.item, "text": turn.text, "text_missing": turn.text_missing}
         self._state.record("turn.committed", **body)
         self._state.add_history({"role": "caller", "turn_id": turn.turn_id, "text": turn.text})
+        if turn.text_missing == _TIMEOUT:
+            self._wordless[turn.item] = turn
+            while len(self._wordless) > _MAX_PENDING:
+                self._wordless.popitem(last=False)
         if len(self.waiting) < MAX_WAITING:
             turn.enter(Condition.WORDS_KNOWN)
             self.waiting.append(turn)

@@ -70,6 +70,9 @@ export class CallReducer {
       case 'turn.discarded':
         this.#discarded(body);
         break;
+      case 'turn.transcript': // the only recorded ones are late
+        this.#line('caller', body.item, {text: body.text, missing: '', final: true});
+        break;
       case 'backchannel':
         this.#line('caller', body.item, {backchannel: true});
         break;

@@ -30,7 +30,8 @@ from agentfield_server.sessions.conversation.speech.utterance import SpeechKind,
 from agentfield_server.sessions.conversation.state import MachineState
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.transitions import Condition, UtteranceStage
-from agentfield_server.sessions.conversation.turns import TurnRecord, TurnTracker
+from agentfield_server.sessions.conversation.turn_record import TurnRecord
+from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["NO_LISTENER", "SpeechSequencer"]
 

@@ -14,7 +14,7 @@ from agentfield_server.sessions.conversation.text_compare import (
     unheard_rest,
 )
 from agentfield_server.sessions.conversation.transitions import UTTERANCE_TRANSITIONS, Trigger, UtteranceStage
-from agentfield_server.sessions.conversation.turns import TurnRecord
+from agentfield_server.sessions.conversation.turn_record import TurnRecord
 
 __all__ = ["SpeechKind", "Utterance"]
 

@@ -32,7 +32,8 @@ from agentfield_server.sessions.conversation.tools.batch import (
     as_text,
     refusal,
 )
-from agentfield_server.sessions.conversation.turns import TurnRecord, TurnTracker
+from agentfield_server.sessions.conversation.turn_record import TurnRecord
+from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["GATHER", "PENDING_AFTER", "ToolCallTracker"]
 
