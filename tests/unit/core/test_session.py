@@ -13,7 +13,15 @@ from agentfield import Agent, Session, SessionEnded, Speech, Spoken, Turn
 from agentfield.context import current
 from agentfield.errors import ExecutionFailed, InvalidInput, LimitExceeded
 from agentfield.plugins import Registry
-from agentfield.wire.frames import Call, CallResult, SessionCommand, SessionDone, SessionEventFrame, SessionStop
+from agentfield.wire.frames import (
+    Call,
+    CallResult,
+    SessionCommand,
+    SessionDone,
+    SessionEventFrame,
+    SessionStop,
+    TurnDelivered,
+)
 from support.core.control_plane import Link, Plane, control_plane, opening
 
 SPOKEN = {"asked": "Hello.", "generated": "Hello.", "verbatim": True, "heard_ms": 400, "heard_text": "Hello."}
@@ -448,3 +456,38 @@ async def test_history_grows_with_turns_and_speeches() -> None:
         ("caller", "Hi"),
         ("agent", "Hello."),
     ]
+
+
+async def test_late_words_change_the_history_and_not_the_turn() -> None:
+    """Late words reach `history` even if nobody iterates `events()`, also those that overtake their turn."""
+    seen: list[Any] = []
+
+    async def body(session: Session) -> None:
+        first = await session.input()
+        before = session.history
+        await session.say("Pardon?")
+        second = await session.input()
+        seen.extend([first.text, before, second.text, session.history])
+
+    def late(turn_id: str, text: str) -> SessionEventFrame:
+        event = {"type": "turn.transcript", "item": "i", "text": text, "final": True, "late": True, "turn_id": turn_id}
+        return SessionEventFrame(session_id="ses_1", event=event)
+
+    async with node(body) as (_, link):
+        turn = (await link.command("input")).op_id
+        await link.send(TurnDelivered(session_id="ses_1", op_id=turn, turn=_wordless("exe_a")))
+        say = await link.command("say")
+        await link.send(late("exe_a", "one"))
+        await link.reply(say, SPOKEN)
+        turn = (await link.command("input")).op_id
+        await link.send(late("exe_b", "two"))
+        await link.send(TurnDelivered(session_id="ses_1", op_id=turn, turn=_wordless("exe_b")))
+        await link.expect(SessionDone)
+    first, before, second, history = seen
+    assert (first, second) == (None, None)
+    assert before == ({"role": "caller", "turn_id": "exe_a", "text": None},)
+    assert [entry["text"] for entry in history if entry["role"] == "caller"] == ["one", "two"]
+
+
+def _wordless(turn_id: str) -> dict[str, Any]:
+    return {"id": turn_id, "text": None, "text_missing": "timeout", "started_at": 1.0, "ended_at": 2.0, "attempt": 1}

@@ -12,10 +12,18 @@ from agentfield.errors import CapabilityMissing
 from agentfield.identity import NodeKey
 from agentfield.plugins import Manifest, Registry, hookimpl
 from agentfield.realtime.commands import SayCommand, ToolResultCommand
-from agentfield.realtime.events import ReplyEnded, ReplyStarted, ToolRequested
+from agentfield.realtime.events import (
+    ReplyEnded,
+    ReplyStarted,
+    ToolRequested,
+    TurnCommitted,
+    TurnStarted,
+    TurnTranscript,
+    Warned,
+)
 from agentfield.wire.frames import RunningAttempt
 from support.server.sessions import PAIR, Acme, Adapter, ScriptedNode, plane
-from support.waiting import until
+from support.waiting import until, until_async
 
 
 async def test_a_call_continues_after_a_restart(tmp_path: Path) -> None:
@@ -50,6 +58,35 @@ async def test_a_call_continues_after_a_restart(tmp_path: Path) -> None:
         await after.sessions.end(session_id, "operator")
         row = await after.row(session_id)
         assert (row.state, row.end_reason, row.turns) == ("ended", "operator", 1)
+        await node.drop()
+
+
+async def test_late_words_survive_a_restart(tmp_path: Path) -> None:
+    """Late words are in the history after a restart, and the turn that is delivered again has them."""
+    adapter, key = Adapter(), NodeKey.generate()
+    async with plane(tmp_path, adapter) as before:
+        node = await ScriptedNode(key, before.url).link()
+        session_id = await before.start()
+        await before.sessions.offer(session_id, "offer")
+        await node.opened(1)
+        spoken = [TurnStarted(item="i"), TurnCommitted(item="i"), Warned(code="seen", message="all of it")]
+        adapter.calls["call1"].tell(*spoken)
+        await until_async(lambda: before.recorded(session_id, "warning"))
+        before.clock.advance(4)
+        turn = await node.turn()
+        assert (turn["text"], turn["text_missing"]) == (None, "timeout")
+        adapter.calls["call1"].tell(TurnTranscript(item="i", text="late"))
+        await until(lambda: [event["text"] for event in node.events() if event.get("late")] == ["late"])
+        await until_async(lambda: before.recorded(session_id, "turn.transcript"))
+        await node.drop()
+
+    async with plane(tmp_path, adapter) as after:
+        node = await ScriptedNode(key, after.url, instance="two").link()
+        opened = await node.opened(2)
+        assert [entry["text"] for entry in opened.history] == ["late"]
+        again = await node.turn()
+        assert (again["id"], again["attempt"], again["text"]) == (turn["id"], 2, "late")
+        await after.sessions.end(session_id, "operator")
         await node.drop()
 
 
