@@ -55,6 +55,19 @@ def test_on_loopback_only_loopback_addresses_pass() -> None:
     ]
 
 
+def test_many_candidates_pass_and_few_names() -> None:
+    """An offer with 128 candidates is accepted; of names that must be looked up, the first eight are kept."""
+    name = "a=candidate:{n} 1 udp 1 b3b2f9f8-8a6b-4f0a-9d7e-0a1b2c3d{n:04x}.local 51215 typ host"
+    address = "a=candidate:{n} 1 udp 1 2001:db8::{n:x} 51215 typ host"
+    lines = [*(name.format(n=n) for n in range(60)), *(address.format(n=n) for n in range(63))]
+    offer = OFFER.replace("a=end-of-candidates", "\r\n".join(lines))
+    passed = candidates(check_offer(offer.encode(), loopback=False))
+    assert len([each for each in passed if each.endswith(".local")]) == 8
+    assert len([each for each in passed if each.startswith("2001:")]) == 63
+    with pytest.raises(Refusal, match="more than 128 candidates"):
+        check_offer((offer + "\r\n".join([lines[0]] * 2) + "\r\n").encode(), loopback=False)
+
+
 def test_beyond_loopback_local_addresses_are_removed() -> None:
     """With media beyond loopback, loopback and link-local candidates are removed; others and .local names are kept."""
     passed = candidates(check_offer(OFFER.encode(), loopback=False))
@@ -83,7 +96,7 @@ def test_bare_line_feeds_are_accepted() -> None:
         OFFER.replace("m=audio", "m=video").encode(),
         (OFFER + "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n").encode(),
         (OFFER + "m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n" * 200).encode(),
-        (OFFER + "a=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n" * 100).encode(),
+        (OFFER + "a=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n" * 129).encode(),
         (OFFER + "a=candidate:1 1 udp 1 metadata.example.com 80 typ host\r\n").encode(),
         (OFFER + "a=candidate:1 1 udp 1 10.0.0.1 99999 typ host\r\n").encode(),
         (OFFER + "a=candidate:nonsense\r\n").encode(),

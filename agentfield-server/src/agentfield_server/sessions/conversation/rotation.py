@@ -13,11 +13,10 @@ from agentfield.realtime.commands import AddTextCommand
 from agentfield_server.sessions.conversation.effects import Rotate
 from agentfield_server.sessions.conversation.history import HistoryLine, history_lines, truncate_history
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
-from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
 from agentfield_server.sessions.conversation.transitions import EndReason
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
 from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["LATEST", "MAX_ROTATIONS", "READY_WAIT", "ROTATE_FROM", "WINDOW", "ProviderRotation"]

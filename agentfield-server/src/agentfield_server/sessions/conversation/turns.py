@@ -14,10 +14,9 @@ from typing import Any, Literal
 from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted, TurnStopped, TurnTranscript
 from agentfield_server.sessions.conversation.effects import CloseTurn, OpenTurn, TurnValue
 from agentfield_server.sessions.conversation.inputs import HandlerInput, HandlerLost, OpenTurnSnapshot
-from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.transitions import Condition, Trigger, TurnStage
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
 
 __all__ = ["MAX_WAITING", "TurnTracker", "transcript_wait"]
 

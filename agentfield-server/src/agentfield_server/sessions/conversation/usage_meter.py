@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentfield.realtime.events import Usage
-from agentfield_server.sessions.conversation.state import MachineState
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
+from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.usage.pricing import Pricer, UsageKind
 from agentfield_server.sessions.conversation.usage.totals import UsageTotals
 

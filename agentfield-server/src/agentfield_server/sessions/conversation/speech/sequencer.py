@@ -27,10 +27,9 @@ from agentfield_server.sessions.conversation.speech.policy import is_superseded
 from agentfield_server.sessions.conversation.speech.queue import SpeechQueue
 from agentfield_server.sessions.conversation.speech.unasked_replies import UnaskedReplies
 from agentfield_server.sessions.conversation.speech.utterance import SpeechKind, Utterance
-from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.transitions import Condition, UtteranceStage
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
 from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["NO_LISTENER", "SpeechSequencer"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentfield_server.sessions.conversation.effects import HeardMethod, Spoken
+from agentfield_server.sessions.conversation.state import TurnRecord
 from agentfield_server.sessions.conversation.text_compare import (
     heard_prefix,
     is_verbatim,
@@ -14,7 +15,6 @@ from agentfield_server.sessions.conversation.text_compare import (
     unheard_rest,
 )
 from agentfield_server.sessions.conversation.transitions import UTTERANCE_TRANSITIONS, Trigger, UtteranceStage
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
 
 __all__ = ["SpeechKind", "Utterance"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
+from agentfield_server.sessions.conversation.state import TurnRecord
 
 __all__ = ["FollowUpRequest", "ToolCall", "ToolCallBatch", "ToolCallState", "arguments_of", "as_text", "refusal"]
 

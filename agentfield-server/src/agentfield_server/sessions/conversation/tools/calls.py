@@ -21,7 +21,7 @@ from agentfield_server.sessions.conversation.inputs import (
     ToolStarted,
 )
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
-from agentfield_server.sessions.conversation.state import MachineState
+from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.tools.batch import (
     FollowUpRequest,
@@ -32,7 +32,6 @@ from agentfield_server.sessions.conversation.tools.batch import (
     as_text,
     refusal,
 )
-from agentfield_server.sessions.conversation.turn_record import TurnRecord
 from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["GATHER", "PENDING_AFTER", "ToolCallTracker"]
