@@ -189,7 +189,7 @@ async def test_a_slow_body_times_out(installation: Installation, monkeypatch: py
             "The SDP offer is refused: it has no sha-256 fingerprint.",
             SDP,
         ),
-        (b"v=0\r\n" + b"a=x\r\n" * 4000, "body_too_large", "The body is larger than 16384 bytes.", SMALLER),
+        (b"v=0\r\n" + b"a=x\r\n" * 14_000, "body_too_large", "The body is larger than 65536 bytes.", SMALLER),
     ],
 )
 async def test_an_invalid_sdp_offer_is_refused(

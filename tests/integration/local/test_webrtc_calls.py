@@ -288,7 +288,7 @@ async def test_invalid_sessions_and_offers_are_refused_with_the_field() -> None:
         assert (await refused(offer, voice)).param == "session.audio.output.voice"
         assert (await refused("hello", SESSION)).code == "invalid_offer"
         with pytest.raises(openai.APIStatusError) as too_large:
-            await client.realtime.calls.create(sdp=offer + "a=x\r\n" * 9000, session=SESSION)  # type: ignore[arg-type]
+            await client.realtime.calls.create(sdp=offer + "a=x\r\n" * 15_000, session=SESSION)  # type: ignore[arg-type]
         assert too_large.value.status_code == 413
         assert (await refused(offer.replace("m=audio", "m=video"), SESSION)).code == "invalid_offer"
         await until(lambda: server.calls == [])
