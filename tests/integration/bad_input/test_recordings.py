@@ -108,6 +108,7 @@ async def borders(folder: Path) -> AsyncIterator[Borders]:
         yield Borders(client, local.base_url.removesuffix("/v1"), http)
 
 
+@pytest.mark.fuzz
 def test_mutated_recordings_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No recording causes a 5xx, ends its session, or disturbs a neighbour; both servers accept the same ones."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))

@@ -220,7 +220,8 @@ def test_the_rate_of_a_file_is_known() -> None:
     assert recording_rate(io.BytesIO(b""), media_type="audio/pcm;rate=8000") == 8000
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.fuzz
+@settings(deadline=None)
 @given(
     which=st.sampled_from([*FORMATS, *FILES]),
     cut=st.floats(0, 1),
