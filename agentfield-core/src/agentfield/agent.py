@@ -115,7 +115,8 @@ class Agent(Decorators):
         check_seconds(timeout)
         link = self._require_link(target)
         here, run = context.current(), context.run()
-        values = jsonable(input, name="input")
+        target = jsonable(target, name="target")
+        values = jsonable(input, name="input", untyped="keep")
         frame = Call(
             op_id=new_id("op") if run is None else run.op_id(target, values),
             target=target,
@@ -188,7 +189,8 @@ class Agent(Decorators):
         if (decision := run.decision(key)) is not None:
             return decision
         try:
-            request = PauseRequest(key=key, title=title, details=jsonable(details, name="details"), expires=expires)
+            asked = {name: jsonable(value, name=name) for name, value in (("key", key), ("title", title))}
+            request = PauseRequest(**asked, details=jsonable(details, name="details"), expires=expires)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             field = ".".join(map(str, fault["loc"]))

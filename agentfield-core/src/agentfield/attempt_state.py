@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentfield.identity import digest
+from agentfield.values import encode
 from agentfield.wire.frames import Invoke, PauseRequest
 
 __all__ = ["AttemptState", "Decision", "DecisionStatus", "ExecutionSuspended"]
@@ -68,7 +69,9 @@ class AttemptState:
 
     def op_id(self, target: str, values: Mapping[str, Any]) -> str:
         """Return the operation id of a call: equal for the same call in every attempt that follows a pause or a lost node."""
-        key = digest({"target": target, "input": dict(values)})[-24:]
+        # large integers keep their place until the control plane compares them with the target's schema
+        known = encode(dict(values), name="input", untyped="text").value
+        key = digest({"target": target, "input": known})[-24:]
         self._calls[key] += 1
         return f"{self._id}.{key}.{self._calls[key]}"
 

@@ -8,8 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from agentfield.errors import LimitExceeded, Unavailable
-from agentfield.identity import canonical
-from agentfield.schema import jsonable
+from agentfield.schema import to_json
 from agentfield.wire.frames import ExecutionContext
 
 if TYPE_CHECKING:
@@ -60,12 +59,12 @@ def update(**values: Any) -> None:
     state = _run.get()
     if state is None:
         raise Unavailable("No reasoner is running here.", code="no_run", hint="Call context.update inside a reasoner.")
-    value = jsonable(values, name="progress")
-    if (size := len(canonical(value))) > MAX_PROGRESS:
+    value = to_json(values, name="progress")
+    if (size := len(value)) > MAX_PROGRESS:
         raise LimitExceeded(
             f"Progress may be {MAX_PROGRESS} bytes of JSON; this is {size}.", hint="Report fewer or shorter values."
         )
-    state.report(value)
+    state.report(value.value)
 
 
 @contextmanager

@@ -21,16 +21,25 @@ from pydantic_core import PydanticSerializationError, PydanticUndefined, to_json
 
 from agentfield.border_types import SECRETS, check_border_type, unfaithful_model
 from agentfield.errors import InvalidInput
+from agentfield.values import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    Encoded,
+    Untyped,
+    encode,
+    nearest,
+    restore_integers,
+    unrepresentable,
+)
 
-__all__ = ["InputModel", "bind_input", "input_schema", "jsonable", "output_schema", "summary"]
+__all__ = ["InputModel", "bind_input", "input_schema", "jsonable", "output_schema", "plain_json", "summary", "to_json"]
 
-MAX_DEPTH = 100
-"""Levels of nesting that a JSON value may have."""
-
-_MAX_INTEGER = 2**53 - 1
-_MAX_PATH_SHOWN = 120
 _KEYS = (str, int, float, bytes, enum.Enum, uuid.UUID, dt.date, dt.time, dt.timedelta, decimal.Decimal, PurePath)
 _BASE64 = ConfigDict(val_json_bytes="base64", ser_json_bytes="base64")
+_MAX_CONVERTED = (
+    2 * MAX_DEPTH
+)  # a value that contains itself ends here; enums and models are levels that JSON does not have
+_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _PREFIX = "arg_"  # parameters become fields of a model; the prefix keeps their names apart from the model's own
 _ARGUMENT = re.compile(r"^\s+\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.+)$")
 _SECTION = re.compile(r"^(Returns|Raises|Yields|Example|Examples|Note|Notes|Attributes):\s*$")
@@ -62,7 +71,7 @@ class InputModel:
         """
         try:
             # As JSON, which they are: strict types, bytes and keys of other types are read from their JSON forms only then.
-            model = self._model.model_validate_json(json.dumps(dict(values)))
+            model = self._model.model_validate_json(json.dumps(restore_integers(dict(values), self.schema)))
         except ValidationError as error:
             raise _invalid_input(self.name, self._parameters, error) from None
         bound = {
@@ -101,7 +110,7 @@ class InputModel:
         for part in schema.get("properties", {}).values():
             part.pop("title", None)
         schema.setdefault("properties", {})
-        return schema
+        return _carried(schema)
 
 
 def input_schema(fn: Callable[..., Any]) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def output_schema(fn: Callable[..., Any], *, namespace: Mapping[str, Any] | None
     name = getattr(fn, "__name__", type(fn).__name__)
     check_border_type(hints["return"], name, "return value")
     with _declaring(name, "return value"):
-        return _adapter(hints["return"]).json_schema(mode="serialization")
+        return _carried(_adapter(hints["return"]).json_schema(mode="serialization"))
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
@@ -152,35 +161,47 @@ def summary(fn: Callable[..., Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def jsonable(value: Any, *, name: str = "value") -> Any:
+def jsonable(
+    value: Any, *, name: str = "value", schema: Mapping[str, Any] | None = None, untyped: Untyped = "refuse"
+) -> Any:
     """Return a value as plain JSON types; models, dataclasses, enums, dates and similar values are converted.
 
     Args:
         value: Any value.
         name: The name of the value in the error message.
+        schema: The JSON Schema of the value, see `agentfield.values.encode`.
+        untyped: What becomes of large integers elsewhere, see `agentfield.values.encode`.
 
     Raises:
-        InvalidInput: With the code ``not_json``; `field` is the path to the part that JSON cannot represent.
+        InvalidInput: With the code ``unrepresentable``; `field` is the path to the part that JSON cannot represent.
+    """
+    return to_json(value, name=name, schema=schema, untyped=untyped).value
+
+
+def to_json(
+    value: Any, *, name: str = "value", schema: Mapping[str, Any] | None = None, untyped: Untyped = "refuse"
+) -> Encoded:
+    """Return the same as `jsonable` with its canonical bytes."""
+    return encode(plain_json(value, name=name), name=name, schema=schema, untyped=untyped)
+
+
+def plain_json(value: Any, *, name: str = "value") -> Any:
+    """Return a value converted to JSON types for `encode`, which checks its numbers, texts and levels.
+
+    Raises:
+        InvalidInput: With the code ``unrepresentable``: a part is of a type that JSON does not have.
     """
     return _plain(value, name, 0)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise _not_json(path, f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
+    if depth > _MAX_CONVERTED:
+        raise unrepresentable(path, f"is nested deeper than {MAX_DEPTH} levels, or contains itself")
     match value:
-        case None | bool():
+        case None | bool() | str() | int() | float() if not isinstance(value, enum.Enum):
             return value
         case enum.Enum():
             return _plain(value.value, path, depth + 1)
-        case str():
-            return _text(value, path)
-        case int():
-            return _integer(value, path)
-        case float():
-            if not math.isfinite(value):
-                raise _not_json(path, f"is {value}, which JSON cannot hold")
-            return float(value)
         case BaseModel():
             return _converted(value, path, depth)
         case Mapping():
@@ -203,56 +224,53 @@ def _object(value: Mapping[Any, Any], path: str, depth: int) -> dict[str, Any]:
     for key, item in value.items():
         name = _key(key, path)
         if name in plain:
-            raise _not_json(path, f"has two keys that are {name!r} in JSON")
+            raise unrepresentable(path, f"has two keys that are {name!r} in JSON")
         plain[name] = _plain(item, f"{path}.{name}", depth + 1)
     return plain
 
 
 def _converted(value: Any, path: str, depth: int) -> Any:
     if inspect.isawaitable(value):
-        raise _not_json(path, "was not awaited; write `await` before it")
+        raise unrepresentable(path, "was not awaited; write `await` before it")
     if inspect.isgenerator(value) or inspect.isasyncgen(value):
-        raise _not_json(path, f"is a {type(value).__name__}; return the value that it yields")
+        raise unrepresentable(path, f"is a {type(value).__name__}; return the value that it yields")
     if isinstance(value, SECRETS):
-        raise _not_json(path, "hides its value, but inputs and outputs are recorded; pass the name of the secret")
+        raise unrepresentable(path, "hides its value, but inputs and outputs are recorded; pass the name of the secret")
     if isinstance(value, BaseModel) and (found := unfaithful_model(type(value))) is not None:
-        raise _not_json(path, f"cannot be carried: {found[0]}. {found[1].removesuffix('.')}")
+        raise unrepresentable(path, f"cannot be carried: {found[0]}. {found[1].removesuffix('.')}")
     try:
-        # Converts dates, UUIDs, decimals, paths, sets and everything else that pydantic serializes. The result goes through the
-        # checks above again, because a model may hold NaN.
+        # Converts dates, UUIDs, decimals, paths, sets and everything else that pydantic serializes.
         plain = to_jsonable_python(value, bytes_mode="base64", by_alias=True)
     except (PydanticSerializationError, ValueError, RecursionError):
-        raise _not_json(path, f"is of type {type(value).__name__}, which JSON cannot hold") from None
+        raise unrepresentable(path, f"is of type {type(value).__name__}, which JSON cannot hold") from None
     return _plain(plain, path, depth + 1)
 
 
 def _key(key: Any, path: str) -> str:
     """Return the text of a key: a parameter declared as ``dict[int, ...]`` makes integers of its keys again."""
-    if not isinstance(key, str) or isinstance(key, enum.Enum):
-        plain = _plain(key, path, 0) if isinstance(key, _KEYS) else None
-        if plain is None or isinstance(plain, list | dict):
-            raise _not_json(path, f"has a key of type {type(key).__name__}; keys are text in JSON")
-        key = plain if isinstance(plain, str) else json.dumps(plain)
-    return _text(key, path)
+    if isinstance(key, str) and not isinstance(key, enum.Enum):
+        return key
+    plain = _plain(key, path, 0) if isinstance(key, _KEYS) else None
+    if plain is None or isinstance(plain, list | dict):
+        raise unrepresentable(path, f"has a key of type {type(key).__name__}; keys are text in JSON")
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
-def _text(text: str, path: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise _not_json(path, "holds half of a surrogate pair, which is no text") from None
-    return str.__str__(text)
+def _carried(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that can be carried: without bounds beyond 2^53 - 1, which the node itself checks, and NaN defaults."""
+    return {key: _carried_part(item) for key, item in schema.items() if not _is_beyond(key, item)}
 
 
-def _integer(number: int, path: str) -> int:
-    if abs(number) > _MAX_INTEGER:
-        raise _not_json(path, "is an integer beyond 2^53 - 1, which JSON readers round; pass it as text")
-    return int(number)
+def _carried_part(part: Any) -> Any:
+    if isinstance(part, dict):
+        return _carried(part)
+    return [_carried_part(item) for item in part] if isinstance(part, list) else nearest(part)
 
 
-def _not_json(path: str, why: str) -> InvalidInput:
-    path = path if len(path) <= _MAX_PATH_SHOWN else path[:_MAX_PATH_SHOWN] + "…"
-    return InvalidInput(f"{path} {why}.", code="not_json", field=path)
+def _is_beyond(key: str, item: Any) -> bool:
+    if key == "default" and isinstance(item, float):
+        return not math.isfinite(item)
+    return key in _BOUNDS and isinstance(item, int | float) and not -MAX_INTEGER <= item <= MAX_INTEGER
 
 
 def _invalid_input(name: str, parameters: Sequence[str], error: ValidationError) -> InvalidInput:

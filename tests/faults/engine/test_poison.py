@@ -72,7 +72,7 @@ async def test_poisonous_inputs(cp: Plane, body: str) -> None:
                 "invalid_input",
                 "body_too_large",
                 "input_too_large",
-                "not_json",
+                "unrepresentable",
             )
             assert not await cp.store.open_executions()
         await serves(cp, node)

@@ -301,7 +301,7 @@ async def test_a_handler_without_input_is_reported(installation: Installation, t
             ("shop.odd",),
             1,
             (
-                "error: odd returned something that is not JSON: the output.a[0] is of type object, which JSON cannot hold.\n"
+                "error: odd ran, but its result cannot be carried: the output.a[0] is of type object, which JSON cannot hold.\n"
                 "hint: Return dicts, lists, text, numbers, booleans, None, pydantic models or dataclasses.\n"
                 "code: execution_failed\n"
             ),
@@ -310,8 +310,8 @@ async def test_a_handler_without_input_is_reported(installation: Installation, t
             ("shop.endless",),
             1,
             (
-                "error: endless returned something that is not JSON: the output is inf, which JSON cannot hold.\n"
-                "hint: Return dicts, lists, text, numbers, booleans, None, pydantic models or dataclasses.\n"
+                "error: endless ran, but its result cannot be carried: the output is inf, which JSON cannot hold.\n"
+                "hint: Give a finite number, null, or a string.\n"
                 "code: execution_failed\n"
             ),
         ),

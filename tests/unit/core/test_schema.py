@@ -183,7 +183,7 @@ def test_a_value_that_is_not_json_is_named_by_its_path(value: Any, field: str, w
     """The error has the path to the invalid part and the reason."""
     with pytest.raises(InvalidInput, match=why) as caught:
         jsonable(value)
-    assert (caught.value.code, caught.value.data["field"]) == ("not_json", field)
+    assert (caught.value.code, caught.value.data["field"]) == ("unrepresentable", field)
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:

@@ -127,8 +127,8 @@ async def make_session(store: SqliteStore, name: str = "ses_1") -> None:
     ("body", "code"),
     [
         ('{"text": "a", "text": "b"}', "malformed_json"),
-        ('{"text": NaN}', "malformed_json"),
-        ("[" * 50 + "]" * 50, "malformed_json"),
+        ('{"text": NaN}', "unrepresentable"),
+        ("[" * 50 + "]" * 50, "unrepresentable"),
         ('{"text"', "malformed_json"),
         ('{"count": 1}', "invalid_input"),
         ('{"text": "a", "count": "many"}', "invalid_input"),

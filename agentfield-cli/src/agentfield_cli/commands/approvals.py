@@ -131,14 +131,9 @@ def _decide(
 
 
 def _json(text: str | None) -> Any:
-    import json
+    from agentfield_cli.terminal.options import parse_json_option
 
-    from agentfield.errors import InvalidInput
-
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"--data is not JSON: {error}.", hint="--data '{\"amount\": 20}'", field="data") from None
+    return None if text is None else parse_json_option("--data", text, example="--data '{\"amount\": 20}'")
 
 
 def _print(view: ApprovalView, *, as_json: bool) -> None:

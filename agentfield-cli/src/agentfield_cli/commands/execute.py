@@ -76,16 +76,10 @@ def _failure(execution: ExecutionView) -> AgentFieldError:
 
 
 def _parse_object(text: str) -> dict[str, object]:
-    import json
-
     from agentfield.errors import InvalidInput
+    from agentfield_cli.terminal.options import parse_json_option
 
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(
-            f"--input is not JSON: {error}.", hint='--input \'{"name": "value"}\'', field="input"
-        ) from None
+    value = parse_json_option("--input", text, example='--input \'{"name": "value"}\'')
     if not isinstance(value, dict):
         raise InvalidInput("--input is JSON, but not an object.", hint='--input \'{"name": "value"}\'', field="input")
     return value

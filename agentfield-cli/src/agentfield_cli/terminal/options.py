@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "Url", "with_start_options"]
+__all__ = ["AsJson", "Url", "parse_json_option", "with_start_options"]
 
 Url = Annotated[
     str | None,
@@ -54,6 +54,28 @@ def with_start_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_start
 
 
+def parse_json_option(option: str, text: str, *, example: str) -> Any:
+    """Return the JSON value of an option.
+
+    Args:
+        option: The option, as in ``--input``.
+        text: Its text.
+        example: The hint of the error.
+
+    Raises:
+        InvalidInput: The text is not JSON, or holds a value that cannot be carried (code `unrepresentable`).
+    """
+    from agentfield.errors import InvalidInput
+    from agentfield.values import parse
+
+    try:
+        return parse(text, name=option, untyped="keep").value
+    except InvalidInput as error:
+        if error.code != "malformed_json":
+            raise
+        raise InvalidInput(error.message, hint=example, field=option.removeprefix("--")) from None
+
+
 def _start_request(
     target: Target,
     provider: Provider = None,
@@ -63,15 +85,10 @@ def _start_request(
     caller: Caller = None,
     metadata: Metadata = "{}",
 ) -> Any:
-    import json
-
     from agentfield.errors import InvalidInput
     from agentfield.wire.rest import StartRequest
 
-    try:
-        values = json.loads(metadata)
-    except ValueError as error:
-        raise InvalidInput(f"--metadata is not JSON: {error}.", hint='--metadata \'{"name": "value"}\'') from None
+    values = parse_json_option("--metadata", metadata, example='--metadata \'{"name": "value"}\'')
     if not isinstance(values, dict):
         raise InvalidInput("--metadata is JSON, but not an object.", hint='--metadata \'{"name": "value"}\'')
     if caller is not None and len(caller) > 256:

@@ -285,5 +285,5 @@ class ControlPlaneClient(SessionStreams):
 
 def _execute_body(values: Mapping[str, Any] | None, timeout: float | None, **more: float) -> dict[str, Any]:
     given = {name: value for name, value in more.items() if value}
-    request = ExecuteRequest(input=jsonable(dict(values or {}), name="input"), timeout=timeout, **given)
+    request = ExecuteRequest(input=jsonable(dict(values or {}), name="input", untyped="keep"), timeout=timeout, **given)
     return request.model_dump(mode="json", exclude_none=True, exclude_unset=True)

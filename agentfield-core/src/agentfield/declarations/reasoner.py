@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from agentfield.arguments import check_seconds
 from agentfield.errors import AgentFieldError, ExecutionFailed, InvalidInput
-from agentfield.schema import InputModel, jsonable, output_schema, summary
+from agentfield.schema import InputModel, output_schema, plain_json, summary
+from agentfield.values import Encoded, encode_off_loop
 from agentfield.wire.node_declarations import FunctionSpec
 
 __all__ = ["OnInterrupt", "Reasoner", "RetryOn"]
@@ -24,6 +25,9 @@ OnInterrupt = Literal["keep", "cancel"]
 
 RetryOn = type[Exception] | str | Iterable[type[Exception] | str]
 """Failures after which another attempt is made: exception classes, and codes of `AgentFieldError`."""
+
+
+_RESULT_HINT = "Return dicts, lists, text, numbers, booleans, None, pydantic models or dataclasses."
 
 
 class Reasoner:
@@ -103,12 +107,12 @@ class Reasoner:
             return True
         return isinstance(error, AgentFieldError) and error.code in self._retry_codes
 
-    async def run(self, values: Mapping[str, Any], threads: Executor) -> Any:
-        """Call the function with `values` and return its result as plain JSON.
+    async def run(self, values: Mapping[str, Any], threads: Executor) -> Encoded:
+        """Call the function with `values` and return its result as plain JSON with its canonical bytes.
 
         Raises:
             InvalidInput: `values` do not match the parameters.
-            ExecutionFailed: The result is not JSON.
+            ExecutionFailed: The result cannot be carried.
             Exception: Any exception of the function.
         """
         bound = self._input_model.bind(values)
@@ -123,12 +127,13 @@ class Reasoner:
             if inspect.isawaitable(output):
                 output = await output
         try:
-            return jsonable(output, name="the output")
+            plain = plain_json(output, name="the output")
+            return await encode_off_loop(plain, name="the output", schema=self.spec.output_schema)
         except InvalidInput as error:
             raise ExecutionFailed(
-                f"{self.spec.name} returned something that is not JSON: {error.message}",
-                hint="Return dicts, lists, text, numbers, booleans, None, pydantic models or dataclasses.",
-                reason="not_json",
+                f"{self.spec.name} ran, but its result cannot be carried: {error.message}",
+                hint=error.hint or _RESULT_HINT,
+                reason=error.code,
                 field=error.data.get("field"),
             ) from None
 

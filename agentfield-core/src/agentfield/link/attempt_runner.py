@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from agentfield.link.failures import is_cancelled, log_failure, reasoner_problem
 from agentfield.link.progress_reporter import ProgressReporter
 from agentfield.link.state import GIVEN_BACK, LinkState
 from agentfield.link.thread_calls import ThreadCalls
+from agentfield.values import Encoded, encode
 from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["AttemptRunner"]
@@ -33,9 +33,6 @@ __all__ = ["AttemptRunner"]
 _Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
 _MAX_PAUSE_BYTES = 64 * 1024
 """Maximum size of a pause request, in bytes of JSON."""
-
-_INLINE_BYTES = 64 * 1024
-"""Values up to this size are hashed on the event loop, larger ones in a thread."""
 
 
 class AttemptRunner:
@@ -133,7 +130,7 @@ class AttemptRunner:
             async with asyncio.timeout(seconds) as deadline:
                 output = await self._reasoner(invoke.function).run(invoke.input, self._threads)
             _require_awaited()
-            return await self._succeeded(invoke, output)
+            return self._succeeded(invoke, output)
         except ExecutionSuspended as suspension:
             return self._suspended(invoke, suspension)
         except TimeoutError as error:
@@ -151,15 +148,13 @@ class AttemptRunner:
                 return self._suspended(invoke, suspension_inside)
             return self._failed(invoke, target, error)
 
-    async def _succeeded(self, invoke: Invoke, output: Any) -> Result:
-        size = len(json.dumps(output, ensure_ascii=False).encode())
+    def _succeeded(self, invoke: Invoke, output: Encoded) -> Result:
+        size = len(output)
         if size > MAX_VALUE_BYTES:
             raise LimitExceeded(
                 f"{self._node_id}.{invoke.function} returned {size} bytes of JSON; the maximum is {MAX_VALUE_BYTES}.",
                 hint="Return a reference to large data instead of the data.",
             )
-        if size > _INLINE_BYTES:
-            return await asyncio.to_thread(self._signed, invoke, "succeeded", output=output)
         return self._signed(invoke, "succeeded", output=output)
 
     def _suspended(self, invoke: Invoke, suspension: ExecutionSuspended) -> Result:
@@ -192,16 +187,16 @@ class AttemptRunner:
         invoke: Invoke,
         status: _Status,
         *,
-        output: Any = None,
+        output: Encoded | None = None,
         problem: dict[str, Any] | None = None,
         pause: PauseRequest | None = None,
     ) -> Result:
         execution_id, attempt = _key(invoke)
         try:
-            input_digest = digest(invoke.input)
+            input_digest = encode(invoke.input, name="input").digest
         except InvalidInput as error:
             input_digest, status, output, problem = digest(None), "failed", None, error.to_problem()
-        output_digest = digest(output) if status == "succeeded" else None
+        output_digest = output.digest if output is not None else None
         if pause is not None:
             output_digest = digest(pause.model_dump(mode="json"))
         message = result_message(execution_id, attempt, status, input_digest, output_digest)
@@ -210,7 +205,7 @@ class AttemptRunner:
             attempt=attempt,
             epoch=invoke.epoch,
             status=status,
-            output=output,
+            output=None if output is None else output.value,
             problem=problem,
             input_digest=input_digest,
             output_digest=output_digest,

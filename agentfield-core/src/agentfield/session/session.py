@@ -14,7 +14,7 @@ from agentfield.errors import InvalidInput, LimitExceeded, SessionEnded
 from agentfield.identity import canonical
 from agentfield.ids import new_id
 from agentfield.realtime.events import Event, Warned, event_adapter
-from agentfield.schema import jsonable
+from agentfield.schema import jsonable, to_json
 from agentfield.session.awaited import NotAwaited, must_await
 from agentfield.session.turns import Reply, Spoken, Turn
 from agentfield.wire.frames import SessionCommand, SessionOpen
@@ -178,6 +178,7 @@ class Session:
             raise InvalidInput(f"say(stale={stale!r}): stale must be 'drop' or 'speak'.", field="stale")
         self._require_live()
         op_id = new_id("op")
+        text = jsonable(text, name="text")
         answer = self._ask("say", {"text": text, "interruptible": interruptible, "stale": stale}, op_id=op_id)
         answer.add_done_callback(lambda done: self._add_to_history(done, lambda value: value))
         return Speech(op_id, text, answer, self._cancel_speech)
@@ -197,7 +198,7 @@ class Session:
         self._require_live()
         op_id = new_id("op")
         args = {"instructions": instructions, "tools": None if tools is None else list(tools)}
-        answer = self._ask("reply", args, op_id=op_id)
+        answer = self._ask("reply", jsonable(args, name="reply"), op_id=op_id)
         answer.add_done_callback(lambda done: self._add_to_history(done, lambda value: value.get("spoken") or {}))
         try:
             return Reply.model_validate(await asyncio.shield(answer))
@@ -229,7 +230,12 @@ class Session:
         """
         check_target(target)
         check_seconds(timeout)
-        args = {"target": target, "input": jsonable(input, name="input"), "timeout": timeout, "filler": filler}
+        args = {
+            "target": target,
+            "input": jsonable(input, name="input", untyped="keep"),
+            "timeout": timeout,
+            "filler": jsonable(filler, name="filler"),
+        }
         op_id = new_id("op")
         answer = self._ask("call", args, op_id=op_id)
         try:
@@ -270,7 +276,7 @@ class Session:
         if self._ended is not None:
             return
         try:
-            await asyncio.shield(self._ask("end", {"reason": reason}))
+            await asyncio.shield(self._ask("end", {"reason": jsonable(reason, name="reason")}))
         except SessionEnded:
             return  # the session ended before the command arrived
         finally:
@@ -371,14 +377,13 @@ class Session:
             self._late_words[turn_id] = text
 
     def _encode_state(self) -> tuple[dict[str, Any], bytes]:
-        state = jsonable(self.state, name="state")
-        packed = canonical(state)
-        if len(packed) > MAX_STATE_BYTES:
+        state = to_json(self.state, name="state")
+        if len(state) > MAX_STATE_BYTES:
             raise LimitExceeded(
-                f"The state of a session may be {MAX_STATE_BYTES} bytes of JSON; this one is {len(packed)}.",
+                f"The state of a session may be {MAX_STATE_BYTES} bytes of JSON; this one is {len(state)}.",
                 hint="Keep large values in a store of your own and their keys in session.state.",
             )
-        return state, packed
+        return state.value, state.canonical
 
 
 class _EventQueue:

@@ -24,7 +24,7 @@ def speak_result(output: str) -> str:
     """
     try:
         value = json.loads(output)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = output
     return _sentence(value)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from dataclasses import replace
-from typing import Any
 
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
-from agentfield.identity import canonical, digest_of
+from agentfield.values import encode_off_loop
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.engine.backoff import max_backoff
 from agentfield_server.nodes import LinkHub
-from agentfield_server.store.json_text import dump
 from agentfield_server.store.records import NewExecution
 
 __all__ = ["MAX_INPUT", "prepare_execution", "resolve_target"]
@@ -22,8 +19,6 @@ MAX_INPUT = 1024 * 1024
 
 _JUST_LEFT = 10.0
 """Seconds after a node left in which its work is queued instead of refused."""
-
-_LARGE = 32 * 1024
 
 
 def resolve_target(hub: LinkHub, target: str) -> FunctionSpec:
@@ -64,24 +59,25 @@ def resolve_target(hub: LinkHub, target: str) -> FunctionSpec:
 
 
 async def prepare_execution(new: NewExecution, spec: FunctionSpec) -> NewExecution:
-    """Return the execution with retries, backoff and timeout of its target and the digest of its input.
+    """Return the execution with retries, backoff and timeout of its target, and its input as it is carried, with the digest.
 
     Raises:
-        InvalidInput: The input is not a JSON object.
+        InvalidInput: The input is not an object, or holds a value that cannot be carried (code `unrepresentable`).
         LimitExceeded: The input is larger than 1 MiB.
     """
     if not isinstance(new.input, dict):
         raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
-    # `canonical` is pure Python and slow, `dump` is not: a large input is measured in a thread
-    large = len(dump(new.input)) > _LARGE
-    input_digest = await asyncio.to_thread(_input_digest, new.input) if large else _input_digest(new.input)
+    given = await encode_off_loop(new.input, name="input", schema=spec.input_schema)
+    if len(given) > MAX_INPUT:
+        raise _too_large(len(given))
     attempts = max(new.max_attempts, spec.retries + 1)
     return replace(
         new,
+        input=given.value,
         max_attempts=attempts,
         backoff=spec.backoff,
         timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),
-        input_digest=input_digest,
+        input_digest=given.digest,
     )
 
 
@@ -92,16 +88,11 @@ def _total_timeout(spec: FunctionSpec, attempts: int) -> float | None:
     return spec.timeout * attempts + sum(max_backoff(spec.backoff, attempt) for attempt in range(1, attempts))
 
 
-def _input_digest(value: dict[str, Any]) -> str:
-    """Return the digest of an input; raise `LimitExceeded` when it is too large."""
-    data = canonical(value)
-    size = len(data)
-    if size > MAX_INPUT:
-        error = LimitExceeded(
-            f"The input has {size} bytes, more than the {MAX_INPUT} that may be passed.",
-            code="input_too_large",
-            hint="pass a reference to large data (a path, an address) instead of the data",
-        )
-        error.status = 413
-        raise error
-    return digest_of(data)
+def _too_large(size: int) -> LimitExceeded:
+    error = LimitExceeded(
+        f"The input has {size} bytes, more than the {MAX_INPUT} that may be passed.",
+        code="input_too_large",
+        hint="pass a reference to large data (a path, an address) instead of the data",
+    )
+    error.status = 413
+    return error

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from agentfield.errors import Conflict, NotFound
+from agentfield.values import encode
 from agentfield.wire.frames import PauseRequest
 from agentfield.wire.rest import ApprovalStatus
 from agentfield_server.engine.deadlines import Deadlines
@@ -75,7 +76,9 @@ class Approvals:
         Raises:
             NotFound: The approval does not exist (code `unknown_approval`).
             Conflict: It was decided otherwise, expired, or its execution has ended (code `already_decided`).
+            InvalidInput: The data holds a value that cannot be carried (code `unrepresentable`).
         """
+        data = encode(data, name="data").value
         approval = await self._store.decide(approval_id, status=status, by=by, via=via, note=note, data=data)
         if approval is not None:
             await self._resume(approval.execution_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +17,7 @@ from agentfield.errors import (
     NodeNotConnected,
     NotFound,
 )
+from agentfield.values import nearest
 from agentfield.wire.frames import Accepted, Call, Cancel, PauseRequest, Progress, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.bus import Bus
@@ -201,6 +202,11 @@ class Engine:
         rows = [row for row in await self._store.open_executions(run_id=run_id) if row.kind in ("tool", "call")]
         done = [await self.cancel(row.id, reason, tree=False) for row in rows]
         return sum(row.status == "cancelled" for row in done)
+
+    def output_schema_of(self, target: str) -> Mapping[str, Any] | None:
+        """Return the declared JSON Schema of a target's result, None when it has none."""
+        spec = self._hub.function(target)
+        return None if spec is None else spec.output_schema
 
     def timeout_of(self, target: str) -> float | None:
         """Return the declared timeout of a target in seconds, None when it has none."""
@@ -421,9 +427,8 @@ class Engine:
         """Record the progress of an attempt."""
         if frame.execution_id in link.assigned:
             await self._entries.record(frame.execution_id)
-            await self._store.progress(
-                frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=dict(frame.value)
-            )
+            value = nearest(dict(frame.value))
+            await self._store.progress(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=value)
 
     async def _already_recorded(self, frame: Result) -> bool:
         row = await self._store.get_execution(frame.execution_id)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agentfield.errors import AgentFieldError, Forbidden, LimitExceeded, NodeNotConnected, error_from_problem
 from agentfield.ids import new_id
+from agentfield.values import restore_integers
 from agentfield.wire.frames import Call, CallAccepted, CallResult
 from agentfield_server.nodes import LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
@@ -150,9 +151,11 @@ class NodeCalls:
         try:
             done = await self._runner.wait(execution.id, None)
             problem = None if done.status == "succeeded" else problem_of(done)
+            spec = self._hub.function(done.target)
+            output = restore_integers(done.output, None if spec is None else spec.output_schema)
             await _answer(
                 link,
-                CallResult(op_id=frame.op_id, execution_id=done.id, output=done.output, problem=problem),
+                CallResult(op_id=frame.op_id, execution_id=done.id, output=output, problem=problem),
             )
         except AgentFieldError as error:
             # the node repeats its call over its next link

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +12,8 @@ from agentfield.errors import (
     ExecutionTimeout,
     InvalidInput,
 )
-from agentfield.identity import canonical, digest, digest_of, result_message, verify_signature
+from agentfield.identity import result_message, verify_signature
+from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
 from agentfield.wire.frames import Result
 from agentfield.wire.rest import ExecutionStatus
 
@@ -25,7 +23,6 @@ MAX_OUTPUT = 1024 * 1024
 """Bytes of an output as canonical JSON."""
 
 _MAX_PROBLEM = 32 * 1024
-_LARGE = 32 * 1024
 _MAX_DETAIL = 4000
 
 
@@ -50,34 +47,27 @@ async def verify_result(frame: Result, *, did: str, input_digest: str | None) ->
         did: Decentralised identifier that the node proved at the handshake.
         input_digest: Digest of the input that it was given, None when it is not known.
     """
-    # `canonical` is pure Python and slow, the json module is not: a large output is checked in a thread
-    if len(json.dumps(frame.output)) > _LARGE:
-        return await asyncio.to_thread(_verify, frame, did, input_digest)
-    return _verify(frame, did, input_digest)
-
-
-def _verify(frame: Result, did: str, input_digest: str | None) -> Outcome:
+    output: Encoded | None = None
+    unfit: InvalidInput | None = None
+    try:
+        output = await encode_off_loop(frame.output, name="the output")
+    except InvalidInput as error:
+        unfit = error
     message = result_message(frame.execution_id, frame.attempt, frame.status, frame.input_digest, frame.output_digest)
     if not verify_signature(did, message, frame.signature):
         return _refused(frame, "The signature of the result does not fit the node's key.", "bad_signature")
     if input_digest is not None and frame.input_digest != input_digest:
         return _refused(frame, "The node signed for another input than it was given.", "digest_mismatch")
-    output: Any = None
-    problem: dict[str, Any] | None = None
     if frame.status == "parked":
-        if frame.pause is None or frame.output_digest != digest(frame.pause.model_dump(mode="json")):
-            return _refused(frame, "The node signed for another pause than it asked for.", "digest_mismatch")
-        return Outcome(status="waiting", input_digest=frame.input_digest)
-    if frame.status == "succeeded":
-        if (refusal := _check_output(frame)) is not None:
-            return refusal
-        output = frame.output
-    else:
-        problem = _problem(frame)
+        refusal = _check_pause(frame)
+        return refusal or Outcome(status="waiting", input_digest=frame.input_digest)
+    succeeded = frame.status == "succeeded"
+    if succeeded and (refusal := _check_output(frame, output, unfit)) is not None:
+        return refusal
     return Outcome(
         status=frame.status,
-        output=output,
-        problem=problem,
+        output=output.value if output is not None and succeeded else None,
+        problem=None if succeeded else _problem(frame),
         input_digest=frame.input_digest,
         output_digest=frame.output_digest,
         signature=frame.signature,
@@ -85,22 +75,41 @@ def _verify(frame: Result, did: str, input_digest: str | None) -> Outcome:
     )
 
 
-def _check_output(frame: Result) -> Outcome | None:
+def _check_pause(frame: Result) -> Outcome | None:
     try:
-        data = canonical(frame.output)
+        asked = None if frame.pause is None else encode(frame.pause.model_dump(mode="json"), name="pause")
     except InvalidInput as error:
-        return _refused(frame, f"The output is not JSON: {error.message}", "output_not_json")
-    size = len(data)
-    if size > MAX_OUTPUT:
+        return _cannot_be_carried(frame, "The pause that it asked for", error)
+    if asked is None or frame.output_digest != asked.digest:
+        return _refused(frame, "The node signed for another pause than it asked for.", "digest_mismatch")
+    return None
+
+
+def _check_output(frame: Result, output: Encoded | None, unfit: InvalidInput | None) -> Outcome | None:
+    if output is None or unfit is not None:
+        return _cannot_be_carried(frame, "The function ran, but its result", unfit)
+    if len(output) > MAX_OUTPUT:
         return _refused(
             frame,
-            f"The output has {size} bytes, more than the {MAX_OUTPUT} that may be returned.",
+            f"The output has {len(output)} bytes, more than the {MAX_OUTPUT} that may be returned.",
             "output_too_large",
             hint="return a reference to large data (a path, an address) instead of the data",
         )
-    if frame.output_digest != digest_of(data):
+    if frame.output_digest != output.digest:
         return _refused(frame, "The node signed for another output than it sent.", "digest_mismatch")
     return None
+
+
+def _cannot_be_carried(frame: Result, what: str, unfit: InvalidInput | None) -> Outcome:
+    why, hint, field = (unfit.message, unfit.hint, unfit.data.get("field")) if unfit else ("", None, None)
+    error = ExecutionFailed(
+        f"{what} cannot be carried: {why}",
+        hint=hint,
+        reason="unrepresentable",
+        field=field,
+        execution_id=frame.execution_id,
+    )
+    return Outcome(status="failed", problem=error.to_problem())
 
 
 def _refused(frame: Result, message: str, code: str, *, hint: str | None = None) -> Outcome:
@@ -110,15 +119,12 @@ def _refused(frame: Result, message: str, code: str, *, hint: str | None = None)
 
 
 def _problem(frame: Result) -> dict[str, Any]:
-    """Return the problem document of the node; one that is too large or no JSON is reduced to a truncated detail."""
+    """Return the problem document of the node; one that is too large is reduced to a truncated detail."""
     default = _DEFAULTS[frame.status]("The node gave no reason.").to_problem()
-    given: Mapping[str, Any] = frame.problem or {}
-    try:
-        if len(canonical(dict(given))) <= _MAX_PROBLEM:
-            return {**default, **given}
-    except InvalidInput:
-        pass
-    detail = str(given.get("detail", default["detail"])).encode("utf-8", "replace").decode()[:_MAX_DETAIL]
+    given: dict[str, Any] = nearest(dict(frame.problem or {}))
+    if len(encode(given)) <= _MAX_PROBLEM:
+        return {**default, **given}
+    detail = clean_text(str(given.get("detail", default["detail"])))[:_MAX_DETAIL]
     return {**default, "detail": detail}
 
 

@@ -12,8 +12,9 @@ import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
-from agentfield.errors import AgentFieldError, NodeRefused, Unavailable
+from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused, Unavailable
 from agentfield.identity import challenge_message, verify_signature
+from agentfield.values import encode
 from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
 from agentfield.wire.link_protocol import PROTOCOLS
@@ -32,7 +33,8 @@ async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable
         stopping: Returns whether the control plane is stopping and accepts no more nodes.
 
     Raises:
-        NodeRefused: No hello came in time, or the hello is invalid: protocol, signature or duplicate names.
+        NodeRefused: No hello came in time, or the hello is invalid: protocol, signature, duplicate names, or a declaration that
+            cannot be carried (code `unrepresentable`).
         Unavailable: The control plane is stopping.
     """
     nonce = secrets.token_urlsafe(32)
@@ -105,3 +107,13 @@ def _check(hello: Hello | WatchHello, nonce: str) -> None:
             code="duplicate_name",
             hint="give each reasoner and session its own name",
         )
+    for name, spec in [*((f.name, f) for f in hello.functions), *((s.name, s) for s in hello.sessions)]:
+        try:
+            encode(spec.model_dump(mode="json"), name=name)
+        except InvalidInput as error:
+            raise NodeRefused(
+                f"A declaration of the node {hello.node_id!r} cannot be carried: {error.message}",
+                code=error.code,
+                hint=error.hint,
+                field=error.data["field"],
+            ) from None

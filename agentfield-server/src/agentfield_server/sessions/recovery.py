@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentfield.errors import AgentFieldError
+from agentfield.values import load_canonical
 from agentfield_server.sessions.conversation.history import with_caller_words
 from agentfield_server.sessions.conversation.inputs import OpenCallSnapshot, OpenTurnSnapshot, Snapshot
 from agentfield_server.sessions.conversation.usage.totals import UsageTotals
@@ -117,7 +117,7 @@ async def _events(store: Store, run_id: str) -> AsyncIterator[tuple[str, Mapping
     after = 0
     while rows := await store.read_events(run_id, after=after, limit=_PAGE):
         for row in rows:
-            yield row.type, json.loads(row.canonical)["body"]
+            yield row.type, load_canonical(row.canonical)["body"]
             after = row.seq
 
 

@@ -16,6 +16,7 @@ from agentfield.plugins.registry.session_checks import check_declaration
 from agentfield.plugins.wording import did_you_mean
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
 from agentfield.realtime.transport import Evidence
+from agentfield.values import encode
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import StartRequest
 from agentfield_server.nodes import LinkHub, declaration_hash
@@ -63,9 +64,12 @@ def resolve_start(
         Conflict: Only a caller of the session's transport can start it (code `starts_elsewhere`).
         NotFound: No node declares the target (code `unknown_session`).
         NodeNotConnected: The node that declares it is not linked.
-        InvalidInput: The request or a name in the declaration is invalid; the message lists what is available.
+        InvalidInput: The request or a name in the declaration is invalid; the message lists what is available. Metadata that
+            cannot be carried has the code `unrepresentable`.
         PluginError: The pair is not installed, or lacks a capability that the session declares.
     """
+    encode(request.caller, name="caller")
+    encode(request.metadata, name="metadata")
     declaration = _find_declaration(request.target, hub)
     node_id = request.target.partition(".")[0]
     _check_linked(request.target, node_id, hub)

@@ -16,12 +16,12 @@ def dump(value: Any) -> str:
     """Return a JSON value as text.
 
     Raises:
-        InvalidInput: The value is not JSON (code `not_json`).
+        InvalidInput: The value is not JSON (code `unrepresentable`).
     """
     try:
         return _encode(value)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"This cannot be kept as JSON: {error}.", code="not_json") from None
+        raise InvalidInput(f"This cannot be kept as JSON: {error}.", code="unrepresentable") from None
 
 
 def load(text: str | None) -> Any:

@@ -143,7 +143,7 @@ async def test_output_that_is_not_json_fails_with_the_reason(plane: Plane, outpu
     async with app:
         result = await run(await plane.link(), "odd", {})
     assert result.problem is not None
-    assert (result.status, result.problem["reason"], result.problem["field"]) == ("failed", "not_json", field)
+    assert (result.status, result.problem["reason"], result.problem["field"]) == ("failed", "unrepresentable", field)
 
 
 @pytest.mark.parametrize(

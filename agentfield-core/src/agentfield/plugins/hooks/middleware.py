@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield.errors import AgentFieldError, Forbidden, InvalidInput, MiddlewareFailed, PluginBroken
-from agentfield.identity import canonical
+from agentfield.errors import AgentFieldError, Forbidden, MiddlewareFailed, PluginBroken
 from agentfield.plugins.hooks.arguments import ToolCall, ToolMiddleware
 from agentfield.plugins.hooks.implementations import HookImplementation, HookRegistry
+from agentfield.values import encode, nearest
 
 __all__ = ["MAX_OUTPUT", "MIDDLEWARE_TIMEOUT", "Invocation", "MiddlewareChain", "MiddlewareEvent"]
 
@@ -132,7 +132,7 @@ class _MiddlewareCall:
         self, registered: _Registered, call: ToolCall, invocation: Invocation, run_rest: Execute, timeout: float
     ) -> None:
         self._registered = registered
-        self._given_input = _dump(dict(call.input))
+        self._given_input = _dump(dict(call.input), name="input")
         self._call = call.with_input(json.loads(self._given_input))
         self._invocation = invocation
         self._run_rest = run_rest
@@ -156,7 +156,7 @@ class _MiddlewareCall:
         """Return the output of the middleware as JSON."""
         try:
             async with self._timer:
-                return _dump(await self._registered.middleware(self._call, self.proceed))
+                return _dump(await self._registered.middleware(self._call, self.proceed), name="the output")
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # cancelling() tells a cancellation of this task from a CancelledError that the plugin raised
@@ -180,7 +180,7 @@ class _MiddlewareCall:
             raise RuntimeError("proceed was called twice, or after the middleware had returned")
         if dataclasses.replace(call, input=self._call.input) != self._call:
             raise ValueError("only the input of a call may be changed: proceed(call.with_input({...}))")
-        text = _dump(dict(call.input))
+        text = _dump(dict(call.input), name="input")
         self._proceeded = True
         if text != self._given_input:
             recorded = _recordable("asked", json.loads(self._given_input), self._given_input)
@@ -193,7 +193,7 @@ class _MiddlewareCall:
         left = (self._timer.when() or 0.0) - loop.time()
         self._timer.reschedule(None)
         try:
-            self._rest_output = _dump(await self._run_rest(call))
+            self._rest_output = _dump(await self._run_rest(call), name="the output")
         except BaseException as error:
             self._rest_error = error
             raise
@@ -264,17 +264,14 @@ def _broken(hook: HookImplementation, why: str) -> PluginBroken:
     )
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+def _dump(value: Any, *, name: str) -> str:
+    """Return a value as JSON; large integers of an input stay until the engine compares them with the target's schema."""
+    checked = encode(value, name=name, untyped="keep").value
+    return json.dumps(checked, sort_keys=True, separators=(",", ":"))
 
 
 def _recordable(name: str, value: Any, text: str) -> dict[str, Any]:
-    """Return a value for the log; a large value, or one without canonical JSON, as its size and digest."""
-    if len(text) <= _MAX_RECORDED:
-        try:
-            canonical(value)
-        except InvalidInput:
-            pass
-        else:
-            return {name: value}
+    """Return a value for the log; a large value, or one that the log cannot hold, as its size and digest."""
+    if len(text) <= _MAX_RECORDED and nearest(value) is value:
+        return {name: value}
     return {f"{name}_bytes": len(text), f"{name}_sha256": hashlib.sha256(text.encode()).hexdigest()}

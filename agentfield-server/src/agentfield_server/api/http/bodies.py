@@ -12,52 +12,33 @@ from pydantic import BaseModel, ValidationError
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded
 from agentfield.schema import validation_message
+from agentfield.values import parse
 
 __all__ = ["json_reply", "problem_reply", "read_limit", "read_model", "read_text", "strict_json", "validation_error"]
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-MAX_DEPTH = 32
 MAX_BODY = 64 * 1024
 MAX_PAGE = 1000
 _SIZE_HINT = "send less: keep large data elsewhere and send where it is"
 _JSON_HINT = "send one JSON object in UTF-8"
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return result
-
-
-def _no_constants(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        containers = [item for item in level if isinstance(item, (dict, list))]
-        if not containers:
-            return
-        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
-    if any(isinstance(item, (dict, list)) for item in level):
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-
-
 def strict_json(text: str) -> Any:
-    """Parse JSON strictly (RFC 8259): no duplicate names, no NaN, at most 32 levels.
+    """Parse JSON strictly (RFC 8259): no duplicate names, no NaN, no lone surrogates, at most 32 levels.
+
+    Large integers pass; the border that knows the declared type decides about them.
 
     Raises:
-        InvalidInput: The text is not such JSON (code `malformed_json`).
+        InvalidInput: The text is not such JSON (code `malformed_json`, or `unrepresentable` with the path to the value).
     """
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-        _check_depth(value)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"The body is not valid JSON: {error}.", code="malformed_json", hint=_JSON_HINT) from None
-    return value
+        return parse(text, name="", untyped="keep").value
+    except InvalidInput as error:
+        if error.code != "malformed_json":
+            raise
+        why = error.message.partition(": ")[2]
+        raise InvalidInput(f"The body is not valid JSON: {why}", code=error.code, hint=_JSON_HINT) from None
 
 
 def validation_error(error: ValidationError, model: type[BaseModel]) -> InvalidInput:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from agentfield.errors import AgentFieldError, Conflict, Forbidden
+from agentfield.errors import AgentFieldError, Conflict, Forbidden, InvalidInput
 from agentfield.ids import new_id
 from agentfield.plugins.hooks.middleware import MiddlewareChain
 from agentfield.plugins.manifest.spec import PairSpec
@@ -16,6 +16,7 @@ from agentfield.realtime.bridge import EventLoopStallMonitor
 from agentfield.realtime.caller import CallerInput
 from agentfield.realtime.commands import CancelReplyCommand
 from agentfield.realtime.config import SessionConfig
+from agentfield.values import encode, nearest
 from agentfield.wire.frames import SessionCommand, SessionDone
 from agentfield.wire.rest import SessionState
 from agentfield_server.bus import Bus
@@ -195,8 +196,7 @@ class SessionActor:
             error = Conflict("this handler run was superseded by a newer one", code="stale_handler")
             await reply_on_link(link, frame, error)
         elif frame.command == "set_state":
-            await self._writer.write_handler_state(dict(frame.args.get("state") or {}))
-            await reply_on_link(link, frame)
+            await self._set_handler_state(link, frame)
         elif frame.command == "listen":
             self._handler_channel.listening = True
             await reply_on_link(link, frame)
@@ -207,11 +207,20 @@ class SessionActor:
             else:
                 await self.feed(command)
 
+    async def _set_handler_state(self, link: LinkedNode, frame: SessionCommand) -> None:
+        try:
+            state = encode(frame.args.get("state") or {}, name="state").value
+        except InvalidInput as error:
+            await reply_on_link(link, frame, error)
+        else:
+            await self._writer.write_handler_state(dict(state))
+            await reply_on_link(link, frame)
+
     async def handler_done(self, link: LinkedNode, frame: SessionDone) -> None:
         """Record the end of a handler run; the reply, sent after the commit, lets the node forget the run."""
         if link.node_id == self.row.node_id and self.machine.handler.is_current(frame.epoch):
             self._handler_channel.run_finished()
-            await self.feed(HandlerDone(frame.epoch, frame.problem))
+            await self.feed(HandlerDone(frame.epoch, nearest(frame.problem)))
         await reply_on_link(link, frame)
 
     async def node_linked(self, link: LinkedNode) -> None:
@@ -271,16 +280,34 @@ class SessionActor:
             self._attachment.on_caller_input(received)
 
     async def _end_by_force(self) -> None:
-        """Hang up and write the end without the machine, whose state can no longer be trusted."""
+        """Hang up and write the end without the machine, whose state can no longer be trusted.
+
+        Each step has a deadline of its own, and a step that fails does not keep the others from closing what is open.
+        """
         reason = self.machine.state.reason or "provider_error"
         detail = self.machine.state.detail or "the control plane failed in this session"
-        try:
-            async with asyncio.timeout(_FORCED_END_WAIT):
-                await self._connection.hang_up()
-                await self._writer.close_root(reason, detail)
-                await self._writer.write_state(SetState(state="ended", reason=reason, detail=detail), None)
-        except (AgentFieldError, LostOwnership, TimeoutError) as error:
-            _log.error("the end of session %s could not be stored: %s", self.row.id, error)
+        stop, ended = (
+            StopHandler(epoch=self.machine.handler.epoch, reason=reason),
+            SetState(state="ended", reason=reason, detail=detail),
+        )
+        # the executions before the state: recovery finds a session that is not ended, and no other
+        steps: tuple[Callable[[], Awaitable[object]], ...] = (
+            self._connection.hang_up,
+            self._cancel_undispatched,
+            lambda: self._writer.close_turns(reason, detail),
+            lambda: self._writer.close_root(reason, detail),
+            lambda: self._writer.write_state(ended, None),
+            lambda: self._handler_channel.stop(stop),
+        )
+        for step in steps:
+            try:
+                async with asyncio.timeout(_FORCED_END_WAIT):
+                    await step()
+            except LostOwnership:
+                _log.warning("session %s was released: another control plane owns it", self.row.id)
+                break
+            except Exception:  # noqa: BLE001 - the other steps close what is still open
+                _log.exception("a step of the end of session %s failed", self.row.id)
         self.ended.set()
         self._on_ended()
 

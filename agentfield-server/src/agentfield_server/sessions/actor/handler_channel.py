@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from agentfield.errors import AgentFieldError, InvalidInput, NodeNotConnected
 from agentfield.realtime.config import SessionDeclaration
+from agentfield.values import encode
 from agentfield.wire.frames import (
     ExecutionContext,
     SessionCommand,
@@ -240,9 +241,10 @@ def _value(effect: OpEffect) -> Any:
 
 def parse_command(frame: SessionCommand) -> HandlerCommand | AgentFieldError:
     """Return the machine's input for a command frame, or the error of an invalid one."""
-    args = frame.args
     base: dict[str, Any] = {"op_id": frame.op_id, "epoch": frame.epoch}
     try:
+        # large integers of a call's input stay until the engine compares them with the target's schema
+        args = {name: encode(value, name=name, untyped="keep").value for name, value in frame.args.items()}
         match frame.command:
             case "input":
                 return HandlerInput(**base)
@@ -263,16 +265,17 @@ def parse_command(frame: SessionCommand) -> HandlerCommand | AgentFieldError:
             case "cancel_speech":
                 return CancelSpeech(**base, speech_op=args.get("op_id"))
             case "call":
-                return _call(frame)
+                return _call(frame, args)
             case "end":
                 return HandlerEnd(**base, reason=str(args.get("reason") or "handler_ended"))
+    except InvalidInput as error:
+        return error
     except (TypeError, ValueError) as error:
         return InvalidInput(f"the command {frame.command!r} has bad arguments: {error}", field="args")
     return InvalidInput(f"a session has no command {frame.command!r}", field="command")
 
 
-def _call(frame: SessionCommand) -> HandlerCall:
-    args = frame.args
+def _call(frame: SessionCommand, args: Mapping[str, Any]) -> HandlerCall:
     given, timeout = args.get("input") or {}, args.get("timeout")
     if not isinstance(given, dict):
         raise TypeError("`input` must be an object")

@@ -16,8 +16,9 @@ from agentfield.realtime.bridge import Bridge, EventLoopStallMonitor
 from agentfield.realtime.caller import CallerInput, CallerLeg, LegEnd
 from agentfield.realtime.commands import Command, EndCommand, ReplyCommand, SayCommand
 from agentfield.realtime.config import SessionConfig
-from agentfield.realtime.events import ProviderFault, SessionClosed
+from agentfield.realtime.events import Event, ProviderFault, ReplyAudio, SessionClosed
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
+from agentfield.values import clean_text
 from agentfield_server.media.convert import converter
 from agentfield_server.sessions.conversation.inputs import Input, ProviderFailed
 
@@ -279,7 +280,7 @@ class ProviderConnection:
         generation = self.generation
         try:
             async for event in provider.events():
-                await self._put(ConnectionEvent(generation, event))
+                await self._put(ConnectionEvent(generation, _with_clean_texts(event)))
                 if isinstance(event, SessionClosed) and self._pair.media == "direct":
                     return  # behind a bridge, a rotation may still replace the closed session
             await self._put(ConnectionEvent(generation, ProviderFailed("the provider's events ended", retry=True)))
@@ -333,3 +334,12 @@ class ProviderConnection:
                 await provider.close()
         except (AgentFieldError, TimeoutError) as error:
             _log.debug("session %s was not closed cleanly: %s", self._config.session_id, error)
+
+
+def _with_clean_texts(event: Event) -> Event:
+    """Return an event without lone surrogates in its texts: neither the log nor a provider could take them."""
+    if isinstance(event, ReplyAudio):
+        return event
+    texts = {name: text for name, text in event if isinstance(text, str) and not text.isascii()}
+    clean = {name: clean_text(text) for name, text in texts.items()}
+    return event if clean == texts else event.model_copy(update=clean)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from agentfield.errors import (
 from agentfield.ids import new_id
 from agentfield.plugins.hooks.arguments import ToolCall
 from agentfield.plugins.hooks.middleware import Invocation, MiddlewareChain, MiddlewareEvent
+from agentfield.values import nearest, restore_integers
 from agentfield_server.sessions.conversation.effects import RecordEvent, RunTool
 from agentfield_server.sessions.conversation.inputs import Input, ToolFinished, ToolStarted
 from agentfield_server.store.records import Execution, NewEvent, NewExecution, SessionRow
@@ -45,6 +46,9 @@ class ExecutionEngine(Protocol):
 
     async def cancel(self, execution_id: str, reason: str) -> object:
         """Cancel an execution."""
+
+    def output_schema_of(self, target: str) -> Mapping[str, Any] | None:
+        """Return the declared JSON Schema of a target's result, None when it has none."""
 
 
 class ToolRunner:
@@ -110,8 +114,10 @@ class ToolRunner:
         problem: dict[str, Any] | None = None
         try:
             value = await self._chain.run(invocation, partial(self._run_target, effect, invocation))
+            if effect.kind == "call":  # the handler gets integers; the model reads their decimal text
+                value = restore_integers(value, self._engine.output_schema_of(effect.target))
         except AgentFieldError as error:
-            problem = error.to_problem()
+            problem = nearest(error.to_problem())
         except Exception:  # noqa: BLE001 - the call must be answered, whatever failed
             _log.exception("call %s of session %s failed", effect.call_id, self._row.id)
             problem = Conflict("the call could not be run", code="call_failed").to_problem()

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from agentfield.values import MAX_DEPTH, nearest
 from agentfield_server.sessions.conversation.effects import CloseTurn, OpenTurn, RecordEvent, SetState
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import NewEvent, NewExecution, SessionRow
@@ -52,9 +53,11 @@ class SessionWriter:
 
     def add_event(self, record: RecordEvent) -> None:
         """Add an event to the next commit."""
-        turn_id = record.body.get("turn_id")
+        # what enters the session was checked at its border; an event must not end the session in any case
+        body = nearest(dict(record.body), levels=MAX_DEPTH + 4)
+        turn_id = body.get("turn_id")
         execution_id = record.execution_id or (turn_id if isinstance(turn_id, str) else None)
-        self._events.append(NewEvent(type=record.type, body=record.body, execution_id=execution_id))
+        self._events.append(NewEvent(type=record.type, body=body, execution_id=execution_id))
 
     async def flush(self) -> None:
         """Commit the collected events.
@@ -124,6 +127,13 @@ class SessionWriter:
         await self._store.complete_execution(
             effect.turn_id, attempt=None, status=effect.status, output=effect.output, problem=effect.problem
         )
+
+    async def close_turns(self, reason: str, detail: str) -> None:
+        """Close the executions of all turns that the store has open; for a session whose machine failed."""
+        problem = {"code": reason, "status": 500, "title": reason.replace("_", " "), "detail": detail}
+        for execution in await self._store.open_executions(session_id=self.row.id):
+            if execution.kind == "turn":
+                await self._store.complete_execution(execution.id, attempt=None, status="cancelled", problem=problem)
 
     async def close_root(self, reason: str, detail: str | None) -> None:
         """Close the root execution of the session."""

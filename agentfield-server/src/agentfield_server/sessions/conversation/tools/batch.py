@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from agentfield.errors import InvalidInput
+from agentfield.values import parse
 from agentfield_server.sessions.conversation.state import TurnRecord
 
 __all__ = ["FollowUpRequest", "ToolCall", "ToolCallBatch", "ToolCallState", "arguments_of", "as_text", "refusal"]
@@ -69,13 +71,26 @@ class FollowUpRequest:
     """The replies whose tools returned."""
 
 
-def arguments_of(text: str) -> dict[str, Any] | None:
-    """Return the arguments of a call, None if they are not a JSON object."""
+def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call as they are carried.
+
+    Args:
+        text: The arguments as the model wrote them.
+        schema: JSON Schema of the tool's input.
+
+    Raises:
+        InvalidInput: They are not a JSON object (code `bad_arguments`), or hold a value that cannot be carried (code
+            `unrepresentable`).
+    """
     try:
-        value = json.loads(text) if text.strip() else {}
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        value = parse(text, name="input", schema=schema).value if text.strip() else {}
+    except InvalidInput as error:
+        if error.code == "malformed_json":
+            raise InvalidInput(error.message, code="bad_arguments", hint=_OBJECT) from None
+        raise
+    if not isinstance(value, dict):
+        raise InvalidInput("The arguments are not a JSON object.", code="bad_arguments", hint=_OBJECT)
+    return value
 
 
 def as_text(value: Any, problem: Mapping[str, Any] | None) -> str:
@@ -86,10 +101,10 @@ def as_text(value: Any, problem: Mapping[str, Any] | None) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+_OBJECT = "Write one JSON object with a value for each parameter."
 _WHY = {
     "not_listed": "there is no such tool",
     "not_offered": "this tool may not be used now",
-    "bad_arguments": "the arguments are not a JSON object",
     "duplicate_call_id": "this call id was used before",
     "limit": "no more tools may be used in this session",
     "too_many_open": "too many tools run already",
@@ -97,6 +112,9 @@ _WHY = {
 }
 
 
-def refusal(why: str, name: str) -> str:
-    """Return the JSON text for the model when a call is refused."""
+def refusal(why: str, name: str, error: InvalidInput | None = None) -> str:
+    """Return the JSON text for the model when a call is refused; `error` says what is wrong with its arguments."""
+    if error is not None:
+        detail = f"{name} was not called: {error.message}{f' {error.hint}' if error.hint else ''}"
+        return as_text(None, {"code": why, "detail": detail})
     return as_text(None, {"code": why, "detail": f"{name}: {_WHY.get(why, why)}"})

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from agentfield.errors import InvalidInput
 from agentfield.realtime.commands import AddTextCommand, ToolResultCommand
+from agentfield.realtime.config import ToolSpec
 from agentfield.realtime.events import ToolRequested, ToolTampered
 from agentfield_server.sessions.conversation.effects import CancelTool, RejectOp, ResolveCall, RunTool
 from agentfield_server.sessions.conversation.inputs import (
@@ -85,11 +87,17 @@ class ToolCallTracker:
             self._refuse_again(event)
             return
         self._used_ids.add(event.call_id)
-        why, args = self._check(event)
-        if why is not None or args is None:
-            self._refuse(event, why or "bad_arguments")
+        why = self._check(event)
+        if why is not None:
+            self._refuse(event, why)
             return
-        self._run(event, args)
+        spec = next(tool for tool in self._state.config.tools if tool.target == event.name)
+        try:
+            args = arguments_of(event.arguments, spec.parameters)
+        except InvalidInput as error:
+            self._refuse(event, error.code, error)
+            return
+        self._run(event, spec, args)
 
     def started(self, event: ToolStarted) -> None:
         """Note the execution of a call."""
@@ -248,22 +256,21 @@ class ToolCallTracker:
 
     # --- inside
 
-    def _check(self, event: ToolRequested) -> tuple[str | None, dict[str, Any] | None]:
-        """Return why a call is refused, or its arguments."""
+    def _check(self, event: ToolRequested) -> str | None:
+        """Return why a call is refused, whatever its arguments are."""
         if self._state.over:
-            return "session_ending", None
+            return "session_ending"
         if event.name not in {tool.target for tool in self._state.config.tools}:
-            return "not_listed", None
+            return "not_listed"
         if not self._offered(event):
-            return "not_offered", None
+            return "not_offered"
         limit = self._state.config.declaration.limits.tool_calls
         if limit is not None and self.count >= limit:
             self.over_limit = True
-            return "limit", None
+            return "limit"
         if len(self._calls) >= _MAX_OPEN:
-            return "too_many_open", None
-        args = arguments_of(event.arguments)
-        return (None, args) if args is not None else ("bad_arguments", None)
+            return "too_many_open"
+        return None
 
     def _offered(self, event: ToolRequested) -> bool:
         origin = self._speech.utterance_of(event.reply)
@@ -280,16 +287,16 @@ class ToolCallTracker:
         if event.call_id not in self._calls:
             self._state.send(ToolResultCommand(call_id=event.call_id, output=refusal("duplicate_call_id", event.name)))
 
-    def _refuse(self, event: ToolRequested, why: str) -> None:
-        self._state.record("tool.refused", call_id=event.call_id, name=event.name, why=why)
-        self._state.send(ToolResultCommand(call_id=event.call_id, output=refusal(why, event.name)))
+    def _refuse(self, event: ToolRequested, why: str, error: InvalidInput | None = None) -> None:
+        field = {} if error is None or "field" not in error.data else {"field": error.data["field"]}
+        self._state.record("tool.refused", call_id=event.call_id, name=event.name, why=why, **field)
+        self._state.send(ToolResultCommand(call_id=event.call_id, output=refusal(why, event.name, error)))
         if not self._state.over:
             batch = self._batch(event.reply)
             self._count_result(batch)
 
-    def _run(self, event: ToolRequested, args: dict[str, Any]) -> None:
+    def _run(self, event: ToolRequested, spec: ToolSpec, args: dict[str, Any]) -> None:
         self.count += 1
-        spec = next(tool for tool in self._state.config.tools if tool.target == event.name)
         batch = self._batch(event.reply)
         call = ToolCall(event.call_id, event.name, batch.turn, spec.on_interrupt)
         self._calls[call.call_id] = call
