@@ -41,6 +41,7 @@ from agentfield_server.sessions import SessionService
 from agentfield_server.store.records import EventRow, Execution
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.node import ScriptedNode
+from support.server.store import open_in_ended_sessions
 from support.waiting import until, until_async
 
 __all__ = ["Acme", "Adapter", "ManualTime", "Plane", "Provider", "ScriptedNode", "plane", "until", "until_async"]
@@ -326,6 +327,8 @@ async def plane(
         stack.push_async_callback(hub.close)
         made.url = str(server.make_url("/api/v1/nodes/link"))
         yield made
+    # in every test of sessions: what a session has open is closed before its end is stored
+    assert open_in_ended_sessions(folder / "agentfield.db") == []
 
 
 def publish(bus: Bus, rows: list[EventRow]) -> None:

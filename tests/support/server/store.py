@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,13 @@ def key(name: str = "k", body: bytes = b"1", **values: str) -> IdempotencyKey:
     """Return an idempotency key."""
     given = {"principal": "operator", "route": "execute", "target": "node.fn", "key": name}
     return IdempotencyKey(**{**given, **values}, body_digest=body)
+
+
+def open_in_ended_sessions(file: Path) -> list[str]:
+    """Return the open executions of kind session or turn whose session has ended, in the store of a stopped control plane."""
+    with closing(sqlite3.connect(file)) as store:
+        rows = store.execute(
+            "SELECT e.id FROM executions e JOIN sessions s ON s.id = e.session_id WHERE s.state = 'ended' "
+            "AND e.kind IN ('session', 'turn') AND e.status IN ('queued', 'running', 'waiting')"
+        )
+        return [row[0] for row in rows]

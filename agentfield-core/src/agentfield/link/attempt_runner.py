@@ -25,7 +25,7 @@ from agentfield.link.failures import is_cancelled, log_failure, reasoner_problem
 from agentfield.link.progress_reporter import ProgressReporter
 from agentfield.link.state import GIVEN_BACK, LinkState
 from agentfield.link.thread_calls import ThreadCalls
-from agentfield.values import Encoded, encode
+from agentfield.values import Encoded, encode, nearest
 from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
 
 __all__ = ["AttemptRunner"]
@@ -206,7 +206,7 @@ class AttemptRunner:
             epoch=invoke.epoch,
             status=status,
             output=None if output is None else output.value,
-            problem=problem,
+            problem=nearest(problem),
             input_digest=input_digest,
             output_digest=output_digest,
             signature=b64url(self._key.sign(message)),

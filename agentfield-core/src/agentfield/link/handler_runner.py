@@ -15,6 +15,7 @@ from agentfield.link.effects import Effect
 from agentfield.link.failures import handler_problem, is_cancelled, log_failure
 from agentfield.link.state import LinkState
 from agentfield.session import CommandSender, Session
+from agentfield.values import nearest
 from agentfield.wire.frames import SessionDone, SessionOpen
 
 __all__ = ["DeclaredSession", "Handler", "HandlerRunner"]
@@ -115,7 +116,7 @@ class HandlerRunner:
     def _problem(self, opened: SessionOpen, session: Session, error: BaseException) -> dict[str, Any]:
         target = f"{self._node_id}.{opened.name}"
         log_failure(f"the handler of {target}", error, opened.context)
-        return {**handler_problem(target, error), "turn_taken": session.turns_taken > 0}
+        return nearest({**handler_problem(target, error), "turn_taken": session.turns_taken > 0})
 
     def _ended(self, opened: SessionOpen, entry: _Open, task: asyncio.Task[dict[str, Any] | None]) -> None:
         self._open.pop((opened.session_id, opened.epoch), None)

@@ -12,7 +12,7 @@ from agentfield.errors import (
     ExecutionTimeout,
     InvalidInput,
 )
-from agentfield.identity import result_message, verify_signature
+from agentfield.identity import digest, result_message, verify_signature
 from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
 from agentfield.wire.frames import Result
 from agentfield.wire.rest import ExecutionStatus
@@ -77,10 +77,10 @@ async def verify_result(frame: Result, *, did: str, input_digest: str | None) ->
 
 def _check_pause(frame: Result) -> Outcome | None:
     try:
-        asked = None if frame.pause is None else encode(frame.pause.model_dump(mode="json"), name="pause")
+        encode(None if frame.pause is None else frame.pause.details, name="details")
     except InvalidInput as error:
-        return _cannot_be_carried(frame, "The pause that it asked for", error)
-    if asked is None or frame.output_digest != asked.digest:
+        return _cannot_be_carried(frame, "The pause that the function asked for", error)
+    if frame.pause is None or frame.output_digest != digest(frame.pause.model_dump(mode="json")):
         return _refused(frame, "The node signed for another pause than it asked for.", "digest_mismatch")
     return None
 

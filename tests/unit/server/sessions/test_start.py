@@ -212,7 +212,7 @@ async def test_a_start_without_its_node_is_refused(here: Plane, monkeypatch: pyt
 
 
 async def test_a_failing_session_ends_alone(here: Plane, node: ScriptedNode, adapter: Adapter) -> None:
-    """An internal failure of a session hangs up and ends that session only."""
+    """An internal failure of a session hangs up, closes its open turns, stops its handler, and ends that session only."""
     broken, _ = await live(here, adapter)
     await node.opened(1)
     fine, provider = await live(here, adapter)
@@ -221,9 +221,31 @@ async def test_a_failing_session_ends_alone(here: Plane, node: ScriptedNode, ada
     async def fail() -> None:
         raise RuntimeError("boom")
 
+    adapter.calls["call1"].caller_says("hello")
+    await node.turn()
     actor.tell(fail)
     row = await here.state(broken, "ended")
     assert row.end_reason == "provider_error"
     assert adapter.hung_up == ["call1"]
+    assert {e.kind: e.status for e in await here.executions(broken)} == {"session": "failed", "turn": "cancelled"}
+    assert (await node.stopped()).session_id == broken
     assert (await here.row(fine)).state == "live"
     assert not [c for c in provider.sent if isinstance(c, CancelReplyCommand)]
+
+
+async def test_an_end_that_cannot_be_stored_at_once_still_closes_the_turns(
+    here: Plane, node: ScriptedNode, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider that cannot be hung up does not keep a failed session from closing its turns and ending."""
+    broken, provider = await live(here, adapter)
+    await node.opened(1)
+    provider.caller_says("hello")
+    await node.turn()
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(adapter, "hang_up", fail)
+    here.sessions._live.get(broken).tell(fail)
+    await here.state(broken, "ended")
+    assert {e.kind: e.status for e in await here.executions(broken)} == {"session": "failed", "turn": "cancelled"}
