@@ -39,8 +39,10 @@ CALL: dict[str, Any] = {
     "transport": "websocket",
     "limits": Limits(idle=1e6, duration=1e6),
 }
+pytestmark = pytest.mark.fuzz
+
 CODES = {"malformed_json", "unrepresentable", "invalid_input"}
-EXAMPLES = settings(max_examples=25, deadline=None)
+EXAMPLES = settings(max_examples=settings().max_examples // 4, deadline=None)
 
 
 def nested(levels: int, inner: Any) -> Any:
@@ -176,11 +178,13 @@ def at(tmp_path: Path) -> Iterator[Callable[[Callable[[Border], Any]], None]]:
 
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        opened, done = loop.create_future(), asyncio.Event()
+        opened: asyncio.Future[Border] = loop.create_future()
+        done = asyncio.Event()
         holder = loop.create_task(hold(opened, done))
 
         async def start() -> Border:
-            await asyncio.wait({holder, opened}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [holder, opened]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if holder.done():
                 holder.result()
             return await opened

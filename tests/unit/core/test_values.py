@@ -199,7 +199,8 @@ def test_a_declared_float_takes_a_large_integer_that_it_can_hold() -> None:
 def test_results_are_carried_like_inputs() -> None:
     """A large integer in a result is carried where the return type says int, and is an int again for the caller."""
 
-    def find() -> dict[str, list[Parcel]]: ...
+    def find() -> dict[str, list[Parcel]]:
+        return {}
 
     schema = output_schema(find)
     carried = jsonable({"found": [Parcel(number=BIG, label="7" * 20)]}, schema=schema)
@@ -248,6 +249,7 @@ anything = st.recursive(
 ) | st.builds(nested, st.integers(25, 45), st.integers())
 
 
+@pytest.mark.fuzz
 @given(anything)
 def test_whatever_passes_can_be_hashed_stored_and_read_again(value: Any) -> None:
     """A value is refused with its path, or carried: its canonical bytes are UTF-8 JSON that reads as the same value."""
@@ -267,6 +269,7 @@ def test_whatever_passes_can_be_hashed_stored_and_read_again(value: Any) -> None
     assert parse(json.dumps(value)).canonical == carried.canonical
 
 
+@pytest.mark.fuzz
 @given(anything)
 def test_the_nearest_value_can_always_be_carried(value: Any) -> None:
     """Whatever an error document holds, its nearest value is carried, and is the same where nothing is wrong."""
@@ -285,6 +288,7 @@ def test_the_nearest_value_of_other_objects() -> None:
     assert encode(nearest({"hint": object(), 7: {1, 2}, "loop": loop}))
 
 
+@pytest.mark.fuzz
 @given(anything)
 def test_integers_survive_a_border_without_the_schema(value: Any) -> None:
     """With `keep`, large integers reach the border that knows the schema; their canonical bytes hold them as text."""
