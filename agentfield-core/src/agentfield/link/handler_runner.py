@@ -116,9 +116,7 @@ class HandlerRunner:
     def _problem(self, opened: SessionOpen, session: Session, error: BaseException) -> dict[str, Any]:
         target = f"{self._node_id}.{opened.name}"
         log_failure(f"the handler of {target}", error, opened.context)
-        problem: dict[str, Any] = nearest(
-            {**handler_problem(target, error), "turn_taken": session.turns_taken > 0}
-        )
+        problem: dict[str, Any] = nearest({**handler_problem(target, error), "turn_taken": session.turns_taken > 0})
         return problem
 
     def _ended(self, opened: SessionOpen, entry: _Open, task: asyncio.Task[dict[str, Any] | None]) -> None:
