@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield import Agent
@@ -135,6 +135,7 @@ EXCEPTIONS = st.recursive(
 )
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @given(VALUES)
 def test_any_object_has_a_text_and_json(value: Any) -> None:
@@ -143,6 +144,7 @@ def test_any_object_has_a_text_and_json(value: Any) -> None:
     json.dumps(lossy_json(value), allow_nan=False, ensure_ascii=False).encode()
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @given(OWN)
 def test_any_error_is_a_problem_document(error: AgentFieldError) -> None:
@@ -203,6 +205,7 @@ async def running_node() -> AsyncIterator[Nodes]:
             assert (finished.execution_id, finished.output) == ("exe_neighbour", "finished")
 
 
+@pytest.mark.fuzz
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 def test_any_exception_fails_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run fails with a plain report; a neighbour's call on the same node runs through all examples and finishes."""
@@ -211,7 +214,6 @@ def test_any_exception_fails_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         node = running_node()
         nodes = runner.run(node.__aenter__())
 
-        @settings(max_examples=150)
         @given(error=EXCEPTIONS, function=st.sampled_from(["fails", "fails_in_a_thread"]))
         def example(error: BaseException, function: str) -> None:
             nodes.error = error
