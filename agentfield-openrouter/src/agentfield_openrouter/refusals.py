@@ -55,7 +55,9 @@ def refusal_error(
         retry_after=fault.retry_after,
     )
     kind = Unreachable if fault.retry and shown_status != 429 else Refused
-    return kind(plain.message, fault, hint=_hint(provider, fault), **plain.data)
+    refused = kind(plain.message, fault, hint=_hint(provider, fault), **plain.data)
+    refused.status = plain.status
+    return refused
 
 
 def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException) -> Unreachable:
@@ -68,7 +70,9 @@ def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException)
     """
     plain = kit.unreachable_error(provider, what, why)
     code = "timeout" if isinstance(why, TimeoutError) else "unreachable"
-    return Unreachable(plain.message, ClassifiedError(code, plain.message, retry=True), hint=plain.hint, **plain.data)
+    error = Unreachable(plain.message, ClassifiedError(code, plain.message, retry=True), hint=plain.hint, **plain.data)
+    error.status = plain.status
+    return error
 
 
 def _hint(provider: ProviderEndpoint, fault: ClassifiedError) -> str | None:

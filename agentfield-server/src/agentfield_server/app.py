@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentfield.errors import InvalidInput
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.observers import ObserverDispatcher
 from agentfield.plugins.registry.session_checks import refused_sessions
@@ -92,14 +94,14 @@ async def control_plane(
             default.
 
     Raises:
-        InvalidInput: A non-loopback bind without a key.
+        InvalidInput: A non-loopback bind without a key, or a folder or an address that cannot be used.
         Conflict: The port is in use.
         Unavailable: Another process holds the store.
         PluginBroken: A plugin declares an invalid tool middleware.
     """
     settings.require_safe_bind()
     registry = registry or Registry.discover()
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _create_data_folder(settings.home)
     async with AsyncExitStack() as stack:
         bus, metrics = Bus(), Metrics()
         observers = await stack.enter_async_context(ObserverDispatcher(registry))
@@ -193,6 +195,18 @@ async def run_server(
     finally:
         for name in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(name)
+
+
+def _create_data_folder(home: Path) -> None:
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InvalidInput(
+            f"The data folder {home} cannot be used: {(error.strerror or type(error).__name__).lower()}.",
+            code="bad_setting",
+            hint="set AGENTFIELD_HOME, or --data, to a folder that can be written",
+            field="home",
+        ) from None
 
 
 @dataclass(slots=True)

@@ -6,13 +6,14 @@ import contextlib
 import errno
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from aiohttp import web
 
-from agentfield.errors import Conflict
+from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.settings import Settings
 
 __all__ = ["announce_address", "listen"]
@@ -27,6 +28,7 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
 
     Raises:
         Conflict: The port is in use (code `port_in_use`); the message names the process if the system reveals it.
+        InvalidInput: The address cannot be bound (code `cannot_listen`).
     """
     # idle connections are closed, and handlers are cancelled when their client disconnects
     runner = web.AppRunner(
@@ -38,9 +40,9 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
         try:
             await site.start()
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise port_in_use_error(settings.host, settings.port) from None
+            if error.errno == errno.EADDRINUSE:
+                raise port_in_use_error(settings.host, settings.port) from None
+            raise _cannot_listen(settings, error) from None
         port = runner.addresses[0][1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         yield f"http://{host}:{port}"
@@ -57,6 +59,25 @@ def port_in_use_error(host: str, port: int) -> Conflict:
         hint=f"stop it, or take a free port: --port 0{'' if port == 0 else f' (or --port {port + 1})'}",
         port=port,
     )
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> InvalidInput:
+    port = error.errno in (errno.EACCES, errno.EPERM)
+    return InvalidInput(
+        f"The control plane cannot listen on {settings.host} port {settings.port}: {_reason(error)}.",
+        code="cannot_listen",
+        hint="use --port with a number above 1023"
+        if port
+        else "use --host 127.0.0.1, or another address of this machine",
+        field="port" if port else "host",
+    )
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's words for an error; asyncio puts a sentence with the address around them."""
+    if isinstance(error, socket.gaierror) or error.errno is None or error.errno < 0:
+        return "no address has this name"
+    return os.strerror(error.errno).lower()
 
 
 def _port_owner(port: int) -> str | None:

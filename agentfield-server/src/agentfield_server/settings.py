@@ -6,52 +6,84 @@ import ipaddress
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from agentfield.errors import InvalidInput
+from agentfield.schema import validation_message
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "read_settings"]
 
 _CONCURRENCY = "must be like openai=50,local=4, or a JSON object of numbers"
+_LIST = "must be values separated by commas, or a JSON array of texts"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
+"""Command-line options by setting."""
+
+
+def _read_list(value: Any) -> Any:
+    """Read a comma-separated list or a JSON array."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return tuple(json.loads(value))
+    except (ValueError, RecursionError):
+        raise ValueError(_LIST) from None
+
+
+def _expand_user(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+_List = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_list)]
+_UserPath = Annotated[Path, AfterValidator(_expand_user)]
 
 
 class Settings(BaseSettings):
     """Settings of a control plane. Each field is read from the environment variable of its name, prefixed ``AGENTFIELD_``."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTFIELD_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="AGENTFIELD_", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on."""
     port: int = Field(default=8080, ge=0, le=65535)
     """TCP port; 0 selects a free one."""
-    home: Path = Field(default_factory=lambda: Path.home() / ".agentfield")
+    home: _UserPath = Field(default_factory=lambda: Path.home() / ".agentfield")
     """The data directory: everything that survives a restart."""
     api_key: SecretStr | None = None
-    """The operator's key; without one, only loopback addresses can be bound."""
-    public_url: str | None = None
+    """The operator's key, at least 16 characters; without one, only loopback addresses can be bound."""
+    public_url: str | None = Field(default=None, examples=["https://voice.example.com"])
     """The public base URL, if it differs from the bound address."""
-    web_dir: Path | None = None
+    web_dir: _UserPath | None = None
     """A directory of static files served at the root, same-origin (`af dev`)."""
-    allowed_origins: tuple[str, ...] = ()
-    """Foreign origins whose pages may use the REST interface, exactly as browsers send them."""
-    code_ttl: float = Field(default=600.0, gt=0)
+    allowed_origins: _List = Field(default=(), examples=["https://app.example.com,http://localhost:3000"])
+    """Foreign origins whose pages may use the REST interface: a comma list or a JSON array."""
+    code_ttl: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Lifetime of the one-time code in a page address, in seconds."""
 
     webhook_secret: SecretStr | None = None
     """Secret that signs webhooks in both directions; at least 16 characters."""
-    webhook_allow: tuple[str, ...] = ()
-    """Hosts, addresses and networks outside the public internet that webhooks may be sent to."""
+    webhook_allow: _List = Field(default=(), examples=["10.0.0.0/8,hooks.internal"])
+    """Hosts, addresses and networks outside the public internet that webhooks may be sent to: a comma list or a JSON array."""
     max_queued: PositiveInt = 10_000
     """Maximum executions queued for one node; further ones are refused with 429, except those of live calls."""
-    retention_days: float | None = Field(default=None, ge=1)
+    retention_days: float | None = Field(default=None, ge=1, allow_inf_nan=False)
     """Days without an event after which an ended run is pruned; None disables automatic pruning."""
-    provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(default_factory=dict)
+    provider_concurrency: Annotated[dict[str, PositiveInt], NoDecode] = Field(
+        default_factory=dict, examples=["openai=50,local=4"]
+    )
     """Maximum concurrent sessions per key of a provider, instead of the plugin's declaration: ``openai=50,local=4`` or a JSON
     object."""
     otel_content: bool = False
     """Whether spans contain inputs, outputs and the text of turns."""
-    prices: Path | None = None
+    prices: _UserPath | None = None
     """A TOML file with prices that override those of the plugins (see `agentfield_server.sessions.price_file`)."""
 
     @field_validator("provider_concurrency", mode="before")
@@ -76,6 +108,18 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 16 characters")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is not None and _origin(value) is None:
+            raise ValueError(f"must be an http or https address, not {value[:200]!r}")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_checked_origin(value) for value in values)
+
     @property
     def loopback(self) -> bool:
         """Whether `host` is a loopback address."""
@@ -99,3 +143,56 @@ class Settings(BaseSettings):
                 hint="set AGENTFIELD_API_KEY to a secret of at least 16 characters, or use --host 127.0.0.1",
                 field="host",
             )
+
+
+def read_settings(**given: Any) -> Settings:
+    """Return the settings of a control plane: given values first, the rest from the environment.
+
+    Args:
+        given: Values by setting; None counts as not given.
+
+    Raises:
+        InvalidInput: A value is invalid (code `bad_setting`).
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        why = validation_message(first["type"], first["msg"].removeprefix("Value error, "))
+        raise _bad_setting(str(first["loc"][0]), name, why) from None
+    except SettingsError as error:
+        raise InvalidInput(f"The environment cannot be read: {error}.", code="bad_setting") from None
+
+
+def _bad_setting(setting: str, name: str, why: str) -> InvalidInput:
+    variable, option = f"AGENTFIELD_{setting.upper()}", _OPTIONS.get(setting)
+    examples = Settings.model_fields[setting].examples
+    example = f"; an example: {variable}={examples[0]}" if examples else ""
+    return InvalidInput(
+        f"The setting {name} is invalid: {why}.",
+        code="bad_setting",
+        hint=f"check {variable}{f' and {option}' if option else ''}{example}",
+        field=name,
+    )
+
+
+def _checked_origin(value: str) -> str:
+    origin = _origin(value)
+    parts = urlsplit(value.rstrip("/")) if origin is not None else None
+    if origin is None or parts is None or parts.path or parts.query or parts.fragment:
+        raise ValueError(f"{value[:200]!r} is no origin; one is a scheme and a host, without a path")
+    return origin
+
+
+def _origin(url: str) -> str | None:
+    """Return the origin of an http or https URL as browsers send it, None for anything else."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _DEFAULT_PORTS or not host or parts.username is not None:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, _DEFAULT_PORTS[parts.scheme]) else "")

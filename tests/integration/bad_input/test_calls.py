@@ -196,7 +196,7 @@ async def test_a_refusal_of_the_provider_reaches_the_caller(
     installation.provider.behaviour = Behaviour(refuse_calls=refused)
     question = str(recording(tmp_path / "question.wav"))
     code, said = await af_refused("session", "call", "shop.voice", "--audio", question, "--url", installation.url)
-    assert (code, said.text()) == (1, text)
+    assert (code, said.text(), said.status) == (1, text, 502)
     installation.provider.behaviour = Behaviour()
     refused_call = (await installation.client.list_sessions())[0]
     # a final refusal ends the session with provider_error; after a retryable one the caller hangs up
@@ -237,7 +237,7 @@ async def test_an_unreachable_provider_is_reported(
     question = str(recording(tmp_path / "question.wav"))
     async with run_installation(tmp_path, environ=environ) as installation:
         code, said = await af_refused("session", "call", target, "--audio", question, "--url", installation.url)
-    assert (code, said.text()) == (1, text)
+    assert (code, said.text(), said.status) == (1, text, 502)
 
 
 # ── handlers and reasoners ────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +28,32 @@ async def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Async
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     async with run_installation(tmp_path) as it:
         yield it
+
+
+@pytest.mark.parametrize("body", [b"", {}, {"caller": "ann"}, {"target": "shop.voice", "metadata": {"a": 1}}])
+async def test_a_target_s_address_starts_a_session(installation: Installation, body: Any) -> None:
+    """`POST /session-targets/{target}/start` starts a session with any or no body; the start is the one of `/sessions`."""
+    status, text = await installation.request("/session-targets/shop.voice/start", body)
+    started = json.loads(text)
+    assert (status, started["target"], started["provider"]) == (201, "shop.voice", "openai")
+    asked = body if isinstance(body, dict) else {}
+    shown = await installation.client.get_session(started["session_id"])
+    assert (shown.state, shown.caller, shown.metadata) == ("created", asked.get("caller"), asked.get("metadata", {}))
+
+
+async def test_a_target_s_address_refuses_like_a_start(installation: Installation) -> None:
+    """An unknown target gets the refusal of `POST /sessions`; another target in the body is refused."""
+    path = "/session-targets/shop.voce/start"
+    assert await installation.refused(path) == await installation.start_refused("shop.voce")
+    said = await installation.refused("/session-targets/shop.voice/start", {"target": "shop.here"})
+    assert (said.text(), said.status) == (
+        """\
+error: The path names the session 'shop.voice', the body 'shop.here'.
+hint: leave target out of the body
+code: invalid_input
+""",
+        422,
+    )
 
 
 @pytest.mark.parametrize(

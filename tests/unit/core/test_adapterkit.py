@@ -78,6 +78,20 @@ def test_a_missing_key_names_its_setting() -> None:
     assert PROVIDER.clean(f"the key {CANARY} is wrong") == "the key [redacted] is wrong"
 
 
+@pytest.mark.parametrize(
+    ("status", "ours"), [(400, 502), (401, 502), (408, 504), (429, 502), (500, 502), (503, 502), (504, 504)]
+)
+def test_a_refusal_is_a_bad_gateway_unless_it_was_too_slow(status: int, ours: int) -> None:
+    """The provider's failure is our 502; only its timeouts are our 504."""
+    assert refusal_error(PROVIDER, "answer", status, "busy").to_problem()["status"] == ours
+
+
+@pytest.mark.parametrize(("why", "ours"), [(TimeoutError(), 504), (ConnectionRefusedError(), 502)])
+def test_an_unreachable_provider_is_a_timeout_only_if_it_was_one(why: BaseException, ours: int) -> None:
+    """A refused connection is our 502, a slow one our 504."""
+    assert unreachable_error(PROVIDER, "answer", why).to_problem()["status"] == ours
+
+
 @pytest.mark.parametrize(("status", "kind"), [(400, ProviderError), (429, ProviderError), (503, ProviderUnavailable)])
 def test_a_refusal_has_the_request_and_the_reason(status: int, kind: type[ProviderError]) -> None:
     """Status, code and seconds to wait are data of the error; temporary failures have their own class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from agentfield_server.api.application import build_application
 from agentfield_server.api.http.bodies import json_reply, read_model, strict_json
 from agentfield_server.api.http.route import Route
 from agentfield_server.api.pages import PageRoutes
-from agentfield_server.settings import Settings
+from agentfield_server.settings import Settings, read_settings
 from agentfield_server.store.records import NewExecution, NewSession
 from agentfield_server.store.sqlite.store import SqliteStore
 
@@ -180,6 +181,46 @@ async def test_foreign_origins_and_hosts_are_refused(client: TestClient[Any, Any
     own = f"http://127.0.0.1:{client.port}"
     async with client.get("/operator", headers={"Origin": own}) as response:
         assert response.status == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example:8443", "evil.example", "["])
+async def test_a_foreign_host_is_refused_with_its_port(client: TestClient[Any, Any], host: str) -> None:
+    """The error repeats host and port as they were sent, and the hint has the port that the control plane listens on."""
+    async with client.get("/operator", headers={"Host": host}) as response:
+        problem = await response.json()
+    own = f"127.0.0.1:{client.port}"
+    assert (response.status, problem["code"]) == (403, "foreign_host")
+    assert problem["detail"] == f"This control plane listens on {own} and does not answer for {host!r}."
+    assert problem["hint"] == f"use http://{own}, or set AGENTFIELD_PUBLIC_URL to the address that callers use"
+
+
+async def test_the_hint_of_a_foreign_origin_is_a_setting_that_works(
+    client: TestClient[Any, Any], tokens: BrowserTokenService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control plane that is started with the variable of the hint accepts the page."""
+    origin = {"Origin": "http://localhost:5173"}
+    async with client.get("/operator", headers=origin) as response:
+        hint = (await response.json())["hint"]
+    name, _, value = hint.rpartition(" ")[2].partition("=")
+    monkeypatch.setenv(name, value)
+    started = await open_app(read_settings(), tokens)
+    try:
+        async with started.get("/operator", headers=origin) as response:
+            assert response.status == 200
+    finally:
+        await started.close()
+
+
+async def test_credentials_that_are_not_ascii_are_refused(locked: TestClient[Any, Any]) -> None:
+    """A key or a token with bytes beyond ASCII is a wrong one, not a failure."""
+    for value in (b"Bearer \xff", b"Bearer ek_af_\xff", "Bearer gl\u00fcck".encode()):
+        reader, writer = await asyncio.open_connection("127.0.0.1", locked.port)
+        try:
+            host = f"127.0.0.1:{locked.port}".encode()
+            writer.write(b"GET /who/ses_1 HTTP/1.1\r\nHost: %b\r\nAuthorization: %b\r\n\r\n" % (host, value))
+            assert b" 401 " in await reader.readline()
+        finally:
+            writer.close()
 
 
 async def test_allowed_origins_may_preflight(tokens: BrowserTokenService) -> None:

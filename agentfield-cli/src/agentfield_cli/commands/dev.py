@@ -33,8 +33,9 @@ def dev(
       af dev . --port 0
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import run
-    from agentfield_cli.processes.serve import serve_folder, server_settings
+    from agentfield_cli.processes.serve import serve_folder
     from agentfield_cli.terminal.output import Output
+    from agentfield_server.settings import read_settings
 
-    settings = server_settings(host=host, port=port, home=data, web_dir=folder / "web")
+    settings = read_settings(host=host, port=port, home=data, web_dir=folder / "web")
     run(serve_folder(folder, settings, Output(as_json=as_json)))

@@ -38,12 +38,12 @@ def server(
     import os
 
     from agentfield_cli.connect import run
-    from agentfield_cli.processes.serve import server_settings
     from agentfield_server.app import ControlPlane, run_server
     from agentfield_server.logs import configure_logs
     from agentfield_server.redaction import known_secrets
+    from agentfield_server.settings import read_settings
 
-    settings = server_settings(host=host, port=port, home=data)
+    settings = read_settings(host=host, port=port, home=data)
     configure_logs(json_lines=as_json, secrets=known_secrets(os.environ))
 
     def ready(plane: ControlPlane) -> None:

@@ -21,10 +21,11 @@ from agentfield_cli.call.make_call import CallReport, make_call
 from agentfield_cli.call.recordings import read_speech
 from agentfield_cli.demo.speech import SpeechServer, speech_server
 from agentfield_cli.processes.children import agent_process
-from agentfield_cli.processes.serve import server_settings, stop_on_signals, wait_for_session
+from agentfield_cli.processes.serve import stop_on_signals, wait_for_session
 from agentfield_cli.terminal.output import ExitCode, Output
 from agentfield_cli.terminal.tree import workflow_tree
 from agentfield_server.app import control_plane
+from agentfield_server.settings import read_settings
 
 if TYPE_CHECKING:
     from agentfield_server.app import ControlPlane
@@ -61,7 +62,7 @@ async def run_demo(options: DemoOptions, out: Output) -> int:
     with stop_on_signals() as stop, _data_folder(options.home) as home:
         async with AsyncExitStack() as stack:
             with out.progress("starting the control plane"):
-                settings = server_settings(host="127.0.0.1", port=options.port, home=home)
+                settings = read_settings(host="127.0.0.1", port=options.port, home=home)
                 plane = await stack.enter_async_context(control_plane(settings))
             out.line(f"control plane  {plane.url}")
             with out.progress("loading the speech engines") as update:

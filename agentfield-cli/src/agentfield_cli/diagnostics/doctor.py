@@ -34,9 +34,11 @@ __all__ = ["Check", "run_checks"]
 _GENERAL_VARIABLES = (
     "AGENTFIELD_URL",
     "AGENTFIELD_DISABLE_PLUGINS",
+    "AGENTFIELD_DRAIN_SECONDS",
     "AGENTFIELD_NO_PLUGIN_AUTOLOAD",
     "AGENTFIELD_PLUGINS_STRICT",
     "AGENTFIELD_PREFER",
+    "AGENTFIELD_TESTING_PATIENCE",
 )
 """Variables that are read besides the settings of the control plane and of plugins."""
 
@@ -142,7 +144,7 @@ def _commands() -> Iterator[Check]:
 
 
 def _settings(registry: Registry, env: Mapping[str, str]) -> Iterator[Check]:
-    from agentfield_server.settings import Settings
+    from agentfield_server.settings import Settings, read_settings
 
     providers = registry.providers()
     known = {f"AGENTFIELD_{name.upper()}" for name in Settings.model_fields} | set(_GENERAL_VARIABLES)
@@ -152,6 +154,10 @@ def _settings(registry: Registry, env: Mapping[str, str]) -> Iterator[Check]:
     yield Check("settings", "ok", f"set (values are not shown): {', '.join(present) or 'none'}")
     for name in sorted(name for name in env if name.startswith("AGENTFIELD_") and name not in known):
         yield Check("settings", "warning", f"no setting is named {name}.{did_you_mean(name, known)}", f"unset {name}")
+    try:
+        read_settings()
+    except AgentFieldError as error:
+        yield Check("settings", "problem", error.message, error.hint or "")
     for info in providers:
         if info.key_setting and info.key_required and not env.get(info.key_setting):
             text = f"{info.title} needs a key where the control plane runs; {info.key_setting} is not set here"

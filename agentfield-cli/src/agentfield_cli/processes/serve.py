@@ -1,4 +1,4 @@
-"""Common parts of `af server`, `af dev` and `af demo`: settings, signals, and a folder served with its agent."""
+"""Common parts of `af server`, `af dev` and `af demo`: signals, and a folder served with its agent."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from agentfield.errors import InvalidInput, Unavailable
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield_cli.processes.reload import Reloader
@@ -18,34 +16,7 @@ from agentfield_cli.terminal.output import Output
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
 
-__all__ = ["find_agent_file", "serve_folder", "server_settings", "stop_on_signals", "wait_for_session"]
-
-_OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
-"""Command-line options by setting."""
-
-
-def server_settings(**given: Any) -> Settings:
-    """Return the settings of a control plane: given options first, the rest from the environment.
-
-    Args:
-        given: Values by setting; None counts as not given.
-
-    Raises:
-        InvalidInput: A value is invalid (code `bad_setting`).
-    """
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        setting = str(first["loc"][0])
-        option = _OPTIONS.get(setting)
-        raise InvalidInput(
-            f"The setting {name} is invalid: {first['msg'].removeprefix('Value error, ')}.",
-            code="bad_setting",
-            hint=f"check AGENTFIELD_{setting.upper()}{f' and {option}' if option else ''}",
-            field=name,
-        ) from None
+__all__ = ["find_agent_file", "serve_folder", "stop_on_signals", "wait_for_session"]
 
 
 def find_agent_file(folder: Path) -> Path:

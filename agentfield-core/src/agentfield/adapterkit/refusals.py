@@ -13,6 +13,8 @@ __all__ = ["TEMPORARY", "refusal_error", "retry_seconds", "unreachable_error"]
 
 TEMPORARY = frozenset({408, 500, 502, 503, 504})
 """HTTP statuses of temporary failures: the same request may succeed later."""
+_TIMEOUTS = frozenset({408, 504})
+"""HTTP statuses that say that something took too long; ours is 504 for them, and 502 for every other failure."""
 _MAX_WAIT = 24 * 3600.0
 
 
@@ -46,7 +48,9 @@ def refusal_error(
         data["retry_after"] = retry_after
     because = f": {reason}" if reason else ""
     kind = ProviderUnavailable if status in TEMPORARY else ProviderError
-    return kind(f"{provider.title} refused to {what} (HTTP {status}, {code}){because}", hint=hint, **data)
+    error = kind(f"{provider.title} refused to {what} (HTTP {status}, {code}){because}", hint=hint, **data)
+    error.status = 504 if status in _TIMEOUTS else 502
+    return error
 
 
 def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException) -> ProviderUnavailable:
@@ -59,9 +63,11 @@ def unreachable_error(provider: ProviderEndpoint, what: str, why: BaseException)
     """
     setting = f", and {provider.url_setting}" if provider.url_setting else ""
     message = f"{provider.title} {_why(why)} (asked to {what})."
-    return ProviderUnavailable(
+    error = ProviderUnavailable(
         message, hint=f"check the network and proxy settings{setting}", provider_code="unreachable"
     )
+    error.status = 504 if isinstance(why, TimeoutError) else 502
+    return error
 
 
 def retry_seconds(header: str | None) -> float | None:

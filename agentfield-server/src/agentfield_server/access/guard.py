@@ -53,12 +53,13 @@ class AuthGuard:
         """
         if not self._loopback:
             return
-        name = urlsplit(f"//{request.host}").hostname or ""
+        name = _host_name(request.host)
         if name not in ("localhost", self._public) and not _is_loopback(name):
+            own = _own_address(request)
             raise Forbidden(
-                f"This control plane listens on {self._settings.host} and does not answer for {name!r}.",
+                f"This control plane listens on {own} and does not answer for {request.host[:200]!r}.",
                 code="foreign_host",
-                hint="use http://127.0.0.1, or set AGENTFIELD_PUBLIC_URL",
+                hint=f"use {request.scheme}://{own}, or set AGENTFIELD_PUBLIC_URL to the address that callers use",
             )
 
     def check_origin(self, request: web.Request) -> None:
@@ -73,9 +74,9 @@ class AuthGuard:
         own = {f"{request.scheme}://{request.host}", (self._settings.public_url or "").rstrip("/")}
         if origin not in own:
             raise Forbidden(
-                f"Pages of {origin!r} may not use this control plane.",
+                f"Pages of {origin[:200]!r} may not use this control plane.",
                 code="foreign_origin",
-                hint="serve the page from the control plane (af dev DIR), or list its origin in AGENTFIELD_ALLOWED_ORIGINS",
+                hint=_origin_hint(origin),
             )
 
     def foreign_origin(self, request: web.Request) -> str | None:
@@ -118,7 +119,11 @@ class AuthGuard:
             # reachable from this machine only: Settings.require_safe_bind
             request[PRINCIPAL] = "operator"
             return
-        if credential is None or not hmac.compare_digest(credential.encode(), key.get_secret_value().encode()):
+        if credential is None or not hmac.compare_digest(
+            # header bytes beyond ASCII arrive as surrogates
+            credential.encode(errors="surrogateescape"),
+            key.get_secret_value().encode(),
+        ):
             raise Unauthorized(
                 "This control plane requires its key."
                 if credential is None
@@ -126,6 +131,29 @@ class AuthGuard:
                 hint="set AGENTFIELD_API_KEY to the key that the control plane was started with",
             )
         request[PRINCIPAL] = "operator"
+
+
+def _own_address(request: web.Request) -> str:
+    """Return the address and port that the request arrived at."""
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if not isinstance(name, tuple):
+        return "127.0.0.1"
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, empty if it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _origin_hint(origin: str) -> str:
+    serve = "serve the page from the control plane (af dev DIR)"
+    if origin == "null":
+        return f"{serve}: the page was opened from a file or a sandboxed frame, which has no origin"
+    return f"{serve}, or list its origin: AGENTFIELD_ALLOWED_ORIGINS={origin[:200]}"
 
 
 def _credential(request: web.Request) -> str | None:

@@ -41,7 +41,8 @@ class AddressPolicy:
             except ValueError:
                 if "/" in each or not each.strip():
                     raise InvalidInput(
-                        f"{each!r} is neither a host nor a network.", hint="AGENTFIELD_WEBHOOK_ALLOW='[\"10.0.0.0/8\"]'"
+                        f"{each!r} is neither a host nor a network.",
+                        hint="AGENTFIELD_WEBHOOK_ALLOW=10.0.0.0/8,hooks.internal",
                     ) from None
                 self._names.add(each.lower())
 

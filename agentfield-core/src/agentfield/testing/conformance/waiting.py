@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,12 +11,33 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
+from agentfield.errors import InvalidInput
+
 __all__ = ["TIMEOUT", "TaskTracker", "time_limit", "wait_until"]
 
 # A context variable is inherited by tasks and callbacks, so it marks all code that the code under test starts.
 _UNDER_TEST: ContextVar[bool] = ContextVar("agentfield_code_under_test", default=False)
 
-TIMEOUT = float(os.environ.get("AGENTFIELD_TESTING_PATIENCE", "15"))
+
+def _timeout(value: str | None) -> float:
+    """Return the seconds of AGENTFIELD_TESTING_PATIENCE, 15 by default.
+
+    Raises:
+        InvalidInput: It is not a positive number of seconds.
+    """
+    try:
+        seconds = float(value or 15)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        name = "AGENTFIELD_TESTING_PATIENCE"
+        raise InvalidInput(
+            f"{name} is {value!r}; it must be a positive number of seconds.", code="bad_setting", hint=f"{name}=60"
+        )
+    return seconds
+
+
+TIMEOUT = _timeout(os.environ.get("AGENTFIELD_TESTING_PATIENCE"))
 """Seconds for each step. A passing suite never waits that long; raise it on a slow machine."""
 _POLL = 0.005
 

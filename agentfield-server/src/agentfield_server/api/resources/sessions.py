@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from agentfield.errors import NotFound
+from agentfield.errors import InvalidInput, NotFound
 from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 from agentfield.wire.rest import (
     DagView,
@@ -87,7 +87,7 @@ class SessionRoutes:
                 self.start,
                 "operator",
                 "Start a session (alias)",
-                request=StartRequest,
+                request=TargetStartRequest,
                 response=StartResponse,
             ),
             Route("GET", base, self.list_all, "operator", "List sessions"),
@@ -171,8 +171,14 @@ class SessionRoutes:
         target = request.match_info.get("target")
         if target is None:
             return await read_model(request, StartRequest)
-        partial = await read_model(request, _StartAlias)
-        return StartRequest(target=target, **partial.model_dump())
+        body = await read_model(request, TargetStartRequest)
+        if body.target not in ("", target):
+            raise InvalidInput(
+                f"The path names the session {target!r}, the body {body.target[:200]!r}.",
+                hint="leave target out of the body",
+                field="target",
+            )
+        return StartRequest(**{**body.model_dump(), "target": target})
 
     async def list_all(self, request: web.Request) -> web.Response:
         """List sessions, newest first."""
@@ -270,7 +276,9 @@ class SessionRoutes:
         return row
 
 
-class _StartAlias(StartRequest):
+class TargetStartRequest(StartRequest):
+    """``POST /api/v1/session-targets/{target}/start``: the path has the target."""
+
     target: str = ""
 
 
