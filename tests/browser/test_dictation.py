@@ -17,7 +17,7 @@ from support.waiting import until_async
 from support.word_error_rate import word_error_rate
 
 SAID = "my name is maria and i live in new york"
-MISSED = "the caller's page is gone"
+MISSED = "the caller's connection was lost for 10 s"
 TOOL = "voice-dictation.save_note"
 
 

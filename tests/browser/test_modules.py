@@ -40,6 +40,20 @@ async (events) => {
 }
 """
 
+_SHOW = """
+async (events) => {
+  const {CallReducer} = await import('/agentfield/call_reducer.js');
+  const {Transcript} = await import('/agentfield/transcript.js');
+  const transcript = new Transcript();
+  const reducer = new CallReducer((type, detail) => { if (type === 'transcript') transcript.show(detail); });
+  for (const event of events) reducer.apply(event);
+  return [...transcript.element.querySelectorAll('.af-line')].map((line) => [
+    line.querySelector('.af-heard').textContent,
+    [...line.querySelectorAll('.af-mark')].map((mark) => mark.textContent),
+  ]);
+}
+"""
+
 
 class _Peer:
     """An event route that breaks its stream once, or refuses it."""
@@ -241,4 +255,28 @@ async def test_usage_is_summed_until_the_total_arrives(page: Page) -> None:
     assert [(line.get("digit"), line.get("backchannel"), line["role"]) for line in lines] == [
         ("5", None, "caller"),
         (None, True, "caller"),
+    ]
+
+
+async def test_a_line_says_what_became_of_the_words(page: Page) -> None:
+    """A cut-off text is no other text, a reply that called a tool is no missing one, and other words are marked."""
+    cut = {
+        "generated": "Your order is",
+        "verbatim": None,
+        "interrupted": True,
+        "heard_ms": 900,
+        "heard_text": "Your order",
+    }
+    other = {"generated": "It is stuck.", "verbatim": False, "heard_ms": 900}
+    events = [
+        _recorded(1, "speech.ended", speech_id="a", asked="Your order is stuck.", **cut),
+        _recorded(2, "speech.ended", speech_id="b", asked="Your order is stuck.", **other),
+        _recorded(3, "speech.ended", speech_id="c", asked=None, generated="", verbatim=None, tool_calls=1),
+        _recorded(4, "speech.ended", speech_id="d", asked=None, generated="", verbatim=None),
+    ]
+    assert await page.evaluate(_SHOW, events) == [
+        ["Your order", ["interrupted after 900 ms"]],
+        ["It is stuck.", ["heard 900 ms", "other words than asked for"]],
+        ["(called a tool)", []],
+        ["(nothing was generated)", []],
     ]

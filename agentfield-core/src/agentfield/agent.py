@@ -21,6 +21,7 @@ from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import LinkListener, NodeLink
 from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_process, run_until_stopped
+from agentfield.plugins.install import cli_command
 from agentfield.schema import jsonable
 from agentfield.session.awaited import NotAwaited, must_await
 from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
@@ -336,7 +337,10 @@ class Agent(Decorators):
                 _log.error("%s stopped before it was left: %s", self.node_id, error)
 
     async def _serve(self, grace: float) -> None:
-        link, task = self._start(LinkAnnouncer(self.node_id, len(self._reasoners), len(self._sessions)))
+        refused = lambda: self._link.refused if self._link is not None else {}  # noqa: E731
+        link, task = self._start(
+            LinkAnnouncer(self.node_id, len(self._reasoners), len(self._sessions), refused=refused)
+        )
         try:
             await run_until_stopped(link, task, grace=grace)
         finally:
@@ -348,5 +352,6 @@ class Agent(Decorators):
         url = self._url or discover_url()
         reason = f": {link.last_failure}" if link.last_failure else ""
         return ControlPlaneUnavailable(
-            f"{self.node_id} could not link to {url} in {LINK_TIMEOUT:g} seconds{reason}.", hint="Start one: af server"
+            f"{self.node_id} could not link to {url} in {LINK_TIMEOUT:g} seconds{reason}.",
+            hint=f"Start one: {cli_command('af server')}",
         )

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from agentfield.errors import AgentFieldError
 from agentfield.link import LinkListener, NodeLink
+from agentfield.plugins.install import cli_command
 
 __all__ = ["LinkAnnouncer", "cancel_and_wait", "log_link_changes", "run_process", "run_until_stopped"]
 
@@ -84,26 +86,50 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
 
 class LinkAnnouncer:
-    """Writes a line to stderr when the link is opened, lost or opened again."""
+    """Writes a line to stderr when the link is opened, lost or opened again.
 
-    def __init__(self, node_id: str, reasoners: int, sessions: int) -> None:
+    Args:
+        node_id: The node.
+        reasoners: Number of its reasoners.
+        sessions: Number of its declared sessions.
+        refused: Returns the sessions that the control plane did not register, with the reason.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        reasoners: int,
+        sessions: int,
+        *,
+        refused: Callable[[], Mapping[str, AgentFieldError]] = dict,
+    ) -> None:
         self._node = node_id
-        self._has = f"{_count(reasoners, 'reasoner')}, {_count(sessions, 'session')}"
+        self._reasoners = reasoners
+        self._sessions = sessions
+        self._refused = refused
         self._state = "new"
 
     def __call__(self, change: str, url: str, reason: str) -> None:
         """Announce a change of the link; repeated failures are announced once."""
         match self._state, change:
             case "new" | "waiting", "linked":
-                _write(f"{self._node} is linked to {url} ({self._has}). Ctrl+C stops it.")
+                _write(f"{self._node} is linked to {url} ({self._registered()}). Ctrl+C stops it.")
             case "lost", "linked":
                 _write(f"{self._node} is linked to {url} again.")
             case "new", "lost":
-                _write(f"{self._node} waits for a control plane at {url} ({reason}). Start one: af server")
+                _write(
+                    f"{self._node} waits for a control plane at {url} ({reason}). Start one: {cli_command('af server')}"
+                )
             case "linked", "lost":
                 _write(f"{self._node} lost the control plane at {url} ({reason}); linking again.")
         never = self._state in {"new", "waiting"} and change == "lost"
         self._state = "waiting" if never else change
+
+    def _registered(self) -> str:
+        refused = self._refused()
+        sessions = _count(self._sessions - len(refused), "session")
+        left_out = ", ".join(f"{name} ({error.code})" for name, error in refused.items())
+        return f"{_count(self._reasoners, 'reasoner')}, {sessions}{f'; refused: {left_out}' if left_out else ''}"
 
 
 def log_link_changes(node_id: str) -> LinkListener:

@@ -261,8 +261,19 @@ async def test_a_handler_exception_is_reported(installation: Installation, tmp_p
         "The handler of shop.raises raised LookupError: the shelf is empty",
     )
     assert problem["hint"].startswith(where)
+    (root,) = [each for each in json.loads(out)["executions"] if each["kind"] == "session"]
+    assert (root["status"], root["problem"]["code"]) == ("failed", "turns_failed")
+    assert root["problem"]["detail"] == "no turn of the session succeeded: 1 failed"
+    newest = (await installation.client.list_sessions())[0]
+    shown = await installation.client.get_session(newest.id)
+    assert (newest.turns_by_state, shown.turns, shown.turns_by_state) == (None, 1, {"failed": 1})
+    code, out, _ = await af("session", "show", newest.id, "--url", installation.url)
+    assert [line for line in out.splitlines() if line.startswith("turns")] == ["turns    1 (1 failed)"]
     async with calling(installation.client, "shop.voice") as live:
         assert [said["generated"] for said in (await live.say(tone_samples(0.4))).speeches] == ["hello"]
+        shown = await live.hang_up()
+        (root,) = [each for each in (await live.dag()).executions if each.kind == "session"]
+        assert (root.status, shown.turns_by_state) == ("succeeded", {"succeeded": 1})
 
 
 async def test_a_handler_without_input_is_reported(installation: Installation, tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ async def test_dev_reloads_changed_code(tmp_path: Path) -> None:
             await running.said("the new code did not start")
             assert (await client.execute("shop.word")).output == "old"
 
+            # all names are new: the process that is replaced does not stand in the way
+            agent.write_text(SOURCE.format(word="other").replace("async def word", "async def other"))
+            await running.said("the new code is linked")
+            assert (await client.execute("shop.other")).output == "other"
+
             agent.write_text(SOURCE.format(word="new"))
             await running.said("the new code is linked")
             assert (await client.execute("shop.word")).output == "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 import agentfield_local.plugin as local_plugin
 import agentfield_openai.plugin as openai_plugin
 from agentfield import Agent
+from agentfield.errors import NodeRefused
 from agentfield.plugins import Registry, install
 from agentfield.wire.rest import StartRequest
+from support.processes.programs import running_program
 from support.server.bad_input import af, run_installation
+from support.waiting import until
 
 REFUSED = """\
 openai/webrtc needs a plugin that is not installed: agentfield-openai. Installed pairs: local/audio_turns, local/webrtc, \
@@ -115,3 +119,58 @@ async def test_node_leaves_an_unknown_transport_to_the_control_plane(
         said = await installation.start_refused("shop.phone")
     assert said.code == "unsupported_pair"
     assert "The node" not in said.detail, "both have the same, there is nothing to compare"
+
+
+def agent_of(*names: str, url: str | None = None) -> Agent:
+    """Return an agent `shop` with these reasoners."""
+    app = Agent("shop", url=url, registry=Registry.of([]))
+    for name in names:
+
+        @app.reasoner(name)
+        async def work(word: str = "") -> str:
+            return word
+
+    return app
+
+
+async def test_another_agent_with_a_linked_node_s_id_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that shares no name with the linked one is refused; one that shares a name is another instance."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    plugins = Registry.of([local_plugin, openai_plugin])
+    async with run_installation(tmp_path, registry=plugins, app=node(plugins)) as installation:
+        with pytest.raises(NodeRefused) as refused:
+            await agent_of("price", "stock", url=installation.url).__aenter__()
+        assert (refused.value.code, refused.value.message, refused.value.hint) == (
+            "node_id_in_use",
+            "The node id 'shop' is in use by another agent: it declares echo, here, voice, this one price, stock.",
+            "give this agent an id of its own, Agent('shop-2'), or stop the other: af nodes drain shop",
+        )
+        assert set(installation.plane.hub.functions()) == {"shop.echo"}
+        async with agent_of("echo", "price", url=installation.url):
+            assert len(await installation.client.nodes()) == 2
+        async with agent_of(url=installation.url):  # declares nothing: it only calls
+            assert len(await installation.client.nodes()) == 2
+
+
+async def test_a_program_counts_what_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of a linked program leaves out a session that the control plane refused, and names it with the code."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "home"))
+    file, log = tmp_path / "agent.py", tmp_path / "agent.log"
+    file.write_text(
+        "from agentfield import Agent\n"
+        "app = Agent('calls')\n"
+        "@app.session('voice', provider='openai', transport='webrtc')\n"
+        "async def voice(session): await session.input()\n"
+        "app.run()\n"
+    )
+    here = Registry.of([local_plugin])
+    async with run_installation(tmp_path / "home", registry=here, app=node(here)) as installation:
+        env = {"AGENTFIELD_URL": installation.url, "AGENTFIELD_HOME": str(tmp_path / "other")}
+        async with running_program([sys.executable, str(file)], env=env, log=log):
+            line = await until(lambda: next((x for x in log.read_text().splitlines() if "is linked" in x), None))
+    assert line == (
+        f"calls is linked to {installation.url} (0 reasoners, 0 sessions; refused: voice (adapter_not_installed)). "
+        "Ctrl+C stops it."
+    )

@@ -238,3 +238,17 @@ async def test_an_action_that_ends_before_the_session_keeps_its_result(follower)
     refused.set_exception(LookupError("gone"))
     with pytest.raises(LookupError, match="gone"):
         await follower.unless_ended(refused)
+
+
+def test_an_agent_without_words_is_described(happens, capsys):
+    """A reply that called a tool, one without anything, and one in other words than asked for are told apart."""
+    happens("speech.ended", speech_id="a", asked=None, generated="", tool_calls=1)
+    happens("speech.ended", speech_id="b", asked=None, generated="")
+    happens("speech.ended", speech_id="c", asked="Your order is stuck.", generated="It is stuck.", verbatim=False)
+    happens("speech.ended", speech_id="d", asked="It is stuck.", generated="It is", verbatim=None, interrupted=True)
+    assert capsys.readouterr().out == (
+        "  agent   (called a tool)\n"
+        "  agent   (nothing was generated)\n"
+        "  agent   It is stuck. (other words than asked for)\n"
+        "  agent   It is (interrupted)\n"
+    )

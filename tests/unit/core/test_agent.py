@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 
+import agentfield
 from agentfield import Agent, Limits, SemanticVad, ServerVad, Session
 from agentfield.declarations.session_declaration import is_empty
 from agentfield.errors import CapabilityMissing, Conflict, InvalidInput, UnsupportedPair
@@ -26,8 +28,10 @@ from agentfield.plugins import (
     TransportSpec,
     hookimpl,
 )
+from agentfield.plugins.install import InstallOrigin, install_hint
 from agentfield.wire.frames import Accepted, Drain, Drained
 from support.core.control_plane import control_plane, invoke
+from support.paths import ROOT
 
 SEED = {
     "provider": "openai",
@@ -295,6 +299,28 @@ class Program:
             return (await self.process.stderr.readline()).decode().strip()
 
 
+CORE_ONLY = """
+import asyncio
+from agentfield import Agent
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import ControlPlaneUnavailable
+
+async def ask():
+    async with ControlPlaneClient() as client:
+        try:
+            await client.nodes()
+        except ControlPlaneUnavailable as error:
+            print(error.hint, flush=True)
+
+asyncio.run(ask())
+app = Agent("shop")
+@app.reasoner()
+async def hello() -> str:
+    return "hello"
+app.run()
+"""
+
+
 @pytest.fixture
 async def start(tmp_path: Path) -> Any:
     programs = []
@@ -350,3 +376,47 @@ async def test_run_waits_for_a_control_plane(start: Any) -> None:
     program.process.terminate()
     async with asyncio.timeout(60):
         assert await program.process.wait() == 0
+
+
+async def test_run_says_that_the_address_needs_http(start: Any) -> None:
+    """A program with an https address of a server without TLS says so."""
+    async with control_plane() as plane:
+        url = plane.url.replace("http://", "https://")
+        program = await start(url)
+        assert (await program.line()).startswith(
+            f"shop waits for a control plane at {url} (what answers there does not speak TLS, so its address begins with "
+            "http://, not https://)."
+        )
+
+
+async def test_a_core_only_installation_is_told_to_install_af(tmp_path: Path) -> None:
+    """Where agentfield-cli is not installed, no message tells to run `af` without the command that installs it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for entry in Path(pydantic.__file__).parents[1].iterdir():
+        if not entry.name.startswith("agentfield") or entry.name.startswith(("agentfield_core-", "agentfield-core-")):
+            (site / entry.name).symlink_to(entry)
+    (tmp_path / "main.py").write_text(CORE_ONLY)
+    code = Path(agentfield.__file__).parents[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-S",
+        str(tmp_path / "main.py"),
+        env={"PYTHONPATH": f"{site}:{code}", "AGENTFIELD_URL": "http://127.0.0.1:9", "AGENTFIELD_HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    program = Program(process)
+    try:
+        install = install_hint("agentfield-cli", source=InstallOrigin(workspace=ROOT))
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            hint = (await process.stdout.readline()).decode().strip()
+        assert hint == f"Start one with `{install} && af server`, or set AGENTFIELD_URL."
+        assert await program.line() == (
+            "shop waits for a control plane at http://127.0.0.1:9 (nothing answers there). "
+            f"Start one: {install} && af server"
+        )
+    finally:
+        process.kill()
+        await process.wait()

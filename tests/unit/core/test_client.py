@@ -199,3 +199,16 @@ def test_an_event_stream_may_be_split_anywhere(size: int, newline: str) -> None:
     raw, parser = text.encode(), EventParser()
     events = [event for at in range(0, len(raw), size) for event in parser.feed(raw[at : at + size])]
     assert [(event.event, event.id, event.data) for event in events] == [("a", "7", "ü1\n2"), ("message", "7", "x")]
+
+
+async def test_https_at_an_http_port_is_said_so() -> None:
+    """An https address of a server without TLS is not "nothing": the error says so, and the hint has the http address."""
+    async with served() as (_, client):
+        async with ControlPlaneClient(client.url.replace("http://", "https://")) as wrong:
+            with pytest.raises(ControlPlaneUnavailable) as caught:
+                await wrong.health()
+        assert caught.value.message == (
+            f"The control plane at {wrong.url} could not be reached: what answers there does not speak TLS, so its address "
+            "begins with http://, not https://."
+        )
+        assert caught.value.hint == f"use {client.url}"

@@ -134,7 +134,7 @@ def show(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> Non
             ("floor", view.floor),
             ("state", f"{view.state}{because}"),
             ("caller", view.caller or "-"),
-            ("turns", view.turns),
+            ("turns", f"{view.turns}{_by_state(view.turns_by_state)}"),
             ("cost", "-" if view.cost is None else f"{view.cost:.4f} US dollars"),
             ("started", _when(view.created_at)),
             ("ended", _when(view.ended_at)),
@@ -271,6 +271,11 @@ def end(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None
         out.line(f"{view.id} {view.state}{f' ({view.end_reason})' if view.end_reason else ''}")
 
     run(hang_up())
+
+
+def _by_state(counts: dict[str, int] | None) -> str:
+    """Return the turns in each state as a parenthesis, empty if there are none."""
+    return f" ({', '.join(f'{count} {state}' for state, count in sorted(counts.items()))})" if counts else ""
 
 
 def _when(at: float | None) -> str:

@@ -78,6 +78,10 @@ class Reloader:
 
         Order matters: the new process links before the old one drains, so that a call always finds a linked node.
         """
+        with self._plane.hub.replacing(link.instance_id for link in self._plane.hub.links()):
+            return await self._replace_when_linked(old)
+
+    async def _replace_when_linked(self, old: asyncio.subprocess.Process) -> asyncio.subprocess.Process:
         before = {link.instance_id for link in self._plane.hub.links()}
         new = await self._start()
         try:

@@ -184,9 +184,11 @@ class SessionFollower:
         speech.asked = body.get("asked") or speech.asked
         speech.generated, speech.heard_ms = body.get("generated"), body.get("heard_ms")
         how = next((word for word in ("interrupted", "stale", "failed") if body.get(word)), None)
-        self.out.line(
-            f"  agent   {speech.generated or speech.asked or ''}{f' ({how})' if how else ''}", style="bold green"
-        )
+        if how is None and body.get("verbatim") is False:
+            how = "other words than asked for"
+        nothing = "(called a tool)" if body.get("tool_calls") else "(nothing was generated)"
+        words = speech.generated or speech.asked or nothing
+        self.out.line(f"  agent   {words}{f' ({how})' if how else ''}", style="bold green")
 
     def _progress(self, kind: str, body: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         execution = self.executions.get(str(event.get("execution_id")))

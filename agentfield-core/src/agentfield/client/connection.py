@@ -14,8 +14,10 @@ import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, error_from_problem
+from agentfield.plugins.install import cli_command
 from agentfield.settings import discover_api_key, discover_url, is_loopback
 from agentfield.wire.headers import IDEMPOTENCY_KEY
+from agentfield.wire.unreachable import unreachable_hint, unreachable_reason
 
 __all__ = ["ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "STREAM_SILENCE", "Connection", "parse", "parse_list", "path_segment"]
 
@@ -143,15 +145,11 @@ class Connection:
         )
 
     def _unavailable(self, error: BaseException) -> ControlPlaneUnavailable:
-        if isinstance(error, aiohttp.ClientConnectorError):
-            reason = "nothing answers there"
-        elif isinstance(error, TimeoutError):
-            reason = "it did not answer in time"
-        else:
-            reason = str(error) or type(error).__name__
+        reason = unreachable_reason(error)
+        hint = unreachable_hint(self.url, error)
         return ControlPlaneUnavailable(
             f"The control plane at {self.url} could not be reached: {reason}.",
-            hint="Start one with `af server`, or set AGENTFIELD_URL.",
+            hint=hint or f"Start one with `{cli_command('af server')}`, or set AGENTFIELD_URL.",
             url=self.url,
         )
 

@@ -27,6 +27,7 @@ from agentfield.wire.frames import (
 )
 from agentfield.wire.framing import join_frames, split_frames
 from agentfield.wire.link_protocol import PROTOCOLS, choose_protocol
+from agentfield.wire.unreachable import unreachable_reason
 
 __all__ = ["LinkDelegate", "LinkLost", "LinkSocket", "opened", "receive_frames"]
 
@@ -157,7 +158,7 @@ class LinkSocket:
                     return refused
                 reason = refused.message
             except (aiohttp.ClientError, OSError, TimeoutError, LinkLost) as error:
-                reason = _reason(error)
+                reason = unreachable_reason(error)
             self._delegate.lost(url, reason)
             longest = _LONGEST_LOCAL_DELAY if is_loopback(url) else _LONGEST_DELAY
             delay = _FIRST_DELAY if welcomed else min(delay * 2, longest)
@@ -224,7 +225,7 @@ class LinkSocket:
             await asyncio.gather(*pumps, return_exceptions=True)
         error = next(filter(None, (pump.exception() for pump in done if not pump.cancelled())), None)
         if error is None or isinstance(error, (aiohttp.ClientError, OSError, TimeoutError, LinkLost)):
-            return _reason(error) if error else "the link was closed"
+            return unreachable_reason(error) if error else "the link was closed"
         raise error
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -350,11 +351,3 @@ def _link_url(url: str) -> str:
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
     return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + LINK_PATH, "", ""))
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return "nothing answers there"
-    if isinstance(error, TimeoutError):
-        return "it did not answer in time"
-    return str(error) or type(error).__name__

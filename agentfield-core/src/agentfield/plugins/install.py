@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from importlib_metadata import PackageNotFoundError, distribution
 
-__all__ = ["FIRST_PARTY", "FIRST_PARTY_PAIRS", "InstallOrigin", "install_hint", "install_origin"]
+__all__ = ["FIRST_PARTY", "FIRST_PARTY_PAIRS", "InstallOrigin", "cli_command", "install_hint", "install_origin"]
 
 FIRST_PARTY_PAIRS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -71,6 +71,19 @@ def install_hint(
     installer = f"{installer} {flag}" if reinstall else installer
     wanted = f"{dist}[{extra}]" if extra else dist
     return f"{installer} {_requirement(dist, wanted, source.direct_url)}"
+
+
+def cli_command(command: str) -> str:
+    """Return an `af` command, with the command that installs `af` before it where it is missing.
+
+    Args:
+        command: The command line, such as ``af server``.
+    """
+    try:
+        distribution("agentfield-cli")
+    except PackageNotFoundError:
+        return f"{install_hint('agentfield-cli')} && {command}"
+    return command
 
 
 def _requirement(dist: str, wanted: str, direct_url: Mapping[str, object] | None) -> str:

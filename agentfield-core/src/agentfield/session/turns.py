@@ -41,7 +41,7 @@ class Spoken(_Record):
     generated: str | None = None
     """The words that the provider reports as spoken."""
     verbatim: bool | None = None
-    """Whether `generated` equals `asked`, None when unknown."""
+    """Whether `generated` equals `asked`; None if nothing was asked for, or if the speech was cut off before they differed."""
     heard_ms: int | None = None
     """Milliseconds of audio that the caller heard, None when unknown."""
     heard_text: str | None = None

@@ -291,6 +291,8 @@ class SessionView(_View):
     live_at: float | None = None
     ended_at: float | None = None
     turns: int = 0
+    turns_by_state: dict[str, int] | None = None
+    """Number of turns in each state of an execution (`running`, `succeeded`, `failed`, `cancelled` …); None in lists."""
     usage: dict[str, dict[str, float]] | None = None
     """Total usage of the session by kind (`reply`, `transcription`, `speech`); None until it ended, and in lists."""
     cost: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from agentfield.values import encode
 from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
 from agentfield.wire.link_protocol import PROTOCOLS
+from agentfield_server.nodes.linked_node import LinkedNode
 
 __all__ = ["decode_frames", "perform_handshake", "refuse_link"]
 
@@ -66,6 +67,34 @@ async def refuse_link(socket: web.WebSocketResponse, error: AgentFieldError) -> 
         await socket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
 
 
+def node_id_in_use(hello: Hello, linked: Sequence[LinkedNode]) -> NodeRefused | None:
+    """Return the refusal of an instance that shares no declared name with the linked instances of its node.
+
+    Such an instance is another agent under the same id: as an instance of the node it would get no work, and the calls
+    of its own functions would depend on which agent linked last.
+    """
+    names, known = set(_names(hello)), {name for link in linked for name in _names(link.hello)}
+    if not names or not known or names & known:
+        return None
+    return NodeRefused(
+        f"The node id {hello.node_id!r} is in use by another agent: it declares {_listed(known)}, this one "
+        f"{_listed(names)}.",
+        code="node_id_in_use",
+        hint=f"give this agent an id of its own, Agent({hello.node_id + '-2'!r}), or stop the other: "
+        f"af nodes drain {hello.node_id}",
+        node_id=hello.node_id,
+    )
+
+
+def _names(hello: Hello) -> list[str]:
+    return [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:8]) + (f" and {len(first) - 8} more" if len(first) > 8 else "")
+
+
 def decode_frames(message: aiohttp.WSMessage) -> list[Any]:
     """Return the frames of a message.
 
@@ -100,7 +129,7 @@ def _check(hello: Hello | WatchHello, nonce: str) -> None:
         raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
     if isinstance(hello, WatchHello):
         return
-    names = [spec.name for spec in hello.functions] + [session.name for session in hello.sessions]
+    names = _names(hello)
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise NodeRefused(
             f"The node {hello.node_id!r} declares {', '.join(doubles)} more than once.",

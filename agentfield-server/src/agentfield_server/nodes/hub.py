@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
-from agentfield_server.nodes.handshake import perform_handshake, refuse_link
+from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link
 from agentfield_server.nodes.linked_node import LinkedNode
 from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
@@ -74,6 +75,7 @@ class LinkHub:
         self._engine: EnginePort | None = None
         self._sessions: SessionPort | None = None
         self._uses = itertools.count(1)
+        self._replaceable: set[str] = set()
         self._closing = False
         self._serving: dict[LinkedNode, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
@@ -252,6 +254,27 @@ class LinkHub:
     def _check(self, hello: Hello | WatchHello) -> None:
         if not self._registry.same_instance(hello):
             raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
+        others = [link for link in self._links_of(hello.node_id) if link.instance_id != hello.instance_id]
+        if (in_use := node_id_in_use(hello, [link for link in others if not self._gives_way(link)])) is not None:
+            raise in_use
+
+    def _links_of(self, node_id: str) -> list[LinkedNode]:
+        """Return the instances of a node that are linked or about to be."""
+        links = {**self._links, **self._connecting}
+        return [link for link in links.values() if link.node_id == node_id]
+
+    def _gives_way(self, link: LinkedNode) -> bool:
+        return link.draining or link.instance_id in self._replaceable
+
+    @contextmanager
+    def replacing(self, instances: Iterable[str]) -> Iterator[None]:
+        """Inside the block, an instance that declares other names may link beside these, which it is to replace."""
+        replaced = set(instances)
+        self._replaceable |= replaced
+        try:
+            yield
+        finally:
+            self._replaceable -= replaced
 
     async def _serve(self, link: LinkedNode, socket: web.WebSocketResponse) -> None:
         engine = self._bound_engine()

@@ -140,6 +140,9 @@ class Store(Protocol):
     ) -> list[Execution]:
         """Return executions that are not in a final state, oldest first; each filter narrows them."""
 
+    async def count_turns(self, run_id: str) -> dict[str, int]:
+        """Return how many turns of a run have each status."""
+
     async def queued_executions(
         self, node_id: str, *, now: float, limit: int, without: Sequence[str] = ()
     ) -> list[Execution]:

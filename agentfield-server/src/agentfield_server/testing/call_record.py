@@ -69,6 +69,8 @@ class SpeechRecord:
                     if said
                     else f"agent, unsaid: {self.words} [failed: {told['failed']}]"
                 )
+            case _ if not self.words:
+                return "agent: (called a tool)" if told.get("tool_calls") else "agent: (nothing was generated)"
             case "interrupted":
                 return f"agent: {told.get('heard_text') or ''} [cut off; unheard: {told.get('remaining') or ''}]"
             case _:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agentfield.realtime.commands import CancelReplyCommand, Command, ReplyCommand, SayCommand, UpdateCommand
 from agentfield.realtime.events import (
     Interrupted,
@@ -20,7 +23,14 @@ from agentfield.realtime.events import (
 )
 from agentfield_server.sessions.conversation.effects import ResolveReply, ResolveSpeech, SendCommand
 from agentfield_server.sessions.conversation.inputs import CancelSpeech, HandlerSay
-from agentfield_server.sessions.conversation.text_compare import heard_prefix, is_same_model, is_verbatim, unheard_rest
+from agentfield_server.sessions.conversation.text_compare import (
+    heard_prefix,
+    is_beginning,
+    is_same_model,
+    is_verbatim,
+    normalised_words,
+    unheard_rest,
+)
 from support.server.machine import SimulatedCall
 
 
@@ -127,6 +137,39 @@ def test_interrupted_say_reports_what_was_heard() -> None:
     assert (spoken.interrupted, spoken.heard_ms, spoken.heard_method) == (True, 900, "provider")
     assert (spoken.heard_text, spoken.remaining) == ("alpha beta", "gamma delta epsilon zeta eta theta")
     assert spoken.generated == "alpha beta gamma delta"
+    assert spoken.verbatim is None  # cut off before it could differ
+
+
+def test_a_speech_that_was_cut_off_is_not_reworded() -> None:
+    """Cut off within the words asked for, nothing is known; other words are other words, cut off or not."""
+    for generated, verbatim in (("Your order is st", None), ("", None), ("I am afraid", False)):
+        call = SimulatedCall().live()
+        op_id = call.say("Your order is stuck.")
+        call.feed(ReplyStarted(reply="r1", command=call.spoken_command()), PlayoutStarted(reply="r1"))
+        call.feed(ReplyTranscript(reply="r1", text=generated)) if generated else None
+        call.wait(1)
+        call.feed(Interrupted(reply="r1", heard_ms=300, method="provider"), PlayoutCleared(reply="r1"))
+        call.feed(ReplyEnded(reply="r1", status="cancelled", why="interrupted"))
+        assert call.answer(op_id).spoken.verbatim is verbatim, generated
+        assert call.recorded("speech.ended")[0]["verbatim"] is verbatim
+
+
+@given(asked=st.text(), said=st.text(), length=st.integers(0, 40))
+def test_every_beginning_is_a_beginning(asked: str, said: str, length: int) -> None:
+    """A text is a beginning of itself, and each of its beginnings in whole words is one; more words are none."""
+    words = normalised_words(asked)
+    assert is_beginning(asked, " ".join(words[:length]))
+    assert is_beginning(asked, asked)
+    assert not is_beginning(asked, f"{asked} one more")
+    assert is_beginning(asked, said) or not is_verbatim(asked, said)
+
+
+def test_a_model_that_stops_early_used_other_words() -> None:
+    """A speech that was generated to its end and lacks words is not verbatim."""
+    call = SimulatedCall().live()
+    op_id = call.say("Your order is stuck in customs.")
+    call.heard("r1", "Your order is stuck.", call.spoken_command())
+    assert call.answer(op_id).spoken.verbatim is False
 
 
 def test_interruption_after_generation() -> None:

@@ -15,14 +15,14 @@ from agentfield.errors import (
     PluginIncompatible,
     UnsupportedPair,
 )
-from agentfield.plugins.install import FIRST_PARTY_PAIRS, install_hint
+from agentfield.plugins.install import FIRST_PARTY_PAIRS, cli_command, install_hint
 from agentfield.plugins.manifest.spec import Need, PairSpec, ProviderSpec, TransportSpec
 from agentfield.plugins.registry.records import PluginRecord
 from agentfield.plugins.wording import did_you_mean, listed
 
 __all__: list[str] = []
 
-LIST = "af adapters"
+_LIST = "af adapters"
 """Command that lists the available pairs."""
 
 
@@ -76,7 +76,7 @@ def _no_provider(registry: PluginSource, provider: str, asked: str, transport: s
     return UnsupportedPair(
         f"{asked}: no installed plugin declares provider {provider!r}.{did_you_mean(provider, known)}"
         f" Installed pairs: {listed(_names(registry))}.{_not_loaded(registry)}",
-        hint=LIST,
+        hint=cli_command(_LIST),
         **_facts(registry, provider, transport),
     )
 
@@ -91,7 +91,7 @@ def _no_transport(registry: PluginSource, provider: str, transport: str) -> Plug
     return UnsupportedPair(
         f"{provider}/{transport} is not a declared pair. {available}{did_you_mean(transport, have)}"
         f" AgentField does not switch transports silently.{_not_loaded(registry)}",
-        hint=LIST,
+        hint=cli_command(_LIST),
         **_facts(registry, provider, transport),
     )
 
@@ -107,7 +107,7 @@ def unknown_transport(registry: PluginSource, transport: str) -> PluginError:
     return UnsupportedPair(
         f"{transport}: no installed plugin declares transport {transport!r}.{did_you_mean(transport, known)}"
         f" Known transports: {listed(known)}.{_not_loaded(registry)}",
-        hint=LIST,
+        hint=cli_command(_LIST),
         transport=transport,
         installed=_names(registry),
     )

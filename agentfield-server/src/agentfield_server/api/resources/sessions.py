@@ -264,7 +264,8 @@ class SessionRoutes:
 
     async def _view(self, row: SessionRow) -> SessionView:
         used = await self._store.last_event(row.run_id, "session.usage") if row.state == "ended" else None
-        return session_view(row, used, await self._store.last_event(row.run_id, "session.created"))
+        created = await self._store.last_event(row.run_id, "session.created")
+        return session_view(row, used, created, await self._store.count_turns(row.run_id))
 
     async def _row(self, request: web.Request) -> SessionRow:
         return await self._find(request.match_info["session_id"])

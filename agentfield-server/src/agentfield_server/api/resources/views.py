@@ -74,13 +74,19 @@ async def dag_page(
     )
 
 
-def session_view(row: SessionRow, used: EventRow | None = None, created: EventRow | None = None) -> SessionView:
+def session_view(
+    row: SessionRow,
+    used: EventRow | None = None,
+    created: EventRow | None = None,
+    turns: dict[str, int] | None = None,
+) -> SessionView:
     """Return the view of a session: everything except the reference to its call at the provider.
 
     Args:
         row: The session.
         used: Its `session.usage` event, if it was recorded and is to be shown.
         created: Its `session.created` event, if it is to be shown.
+        turns: The number of its turns by state, if they were counted.
     """
     usage, creation = _body(used), _body(created)
     config = SessionConfig.model_validate(dict(row.config))
@@ -102,6 +108,7 @@ def session_view(row: SessionRow, used: EventRow | None = None, created: EventRo
         live_at=row.live_at,
         ended_at=row.ended_at,
         turns=row.turns,
+        turns_by_state=turns,
         usage=usage.get("usage"),
         cost=usage.get("cost"),
         evidence=creation.get("evidence"),

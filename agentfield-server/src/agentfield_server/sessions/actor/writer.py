@@ -136,16 +136,17 @@ class SessionWriter:
                 await self._store.complete_execution(execution.id, attempt=None, status="cancelled", problem=problem)
 
     async def close_root(self, reason: str, detail: str | None) -> None:
-        """Close the root execution of the session."""
+        """Close the root execution of the session, as failed if the end is a failure or if no turn succeeded."""
         await self.flush()
-        failed = reason in FAILED_END_REASONS
-        problem = {"code": reason, "status": 500, "title": reason.replace("_", " "), "detail": detail or reason}
+        problem = _end_problem(reason, detail)
+        if problem is None:
+            problem = _turns_problem(self.row, await self._store.count_turns(self.row.run_id))
         await self._store.complete_execution(
             self.row.root_id,
             attempt=None,
-            status="failed" if failed else "succeeded",
-            output=None if failed else {"reason": reason, "detail": detail},
-            problem=problem if failed else None,
+            status="failed" if problem else "succeeded",
+            output=None if problem else {"reason": reason, "detail": detail},
+            problem=problem,
         )
 
     async def _update(self, **changes: Any) -> None:
@@ -154,3 +155,26 @@ class SessionWriter:
             _log.warning("session %s is driven by another control plane now", self.row.id)
             raise LostOwnership
         self.row = row
+
+
+def _end_problem(reason: str, detail: str | None) -> dict[str, Any] | None:
+    if reason not in FAILED_END_REASONS:
+        return None
+    return {"code": reason, "status": 500, "title": reason.replace("_", " "), "detail": detail or reason}
+
+
+def _turns_problem(row: SessionRow, counts: Mapping[str, int]) -> dict[str, Any] | None:
+    """Return the problem of a session in which turns failed and none succeeded.
+
+    Turns that were only cut off (the caller hung up, or said nothing) do not make a session a failed one.
+    """
+    if counts.get("succeeded") or not (counts.get("failed") or counts.get("timeout")):
+        return None
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    return {
+        "code": "turns_failed",
+        "status": 500,
+        "title": "turns failed",
+        "detail": f"no turn of the session succeeded: {states}",
+        "hint": f"af session workflows {row.id}",
+    }

@@ -48,7 +48,7 @@ class Spoken:
     asked: str | None
     generated: str
     verbatim: bool | None
-    """Whether the generated words are the words asked for; None if no words were asked for."""
+    """Whether the generated words are the words asked for; None if none were asked for, or if they were only cut off."""
     heard_ms: int
     heard_text: str
     heard_method: HeardMethod

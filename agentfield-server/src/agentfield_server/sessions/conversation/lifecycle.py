@@ -202,7 +202,7 @@ class SessionLifecycle:
             case TimerKind.MEDIA:
                 self._not_ready()
             case TimerKind.CALLER_GONE:
-                self.end(kind, EndReason.CALLER_HANGUP, "the caller's page is gone")
+                self.end(kind, EndReason.CALLER_HANGUP, f"the caller's connection was lost for {GONE_WAIT:g} s")
             case TimerKind.DURATION_WARNING:
                 self._state.warn("limit_duration", f"the session ends in {limits.warn:g} s")
             case TimerKind.EXPIRY_WARNING:

@@ -8,6 +8,7 @@ import unicodedata
 __all__ = [
     "CHARS_PER_SECOND",
     "heard_prefix",
+    "is_beginning",
     "is_same_model",
     "is_verbatim",
     "normalised_words",
@@ -32,6 +33,14 @@ def normalised_words(text: str) -> list[str]:
 def is_verbatim(asked: str, generated: str) -> bool:
     """Return whether two texts consist of the same words."""
     return normalised_words(asked) == normalised_words(generated)
+
+
+def is_beginning(asked: str, generated: str) -> bool:
+    """Return whether the generated words are a beginning of the words asked for; the last one may be incomplete."""
+    wanted, said = normalised_words(asked), normalised_words(generated)
+    if len(said) > len(wanted):
+        return False
+    return said[:-1] == wanted[: max(0, len(said) - 1)] and (not said or wanted[len(said) - 1].startswith(said[-1]))
 
 
 def speaking_seconds(text: str) -> float:

@@ -177,7 +177,7 @@ export class CallReducer {
     const marks = {
       asked: body.asked, generated: body.generated, verbatim: body.verbatim, interrupted: Boolean(body.interrupted),
       stale: Boolean(body.stale), failed: body.failed || undefined, heardMs: body.heard_ms, heardText: body.heard_text,
-      heardMethod: body.heard_method, remaining: body.remaining,
+      heardMethod: body.heard_method, remaining: body.remaining, toolCalls: body.tool_calls,
     };
     this.#emit('speech', {id, phase: 'ended', ...marks});
     this.#line('agent', id, {...marks, text: body.generated ?? undefined, final: true});

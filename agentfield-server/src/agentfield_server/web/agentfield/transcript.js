@@ -89,5 +89,6 @@ function note(line) {
   if (line.discarded) return DISCARDED[line.discarded] ?? line.discarded;
   if (line.stale) return 'not spoken';
   if (line.failed) return 'could not be spoken';
-  return line.role === 'caller' ? MISSING : 'nothing was generated';
+  if (line.role === 'caller') return MISSING;
+  return line.toolCalls ? 'called a tool' : 'nothing was generated';
 }

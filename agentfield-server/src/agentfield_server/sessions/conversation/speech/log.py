@@ -39,7 +39,8 @@ class SpeechLog:
     def close(self, speech: Utterance, *, failed: str | None, stale: bool) -> None:
         """Record the outcome of a speech, and answer its command unless tools are awaited."""
         spoken = speech.outcome(self._state.now, failed=failed, stale=stale)
-        self._state.record("speech.ended", speech_id=speech.id, **spoken.as_json())
+        called = {"tool_calls": speech.tool_calls} if speech.tool_calls else {}
+        self._state.record("speech.ended", speech_id=speech.id, **spoken.as_json(), **called)
         if spoken.generated:
             self._state.add_history(speech.history_entry(spoken))
         clean = failed is None and not spoken.interrupted

@@ -10,6 +10,7 @@ from agentfield_server.sessions.conversation.effects import HeardMethod, Spoken
 from agentfield_server.sessions.conversation.state import TurnRecord
 from agentfield_server.sessions.conversation.text_compare import (
     heard_prefix,
+    is_beginning,
     is_verbatim,
     speaking_seconds,
     unheard_rest,
@@ -134,7 +135,7 @@ class Utterance:
         return Spoken(
             asked=self.asked,
             generated=self.words,
-            verbatim=is_verbatim(self.asked, self.words) if self.asked is not None else None,
+            verbatim=self._verbatim(whole=whole),
             heard_ms=heard_ms,
             heard_text=heard,
             heard_method=method,
@@ -143,6 +144,15 @@ class Utterance:
             failed=failed,
             remaining="" if whole else unheard_rest(self.asked if self.asked is not None else self.words, heard),
         )
+
+    def _verbatim(self, *, whole: bool) -> bool | None:
+        """Return whether the words asked for were generated; None if they were only cut off."""
+        if self.asked is None:
+            return None
+        if is_verbatim(self.asked, self.words):
+            return True
+        cut_off = not whole or self.incomplete is not None
+        return None if cut_off and is_beginning(self.asked, self.words) else False
 
     def _heard_ms(self, now: float, *, whole: bool) -> int:
         """Return how much was heard, at most the duration of its audio."""

@@ -161,6 +161,13 @@ class ExecutionMethods(SqliteDatabase):
         )
         return [execution_row(row) for row in rows]
 
+    async def count_turns(self, run_id: str) -> dict[str, int]:
+        """Return how many turns of a run have each status."""
+        rows = await self._read(
+            "SELECT status, COUNT(*) FROM executions WHERE run_id = ? AND kind = 'turn' GROUP BY status", run_id
+        )
+        return {str(status): int(count) for status, count in rows}
+
     async def queued_executions(
         self, node_id: str, *, now: float, limit: int, without: Sequence[str] = ()
     ) -> list[Execution]:
