@@ -10,8 +10,9 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from agentfield.errors import AgentFieldError, NotFound
+from agentfield.errors import AgentFieldError, InvalidInput, NotFound
 from agentfield.ids import new_id
+from agentfield.wire.headers import ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID
 from agentfield_server.access.guard import AuthGuard
 from agentfield_server.api.http.bodies import MAX_BODY, problem_reply
 from agentfield_server.api.http.route import RESPONSE_STARTED, Handler, Route
@@ -20,6 +21,7 @@ __all__ = ["build_application"]
 
 _log = logging.getLogger("agentfield.server")
 _ALLOWED_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-openai-agents-sdk"
+_TEXT_HEADERS = ("Host", "Origin", ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID)
 
 
 def build_application(
@@ -78,6 +80,7 @@ def _cancel_streams(streams: set[asyncio.Task[Any]]) -> Callable[[web.Applicatio
 def _check_origin_and_host(guard: AuthGuard) -> Middleware:
     @web.middleware
     async def guards(request: web.Request, handler: Handler) -> web.StreamResponse:
+        _check_headers(request)
         guard.check_host(request)
         guard.check_origin(request)
         if request.method == "OPTIONS" and guard.foreign_origin(request) is not None:
@@ -86,6 +89,16 @@ def _check_origin_and_host(guard: AuthGuard) -> Middleware:
         return await handler(request)
 
     return guards
+
+
+def _check_headers(request: web.Request) -> None:
+    """Reject bytes that are not UTF-8 in the headers whose texts are looked up; aiohttp makes surrogates of them."""
+    for name in _TEXT_HEADERS:
+        value = request.headers.get(name)
+        if value is not None and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise InvalidInput(
+                f"The header {name} is not UTF-8.", code="malformed_header", hint="encode it as UTF-8", field=name
+            )
 
 
 def _cors_headers(guard: AuthGuard) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
@@ -109,6 +122,14 @@ async def _problem_documents(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     except AgentFieldError as error:
         return problem_reply(error)
+    except web.RequestPayloadError:
+        return problem_reply(
+            InvalidInput(
+                "The body cannot be read: it is not what its Content-Encoding or Transfer-Encoding says.",
+                code="malformed_body",
+                hint="send it without a Content-Encoding",
+            )
+        )
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -152,8 +152,11 @@ def problem_reply(error: AgentFieldError) -> web.Response:
     headers = {}
     if (retry_after := error.data.get("retry_after")) is not None:
         headers["Retry-After"] = str(int(retry_after))
+    text = json.dumps(error.to_problem(), separators=(",", ":"), ensure_ascii=False)
     return web.Response(
-        text=json.dumps(error.to_problem(), separators=(",", ":"), ensure_ascii=False),
+        # a lone surrogate in an error's text must not cost the reply
+        body=text.encode(errors="replace"),
+        charset="utf-8",
         status=error.status,
         content_type="application/problem+json",
         headers=headers,
