@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,7 +59,9 @@ _FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An installation in a thread of its own, with a neighbour's call."""
+    """An installation with a neighbour's call. Its event loop runs during requests only: Hypothesis forbids other code that
+    draws random numbers while it draws values.
+    """
 
     loop: asyncio.AbstractEventLoop
     port: int
@@ -69,15 +70,13 @@ class Running:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the installation's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(_SECONDS)
+        return self.loop.run_until_complete(asyncio.wait_for(work, _SECONDS))
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A running installation; at the end the neighbour's call is answered and hung up, and other requests succeed."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
     with pytest.MonkeyPatch.context() as environment:
         home = tmp_path_factory.mktemp("home")
         environment.setenv("AGENTFIELD_HOME", str(home))
@@ -89,17 +88,24 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 ready.set_result(it)
                 await stop.wait()
 
-        serving = asyncio.run_coroutine_threadsafe(serve(), loop)
+        async def started(serving: asyncio.Task[None]) -> Running:
+            await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
+            return ready.result() if ready.done() else await _failed(serving)
+
+        serving = loop.create_task(serve())
         try:
-            yield asyncio.run_coroutine_threadsafe(asyncio.wait_for(ready, _SECONDS), loop).result()
+            yield loop.run_until_complete(asyncio.wait_for(started(serving), _SECONDS))
         finally:
-            loop.call_soon_threadsafe(stop.set)
+            stop.set()
             try:
-                serving.result(_SECONDS)
+                loop.run_until_complete(asyncio.wait_for(serving, _SECONDS))
             finally:
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join()
                 loop.close()
+
+
+async def _failed(serving: asyncio.Task[None]) -> Running:
+    await serving
+    raise AssertionError("the installation ended by itself")
 
 
 @asynccontextmanager
@@ -161,7 +167,7 @@ def test_any_request_gets_a_typed_answer(
     assert status < 500 or problem.get("code", "internal_error") != "internal_error", (target, headers, body, problem)
 
 
-async def test_every_route_refuses_what_was_once_fatal(running: Running) -> None:
+def test_every_route_refuses_what_was_once_fatal(running: Running) -> None:
     """Requests that once failed with 500 are refused with 4xx on each route."""
     for declared, path in running.routes:
         for headers, code in (
@@ -170,8 +176,7 @@ async def test_every_route_refuses_what_was_once_fatal(running: Running) -> None
             ({"Host": "["}, "foreign_host"),
         ):
             target = re.sub(r"{\w+}", "shop.voice", path)
-            work = asyncio.run_coroutine_threadsafe(_send(running.port, declared, target, headers, b"{}"), running.loop)
-            status, problem = await asyncio.wrap_future(work)
+            status, problem = running.run(_send(running.port, declared, target, headers, b"{}"))
             assert (status < 500, problem.get("code")) == (True, code), (declared, target)
 
 

@@ -20,7 +20,7 @@ from agentfield.wire.framing import split_frames
 from agentfield.wire.link_protocol import PROTOCOLS
 from agentfield_server.nodes.linked_node import LinkedNode
 
-__all__ = ["decode_frames", "perform_handshake", "refuse_link"]
+__all__ = ["decode_frames", "node_id_in_use", "perform_handshake", "refuse_link"]
 
 _log = logging.getLogger("agentfield.nodes")
 _HANDSHAKE_TIMEOUT = 10.0

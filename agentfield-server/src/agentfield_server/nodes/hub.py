@@ -254,6 +254,8 @@ class LinkHub:
     def _check(self, hello: Hello | WatchHello) -> None:
         if not self._registry.same_instance(hello):
             raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
+        if isinstance(hello, WatchHello):  # the second connection of an instance that is linked: it declares nothing
+            return
         others = [link for link in self._links_of(hello.node_id) if link.instance_id != hello.instance_id]
         if (in_use := node_id_in_use(hello, [link for link in others if not self._gives_way(link)])) is not None:
             raise in_use
