@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agentfield.agent import Agent
     from agentfield.attempt_state import Decision
     from agentfield.errors import AgentFieldError, ExecutionError, SessionEnded
-    from agentfield.realtime.config import Limits, SemanticVad, ServerVad
+    from agentfield.realtime.config import Limits, Say, SemanticVad, ServerVad
     from agentfield.session import Reply, Session, Speech, Spoken, Turn
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ExecutionError",
     "Limits",
     "Reply",
+    "Say",
     "SemanticVad",
     "ServerVad",
     "Session",
@@ -42,6 +43,7 @@ _MODULES = {
     "ExecutionError": "agentfield.errors",
     "Limits": "agentfield.realtime.config",
     "Reply": "agentfield.session",
+    "Say": "agentfield.realtime.config",
     "SemanticVad": "agentfield.realtime.config",
     "ServerVad": "agentfield.realtime.config",
     "Session": "agentfield.session",

@@ -47,6 +47,7 @@ def realtime_capabilities(
     """
     return Capabilities(
         say=say or ("exact" if bridged else "best_effort"),
+        uninterruptible=True,
         floors=frozenset({"handler", "model"}),
         turn_detection=frozenset({"server_vad", "semantic_vad", "manual"}),
         modalities=frozenset({"audio", "text"}),

@@ -32,6 +32,7 @@ def turns_capabilities(default_transcription: str, *, pinned: bool = True) -> Ca
     """
     return Capabilities(
         say="best_effort",
+        uninterruptible=True,
         floors=frozenset({"handler", "model"}),
         turn_detection=frozenset({"manual"}),
         modalities=frozenset({"audio", "text"}),

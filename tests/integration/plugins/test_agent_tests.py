@@ -151,6 +151,16 @@ async def test_uninterruptible_speech_is_played_completely(call: StartCall) -> N
         await second.speaks("This is important: two.")
 
 
+async def test_a_legal_notice_is_heard_to_its_end(call: StartCall) -> None:
+    """The example's notice cannot be interrupted, on any transport; what was said meanwhile is handled after it."""
+    async with call(f"{EXAMPLES}/legal_notice/agent.py", pause="This call is recorded.") as caller:
+        turn = await caller.says("hello?")
+        await caller.listens()
+        notice = await caller.speaks("This call is recorded.")
+        assert (notice.interrupted, notice.remaining) == (False, "")
+        await turn.speaks(exactly="I have noted: hello?")
+
+
 async def test_caller_and_metadata_reach_the_handler(call: StartCall) -> None:
     """Caller and metadata given to `call` are attributes of the session."""
     app = Agent("shop", registry=Registry.of([]))

@@ -17,6 +17,7 @@ __all__ = ["PROOFS", "REFUSALS", "claims", "proofs_of", "specs"]
 
 _SPEECH = "contract.test_capabilities_speech:test_"
 _LIFE = "contract.test_capabilities_session:test_"
+_BEGIN = "contract.test_beginning:test_"
 _REFUSED = "contract.test_matrix:test_what_a_pair_cannot_do_is_refused"
 _NO_LINE = f"{_LIFE}formats_and_keys_need_an_audio_socket"
 _INTERRUPTS = f"{_SPEECH}the_caller_interrupts"
@@ -31,6 +32,10 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("say", "best_effort"): (f"{_SPEECH}reworded_speech_is_recorded_as_spoken", f"{_SPEECH}the_handler_has_the_floor"),
     ("say", "not exact"): (_REFUSED,),
+    ("uninterruptible", "yes"): (
+        f"{_BEGIN}an_uninterruptible_greeting_is_heard_to_its_end",
+        f"{_BEGIN}an_uninterruptible_say_is_heard_to_its_end",
+    ),
     ("floors", "handler"): (f"{_SPEECH}the_handler_has_the_floor",),
     ("floors", "model"): (f"{_SPEECH}the_model_has_the_floor",),
     ("turn_detection", "server_vad"): (f"{_SPEECH}the_end_of_a_turn_is_found",),

@@ -47,6 +47,7 @@ from agentfield_server.sessions.conversation.usage.pricing import Pricer, report
 
 CAPABILITIES = Capabilities(
     say="best_effort",
+    uninterruptible=True,
     floors=frozenset({"handler", "model"}),
     turn_detection=frozenset({"server_vad"}),
     modalities=frozenset({"audio", "text"}),
@@ -143,6 +144,11 @@ class SimulatedCall:
         opened = self.all(OpenHandler)
         if opened:
             self.feed(HandlerOpened(opened[-1].epoch))
+        return self
+
+    def under_way(self, **ready: Any) -> SimulatedCall:
+        """Make the call live and pass its opening, in which speech of an unknown beginning interrupts nothing."""
+        self.live(**ready).wait(1)
         return self
 
     @property

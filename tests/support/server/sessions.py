@@ -53,6 +53,7 @@ PAIR = PairSpec(
     media="direct",
     capabilities=Capabilities(
         say="best_effort",
+        uninterruptible=True,
         floors=frozenset({"handler", "model"}),
         turn_detection=frozenset({"server_vad", "manual"}),
         modalities=frozenset({"audio", "text"}),

@@ -14,7 +14,7 @@ import pydantic
 import pytest
 
 import agentfield
-from agentfield import Agent, Limits, SemanticVad, ServerVad, Session
+from agentfield import Agent, Limits, Say, SemanticVad, ServerVad, Session
 from agentfield.declarations.session_declaration import is_empty
 from agentfield.errors import CapabilityMissing, Conflict, InvalidInput, UnsupportedPair
 from agentfield.plugins import (
@@ -145,6 +145,9 @@ def test_emptiness_needs_no_source() -> None:
         ({"drift": "maybe"}, "drift"),
         ({"turn_detection": {"type": "telepathy"}}, "turn_detection"),
         ({"limits": {"duration": -1}}, "limits.duration"),
+        ({"greeting": Say(" ", interruptible=False)}, "greeting.text"),
+        ({"greeting": 5}, "greeting"),
+        ({"goodbye": {"text": "Bye.", "interuptible": False}}, "goodbye.interuptible"),
     ],
 )
 def test_an_invalid_session_declaration_names_the_field(values: dict[str, Any], field: str) -> None:
@@ -152,6 +155,15 @@ def test_an_invalid_session_declaration_names_the_field(values: dict[str, Any], 
     with pytest.raises(InvalidInput) as caught:
         declared(answering, **values)
     assert (caught.value.code, caught.value.data["field"]) == ("invalid_declaration", field)
+
+
+def test_a_text_keeps_its_form_on_the_wire() -> None:
+    """A text without options is sent as a text, which earlier versions know; `Say` with options as an object."""
+    made = declared(answering, greeting="Hello.", goodbye=Say("Bye.", interruptible=False))
+    sent = made.model_dump(mode="json")
+    assert (sent["greeting"], sent["goodbye"]) == ("Hello.", {"text": "Bye.", "interruptible": False})
+    assert type(made).model_validate(sent) == made
+    assert made.greeting == Say("Hello.")
 
 
 def test_a_handler_must_be_a_coroutine_function_of_one_argument() -> None:

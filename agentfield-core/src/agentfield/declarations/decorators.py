@@ -17,7 +17,7 @@ from agentfield.declarations.session_declaration import (
     declare_session,
 )
 from agentfield.errors import Conflict, InvalidInput
-from agentfield.realtime.config import Floor, Limits, SemanticVad, ServerVad
+from agentfield.realtime.config import Floor, Limits, Say, SemanticVad, ServerVad
 from agentfield.wire.node_declarations import InstalledPair
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ class Decorators:
         say: Literal["exact", "best_effort"] | None = None,
         transcription: str | None = None,
         turn_detection: ServerVad | SemanticVad | Mapping[str, Any] | Default | None = DEFAULT,
-        greeting: str | None = None,
-        goodbye: str | None = None,
+        greeting: str | Say | None = None,
+        goodbye: str | Say | None = None,
         on_error: str | None = None,
         interrupt_after_ms: int = 0,
         limits: Limits = Limits(),
@@ -177,8 +177,9 @@ class Decorators:
             say: ``exact`` refuses pairs that cannot speak a text word for word.
             transcription: The model that transcribes the caller, by default the pair's.
             turn_detection: How the end of a turn is detected, by default the pair's; None for push-to-talk.
-            greeting: Text to speak first.
-            goodbye: Text to speak when this side ends the call.
+            greeting: Text to speak first; ``Say(text, interruptible=False)`` for one that the caller must hear to its end, such
+                as a legal notice.
+            goodbye: Text to speak when this side ends the call; a text or `Say`.
             on_error: Text to speak when the handler raised, or when the model cannot answer a turn on its floor.
             interrupt_after_ms: Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does
                 not interrupt.

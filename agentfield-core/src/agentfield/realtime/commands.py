@@ -88,10 +88,12 @@ class ToolResultCommand(_Command):
 
 
 class UpdateCommand(_Command):
-    """Restore the provider's configuration to the declared one; `interruptible`: whether the caller's speech stops replies."""
+    """Restore the provider's configuration to the declared one."""
 
     type: Literal["update"] = "update"
     interruptible: bool = True
+    """Whether the caller's speech stops replies. While False, the model does not answer by itself either: such an answer would
+    be refused, or heard over the speech that must not be interrupted."""
 
 
 class EndCommand(_Command):

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from agentfield.arguments import unknown_argument
 from agentfield.errors import InvalidInput
@@ -13,10 +24,12 @@ from agentfield.lossy import lossy_text
 __all__ = [
     "Floor",
     "Limits",
+    "Say",
     "SemanticVad",
     "ServerVad",
     "SessionConfig",
     "SessionDeclaration",
+    "SpokenText",
     "ToolSpec",
     "TurnDetection",
 ]
@@ -97,6 +110,45 @@ class Limits(_Written):
     """Seconds before the end at which the handler receives a warning."""
 
 
+def _with_words(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("no_words", "has no words to speak")
+    return text
+
+
+@dataclass(frozen=True)
+class Say:
+    """A declared text that the agent speaks, with how it is spoken; a plain text is one that the caller may interrupt.
+
+    Args:
+        text: The text.
+        interruptible: False to speak it to its end even if the caller speaks; the caller's turns then wait.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", revalidate_instances="always")
+
+    text: Annotated[str, AfterValidator(_with_words)]
+    _: KW_ONLY
+    interruptible: bool = True
+
+
+def _from_text(value: object) -> object:
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, Say | dict):
+        raise PydanticCustomError("no_text", "is neither a text nor Say(...)")
+    return value
+
+
+def _to_text(value: Say) -> str | dict[str, Any]:
+    # a text without options keeps the form that it had before there were any: nodes and stores of earlier versions know it
+    return value.text if value.interruptible else {"text": value.text, "interruptible": False}
+
+
+SpokenText = Annotated[Say, BeforeValidator(_from_text), PlainSerializer(_to_text)]
+"""A text of the declaration: `Say`, or a text alone."""
+
+
 class ToolSpec(_Frozen):
     """A target that the model may call, with the declaration of its node."""
 
@@ -126,8 +178,8 @@ class SessionDeclaration(_Frozen):
     """`default`: the pair's own, frozen at start; `manual` (None in Python): push-to-talk."""
     interrupt_after_ms: int = Field(default=0, ge=0, le=5000)
     """Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does not interrupt."""
-    greeting: str | None = None
-    goodbye: str | None = None
+    greeting: SpokenText | None = None
+    goodbye: SpokenText | None = None
     on_error: str | None = None
     limits: Limits = Limits()
     drift: Literal["enforce", "terminate", "allow"] = "enforce"

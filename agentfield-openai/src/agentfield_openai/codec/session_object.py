@@ -51,7 +51,8 @@ class SessionObject:
         """Return the object of a `session.update`.
 
         Args:
-            interruptible: Whether speech of the caller interrupts replies.
+            interruptible: Whether speech of the caller interrupts replies; if not, the model does not answer by itself either: the
+                provider refuses an answer while another one is active.
             voice: Whether to include the voice; the provider refuses it once audio was produced.
             initial: Whether it is the first of a connection. Tracing is part of the first object that a session gets
                 and of no later one: it cannot be changed afterwards. A WebRTC call is created with it.
@@ -150,7 +151,7 @@ class SessionObject:
 
     def _turn_detection(self, *, interruptible: bool) -> dict[str, Any] | None:
         answers = {
-            "create_response": self._config.declaration.floor == "model",
+            "create_response": interruptible and self._config.declaration.floor == "model",
             "interrupt_response": interruptible and not self._config.declaration.interrupt_after_ms,
         }
         match self._config.turn_detection:

@@ -45,7 +45,7 @@ const GOODBYE_MS = 5_000;
  * One call. Events, all with `detail`:
  * - `state` {state: idle|connecting|live|reconnecting|ended, server, reason?, detail?}
  * - `turn` {phase: started|stopped|committed|discarded, id?, item, text?, textMissing?, why?}
- * - `transcript` {role: caller|agent, id, text, partial, final, turnId?, asked?, interrupted?, heardMs?, heardText?, stale?, missing?, …}
+ * - `transcript` {role: caller|agent, id, text, partial, final, turnId?, asked?, whole?, interrupted?, heardMs?, heardText?, stale?, missing?, …}
  * - `speech` {id, phase: asked|playout.started|playout.stopped|playout.cleared|ended, asked?, generated?, heardMs?, interrupted?, …}
  * - `tool` {executionId, kind, target, status, parentId, startedMs?, endedMs?, ms?, problem?} or a refusal {callId, target, status: 'refused', why}
  * - `usage` {cost: number|null, usage?: object, final: boolean}: US dollars so far, null where no price is known; counts by kind at the end

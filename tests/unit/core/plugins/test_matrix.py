@@ -128,7 +128,7 @@ def test_the_matrix_as_markdown():
     """Each pair is a column, each capability a row."""
     assert matrix_markdown(Registry.of([Acme()])) == (
         "| capability | acme/websocket |\n|---|---|\n| distribution | test-plugins-matrix |\n| media | bridged |\n"
-        "| say | exact |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
+        "| say | exact |\n| uninterruptible | - |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
         "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| default_transcription | - |\n"
         "| interruption | - |\n| truncation | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
         "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"

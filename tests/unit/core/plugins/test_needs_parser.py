@@ -61,7 +61,10 @@ def test_a_need_is_met_or_not(text: str, met: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("sey=exact", "--needs sey=exact: there is no capability 'sey'. Did you mean 'say'? There are: say, floors, "),
+        (
+            "sey=exact",
+            "--needs sey=exact: there is no capability 'sey'. Did you mean 'say'? There are: say, uninterruptible, floors, ",
+        ),
         ("say", "--needs say: what must say be? It may be: 'exact' or 'best_effort' or 'none'."),
         ("say=", "--needs say=: what must say be? It may be: 'exact' or 'best_effort' or 'none'."),
         (

@@ -147,6 +147,10 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     'say="exact"': ("say", {"say": "exact"}),
     'say="best_effort"': ("say", {"say": "best_effort"}),
     'greeting="Hello."': ("say", {"greeting": "Hello."}),
+    'greeting=Say("Hello.", interruptible=False)': (
+        "uninterruptible",
+        {"greeting": {"text": "Hello.", "interruptible": False}},
+    ),
     "turn_detection=ServerVad()": ("turn_detection", {"turn_detection": ServerVad()}),
     "turn_detection=SemanticVad()": ("turn_detection", {"turn_detection": SemanticVad()}),
     "turn_detection=None": ("turn_detection", {"turn_detection": None}),
@@ -185,6 +189,7 @@ def test_the_table_has_each_capability_that_a_declaration_can_need() -> None:
             "transcription": "any",
             "turn_detection": None,
             "interrupt_after_ms": 9,
+            "greeting": {"text": "Hello.", "interruptible": False},
             "limits": Limits(turns=1, tool_calls=1, cost=1),
         }
     )

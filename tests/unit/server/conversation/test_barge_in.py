@@ -30,7 +30,7 @@ WORDS = "alpha beta gamma delta"
 
 def saying(text: str = WORDS, **fields: object) -> tuple[SimulatedCall, str]:
     """Return a call in which a `say` is playing, and its op id."""
-    call = SimulatedCall(**{"media": "bridged", **fields}).live()  # type: ignore[arg-type]
+    call = SimulatedCall(**{"media": "bridged", **fields}).under_way()  # type: ignore[arg-type]
     call.taken("first")
     op_id = call.say(text)
     call.feed(ReplyStarted(reply="r1", command=call.spoken_command()), PlayoutStarted(reply="r1"))
@@ -99,7 +99,7 @@ def test_uninterruptible_say_is_not_stopped() -> None:
 def test_caller_speaks_before_the_reply_begins() -> None:
     """A say that was sent when the caller began to speak is stopped when it begins; if the caller is silent by then, it plays."""
     for speaking in (True, False):
-        call = SimulatedCall(media="bridged").live()
+        call = SimulatedCall(media="bridged").under_way()
         call.say(WORDS)
         call.feed(TurnStarted(item="a"))
         if not speaking:
@@ -111,7 +111,7 @@ def test_caller_speaks_before_the_reply_begins() -> None:
 def test_tools_are_cancelled_by_an_interruption_only() -> None:
     """A tool with `on_interrupt="cancel"` is cancelled when the caller speaks, not when the handler cancels."""
     for by_caller in (True, False):
-        call = SimulatedCall(media="bridged", floor="model").live()
+        call = SimulatedCall(media="bridged", floor="model").under_way()
         call.feed(ReplyStarted(reply="r1"), PlayoutStarted(reply="r1"))
         call.feed(ToolRequested(call_id="c1", name="shop.stop", arguments="{}", reply="r1"))
         if by_caller:
@@ -173,7 +173,7 @@ def test_recorded_turn_interrupts_by_its_commit() -> None:
 
 def test_recorded_turn_before_the_reply_begins() -> None:
     """A turn that arrives before a sent say has begun stops the say when it begins."""
-    call = SimulatedCall(media="turns").live()
+    call = SimulatedCall(media="turns").under_way()
     call.taken("a")
     op_id = call.say(WORDS)
     call.feed(TurnCommitted(item="b"), ReplyStarted(reply="r1", command=call.spoken_command()))

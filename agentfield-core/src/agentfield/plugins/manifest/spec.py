@@ -131,6 +131,9 @@ class Capabilities:
     """Capabilities of a pair; a default value means that it lacks the capability."""
 
     say: Literal["exact", "best_effort", "none"] = "none"
+    uninterruptible: bool = False
+    """Whether a speech can be spoken to its end while the caller speaks: while `UpdateCommand.interruptible` is False, the
+    provider neither stops its speech nor answers by itself."""
     floors: frozenset[Literal["handler", "model"]] = frozenset()
     turn_detection: frozenset[Literal["server_vad", "semantic_vad", "manual"]] = frozenset()
     modalities: frozenset[Literal["audio", "text"]] = frozenset()

@@ -27,6 +27,10 @@ MEANINGS = (
         "`direct`: between caller and provider; `bridged`: through the control plane; `turns`: one recording per turn",
     ),
     ("say", "`exact`: the words as given; `best_effort`: the model is asked to say them, and what it said is compared"),
+    (
+        "uninterruptible",
+        "whether a text can be spoken to its end while the caller speaks; the caller's turns then wait",
+    ),
     ("floors", "who may answer a turn: the session's handler, or the model"),
     (
         "turn_detection",

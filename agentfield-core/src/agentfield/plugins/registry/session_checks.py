@@ -13,7 +13,7 @@ from agentfield.plugins.manifest.choices import check_options, choose_name
 from agentfield.plugins.manifest.spec import Need, PairSpec
 from agentfield.plugins.registry.registry import Registry
 from agentfield.plugins.wording import listed
-from agentfield.realtime.config import SessionDeclaration
+from agentfield.realtime.config import Say, SessionDeclaration
 from agentfield.wire.frames import Hello
 from agentfield.wire.node_declarations import InstalledPair
 
@@ -56,9 +56,13 @@ def _speech_needs(declared: SessionDeclaration) -> Iterator[Need]:
         yield Need("say", frozenset({"exact"}), "say='exact'")
     elif declared.say:
         yield Need("say", _SPEAKS, "say='best_effort'")
-    for part in ("greeting", "goodbye", "on_error"):
-        if getattr(declared, part) is not None:
-            yield Need("say", _SPEAKS, f"{part}=...")
+    parts = {name: getattr(declared, name) for name in ("greeting", "goodbye", "on_error")}
+    texts = {name: text for name, text in parts.items() if text is not None}
+    for name in texts:
+        yield Need("say", _SPEAKS, f"{name}=...")
+    for name, text in texts.items():
+        if isinstance(text, Say) and not text.interruptible:
+            yield Need("uninterruptible", frozenset({True}), f"{name}=Say(..., interruptible=False)")
 
 
 def _limit_needs(declared: SessionDeclaration) -> Iterator[Need]:

@@ -37,6 +37,7 @@ from agentfield.realtime.events import (
     ReplyAudio,
     ReplyEnded,
     SessionClosed,
+    TurnStarted,
     Warned,
 )
 from agentfield.realtime.provider import ProviderSession
@@ -197,6 +198,7 @@ class Bridge:
         """Prepare to replace the provider's session: hold the caller's audio, and ignore the old session's end."""
         self._rotating = True
         self._uplink.hold()
+        self._uplink.restart()
 
     def hold_caller_audio(self) -> None:
         """Hold the caller's audio until `release_caller_audio`, while the provider's session is set up."""
@@ -257,6 +259,8 @@ class Bridge:
                         await self._emit_bounded(self._player.reply_ended(event))
                     case SessionClosed() if self._rotating:
                         return
+                    case TurnStarted():
+                        await self._emit_bounded(self._dated(event))
                     case _:
                         await self._emit_bounded(event)
                 if isinstance(event, SessionClosed):
@@ -289,6 +293,13 @@ class Bridge:
     def _emit(self, event: Event) -> None:
         self._events.append(event)
         self._ready.set()
+
+    def _dated(self, event: TurnStarted) -> TurnStarted:
+        """Add how long ago the caller began, where the audio arrives as it is spoken."""
+        attachment = self._attachment
+        if event.at_ms is None or attachment is None or not attachment.leg.paced:
+            return event
+        return event.model_copy(update={"ago_ms": self._uplink.ago_ms(event.at_ms)})
 
     # --- inside: commands
 
@@ -351,9 +362,10 @@ class Bridge:
 
     def _send_audio(self, attachment: LegAttachment, data: bytes) -> None:
         audio = attachment.from_caller(data) if data else b""
-        if not audio or (
-            self._uplink.idle and self._fast_path is not None and self._fast_path.append_audio_nowait(audio)
-        ):
+        if not audio:
+            return
+        if self._uplink.idle and self._fast_path is not None and self._fast_path.append_audio_nowait(audio):
+            self._uplink.passed(len(audio))
             return
         self._uplink.put(audio, live=attachment.leg.paced)
 

@@ -42,6 +42,7 @@ class Uplink:
         self._warn = warn
         self._waiting: deque[AppendAudioCommand | CommitTurnCommand] = deque()
         self._size = 0
+        self._position = 0
         self._dropping = False
         self._ready = asyncio.Event()
         self._space = asyncio.Event()
@@ -53,8 +54,21 @@ class Uplink:
         """Whether nothing is queued, held or being sent, so that audio may bypass the queue without overtaking any."""
         return not (self._waiting or self._sending or self._held)
 
+    def passed(self, size: int) -> None:
+        """Count bytes of audio that bypass the queue."""
+        self._position += size
+
+    def restart(self) -> None:
+        """Count from the audio that is queued: it is the first that another session at the provider gets."""
+        self._position = self._size
+
+    def ago_ms(self, at_ms: int) -> int:
+        """Return how long before the newest audio a position in the audio of the provider's session was, in milliseconds."""
+        return max(0, round(self._audio.ms(self._position)) - at_ms)
+
     def put(self, data: bytes, *, live: bool = True) -> None:
         """Queue audio; of `live` audio the oldest is dropped when the queue is full."""
+        self._position += len(data)
         self._waiting.append(AppendAudioCommand.model_construct(data=data))
         self._size += len(data)
         if live and self._size > self._max_size:
@@ -105,6 +119,7 @@ class Uplink:
             oldest = self._waiting.popleft()
             if isinstance(oldest, AppendAudioCommand):
                 self._size -= len(oldest.data)
+                self._position -= len(oldest.data)
             else:
                 kept.append(oldest)
         # only audio is dropped, never a commit: the caller must get an answer to the rest of the turn

@@ -109,6 +109,8 @@ def _undeclared(can: Capabilities) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each capability that the pair lacks, with a declaration that needs it."""
     if can.say == "none":
         yield "say", {"greeting": "Hello."}
+    if not can.uninterruptible:
+        yield "uninterruptible", {"greeting": {"text": "Hello.", "interruptible": False}}
     if can.say != "exact":
         yield "say", {"say": "exact"}
     if can.tools == "none":

@@ -169,7 +169,7 @@ class ScriptedCall:
         self._check_open()
         item = self._script.new_id("item")
         if self._detects_turns:
-            self.emit(TurnStarted(item=item))
+            self.emit(TurnStarted(item=item, ago_ms=0))
             await self._barge_in()
         return item
 
@@ -179,7 +179,7 @@ class ScriptedCall:
         if self._detects_turns:
             self.emit(TurnStopped(item=item))
         self._commit(item, text, failed=failed)
-        if self._detects_turns and self.config.declaration.floor == "model":
+        if self._detects_turns and self._interruptible and self.config.declaration.floor == "model":
             self._answer(None)
         return item
 

@@ -49,6 +49,7 @@ def _capabilities(media: Media) -> Capabilities:
     direct, turns = media == "direct", media == "turns"
     return Capabilities(
         say="best_effort",
+        uninterruptible=True,
         floors=frozenset({"handler", "model"}),
         turn_detection=frozenset({"manual"}) if turns else frozenset({"server_vad", "semantic_vad", "manual"}),
         modalities=frozenset({"audio", "text"}),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from agentfield.errors import InvalidInput, NotFound
+from agentfield.errors import InvalidInput, NotFound, SessionEnded
 from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 from agentfield.wire.rest import (
     DagView,
@@ -250,7 +250,9 @@ class SessionRoutes:
             live = [sources.enter_context(self._bus.subscribe(f"live:{row.id}"))]
             if request.query.get("audio") == "1" and row.state != "ended" and self._turns.serves(row):
                 live.append(sources.enter_context(self._turns.follow_audio(row)))
-                await self._turns.leg(row)
+                # a session that ends while its call is opened has events to replay, as one that ended before
+                with suppress(SessionEnded):
+                    await self._turns.leg(row)
             async with open_stream(request) as stream:
                 tasks = [asyncio.create_task(_forward_live_events(stream, source)) for source in live]
                 try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfield.errors import Conflict, InvalidInput
+from agentfield.errors import CapabilityMissing, Conflict, InvalidInput
 from agentfield_server.sessions.conversation.effects import ResolveOp
 from agentfield_server.sessions.conversation.handler_loop import HandlerLoop
 from agentfield_server.sessions.conversation.inputs import (
@@ -77,6 +77,8 @@ class HandlerCommandDispatcher:
         match command:
             case HandlerInput():
                 self._handler.input(command)
+            case HandlerSay() if not (command.interruptible or self._state.capabilities.uninterruptible):
+                self._state.ops.reject(command.op_id, self._cannot_protect())
             case HandlerSay():
                 self._speech.enqueue(
                     "say",
@@ -103,6 +105,17 @@ class HandlerCommandDispatcher:
                 self._state.ops.answer(ResolveOp(command.op_id))
                 detail = None if command.reason == EndReason.HANDLER_ENDED else command.reason
                 self._lifecycle.end(HandlerEnd, EndReason.HANDLER_ENDED, detail)
+
+    def _cannot_protect(self) -> CapabilityMissing:
+        declared = self._state.config.declaration
+        error = CapabilityMissing(
+            f"{declared.provider}/{declared.transport} cannot speak a text to its end while the caller speaks.",
+            hint="leave out interruptible=False, or use a pair of: af adapters --needs uninterruptible=yes",
+            missing=["uninterruptible"],
+        )
+        # a handler that does not await the speech would not learn of it
+        self._state.warn(error.code, error.message)
+        return error
 
     def _unlisted(self, command: HandlerReply) -> InvalidInput | None:
         listed = [tool.target for tool in self._state.config.tools]

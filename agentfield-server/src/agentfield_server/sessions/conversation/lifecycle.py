@@ -6,7 +6,6 @@ to end is kept; later ones are ignored. An end may speak a goodbye first: the ph
 
 from __future__ import annotations
 
-from agentfield.realtime.commands import UpdateCommand
 from agentfield.realtime.events import SessionClosed, SessionReady, SessionUpdated
 from agentfield_server.sessions.conversation.effects import (
     CloseRootExecution,
@@ -122,7 +121,7 @@ class SessionLifecycle:
         self._called = True
         if self._was_live:
             self._state.attached = False
-            self._state.interruptible = True
+            self._state.interruption.reset()
             self._turns.caller_silent()
             self._speech.drop_current("new_call")
             self._calls.flush_batches()
@@ -145,18 +144,19 @@ class SessionLifecycle:
         self._restored = False
         self._state.timers.clear(TimerKind.MEDIA)
         self._state.timers.clear(TimerKind.OFFER)
-        self._state.attached = self._state.interruptible = True
+        self._state.attached = True
+        self._state.interruption.reset()
         self._rotation.ready()
         if not rotated:
             self._state.enter(SessionReady)
         self._expiry(event)
         self._rotation.replay()
-        if self._state.relays_audio:
-            self._state.emit(ResumeUplink())
         self.active()
         if not self._was_live:
             self._was_live = True
             self._begin()
+        if self._state.relays_audio:
+            self._state.emit(ResumeUplink())
 
     def restore(self, live_for: float) -> None:
         """Continue a session that was live before a restart, for `live_for` seconds; its greeting is not repeated."""
@@ -177,7 +177,7 @@ class SessionLifecycle:
         if policy == "enforce" and self._drifts < _MAX_DRIFTS:
             self._drifts += 1
             self._state.record("drift", fields=fields, action="enforced")
-            self._state.send(UpdateCommand(interruptible=self._state.interruptible))
+            self._state.interruption.restore()
         elif policy == "allow":
             self._state.record("drift", fields=fields, action="allowed")
         else:
@@ -303,8 +303,9 @@ class SessionLifecycle:
         if reason == EndReason.LIMIT_DURATION:
             self._speech.stop_active()
         if goodbye is not None:
-            self._speech.enqueue("goodbye", asked=goodbye, interruptible=True)
-        state.timers.set(TimerKind.GOODBYE, state.now + _GOODBYE_WAIT + speaking_seconds(goodbye or ""))
+            self._speech.enqueue("goodbye", asked=goodbye.text, interruptible=goodbye.interruptible)
+        speaking = speaking_seconds(goodbye.text if goodbye is not None else "")
+        state.timers.set(TimerKind.GOODBYE, state.now + _GOODBYE_WAIT + speaking)
 
     def check(self) -> None:
         """End on a limit or failure that another part has found; finish when the goodbye is over."""
@@ -332,9 +333,11 @@ class SessionLifecycle:
 
     def _begin(self) -> None:
         self._arm_duration(0.0)
+        self._speech.opening.begin()
         greeting = self._state.config.declaration.greeting
         if greeting is not None:
-            self._speech.enqueue("greeting", asked=greeting)
+            self._speech.enqueue("greeting", asked=greeting.text, interruptible=greeting.interruptible)
+            self._speech.send_next()  # before the audio that was held, which the model would answer first
         self._handler.open()
 
     def _arm_duration(self, spent: float) -> None:

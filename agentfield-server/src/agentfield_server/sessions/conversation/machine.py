@@ -35,7 +35,10 @@ is asked to continue; the next speech is sent; finished turns are closed; limits
 9. A tool call id is used once; every call of the model is answered, by a result, as pending, or by a refusal.
 10. An effect that reveals something follows the record of it: the store commits first.
 11. Only the provider's current session counts: events of one that is being replaced change nothing.
-12. After the end the handler's calls are accepted for `lifecycle.GRACE` seconds; then the machine is released.
+12. While an uninterruptible speech is sent or heard, the provider may neither stop it nor answer by itself; turns wait until it
+    was heard.
+13. A turn on the model's floor that is not being answered 15 s after its commit is closed as failed.
+14. After the end the handler's calls are accepted for `lifecycle.GRACE` seconds; then the machine is released.
 """
 
 from __future__ import annotations
@@ -101,6 +104,7 @@ from agentfield_server.sessions.conversation.inputs import (
 from agentfield_server.sessions.conversation.lifecycle import SessionLifecycle
 from agentfield_server.sessions.conversation.rotation import ProviderRotation
 from agentfield_server.sessions.conversation.speech.interruption import BargeInController
+from agentfield_server.sessions.conversation.speech.model_answers import ModelAnswers
 from agentfield_server.sessions.conversation.speech.sequencer import NO_LISTENER, SpeechSequencer
 from agentfield_server.sessions.conversation.state import IdSource, MachineState
 from agentfield_server.sessions.conversation.timers import ROTATION_TIMERS, SPEECH_TIMERS, Timer, TimerKind
@@ -148,6 +152,7 @@ class SessionMachine:
         self.tool_calls = ToolCallTracker(self.state, self.turns, self.speech)
         self.handler = HandlerLoop(self.state, self.turns, self.speech)
         self.interruption = BargeInController(self.state, self.turns, self.speech)
+        self.model_answers = ModelAnswers(self.state, self.turns, self.speech)
         self.rotation = ProviderRotation(self.state, self.turns, self.speech, self.tool_calls)
         self.usage = UsageMeter(self.state, price)
         self.lifecycle = SessionLifecycle(
@@ -204,7 +209,9 @@ class SessionMachine:
                 self.tool_calls.filler_due(timer.subject or "")
             case TimerKind.BARGE_IN:
                 self.interruption.fire()
-            case TimerKind.TOOL_BATCH | TimerKind.TOOL_NEWER:
+            case TimerKind.ANSWER:
+                self.model_answers.overdue(timer.subject or "")
+            case TimerKind.TOOL_BATCH | TimerKind.TOOL_NEWER | TimerKind.OPENING:
                 pass  # the settle that follows looks at the time
             case kind if kind in SPEECH_TIMERS:
                 self.speech.fire(kind)
@@ -275,6 +282,7 @@ class SessionMachine:
             case SessionReady():
                 self._ready(event)
             case SessionUpdated():
+                self.state.interruption.confirmed()
                 self.lifecycle.updated(event)
             case SessionClosed():
                 self.lifecycle.closed(event)
@@ -321,11 +329,11 @@ class SessionMachine:
             case TurnStopped():
                 self.state.broadcast(event)
                 self.turns.stopped(event)
-                self.interruption.stopped(event.item)
+                self.interruption.stopped(event)
             case TurnCommitted() if not self.state.over:
                 self.interruption.committed(event)
                 # a text that the machine did not add was typed by a client of the protocol, which also asks for the answer
-                self._committed(event, hold=_CLIENT_WAIT if self.state.media == "direct" else 0.0)
+                self.model_answers.committed(event, hold=_CLIENT_WAIT if self.state.media == "direct" else 0.0)
                 self.turns.reported(event.item)
             case TurnTranscript():
                 self.turns.transcript(event)
@@ -334,17 +342,6 @@ class SessionMachine:
             case TurnDiscarded() if not self.state.over:
                 self.interruption.discarded(event)
                 self.turns.discarded(event)
-
-    def _committed(self, event: TurnCommitted, *, hold: float = 0.0) -> None:
-        """Add a turn; ask the model to answer it, after `hold` seconds, if the model does not do so by itself.
-
-        A model on its floor answers the turns whose end the provider detected, and no others.
-        """
-        before = self.turns.newest
-        self.turns.committed(event)
-        newest = self.turns.newest
-        if self.state.model_floor and newest is not before and (event.text is not None or not self.state.detects_turns):
-            self.speech.enqueue("reply", turn=newest, about_turn=True, not_before=self.state.now + hold)
 
     def _reply(self, event: ReplyStarted | ReplyTranscript | ReplyEnded | Interrupted) -> None:
         self.lifecycle.active()
@@ -431,7 +428,7 @@ class SessionMachine:
         item = self.state.ids("op")[:32]
         self.lifecycle.active()
         self.state.send(AddTextCommand(item=item, text=event.text, role="user"))
-        self._committed(TurnCommitted(item=item, text=event.text))
+        self.model_answers.committed(TurnCommitted(item=item, text=event.text))
 
     def _handler_changed(
         self, event: HandlerOpened | HandlerDone | HandlerUnavailable | HandlerReattached | HandlerLost

@@ -10,7 +10,7 @@ from typing import Any
 from agentfield.errors import AgentFieldError, SessionEnded
 from agentfield.ids import Prefix
 from agentfield.plugins.manifest.spec import Capabilities, Media
-from agentfield.realtime.commands import Command
+from agentfield.realtime.commands import Command, UpdateCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event
 from agentfield_server.sessions.conversation.effects import (
@@ -34,7 +34,7 @@ from agentfield_server.sessions.conversation.transitions import (
 )
 from agentfield_server.sessions.conversation.usage.totals import UsageTotals
 
-__all__ = ["IdSource", "MachineState", "PendingOperations", "TurnRecord"]
+__all__ = ["IdSource", "InterruptionSwitch", "MachineState", "PendingOperations", "TurnRecord"]
 
 IdSource = Callable[[Prefix], str]
 """Makes an identifier with a prefix."""
@@ -42,6 +42,8 @@ IdSource = Callable[[Prefix], str]
 _REMEMBERED_OPS = 1024
 _MAX_HISTORY = 400
 _MAX_WARNINGS = 500
+_CONFIRM_WAIT = 1.0
+"""Seconds after which an update counts as confirmed where the provider confirms none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +154,50 @@ class PendingOperations:
         return list(self._pending)
 
 
+class InterruptionSwitch:
+    """Turns the setting off for a speech that the caller must not interrupt, and on again after it.
+
+    A provider that is told not to interrupt does not answer a turn by itself either. Which of two settings it applied to a turn
+    follows from the order of its events: a turn that is committed before the update is confirmed was committed under the earlier
+    setting.
+
+    Args:
+        send: Sends a command to the provider.
+    """
+
+    def __init__(self, send: Callable[[Command], None]) -> None:
+        self._send = send
+        self.on = True
+        """Whether the provider was last told to let the caller interrupt."""
+        self._turned_on: float | None = None
+        """When it was told so; None once the provider has confirmed it."""
+
+    def reset(self) -> None:
+        """Note that the provider's session is new: the caller may interrupt in it."""
+        self.on, self._turned_on = True, None
+
+    def set(self, on: bool, now: float) -> None:
+        """Set whether the caller may interrupt; tell the provider if that changes."""
+        if on == self.on:
+            return
+        self.on = on
+        self._turned_on = now if on else None
+        self.restore()
+
+    def restore(self) -> None:
+        """Tell the provider the setting, with the rest of the declared configuration."""
+        self._send(UpdateCommand(interruptible=self.on))
+
+    def confirmed(self) -> None:
+        """Note that the provider has applied an update."""
+        if self.on:
+            self._turned_on = None
+
+    def answers_by_itself(self, now: float) -> bool:
+        """Return whether the provider answers a turn by itself whose commit it reports now."""
+        return self.on and (self._turned_on is None or now - self._turned_on > _CONFIRM_WAIT)
+
+
 class MachineState:
     """Shared state of one session's machine.
 
@@ -186,8 +232,7 @@ class MachineState:
         self.detail: str | None = None
         self.attached = False
         """Whether the provider's session is ready for commands."""
-        self.interruptible = True
-        """Whether the provider was last told to let the caller interrupt."""
+        self.interruption = InterruptionSwitch(self.send)
         self.timers = Timers()
         self._warnings = 0
         self.effects: list[Effect] = []

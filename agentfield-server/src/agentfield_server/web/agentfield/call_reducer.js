@@ -169,7 +169,8 @@ export class CallReducer {
   #speechStarted(body) {
     const id = this.#replyLine({speech_id: body.speech_id});
     this.#emit('speech', {id, phase: 'asked', kind: body.kind, asked: body.asked, turnId: body.turn_id});
-    this.#line('agent', id, {kind: body.kind, asked: body.asked, turnId: body.turn_id});
+    const whole = body.interruptible === false || undefined;
+    this.#line('agent', id, {kind: body.kind, asked: body.asked, turnId: body.turn_id, whole});
   }
 
   #speechEnded(body) {

@@ -75,6 +75,7 @@ function split(line) {
 function marksOf(line) {
   const marks = [];
   if (line.kind && !['say', 'reply'].includes(line.kind)) marks.push(line.kind.replace('_', ' '));
+  if (line.whole) marks.push('cannot be interrupted');
   if (line.stale) marks.push('not spoken: a newer turn came first');
   else if (line.interrupted) marks.push(line.heardMs === undefined ? 'interrupted' : `interrupted after ${duration(line.heardMs)}`);
   else if (line.heardMs) marks.push(`heard ${duration(line.heardMs)}`);

@@ -35,6 +35,9 @@ export class TurnCall extends EventTarget {
   #source = null;
   #answer = null;
   #sources = new Map();
+  // speeches that must be heard to their end, and their replies
+  #protected = new Set();
+  #playing = null;
   #state = 'idle';
   #over = null;
   #ended;
@@ -201,8 +204,9 @@ export class TurnCall extends EventTarget {
 
   // ── turns ─────────────────────────────────────────────────────────────────
 
-  /** Barge-in: stop the playback of the current reply. */
+  /** Barge-in: stop the playback of the current reply, unless it is one that must be heard to its end. */
   #interrupt() {
+    if (this.#protected.has(this.#playing) && this.#player?.left) return;
     this.#answer?.abort();
     this.#answer = null;
     this.#player?.clear();
@@ -269,10 +273,16 @@ export class TurnCall extends EventTarget {
 
   /** Play or stop audio; each reply is played from the source that delivered it first. */
   #sound(event, source) {
-    const {type, reply} = event;
-    if (type === 'reply.audio') {
-      if (!this.#sources.has(reply)) this.#sources.set(reply, this.talking ? 'over' : source);
-      if (this.#sources.get(reply) === source) this.#player?.play(event.data, event.rate);
+    const {type, reply, body} = event;
+    if (type === 'speech.started' && body?.interruptible === false) {
+      this.#protected.add(body.speech_id);
+    } else if (type === 'reply.started' && this.#protected.has(event.speech_id)) {
+      this.#protected.add(reply);
+    } else if (type === 'reply.audio') {
+      if (!this.#sources.has(reply)) this.#sources.set(reply, this.talking && !this.#protected.has(reply) ? 'over' : source);
+      if (this.#sources.get(reply) !== source) return;
+      this.#playing = reply;
+      this.#player?.play(event.data, event.rate);
     } else if ((type === 'playout.cleared' || type === 'interrupted') && this.#sources.get(reply) !== 'over') {
       if (this.#sources.has(reply)) this.#player?.clear();
       this.#sources.set(reply, 'over');

@@ -31,6 +31,7 @@ def agentfield_manifest() -> Manifest:
                 options="agentfield_tones.options:TonesOptions",
                 capabilities=Capabilities(
                     say="exact",
+                    uninterruptible=True,
                     floors=frozenset({"handler"}),
                     turn_detection=frozenset({"server_vad"}),
                     modalities=frozenset({"audio"}),

@@ -2,5 +2,5 @@
 
 In: requests to speak (of the handler, of the declaration, of the machine), events about replies and their playback. Out:
 commands to the provider, events `speech.started` and `speech.ended`, answers to `say` and `reply`. Reading order:
-`utterance`, `sequencer`, `queue`, `policy`, `log`, `interruption` (barge-in).
+`utterance`, `sequencer`, `queue`, `policy`, `log`, `call_opening`, `interruption` (barge-in), `model_answers`.
 """

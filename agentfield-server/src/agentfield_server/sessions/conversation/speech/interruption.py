@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentfield.realtime.config import ServerVad
-from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted
+from agentfield.realtime.events import TurnCommitted, TurnDiscarded, TurnStarted, TurnStopped
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
 from agentfield_server.sessions.conversation.state import MachineState
 from agentfield_server.sessions.conversation.timers import TimerKind
@@ -31,8 +31,14 @@ class BargeInController:
 
     def began(self, event: TurnStarted) -> None:
         """The caller began to speak: stop the speech at once, or after `interrupt_after_ms`."""
-        unable = not self._state.stops_replies or not self._speech.interruptible
-        if unable or self._turns.is_known(event.item):
+        if self._state.media == "turns":
+            self._speech.opening.recorded(event)
+            return  # a recording interrupts by its commit
+        if self._turns.is_known(event.item) or self._speech.opening.began_early(event):
+            return
+        # the provider stops no reply itself while it is told not to
+        unable = not (self._state.stops_replies or not self._state.interruption.on)
+        if unable or not self._speech.interruptible:
             return
         patience = self._patience()
         if patience <= 0:
@@ -40,8 +46,13 @@ class BargeInController:
         elif TimerKind.BARGE_IN not in self._state.timers:
             self._state.timers.set(TimerKind.BARGE_IN, self._state.now + patience)
 
-    def stopped(self, item: str) -> None:
+    def stopped(self, event: TurnStopped) -> None:
         """The caller stopped: a turn that was too short to interrupt is a backchannel, and the speech continues."""
+        if self._state.media == "turns":
+            self._speech.opening.recorded(event)
+        self._was_short(event.item)
+
+    def _was_short(self, item: str) -> None:
         if TimerKind.BARGE_IN not in self._state.timers:
             return
         self._state.timers.clear(TimerKind.BARGE_IN)
@@ -53,10 +64,13 @@ class BargeInController:
         """A turn was committed: one without a reported beginning (recorded, push to talk) interrupts by its commit."""
         if not self._state.stops_replies or self._turns.is_known(event.item):
             return
-        if self._state.media == "turns" or not self._turns.is_begun(event.item):
+        begun = self._state.media != "turns" and self._turns.is_begun(event.item)
+        if not begun and self._speech.opening.committed_early(event):
+            return
+        if not begun:
             self._stop(whole=True)
         elif self._turns.speaking == event.item:
-            self.stopped(event.item)
+            self._was_short(event.item)
 
     def discarded(self, event: TurnDiscarded) -> None:
         """The provider discarded what the caller said: it does not interrupt."""

@@ -32,9 +32,8 @@ class SpeechLog:
         if not speech.recorded:
             speech.recorded = True
             turn_id = speech.turn.turn_id if speech.turn else None
-            self._state.record(
-                "speech.started", speech_id=speech.id, kind=speech.kind, asked=speech.asked, turn_id=turn_id
-            )
+            known = {"speech_id": speech.id, "kind": speech.kind, "asked": speech.asked, "turn_id": turn_id}
+            self._state.record("speech.started", **known, **({} if speech.interruptible else {"interruptible": False}))
 
     def close(self, speech: Utterance, *, failed: str | None, stale: bool) -> None:
         """Record the outcome of a speech, and answer its command unless tools are awaited."""

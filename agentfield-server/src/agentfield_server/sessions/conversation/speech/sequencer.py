@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from agentfield.realtime.commands import CancelReplyCommand, ReplyCommand, SayCommand, UpdateCommand
+from agentfield.realtime.commands import CancelReplyCommand, ReplyCommand, SayCommand
 from agentfield.realtime.events import (
     Interrupted,
     PlayoutCleared,
@@ -22,6 +22,7 @@ from agentfield.realtime.events import (
     ReplyTranscript,
 )
 from agentfield_server.sessions.conversation.speech.answer_failures import AnswerFailures, retry_pause
+from agentfield_server.sessions.conversation.speech.call_opening import CallOpening
 from agentfield_server.sessions.conversation.speech.log import SpeechLog
 from agentfield_server.sessions.conversation.speech.policy import is_superseded
 from agentfield_server.sessions.conversation.speech.queue import SpeechQueue
@@ -70,6 +71,7 @@ class SpeechSequencer:
         """The speech that is generated or heard."""
         self.log = SpeechLog(state)
         self._failures = AnswerFailures(state, self.enqueue)
+        self.opening = CallOpening(state, turns)
         self.on_interrupt: Callable[[str], None] = lambda _reply: None
         """Called with each reply that the machine stops because the caller interrupts."""
         self._replies: OrderedDict[str, Utterance] = OrderedDict()
@@ -316,19 +318,18 @@ class SpeechSequencer:
         if not self._state.attached:
             return
         self.queue.drop_stale()
-        if self.active is None and self.sent is None:
-            self._switch_interruption()
+        self._switch_interruption()
         if self.slot_free and not self._waiting_retry and (speech := self.queue.ready()) is not None:
             self._send(speech)
 
     # --- inside
 
     def _switch_interruption(self) -> None:
-        head = self.queue.head
-        wanted = head.interruptible if head is not None and self.slot_free else True
-        if wanted != self._state.interruptible:
-            self._state.interruptible = wanted
-            self._state.send(UpdateCommand(interruptible=wanted))
+        speech = self.active or self.sent or (self.queue.head if self.slot_free else None)
+        protected = speech is not None and (
+            not speech.interruptible or (speech.asked is not None and self.opening.protects)
+        )
+        self._state.interruption.set(not protected, self._state.now)
 
     def _send(self, speech: Utterance) -> None:
         speech.tries += 1
@@ -425,10 +426,8 @@ class SpeechSequencer:
     def _after_cut(self, speech: Utterance) -> None:
         if not speech.generated:
             self._state.timers.set(TimerKind.SPEECH, self._state.now + _STOP_WAIT)
-        elif self._state.relays_audio:
-            self._await_measure(speech)
         else:
-            self._finish(speech)
+            self._await_measure(speech)
 
     def _finish(self, speech: Utterance, *, failed: str | None = None, stale: bool = False) -> None:
         failed_here = failed is not None
