@@ -35,11 +35,11 @@ async def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[I
 
 
 @pytest.fixture
-async def watched(it: Installation, tmp_path: Path) -> AsyncIterator[Watched]:
+async def watched(it: Installation, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Watched]:
     """Return the call page of a started session in a browser whose microphone records a tone."""
     microphone = tmp_path / "hum.wav"
     microphone.write_bytes(wav(tone(120000)))
-    session = await it.start("kiosk.polite")
+    session = await it.start(getattr(request, "param", "kiosk.polite"))
     async with chromium(microphone) as browser:
         watched = await watched_page(await browser.new_context(), session.page_url)
         yield watched
@@ -87,6 +87,23 @@ async def test_a_page_talks_by_holding_a_button(it: Installation, watched: Watch
     await page.get_by_role("button", name="Hang up").click()
     await expect(page.locator(".af-pill")).to_have_attribute("data-state", "ended")
     assert (await it.client.get_session(session_id)).end_reason == "caller_hangup"
+
+
+@pytest.mark.parametrize("watched", ["kiosk.recorded"], indirect=True)
+async def test_talking_does_not_stop_a_notice(it: Installation, watched: Watched) -> None:
+    """The notice stays audible while the button is held and after it, is marked, and the turn is answered after it."""
+    it.script.seconds = 4.0
+    it.script.hears += ["tea"]
+    page = watched.page
+    await page.get_by_role("button", name="Start the call").click()
+    await _heard(page)
+    await _talk(page)
+    await expect(line(page, "caller")).to_have_text("tea")
+    assert await _level(page) > 0.2
+    await expect(page.locator(".af-mark", has_text="cannot be interrupted")).to_be_visible()
+    await expect(line(page, "agent", 1)).to_have_text("You said tea.")
+    provider = await it.script.session()
+    assert not [command for command in provider.sent if isinstance(command, CancelReplyCommand)]
 
 
 async def test_talking_stops_the_answer(it: Installation, watched: Watched) -> None:

@@ -81,7 +81,7 @@ async def test_an_uninterruptible_goodbye_is_heard_to_its_end(case: Case, floor:
         assert (said["asked"], said["interrupted"], said["remaining"]) == (NOTICE, False, "")
 
 
-@proof(PAIRS, floor=["handler", "model"], when=["connecting", "speaking", "answered"])
+@proof(CARRIED, floor=["handler", "model"], when=["connecting", "speaking", "answered"])
 async def test_a_caller_who_hangs_up_at_once_leaves_nothing_open(case: Case, floor: str, when: str) -> None:
     """A hang-up before the call is live, with a turn, or with its answer under way, closes the turn and the session."""
     app = declared(case.pair, repeat if floor == "handler" else model, greeting="Hello.")

@@ -11,6 +11,7 @@ from agentfield import (
     ExecutionError,
     Limits,
     Reply,
+    Say,
     SemanticVad,
     ServerVad,
     Session,
@@ -69,7 +70,14 @@ async def vad(session: Session) -> None:
     """The model answers."""
 
 
-@app.session("more", provider="local", transport="webrtc", turn_detection=ServerVad(silence_duration_ms=300))
+@app.session(
+    "more",
+    provider="local",
+    transport="webrtc",
+    turn_detection=ServerVad(silence_duration_ms=300),
+    greeting=Say("Hello.", interruptible=False),
+    goodbye="Bye.",
+)
 async def more(session: Session) -> None:
     assert_type(await session.input(), Turn)
     speech = session.say("Hello.", interruptible=False, stale="speak")

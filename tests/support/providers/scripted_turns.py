@@ -55,6 +55,7 @@ __all__ = [
 AUDIO = AudioFormat("pcm16", 24_000)
 
 _CAPABILITIES: dict[str, Any] = {
+    "uninterruptible": True,
     "say": "best_effort",
     "floors": frozenset({"handler", "model"}),
     "turn_detection": frozenset({"server_vad", "manual"}),

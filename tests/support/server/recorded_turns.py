@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from agentfield import Agent
+from agentfield import Agent, Say
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
 from agentfield.plugins import Registry
@@ -51,6 +51,13 @@ def turns_agent() -> Agent:
 
     @app.session("polite", provider="kiosk", transport="audio_turns", greeting="Welcome.")
     async def polite(session: Any) -> None:
+        turn = await session.input()
+        await session.say(f"You said {turn.text}.")
+
+    @app.session(
+        "recorded", provider="kiosk", transport="audio_turns", greeting=Say("We record this.", interruptible=False)
+    )
+    async def recorded(session: Any) -> None:
         turn = await session.input()
         await session.say(f"You said {turn.text}.")
 

@@ -97,8 +97,8 @@ class TurnStarted(_Event):
     """The provider's id of the turn, shared by all its events."""
     at_ms: int | None = None
     """Position in the caller's audio, milliseconds."""
-    ago_ms: int | None = None
-    """How long ago that was in the caller's audio; set by the bridge, None where that is unknown."""
+    before_live: bool | None = None
+    """Whether it began in audio from before the call was live; set by the bridge, None where that is unknown."""
 
 
 class TurnStopped(_Event):

@@ -278,6 +278,27 @@ async def test_another_session_replaces_the_one_at_the_provider() -> None:
         assert not old.of(AppendAudioCommand)
 
 
+async def test_speech_in_audio_from_before_the_call_was_live_is_marked() -> None:
+    """Held audio, and audio that is read right after it is released, counts as from before; later audio does not."""
+    now = 100.0
+    async with rig(lambda: now) as r:
+        leg = Leg()
+        r.bridge.hold_caller_audio()
+        await r.attach(leg)
+        leg.does(CallerAudio(b"\1" * PCM24.size(1000)), CallerText("sent"))
+        await until(lambda: len(r.heard) == 1)
+        r.bridge.release_caller_audio()
+        now += 0.1
+        leg.does(CallerAudio(b"\1" * PCM24.size(600)), CallerText("read late"))
+        await until(lambda: len(r.heard) == 2)
+        now += 1.0
+        leg.does(CallerAudio(b"\1" * PCM24.size(3000)), CallerText("later"))
+        await until(lambda: len(r.heard) == 3)
+        r.source.tell(*(TurnStarted(item=str(at), at_ms=at) for at in (200, 1499, 1501, 3000)), TurnStarted(item="new"))
+        await r.event(TurnStarted, 5)
+        assert [each.before_live for each in r.of(TurnStarted)] == [True, True, False, False, None]
+
+
 async def test_a_lost_session_is_reported_and_may_be_replaced() -> None:
     """Events that end without `SessionClosed` are a provider error; another session continues the conversation."""
     async with rig() as r:

@@ -46,13 +46,13 @@ def updates(call: SimulatedCall) -> list[bool]:
     return [update.interruptible for update in call.sent(UpdateCommand)]
 
 
-@pytest.mark.parametrize("ago_ms", [900, None])
-def test_speech_from_before_the_call_was_live_stops_nothing(ago_ms: int | None) -> None:
+@pytest.mark.parametrize("known", [True, None])
+def test_speech_from_before_the_call_was_live_stops_nothing(known: bool | None) -> None:
     """Held audio is reported right after the greeting was sent: the greeting goes on, and the provider is told not to stop it."""
     call = SimulatedCall(media="bridged", greeting="welcome").live()
     reply = begun(call)
     call.wait(0.3)
-    call.feed(TurnStarted(item="a", ago_ms=ago_ms))
+    call.feed(TurnStarted(item="a", before_live=known))
     assert call.sent(CancelReplyCommand) == []
     call.wait(2)
     assert updates(call) == [False], "the caller is still speaking"
@@ -70,7 +70,7 @@ def test_speech_that_began_after_it_was_live_interrupts(media: Media) -> None:
     call = SimulatedCall(media=media, greeting="welcome").live()
     begun(call)
     call.wait(0.6)
-    call.feed(TurnStarted(item="a", ago_ms=300))
+    call.feed(TurnStarted(item="a", before_live=False))
     assert len(call.sent(CancelReplyCommand)) == 1
 
 
@@ -172,7 +172,7 @@ def test_a_goodbye_that_must_be_heard_is_not_interrupted() -> None:
     call = SimulatedCall(media="bridged", goodbye=NOTICE).under_way()
     call.wait(100)
     reply = begun(call)
-    call.feed(TurnStarted(item="a", ago_ms=100), TurnCommitted(item="a"))
+    call.feed(TurnStarted(item="a", before_live=False), TurnCommitted(item="a"))
     over(call, reply)
     assert call.sent(CancelReplyCommand) == []
     assert (call.reason, call.recorded("speech.ended")[-1]["interrupted"]) == ("limit_idle", False)

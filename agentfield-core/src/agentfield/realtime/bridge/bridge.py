@@ -52,6 +52,8 @@ _CLOSE_TIMEOUT = 2.0
 """Seconds in which a replaced session at the provider must close."""
 _REMEMBERED_REPLIES = 64
 """Cancelled replies whose late audio is still recognised and dropped."""
+_DRAIN_WAIT = 0.25
+"""Seconds after the call became live within which audio that had arrived before has been read from the caller's connection."""
 _CLEAR_TIMEOUT = 1.0
 """Seconds in which a leg must accept a clear."""
 
@@ -94,6 +96,12 @@ class Bridge:
         self._space = asyncio.Event()
         self._closed = False
         self._rotating = False
+        self._live_at: float | None = None
+        """When the caller's audio was released for the first time."""
+        self._opening = False
+        """Whether audio from before that time may still be unread."""
+        self._before_live_ms = 0.0
+        """Position in the caller's audio at that time, milliseconds."""
         self._player = ReplyPlayer(
             audio, clock=clock, emit=self._emit, stall_monitor=stall_monitor or EventLoopStallMonitor(clock)
         )
@@ -198,7 +206,7 @@ class Bridge:
         """Prepare to replace the provider's session: hold the caller's audio, and ignore the old session's end."""
         self._rotating = True
         self._uplink.hold()
-        self._uplink.restart()
+        self._opening, self._before_live_ms = False, 0.0  # positions in another session's audio start anew
 
     def hold_caller_audio(self) -> None:
         """Hold the caller's audio until `release_caller_audio`, while the provider's session is set up."""
@@ -206,6 +214,9 @@ class Bridge:
 
     def release_caller_audio(self) -> None:
         """Send the held audio to the provider's session, which has the history of the conversation now."""
+        if self._live_at is None:
+            self._live_at, self._opening = self._clock(), True
+            self._before_live_ms = self._uplink.position_ms
         if not self._rotating:
             self._uplink.release()
 
@@ -295,11 +306,11 @@ class Bridge:
         self._ready.set()
 
     def _dated(self, event: TurnStarted) -> TurnStarted:
-        """Add how long ago the caller began, where the audio arrives as it is spoken."""
+        """Add whether the caller began before the call was live, where the audio arrives as it is spoken."""
         attachment = self._attachment
         if event.at_ms is None or attachment is None or not attachment.leg.paced:
             return event
-        return event.model_copy(update={"ago_ms": self._uplink.ago_ms(event.at_ms)})
+        return event.model_copy(update={"before_live": event.at_ms < self._before_live_ms})
 
     # --- inside: commands
 
@@ -366,8 +377,13 @@ class Bridge:
             return
         if self._uplink.idle and self._fast_path is not None and self._fast_path.append_audio_nowait(audio):
             self._uplink.passed(len(audio))
-            return
-        self._uplink.put(audio, live=attachment.leg.paced)
+        else:
+            self._uplink.put(audio, live=attachment.leg.paced)
+        if self._opening and self._live_at is not None:
+            since = self._clock() - self._live_at
+            self._opening = since < _DRAIN_WAIT
+            if self._opening:
+                self._before_live_ms = max(self._before_live_ms, self._uplink.position_ms - since * 1000)
 
     async def _forward(self) -> None:
         while True:

@@ -58,13 +58,10 @@ class Uplink:
         """Count bytes of audio that bypass the queue."""
         self._position += size
 
-    def restart(self) -> None:
-        """Count from the audio that is queued: it is the first that another session at the provider gets."""
-        self._position = self._size
-
-    def ago_ms(self, at_ms: int) -> int:
-        """Return how long before the newest audio a position in the audio of the provider's session was, in milliseconds."""
-        return max(0, round(self._audio.ms(self._position)) - at_ms)
+    @property
+    def position_ms(self) -> float:
+        """Milliseconds of the caller's audio so far."""
+        return self._audio.ms(self._position)
 
     def put(self, data: bytes, *, live: bool = True) -> None:
         """Queue audio; of `live` audio the oldest is dropped when the queue is full."""

@@ -169,7 +169,7 @@ class ScriptedCall:
         self._check_open()
         item = self._script.new_id("item")
         if self._detects_turns:
-            self.emit(TurnStarted(item=item, ago_ms=0))
+            self.emit(TurnStarted(item=item, before_live=False))
             await self._barge_in()
         return item
 

@@ -48,8 +48,8 @@ class CallOpening:
         """Return whether the caller began to say this before the call was live."""
         if self._state.phase in (SessionPhase.CREATED, SessionPhase.CONNECTING):
             early = True
-        elif event.ago_ms is not None:
-            early = self._before_live(event.ago_ms)
+        elif event.before_live is not None:
+            early = event.before_live
         else:
             early = TimerKind.OPENING in self._state.timers
         if early:
@@ -71,7 +71,8 @@ class CallOpening:
         """
         if self._recording is not None and self._recording[0] == event.item:
             _, begin_ms, end_ms = self._recording
-            early = self._before_live(end_ms - begin_ms)
+            begun_at = self._state.now - (end_ms - begin_ms) / 1000
+            early = self._live_at is not None and begun_at < self._live_at
         else:
             early = TimerKind.OPENING in self._state.timers
         self._end()
@@ -79,6 +80,3 @@ class CallOpening:
 
     def _end(self) -> None:
         self._state.timers.clear(TimerKind.OPENING)
-
-    def _before_live(self, ago_ms: int) -> bool:
-        return self._live_at is not None and self._state.now - ago_ms / 1000 < self._live_at
