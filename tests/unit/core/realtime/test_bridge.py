@@ -294,7 +294,7 @@ async def test_speech_in_audio_from_before_the_call_was_live_is_marked() -> None
         now += 1.0
         leg.does(CallerAudio(b"\1" * PCM24.size(3000)), CallerText("later"))
         await until(lambda: len(r.heard) == 3)
-        r.source.tell(*(TurnStarted(item=str(at), at_ms=at) for at in (200, 1499, 1501, 3000)), TurnStarted(item="new"))
+        r.source.tell(*(TurnStarted(item=str(at), at_ms=at) for at in (200, 1199, 1201, 3000)), TurnStarted(item="new"))
         await r.event(TurnStarted, 5)
         assert [each.before_live for each in r.of(TurnStarted)] == [True, True, False, False, None]
 

@@ -207,7 +207,7 @@ def test_a_model_that_stays_silent_fails_the_turn() -> None:
 
 def test_a_reply_that_is_refused_closes_its_turn() -> None:
     """A typed turn whose answer the provider refuses for good does not stay open."""
-    call = SimulatedCall(floor="model").under_way()
+    call = SimulatedCall(media="bridged", floor="model").under_way()
     call.feed(TurnCommitted(item="a", text="hello"))
     call.feed(ProviderFault(code="quota", message="no", command=call.spoken_command()))
     call.wait(15)

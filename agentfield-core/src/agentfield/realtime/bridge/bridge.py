@@ -54,6 +54,8 @@ _REMEMBERED_REPLIES = 64
 """Cancelled replies whose late audio is still recognised and dropped."""
 _DRAIN_WAIT = 0.25
 """Seconds after the call became live within which audio that had arrived before has been read from the caller's connection."""
+_PADDING_MS = 300
+"""Milliseconds by which providers report the beginning of speech too early: the turn has some audio from before it."""
 _CLEAR_TIMEOUT = 1.0
 """Seconds in which a leg must accept a clear."""
 
@@ -310,7 +312,7 @@ class Bridge:
         attachment = self._attachment
         if event.at_ms is None or attachment is None or not attachment.leg.paced:
             return event
-        return event.model_copy(update={"before_live": event.at_ms < self._before_live_ms})
+        return event.model_copy(update={"before_live": event.at_ms + _PADDING_MS < self._before_live_ms})
 
     # --- inside: commands
 

@@ -30,7 +30,7 @@ class ModelAnswers:
         self._speech = speech
 
     def committed(self, event: TurnCommitted, *, hold: float = 0.0) -> None:
-        """Add a turn; request its answer, after `hold` seconds, if the model does not answer it by itself.
+        """Add a turn; request its answer, for a text after `hold` seconds, if the model does not answer it by itself.
 
         By itself a model answers the turns whose end the provider detected, except while a speech must not be interrupted.
         """
@@ -46,7 +46,8 @@ class ModelAnswers:
         if event.text is None and (detected or self._speech.uninterruptible):
             # the answer to this turn is the answer to those that were spoken during the same speech
             self._speech.queue.drop_superseded()
-        self._speech.enqueue("reply", turn=turn, about_turn=True, not_before=self._state.now + hold)
+        not_before = self._state.now + (0.0 if event.text is None else hold)
+        self._speech.enqueue("reply", turn=turn, about_turn=True, not_before=not_before)
 
     def overdue(self, item: str) -> None:
         """Give up a turn that the model did not begin to answer in time."""
