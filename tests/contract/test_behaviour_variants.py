@@ -33,7 +33,7 @@ WORDLESS = Outcome(
 
 def failing(code: str, *, generated: str = "", heard: bool = False, reason: str = "caller_hangup") -> Outcome:
     """Return the outcome of a call whose answer failed and which the caller then ended."""
-    said = (("hello", generated, generated == "hello", code),)
+    said = (("hello", generated, True if generated == "hello" else None, code),)
     return Outcome(words=("hello",), tools=("succeeded",), said=said, reason=reason, heard=heard)
 
 
