@@ -116,7 +116,6 @@ class Agent(Decorators):
         check_seconds(timeout)
         link = self._require_link(target)
         here, run = context.current(), context.run()
-        target = jsonable(target, name="target")
         values = jsonable(input, name="input", untyped="keep")
         frame = Call(
             op_id=new_id("op") if run is None else run.op_id(target, values),

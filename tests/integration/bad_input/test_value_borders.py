@@ -295,6 +295,25 @@ def test_declared_integers_over_rest(at: Any, n: int) -> None:
     at(example)
 
 
+async def test_large_integers_in_calls_of_a_handler(tmp_path: Path) -> None:
+    """`session.call` passes a large integer exactly, at any depth that a value may have, and gets one back."""
+    app, numbers = Agent("sums", registry=Registry.of([])), list[int]()
+
+    @app.reasoner()
+    async def double(n: int, more: Any = None) -> int:
+        return 2 * n
+
+    @app.session("voice", **CALL)
+    async def voice(session: Any) -> None:
+        await session.input()
+        numbers.append(await session.call("sums.double", n=10**30, more=nested(31, 1)))
+        await session.say("Done.")
+
+    async with ControlPlaneHarness(tmp_path, []).call(app) as caller:
+        await (await caller.types("go on")).speaks("Done.")
+    assert numbers == [2 * 10**30]
+
+
 def test_details_of_a_pause(at: Any) -> None:
     """The details of a pause are shown as they are, or the execution fails with the path."""
 

@@ -125,6 +125,7 @@ CARRIED = [
     Carried("`None`", None, None),
     Carried("`bool`", bool, value=True),
     Carried("`int`", int, 427),
+    Carried("`int` beyond 2^53 - 1", int, 9400111899223100001234, "decimal text, up to 4,000 digits; the declared type makes it `int` again"),
     Carried("`float`", float, 1.5, "NaN and infinities are refused"),
     Carried("`str`", str, "ünï", "half a surrogate pair is refused"),
     Carried("`bytes`", bytes, b"\xfb\xff plain", "base64url text"),
@@ -192,7 +193,7 @@ def echo(hint: Any, note: Callable[[Any], None]) -> Callable[..., Any]:
 
 def json_of(example: Carried) -> str:
     """Return the JSON text of an example."""
-    return json.dumps(jsonable(example.value), ensure_ascii=False)
+    return json.dumps(jsonable(example.value, untyped="text"), ensure_ascii=False)
 
 
 def back(example: Carried, output: Any) -> Any:

@@ -178,7 +178,6 @@ class Session:
             raise InvalidInput(f"say(stale={stale!r}): stale must be 'drop' or 'speak'.", field="stale")
         self._require_live()
         op_id = new_id("op")
-        text = jsonable(text, name="text")
         answer = self._ask("say", {"text": text, "interruptible": interruptible, "stale": stale}, op_id=op_id)
         answer.add_done_callback(lambda done: self._add_to_history(done, lambda value: value))
         return Speech(op_id, text, answer, self._cancel_speech)
@@ -198,7 +197,7 @@ class Session:
         self._require_live()
         op_id = new_id("op")
         args = {"instructions": instructions, "tools": None if tools is None else list(tools)}
-        answer = self._ask("reply", jsonable(args, name="reply"), op_id=op_id)
+        answer = self._ask("reply", args, op_id=op_id)
         answer.add_done_callback(lambda done: self._add_to_history(done, lambda value: value.get("spoken") or {}))
         try:
             return Reply.model_validate(await asyncio.shield(answer))
@@ -230,12 +229,7 @@ class Session:
         """
         check_target(target)
         check_seconds(timeout)
-        args = {
-            "target": target,
-            "input": jsonable(input, name="input", untyped="keep"),
-            "timeout": timeout,
-            "filler": jsonable(filler, name="filler"),
-        }
+        args = {"target": target, "input": input, "timeout": timeout, "filler": filler}
         op_id = new_id("op")
         answer = self._ask("call", args, op_id=op_id)
         try:
@@ -276,7 +270,7 @@ class Session:
         if self._ended is not None:
             return
         try:
-            await asyncio.shield(self._ask("end", {"reason": jsonable(reason, name="reason")}))
+            await asyncio.shield(self._ask("end", {"reason": reason}))
         except SessionEnded:
             return  # the session ended before the command arrived
         finally:
@@ -345,7 +339,10 @@ class Session:
         self, command: _Command, args: dict[str, Any] | None = None, *, op_id: str | None = None
     ) -> asyncio.Future[Any]:
         # A frame that cannot be encoded must not be kept: it would be sent again on each new link.
-        args = jsonable(args or {}, name=command) if command in _TEXTS else args or {}
+        args = args or {}
+        if command in _TEXTS:
+            # large integers of a call's input stay until the control plane compares them with the target's schema
+            args = {name: jsonable(value, name=name, untyped="keep") for name, value in args.items()}
         frame = SessionCommand(
             op_id=op_id or new_id("op"), session_id=self.id, epoch=self._epoch, command=command, args=args
         )
