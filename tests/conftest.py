@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("agentfield", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("fuzz", settings.get_profile("agentfield"), max_examples=400, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "agentfield"))
+settings.load_profile("agentfield")
 
 
 @pytest.fixture(autouse=True)
