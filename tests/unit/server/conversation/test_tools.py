@@ -114,6 +114,23 @@ def test_slow_parallel_call_is_pending_and_its_result_comes_later() -> None:
     assert len(call.sent(ToolResultCommand)) == 2
 
 
+def test_a_result_that_the_next_reply_does_not_know_is_spoken_about() -> None:
+    """A result that is sent after a reply was requested and before it began is followed by another reply."""
+    call = model_call()
+    call.tool("c1")
+    call.tool("c2", "shop.slow")
+    call.feed(ReplyEnded(reply="r1", tools=2))
+    finish(call, "c1", 1)
+    call.wait(2.1)
+    (asked,) = call.sent(ReplyCommand)
+    call.wait(0.1)
+    finish(call, "c2", {"slow": True})
+    call.heard("r2", "still looking", asked.id)
+    (_, again) = call.sent(ReplyCommand)
+    call.heard("r3", "it was found", again.id)
+    assert list(call.closed().values()) == ["succeeded"]
+
+
 def test_slow_single_call_is_answered_as_pending() -> None:
     """A single call without a result is answered as pending after a while, so that the model can speak."""
     call = model_call()

@@ -354,7 +354,7 @@ class SessionMachine:
                 turn_id = speech.turn.turn_id if speech is not None and speech.turn is not None else None
                 self.state.broadcast(event, speech_id=self._speech_id(event.reply), turn_id=turn_id)
                 if speech is not None and speech.kind == "reply":
-                    self.tool_calls.model_spoke()
+                    self.tool_calls.model_spoke(speech)
             case ReplyTranscript():
                 self.state.broadcast(event, speech_id=self._speech_id(event.reply))
                 self.speech.transcript(event)

@@ -332,7 +332,7 @@ class SpeechSequencer:
         self._state.interruption.set(not protected, self._state.now)
 
     def _send(self, speech: Utterance) -> None:
-        speech.tries += 1
+        speech.tries, speech.sent_at = speech.tries + 1, self._state.now
         speech.enter(Condition.SLOT_FREE)
         self.sent = speech
         self._state.timers.set(TimerKind.SPEECH_START, self._state.now + _START_WAIT)

@@ -69,6 +69,8 @@ class FollowUpRequest:
     turn: TurnRecord | None
     replies: list[str]
     """The replies whose tools returned."""
+    since: float
+    """When the last of the results was sent, seconds of the machine's clock."""
 
 
 def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

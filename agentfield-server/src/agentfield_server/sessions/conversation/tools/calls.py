@@ -23,6 +23,7 @@ from agentfield_server.sessions.conversation.inputs import (
     ToolStarted,
 )
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
+from agentfield_server.sessions.conversation.speech.utterance import Utterance
 from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.tools.batch import (
@@ -190,8 +191,10 @@ class ToolCallTracker:
         if self.follow_up is not None:
             self._ask_follow_up(self.follow_up)
 
-    def model_spoke(self) -> None:
-        """Drop the follow-up request: the model speaks after the last result, so it knows all results."""
+    def model_spoke(self, speech: Utterance) -> None:
+        """Drop the follow-up request if the model speaks after the last result, so that it knows all results."""
+        if speech.requested and self.follow_up is not None and self.follow_up.since > speech.sent_at:
+            return  # a result was sent after the model was asked for this reply, before it began
         self._unspoken.clear()
         if self.follow_up is not None:
             self._drop_follow_up(self.follow_up)
@@ -372,9 +375,9 @@ class ToolCallTracker:
 
     def _request_follow_up(self, turn: TurnRecord | None, replies: list[str]) -> None:
         if self.follow_up is None:
-            self.follow_up = FollowUpRequest(turn, replies)
+            self.follow_up = FollowUpRequest(turn, replies, self._state.now)
         else:
-            self.follow_up.turn = turn
+            self.follow_up.turn, self.follow_up.since = turn, self._state.now
             self.follow_up.replies.extend(replies)
 
     def _ask_follow_up(self, request: FollowUpRequest) -> None:
