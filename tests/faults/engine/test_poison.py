@@ -91,7 +91,7 @@ async def test_poisonous_outputs(cp: Plane) -> None:
         "nan": float("nan"),
         "surrogate": "\ud800",
         "name": {"\ud800": 1},
-        "key": {1: 2},
+        "key": {(1, 2): 3},
         "loop": loop,
         "deep": deep,
         "large": "x" * LARGE,

@@ -97,7 +97,8 @@ async def converse(connection: Any, reader: Reader) -> None:
     assert (await reader.until(kind))[0]["transcript"] == "where is my order"
 
 
-@pytest.mark.parametrize("name", sorted(HARMLESS_VARIANTS))
+# the official client's types have the current names of the events only
+@pytest.mark.parametrize("name", sorted(HARMLESS_VARIANTS - {"event_names_beta"}))
 async def test_the_official_client_works_with_every_harmless_variant(name: str) -> None:
     """A WebSocket session with speech, a tool call and its answer has the same course in every harmless variant."""
     behaviour = BEHAVIOUR_VARIANTS[name]

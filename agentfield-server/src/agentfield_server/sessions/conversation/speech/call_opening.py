@@ -11,7 +11,8 @@ from agentfield_server.sessions.conversation.turns import TurnTracker
 __all__ = ["CallOpening"]
 
 _OPENING = 1.0
-"""Seconds after the call became live in which speech of an unknown beginning counts as begun before: a provider reports the
+"""Seconds after the call became live in which speech of an unknown beginning, up to the first turn, counts as begun before: a
+provider reports the
 beginning of speech some hundred milliseconds late, and audio that was held until the call was live arrives at once."""
 
 
@@ -55,7 +56,7 @@ class CallOpening:
         if early:
             self._early = event.item
         else:
-            self._end()  # what follows began later still
+            self.end()  # what follows began later still
         return early
 
     def recorded(self, event: TurnStarted | TurnStopped) -> None:
@@ -75,8 +76,9 @@ class CallOpening:
             early = self._live_at is not None and begun_at < self._live_at
         else:
             early = TimerKind.OPENING in self._state.timers
-        self._end()
+        self.end()
         return early
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Note that what the caller says from now on began after the call was live."""
         self._state.timers.clear(TimerKind.OPENING)

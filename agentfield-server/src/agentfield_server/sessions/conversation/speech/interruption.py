@@ -62,9 +62,11 @@ class BargeInController:
 
     def committed(self, event: TurnCommitted) -> None:
         """A turn was committed: one without a reported beginning (recorded, push to talk) interrupts by its commit."""
+        begun = self._state.media != "turns" and self._turns.is_begun(event.item)
+        if begun:
+            self._speech.opening.end()
         if not self._state.stops_replies or self._turns.is_known(event.item):
             return
-        begun = self._state.media != "turns" and self._turns.is_begun(event.item)
         if not begun and self._speech.opening.committed_early(event):
             return
         if not begun:
