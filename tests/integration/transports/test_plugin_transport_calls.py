@@ -81,6 +81,7 @@ async def test_a_caller_of_the_transport_starts_and_carries_its_session(
     await caller.socket.send_str("bye")
     await caller.closed()
     assert played.ends == ["gone"]
+    await until(lambda: actor.machine.state.over)
     view = await it.plane.sessions.settled(session_id)
     assert view is not None
     assert (view.state, view.end_reason, view.principal) == ("ended", "caller_hangup", "transport:booth")
