@@ -146,6 +146,7 @@ async def test_late_words_are_delivered_and_the_turn_stays_as_it_was(tmp_path: P
         assert heard.history == [{"role": "caller", "turn_id": turn["turn_id"], "text": heard.late[0]}]
 
 
+@pytest.mark.long
 async def test_thirty_seconds_without_a_pause_keep_their_words(tmp_path: Path) -> None:
     """The handler gets the words of a long turn: in time, or late on a slow machine."""
     heard = Heard()

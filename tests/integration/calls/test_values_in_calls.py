@@ -126,6 +126,7 @@ async def test_a_number_beyond_2_53_reaches_the_tool_exactly(installation: Insta
 
 @pytest.mark.speech
 @pytest.mark.parametrize("transport", ["websocket", "audio_turns", "webrtc"])
+@pytest.mark.long
 async def test_a_spoken_number_beyond_2_53_does_not_end_the_call(tmp_path: Path, transport: str) -> None:
     """A recording of a long tracking number, spoken to the offline provider: the tool gets what was heard, and the call goes on."""
     (tmp_path / "parcel.py").write_text(AGENT.replace('"openai"', '"local"').replace('"openrouter"', '"local"'))

@@ -91,6 +91,7 @@ PLAYS: dict[str, Callable[[web.WebSocketResponse], Any]] = {
 
 
 @pytest.mark.parametrize("name", PLAYS)
+@pytest.mark.long
 async def test_a_rogue_provider_harms_no_other_call(name: str, tmp_path: Path) -> None:
     """Whatever the provider of one call sends, that call ends with a reason and a neighbour's call has its outcome."""
     app = shop_agent()
@@ -118,6 +119,7 @@ async def test_a_provider_that_closes_right_after_accepting_is_a_typed_refusal(t
 
 
 @pytest.mark.parametrize("seed", range(8, 12))
+@pytest.mark.long
 async def test_tools_of_a_rogue_provider_are_called_or_refused(seed: int, tmp_path: Path) -> None:
     """The same on the model's floor, where the provider's events may call a tool with any arguments."""
 

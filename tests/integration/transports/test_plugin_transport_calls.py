@@ -75,7 +75,7 @@ async def test_a_caller_of_the_transport_starts_and_carries_its_session(
     assert say.text == 'Key 5, {"booth": "7"}.'
     provider.tell(ReplyStarted(reply="r1", command=say.id), ReplyAudio(reply="r1", data=b"\x11" * 160_000))
     await until(lambda: len(caller.audio) >= 800)
-    provider.tell(TurnStarted(item="i1"))
+    provider.tell(TurnStarted(item="i1", at_ms=60_000))
     assert (await provider.asked(CancelReplyCommand)).reply == "r1"
     await caller.frame("clear")
     await caller.socket.send_str("bye")
