@@ -28,6 +28,7 @@ class CallOpening:
         self._state = state
         self._turns = turns
         self._live_at: float | None = None
+        self._ended = False
         self._early: str | None = None
         """The last item that began before the call was live."""
         self._recording: tuple[str, int, int] | None = None
@@ -70,6 +71,8 @@ class CallOpening:
 
         A recording arrives when it is complete, so that it began at least its length ago.
         """
+        if self._ended:
+            return False  # it began after the turn before it, however long it is
         if self._recording is not None and self._recording[0] == event.item:
             _, begin_ms, end_ms = self._recording
             begun_at = self._state.now - (end_ms - begin_ms) / 1000
@@ -81,4 +84,5 @@ class CallOpening:
 
     def end(self) -> None:
         """Note that what the caller says from now on began after the call was live."""
+        self._ended = True
         self._state.timers.clear(TimerKind.OPENING)
