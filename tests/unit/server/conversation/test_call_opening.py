@@ -94,6 +94,16 @@ def test_a_recording_from_before_the_call_was_live_stops_nothing(seconds: float)
     assert len(call.sent(CancelReplyCommand)) == (seconds < 2)
 
 
+def test_a_recording_after_the_first_turn_interrupts_however_long_it_is() -> None:
+    """A recording began after the turn before it, also when it is longer than the call has been live."""
+    call = SimulatedCall(media="turns", floor="model").live()
+    call.feed(TurnStarted(item="a", at_ms=0), TurnStopped(item="a", at_ms=800), TurnCommitted(item="a"))
+    call.feed(ReplyStarted(reply="r1"))
+    call.wait(1)
+    call.feed(TurnStarted(item="b", at_ms=0), TurnStopped(item="b", at_ms=9000), TurnCommitted(item="b"))
+    assert len(call.sent(CancelReplyCommand)) == 1
+
+
 def test_held_audio_follows_the_greeting() -> None:
     """The greeting is requested before the provider gets the audio that was held: the model would answer that first."""
     call = SimulatedCall(media="bridged", floor="model", greeting=NOTICE)
