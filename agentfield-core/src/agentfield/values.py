@@ -51,7 +51,7 @@ MAX_DIGITS = 4000
 """Digits of an integer that is carried as text; Python converts no text of more than 4300 by default."""
 
 Untyped = Literal["refuse", "text", "keep"]
-"""What becomes of a large integer where no schema says that it is one."""
+"""Treatment of a large integer where no schema declares an integer."""
 
 _LARGE = 32 * 1024
 _TOO_LARGE = 10**MAX_DIGITS

@@ -23,7 +23,7 @@ def effect() -> None:
 def block() -> None:
     """Block the thread while the gate is closed, as a blocking HTTP client does."""
     while (folder / "gate.closed").exists():
-        time.sleep(0.05)
+        time.sleep(0.05)  # blocking is what the test is about; another process opens the gate
 
 
 @app.reasoner(timeout=120)

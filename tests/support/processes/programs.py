@@ -85,7 +85,7 @@ def wait_for(look: Callable[[], T | None], running: Mapping[Path, subprocess.Pop
             found = look()
             if found:
                 return found
-        time.sleep(0.02)
+        time.sleep(0.02)  # between two looks at other processes, which have no event for this one
     output = "\n".join(
         f"{log.name}, exit {process.poll()}: {log.read_text()[-4000:]}" for log, process in running.items()
     )

@@ -28,7 +28,7 @@ class EntryGate:
 
     @property
     def number(self) -> int:
-        """How often the gate was closed."""
+        """Number of times that the gate was closed."""
         return self._number
 
     def admit(self, key: _Key) -> bool:

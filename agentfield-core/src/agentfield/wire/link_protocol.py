@@ -77,7 +77,7 @@ class WatchHello(Frame):
 
 
 class LoopState(Frame):
-    """How long the node's event loop has not turned; 0, sent over the link itself, says that it turns again."""
+    """Duration for which the node's event loop has not turned; 0, sent over the link itself: it turns again."""
 
     type: Literal["loop"] = "loop"
     blocked: Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -32,7 +32,7 @@ gate = Path(os.environ["GATE"])
 @app.reasoner()
 async def block(seconds: float) -> str:
     while gate.exists():
-        time.sleep(0.02)
+        time.sleep(0.02)  # blocking is what the test is about
     return "done"
 @app.reasoner()
 async def quick() -> str:
