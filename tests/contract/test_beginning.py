@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from agentfield import Limits, Say
@@ -20,6 +21,7 @@ async def test_what_is_said_before_the_call_is_live_does_not_interrupt(case: Cas
     app = declared(case.pair, repeat if floor == "handler" else model, greeting=NOTICE)
     async with case.installation(app) as here, here.talk(target(case.pair)) as talk:
         if not isinstance(talk.medium, Recorded):
+            here.server.behaviour = replace(here.server.behaviour, created_delay_ms=1000)
             await talk.medium.connect()
         await talk.speak(3.0 if isinstance(talk.medium, Recorded) else 0.5)
         greeting = await talk.recorded("speech.ended")

@@ -125,6 +125,7 @@ class Behaviour:
         event_names: Names of the events of a reply's output: as today, or of the beta protocol.
         beta_session: Whether the session is reported in the flat shape of the beta protocol.
         created_twice: Whether `session.created` is sent twice, as two events.
+        created_delay_ms: Milliseconds after the handshake of a WebSocket in which nothing is sent or read.
     """
 
     late_transcript_ms: int = 0
@@ -162,3 +163,4 @@ class Behaviour:
     event_names: Literal["ga", "beta"] = "ga"
     beta_session: bool = False
     created_twice: bool = False
+    created_delay_ms: int = 0

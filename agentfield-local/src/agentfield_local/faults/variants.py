@@ -73,6 +73,7 @@ _HARMLESS: dict[str, Behaviour] = {
     "metadata_not_echoed": Behaviour(echo_metadata=False),
     "event_names_beta": Behaviour(event_names="beta"),
     "session_created_twice": Behaviour(created_twice=True),
+    "session_created_late": Behaviour(created_delay_ms=300),
 }
 
 _HARMFUL: dict[str, Behaviour] = {

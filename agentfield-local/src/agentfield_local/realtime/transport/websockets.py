@@ -99,6 +99,7 @@ class WebSocketSessions:
         self._legs.add(leg)
         try:
             await socket.prepare(request)
+            await asyncio.sleep(self._behaviour().created_delay_ms / 1000)
             async with asyncio.TaskGroup() as group:
                 group.create_task(leg.run())
                 runner.attach(leg)
