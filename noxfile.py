@@ -141,7 +141,9 @@ def long(session: nox.Session) -> None:
     """Run what takes too long for each change: calls with every behaviour variant, faults and a soak at length."""
     options = ("-q", "-n", "3", "--dist", "loadfile")
     every = ("tests/contract", "tests/integration", "tests/unit")
-    uv(session, "pytest", *options, "-m", "long", *every, groups=("test",), CONTRACT_ALL_VARIANTS="1")
+    marks = ("long and not realtime", "long and realtime")
+    uv(session, "pytest", *options, "-m", marks[0], *every, groups=("test",), CONTRACT_ALL_VARIANTS="1")
+    uv(session, "pytest", "-q", "-m", marks[1], *every, groups=("test",))
     uv(session, "pytest", *options, "-k", "capabilities", "tests/contract", groups=("test",), CONTRACT_ALL_VARIANTS="1")
     faults(session)
     soak(session)

@@ -17,7 +17,7 @@ from support.processes.live_call import Answer, calling
 from support.processes.recordings import Transcript, clip, transcripts
 from support.word_error_rate import word_error_rate
 
-pytestmark = [pytest.mark.speech, pytest.mark.realtime, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.speech, pytest.mark.realtime, pytest.mark.long, pytest.mark.timeout(900)]
 
 AGENT = Path(str(resources.files("agentfield_cli"))) / "demo" / "agent.py"
 LEAST = 0.15

@@ -26,7 +26,15 @@ CONCURRENCY = 5
 
 
 ALL_VARIANTS = SELECTED is not None or "CONTRACT_ALL_VARIANTS" in os.environ
-"""Whether scenarios run with all variants on all pairs; otherwise variants are combined, and `local` pairs have none."""
+"""Whether scenarios run with all variants on all pairs; otherwise variants are combined, and a `local` pair runs only what
+its counterpart does not."""
+
+COUNTERPARTS: dict[Pair, Pair] = {
+    ("local", "webrtc"): ("openai", "webrtc"),
+    ("local", "websocket"): ("openai", "websocket"),
+    ("local", "audio_turns"): ("openrouter", "audio_turns"),
+}
+"""The pairs whose adapters the `local` pairs use."""
 
 ALONE: frozenset[Pair] = frozenset({("openai", "websocket"), ("openrouter", "audio_turns")})
 """Pairs on which each variant is tried by itself when all variants run."""
@@ -79,9 +87,9 @@ def proof(
 ) -> Callable[[Callable[..., Awaitable[None]]], Proof]:
     """Make a test of a scenario: on all these pairs, with all variants that matter there, with all parameters.
 
-    Variants that do not exclude each other are combined, and the `local` pairs, whose adapters are those of other pairs, run
-    without any. A run of one pair and `nox -s long` go further: `openai/websocket` and `openrouter/audio_turns` run with each
-    variant by itself, the `local` pairs with combined ones.
+    Variants that do not exclude each other are combined, and a `local` pair, whose adapter is that of another pair, runs only
+    where that pair does not. A run of one pair and `nox -s long` go further: `openai/websocket` and `openrouter/audio_turns`
+    run with each variant by itself, the `local` pairs with combined ones.
 
     Args:
         pairs: Where it runs.
@@ -93,7 +101,9 @@ def proof(
 
     def made(scenario: Callable[..., Awaitable[None]]) -> Proof:
         async def test(tmp_path: Path) -> None:
-            await run(scenario, tmp_path, [pair for pair in on if selected(pair)], names, parameters)
+            await run(
+                scenario, tmp_path, [pair for pair in on if selected(pair) and _adds(pair, on)], names, parameters
+            )
 
         test.__name__, test.__qualname__ = scenario.__name__, scenario.__qualname__
         test.__module__, test.__doc__ = scenario.__module__, scenario.__doc__
@@ -121,6 +131,10 @@ async def run(
             here = replace(case, folder=folder / str(len(works)))
             works.append((f"{case} {way or ''}", partial(scenario, here, **way)))
     await run_concurrently(works)
+
+
+def _adds(pair: Pair, on: Sequence[Pair]) -> bool:
+    return ALL_VARIANTS or COUNTERPARTS.get(pair) not in on
 
 
 def _cases(folder: Path, pair: Pair, names: Sequence[str]) -> Iterator[Case]:

@@ -60,8 +60,9 @@ STRANGE = (
     "metadata_not_echoed",
     "event_names_beta",
     "session_created_twice",
+    "session_created_late",
 )
-"""Repeated, unknown and incomplete messages, as look-alike services send them."""
+"""Repeated, unknown, incomplete and late messages, as look-alike services send them."""
 PHASES = ("phase_on_items", "phase_on_parts", "phase_on_events")
 """Where a reply states its phase."""
 TOOLS = ("arguments_slow", "arguments=whole")
