@@ -68,7 +68,7 @@ class RequestBuilder:
             check_model(config.model, config.target)
         self.options = TurnsOptions.of(config)
         self.names = ToolNames(tool.target for tool in config.tools)
-        self.speaks = "audio" in config.declaration.modalities
+        self.speaks = "audio" in config.modalities
         self._config = config
         self._rate = rate
         self._pinned = pinned

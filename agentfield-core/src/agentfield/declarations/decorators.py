@@ -144,7 +144,7 @@ class Decorators:
         provider: str,
         transport: str,
         model: str | None = None,
-        modalities: Sequence[Literal["audio", "text"]] = ("audio", "text"),
+        modalities: Sequence[Literal["audio", "text"]] | None = None,
         voice: str | None = None,
         tools: Sequence[str] = (),
         tags: Iterable[str] = (),
@@ -168,7 +168,7 @@ class Decorators:
             provider: The provider of the conversation, such as ``openai`` or ``local``.
             transport: How the caller connects, such as ``webrtc``. Never switched silently.
             model: The provider's model, by default the provider's default.
-            modalities: The modalities of the conversation.
+            modalities: The forms of the agent's answers, by default those of the pair and the model.
             voice: The provider's voice, by default the provider's default.
             tools: Targets that the model may call by itself; it is offered no other tools.
             tags: Tags for access rules.

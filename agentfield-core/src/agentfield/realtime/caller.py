@@ -10,6 +10,7 @@ from agentfield.realtime.audio import AudioFormat
 
 __all__ = [
     "CallerAudio",
+    "CallerBegin",
     "CallerCommit",
     "CallerDtmf",
     "CallerGone",
@@ -26,6 +27,14 @@ class CallerAudio:
     """Audio of the caller, in the leg's format."""
 
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallerBegin:
+    """The caller begins a turn of push to talk. Without it, a turn begins with the first audio after the last commit."""
+
+    item: str | None = None
+    """Id for the turn, None to let the provider choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ LegEnd = Literal["gone", "replaced", "slow", "unconvertible", "closed"]
 """Why a leg is no longer carried: its input ended; another leg replaced it; it accepted no audio in time; its audio could not
 be converted; the session ended."""
 
-CallerInput = CallerAudio | CallerCommit | CallerText | CallerDtmf | CallerMark | CallerGone
+CallerInput = CallerAudio | CallerBegin | CallerCommit | CallerText | CallerDtmf | CallerMark | CallerGone
 
 
 class CallerLeg(Protocol):

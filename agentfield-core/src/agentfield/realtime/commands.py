@@ -1,7 +1,7 @@
 """Commands to a provider's session, independent of any provider.
 
-A class is named after its `type` literal. A command that starts speech carries an `id`, which the events that answer it repeat
-in `command`.
+A class is named after its `type` literal. Each command but audio carries an `id`, which the events that answer it repeat in
+`command`: `ReplyStarted` and `ReplyEnded` for speech, `ProviderFault` for a command that the provider refuses.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "AddTextCommand",
     "AppendAudioCommand",
+    "BeginTurnCommand",
     "CancelReplyCommand",
     "Command",
     "CommitTurnCommand",
@@ -38,7 +39,10 @@ class SayCommand(_Command):
 
 
 class ReplyCommand(_Command):
-    """Let the model answer, with `instructions` in addition to the session's own; `tools` are the targets it may call (None: all)."""
+    """Let the model answer, with `instructions` in addition to the session's own; `tools` are the targets it may call (None: all).
+
+    On the model's floor it has neither: it asks for the answer to what was added before, such as a typed text or a late result.
+    """
 
     type: Literal["reply"] = "reply"
     id: str
@@ -47,9 +51,14 @@ class ReplyCommand(_Command):
 
 
 class CancelReplyCommand(_Command):
-    """Stop a reply and discard the audio that was not played."""
+    """Stop a reply and discard the audio that was not played.
+
+    Where the media is carried, it also comes for a reply whose generation is over and that the caller interrupts while it is
+    still played: the model may then learn what was heard. An adapter whose provider has nothing to stop ignores it.
+    """
 
     type: Literal["cancel_reply"] = "cancel_reply"
+    id: str = ""
     reply: str
     heard_ms: int | None = None
     """Milliseconds that were played, if the control plane knows them better than the provider."""
@@ -62,10 +71,23 @@ class AppendAudioCommand(_Command):
     data: bytes
 
 
+class BeginTurnCommand(_Command):
+    """The caller begins a turn (push to talk); only where `Capabilities.begins_turns` asks for it.
+
+    Its audio follows, then `CommitTurnCommand`. The provider stops a reply that it is generating.
+    """
+
+    type: Literal["begin_turn"] = "begin_turn"
+    id: str = ""
+    item: str | None = None
+    """Id for the turn, if the provider accepts one."""
+
+
 class CommitTurnCommand(_Command):
     """Commit the caller's turn (push-to-talk and recorded turns)."""
 
     type: Literal["commit_turn"] = "commit_turn"
+    id: str = ""
     item: str | None = None
     """Id for the turn, if the provider accepts one."""
 
@@ -74,6 +96,7 @@ class AddTextCommand(_Command):
     """Add a text to the conversation without requesting an answer; `item` becomes its id."""
 
     type: Literal["add_text"] = "add_text"
+    id: str = ""
     item: str
     text: str
     role: Literal["user", "assistant", "system"] = "user"
@@ -83,6 +106,7 @@ class ToolResultCommand(_Command):
     """Give the model the result of a tool call, as JSON text."""
 
     type: Literal["tool_result"] = "tool_result"
+    id: str = ""
     call_id: str
     output: str
 
@@ -91,6 +115,7 @@ class UpdateCommand(_Command):
     """Restore the provider's configuration to the declared one."""
 
     type: Literal["update"] = "update"
+    id: str = ""
     interruptible: bool = True
     """Whether the caller's speech stops replies. While False, the model does not answer by itself either: such an answer would
     be refused, or heard over the speech that must not be interrupted."""
@@ -100,6 +125,7 @@ class EndCommand(_Command):
     """End the session at the provider."""
 
     type: Literal["end"] = "end"
+    id: str = ""
 
 
 Command = (
@@ -107,6 +133,7 @@ Command = (
     | ReplyCommand
     | CancelReplyCommand
     | AppendAudioCommand
+    | BeginTurnCommand
     | CommitTurnCommand
     | AddTextCommand
     | ToolResultCommand

@@ -166,7 +166,8 @@ class SessionDeclaration(_Frozen):
     provider: str
     transport: str
     model: str | None = None
-    modalities: tuple[Literal["audio", "text"], ...] = ("audio", "text")
+    modalities: tuple[Literal["audio", "text"], ...] | None = None
+    """The forms of the agent's answers; None: those of the pair and the model."""
     voice: str | None = None
     tools: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -202,7 +203,11 @@ class SessionConfig(_Frozen):
     """The requested model, never inferred later."""
     voice: str | None
     transcription: str | None
-    """The model that transcribes the caller, None without transcription."""
+    """The model that transcribes the caller; None without transcription, or where the provider itself transcribes."""
+    modalities: tuple[Literal["audio", "text"], ...] = Field(
+        default_factory=lambda data: data["declaration"].modalities or ("audio", "text")
+    )
+    """As declared, or those of the pair and the model."""
     turn_detection: TurnDetection | None = ServerVad()
     """As declared, or the pair's default."""
     tools: tuple[ToolSpec, ...] = ()

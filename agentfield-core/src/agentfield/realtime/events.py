@@ -23,8 +23,11 @@ __all__ = [
     "ReplyStarted",
     "ReplyTranscript",
     "SessionClosed",
+    "SessionExpiring",
     "SessionReady",
+    "SessionResumable",
     "SessionUpdated",
+    "ToolCancelled",
     "ToolRequested",
     "ToolTampered",
     "TurnCommitted",
@@ -32,6 +35,7 @@ __all__ = [
     "TurnStarted",
     "TurnStopped",
     "TurnTranscript",
+    "TurnUnanswered",
     "Usage",
     "UsageReported",
     "Warned",
@@ -50,9 +54,14 @@ class Usage(BaseModel):
 
     input_text_tokens: int | None = None
     input_audio_tokens: int | None = None
+    input_image_tokens: int | None = None
+    input_video_tokens: int | None = None
     cached_tokens: int | None = None
+    """Input that was read from a cache; these tokens are in the other input counts as well."""
     output_text_tokens: int | None = None
     output_audio_tokens: int | None = None
+    thinking_tokens: int | None = None
+    """Output that is neither spoken nor shown; these tokens are in no other count."""
     seconds: float | None = None
     cost: float | None = None
     """US dollars, if the provider reports them."""
@@ -77,6 +86,25 @@ class SessionUpdated(_Event):
     voice: str | None = None
     drift: tuple[str, ...] = ()
     """Names of the settings that differ from the declared ones."""
+
+
+class SessionExpiring(_Event):
+    """The provider announced during the call when it ends the session; the latest announcement counts."""
+
+    type: Literal["session.expiring"] = "session.expiring"
+    expires_at: float
+    """Seconds since the epoch."""
+
+
+class SessionResumable(_Event):
+    """The provider gave a handle by which a later session continues the conversation as it is now; the latest one counts.
+
+    The handle is stored with the session and outlives the control plane; it is in no log, and no browser or handler sees it.
+    """
+
+    type: Literal["session.resumable"] = "session.resumable"
+    handle: str | None = Field(default=None, repr=False)
+    """At most 16384 characters; None: the earlier handle is no longer of use."""
 
 
 class SessionClosed(_Event):
@@ -121,7 +149,7 @@ class TurnCommitted(_Event):
 
 
 class TurnTranscript(_Event):
-    """The transcript of a turn, partial or final."""
+    """The transcript of a turn: the text so far, then the complete text with `final`."""
 
     type: Literal["turn.transcript"] = "turn.transcript"
     item: str
@@ -139,6 +167,13 @@ class TurnDiscarded(_Event):
     type: Literal["turn.discarded"] = "turn.discarded"
     item: str
     why: Literal["empty", "too_many", "cleared"]
+
+
+class TurnUnanswered(_Event):
+    """The model has finished with a turn, or with the results of its tools, and chose to say nothing (more)."""
+
+    type: Literal["turn.unanswered"] = "turn.unanswered"
+    item: str
 
 
 class ReplyStarted(_Event):
@@ -198,6 +233,13 @@ class ToolRequested(_Event):
     reply: str
 
 
+class ToolCancelled(_Event):
+    """The provider takes a tool call back: it wants no result, and one that is sent all the same would be refused or ignored."""
+
+    type: Literal["tool.cancelled"] = "tool.cancelled"
+    call_id: str
+
+
 class ToolTampered(_Event):
     """The caller's own client added a result for a tool call of the model; the adapter deletes it from the conversation.
 
@@ -209,7 +251,12 @@ class ToolTampered(_Event):
 
 
 class Interrupted(_Event):
-    """A reply was interrupted; `heard_ms` are the milliseconds that were played, None if unknown."""
+    """A reply was interrupted; `heard_ms` are the milliseconds that were played, None if unknown.
+
+    An adapter whose provider stops replies itself (`Capabilities.interruption` is `server`) sends it as soon as the provider says
+    so, before `ReplyEnded`: where the control plane carries the media, playback at the caller is cleared by it, and the bridge
+    fills in `heard_ms`.
+    """
 
     type: Literal["interrupted"] = "interrupted"
     reply: str
@@ -276,7 +323,7 @@ class Warned(_Event):
 
 
 class ProviderFault(_Event):
-    """The provider reported an error; `fatal` ends the call, `command` is the id of the failed command if known."""
+    """The provider reported an error; `fatal` ends the call, `command` is the `id` of the failed command if known."""
 
     type: Literal["error"] = "error"
     code: str
@@ -292,17 +339,21 @@ class ProviderFault(_Event):
 Event = Annotated[
     SessionReady
     | SessionUpdated
+    | SessionExpiring
+    | SessionResumable
     | SessionClosed
     | TurnStarted
     | TurnStopped
     | TurnCommitted
     | TurnTranscript
     | TurnDiscarded
+    | TurnUnanswered
     | ReplyStarted
     | ReplyAudio
     | ReplyTranscript
     | ReplyEnded
     | ToolRequested
+    | ToolCancelled
     | ToolTampered
     | Interrupted
     | PlayoutStarted

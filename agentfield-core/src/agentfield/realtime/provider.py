@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -23,7 +23,9 @@ __all__ = [
     "ChildProcess",
     "DirectAdapter",
     "ProviderSession",
+    "ResumableAdapter",
     "SdpAnswer",
+    "SeparateOutput",
 ]
 
 CallRef = Mapping[str, str]
@@ -60,6 +62,15 @@ class ProviderSession(Protocol):
         """Detach from the session without ending it; idempotent."""
 
 
+@runtime_checkable
+class SeparateOutput(Protocol):
+    """A provider's session whose replies have another format than the caller's audio; without it both are the same."""
+
+    @property
+    def output_format(self) -> AudioFormat:
+        """The format of `ReplyAudio`, one of `Capabilities.output_formats`; it does not change during the session."""
+
+
 class DirectAdapter(Protocol):
     """An adapter whose media flows directly between caller and provider; the control plane carries the offer and the sideband."""
 
@@ -88,18 +99,37 @@ class BridgedAdapter(Protocol):
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
-        """The formats that a session can be opened with, the preferred one first.
+        """The formats of the caller's audio that a session can be opened with, the preferred one first.
 
         A session that declares ``say="exact"`` is opened with the first, because the speech synthesis may support no other.
         """
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> ProviderSession:
-        """Open a new, empty session; `audio` is the format of both directions, one of `formats`.
+        """Open a new, empty session; `audio` is the format of the caller's audio, one of `formats`.
 
-        Earlier turns of the conversation, if any, follow as `AddTextCommand`.
+        Replies have the same format, unless the session is a `SeparateOutput`. Earlier turns of the conversation, if any, follow as `AddTextCommand`.
 
         Raises:
             CapabilityMissing: `audio` is not one of `formats`.
+            ProviderError: The provider refused.
+            ProviderUnavailable: The provider did not answer in time.
+        """
+
+
+@runtime_checkable
+class ResumableAdapter(Protocol):
+    """A bridged adapter with `Capabilities.resumption` ``handle``; it also has the methods of `BridgedAdapter`."""
+
+    async def resume(self, config: SessionConfig, audio: AudioFormat, handle: str) -> ProviderSession:
+        """Open a session that continues a conversation; what was said after the handle was given follows as `AddTextCommand`.
+
+        Args:
+            config: As for `BridgedAdapter.open`.
+            audio: As for `BridgedAdapter.open`.
+            handle: The last one of `SessionResumable`, perhaps of another process.
+
+        Raises:
+            NotFound: The provider does not know the handle, or no longer: an empty session is opened instead.
             ProviderError: The provider refused.
             ProviderUnavailable: The provider did not answer in time.
         """

@@ -38,7 +38,7 @@ class SessionObject:
         self.options = (OpenAIOptions if audio is None else WebSocketOptions).of(config)
         self._format = None if audio is None else wire_format(audio)
         self.names = ToolNames(tool.target for tool in config.tools)
-        self.modality = "audio" if "audio" in config.declaration.modalities else "text"
+        self.modality = "audio" if "audio" in config.modalities else "text"
         self.instructions = config.declaration.instructions or ""
         self._config = config
 

@@ -11,7 +11,7 @@ from agentfield.errors import InvalidInput, NodeNotConnected, NotFound
 from agentfield.ids import new_id
 from agentfield.plugins import Capabilities, PairSpec, Registry
 from agentfield.plugins.hooks.arguments import SessionRequest
-from agentfield.plugins.manifest.choices import choose_name
+from agentfield.plugins.manifest.choices import capabilities_of, choose_name
 from agentfield.plugins.registry.session_checks import check_declaration
 from agentfield.plugins.wording import did_you_mean
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec, TurnDetection
@@ -77,17 +77,19 @@ def resolve_start(
         _check_same(name, getattr(request, name), getattr(declaration, name), request.target)
     if incoming_call is not None and incoming_call.transport != declaration.transport:
         raise _wrong_transport_error(request.target, incoming_call.transport, declaration.transport)
-    pair = check_declaration(declaration, registry)
+    pair = check_declaration(declaration, registry, model=request.model, voice=request.voice)
     transport = registry.transport(pair.transport)
     if incoming_call is None and transport.factory is not None:
         raise starts_elsewhere_error(request.target, pair, transport)
     provider = registry.provider(declaration.provider)
+    model = choose_name(provider, "model", request.model or declaration.model)
     config = SessionConfig(
         session_id=session_id,
         target=request.target,
         declaration=declaration,
-        model=choose_name(provider, "model", request.model or declaration.model),
-        voice=choose_name(provider, "voice", request.voice or declaration.voice),
+        model=model,
+        voice=choose_name(provider, "voice", request.voice or declaration.voice, model=model),
+        modalities=declaration.modalities or tuple(sorted(capabilities_of(pair, provider, model).modalities)),
         transcription=declaration.transcription or pair.capabilities.default_transcription,
         turn_detection=_turn_detection(declaration, pair.capabilities),
         tools=tuple(_tool(target, request.target, hub.functions()) for target in declaration.tools),

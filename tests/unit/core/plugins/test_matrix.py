@@ -64,10 +64,9 @@ def declaration(**changes) -> SessionDeclaration:
 
 
 def test_a_minimal_declaration_has_few_needs():
-    """A model-floor session without tools needs its floor, modalities and finite limits."""
+    """A model-floor session that names no modalities and no tools needs its floor and finite limits."""
     assert [need.describe() for need in needs_of(declaration(floor="model"))] == [
         "floors: model (for the model floor)",
-        "modalities: audio and text (for modalities=['audio', 'text'])",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "max_duration: 1800.0 (for Limits(duration=1800))",
         "client_leg: filtered or none or watched (for drift='enforce')",
@@ -77,6 +76,7 @@ def test_a_minimal_declaration_has_few_needs():
 def test_each_declared_feature_is_a_need():
     """Tools, exact speech, texts, transcription, turn detection, interruption delay and limits are needs."""
     declared = declaration(
+        modalities=("audio", "text"),
         tools=("a.b",),
         say="exact",
         greeting="Hello",
@@ -93,6 +93,7 @@ def test_each_declared_feature_is_a_need():
         "say: best_effort or exact (for greeting=...)",
         "turn_detection: semantic_vad (for turn_detection)",
         "caller_transcript: final or partial (for transcription='whisper')",
+        "transcription: model (for transcription='whisper')",
         "interruption: client or server (for interrupt_after_ms=300)",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "limits: turns (for Limits(turns=3))",
@@ -129,9 +130,10 @@ def test_the_matrix_as_markdown():
     assert matrix_markdown(Registry.of([Acme()])) == (
         "| capability | acme/websocket |\n|---|---|\n| distribution | test-plugins-matrix |\n| media | bridged |\n"
         "| say | exact |\n| uninterruptible | - |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
-        "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| default_transcription | - |\n"
-        "| interruption | - |\n| truncation | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
-        "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| dtmf | - |\n"
+        "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| transcription | model |\n| default_transcription | - |\n"
+        "| interruption | - |\n| truncation | - |\n| answers_after | turn |\n| begins_turns | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
+        "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| output_formats | - |\n"
+        "| echoes | model, voice |\n| dtmf | - |\n"
     ).replace("test-plugins-matrix", "Acme")
 
 

@@ -104,7 +104,7 @@ SCENES: list[Callable[[], object]] = [
     ),
     resolve(record("agentfield-openai", state="disabled", reason="named in AGENTFIELD_DISABLE_PLUGINS")),
     resolve(record("agentfield-openai", state="broken", reason="did not finish loading within 10 s")),
-    resolve(record("agentfield-openai", state="incompatible", reason="it was made for plugin API 3.0, this is 2.0")),
+    resolve(record("agentfield-openai", state="incompatible", reason="it was made for plugin API 3.0, this is 2.1")),
     resolve(OPENAI, ACME),
     resolve(
         record(
@@ -155,6 +155,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "turn_detection=SemanticVad()": ("turn_detection", {"turn_detection": SemanticVad()}),
     "turn_detection=None": ("turn_detection", {"turn_detection": None}),
     'transcription="whisper-2"': ("caller_transcript", {"transcription": "whisper-2"}),
+    'transcription="whisper-3"': ("transcription", {"transcription": "whisper-3"}),
     "a handler that answers": ("caller_transcript", {"floor": "handler"}),
     "interrupt_after_ms=300": ("interruption", {"interrupt_after_ms": 300}),
     "Limits(duration=7200)": ("max_duration", {"limits": Limits(duration=7200)}),
@@ -168,7 +169,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
 
 def test_the_page_shows_each_unmet_need_as_printed() -> None:
     """For each need of a declaration the page shows the refusal of a pair without capabilities."""
-    nothing = Capabilities(client_leg="open", max_duration=600.0)
+    nothing = Capabilities(client_leg="open", max_duration=600.0, transcription="own")
     made = []
     for written, (capability, declared) in ASKED.items():
         needs = needs_of(SessionDeclaration(**{**DECLARED, **declared}))
@@ -185,6 +186,7 @@ def test_the_table_has_each_capability_that_a_declaration_can_need() -> None:
         **{
             **DECLARED,
             "tools": ("a.b",),
+            "modalities": ("text",),
             "say": "exact",
             "transcription": "any",
             "turn_detection": None,

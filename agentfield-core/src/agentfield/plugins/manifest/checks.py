@@ -113,17 +113,39 @@ def _declaration_problem(manifest: Manifest) -> str | None:
                 return f"it declares the transport {info.name!r} differently from agentfield-core"
             if info.name not in core and (problem := _transport_problem(info)):
                 return f"transport {info.name}: {problem}"
+        elif twice := _twice([spec.model for spec in info.model_specs]):
+            return f"provider {info.name}: model_specs has {', '.join(twice)} twice"
     for pair in manifest.pairs:
         if pair.bridged_from is not None:
             return f"{pair.name}: bridged_from is not for manifests; the registry writes it"
         if (pair.media == "direct") is (pair.capabilities.client_leg == "none"):
             return f"{pair.name}: {_CLIENT_LEG_PROBLEMS[pair.media == 'direct']}"
+        if problem := _capabilities_problem(pair):
+            return f"{pair.name}: {problem}"
         for reference in filter(None, (pair.factory, pair.options)):
             if not _REFERENCE.fullmatch(reference):
                 return f"{pair.name}: {reference!r} is not of the form 'module:attribute'"
-    names = [pair.name for pair in manifest.pairs]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = _twice([pair.name for pair in manifest.pairs])
     return f"it declares {', '.join(twice)} twice" if twice else None
+
+
+def _twice(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _capabilities_problem(pair: PairSpec) -> str | None:
+    """Return the first contradiction in the capabilities of a pair, None when there is none."""
+    can = pair.capabilities
+    if can.transcription == "own" and can.default_transcription is not None:
+        return "its provider transcribes without a model that could be named (transcription='own'), so leave out default_transcription"
+    if pair.media == "direct" and (can.output_formats or can.resumption == "handle"):
+        return (
+            "its media is direct: output_formats and resumption='handle' are for media that the control plane carries"
+        )
+    for name in (*sorted(can.formats), *sorted(can.output_formats)):
+        if not _FORMAT.fullmatch(name):
+            return f"{name!r} is no audio format: write pcm16/16000, pcmu/8000 or pcma/8000"
+    return None
 
 
 def _transport_problem(info: TransportSpec) -> str | None:

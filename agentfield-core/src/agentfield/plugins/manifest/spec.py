@@ -14,6 +14,7 @@ __all__ = [
     "Catalog",
     "Manifest",
     "ModelPrices",
+    "ModelSpec",
     "Need",
     "PairSpec",
     "ProviderSpec",
@@ -21,7 +22,7 @@ __all__ = [
     "TransportSpec",
 ]
 
-PLUGIN_API = (2, 0)
+PLUGIN_API = (2, 1)
 """Version of the plugin API. A plugin is compatible if its major version is equal and its minor version not greater."""
 
 Media = Literal["direct", "bridged", "turns"]
@@ -44,12 +45,27 @@ class ModelPrices:
     """Name of the model as sessions request it."""
     input_text: float | None = None
     input_audio: float | None = None
+    input_image: float | None = None
+    input_video: float | None = None
     cached: float | None = None
     """Cached input; these tokens are also counted as input."""
     output_text: float | None = None
     output_audio: float | None = None
+    thinking: float | None = None
+    """Output that is neither spoken nor shown; None: as `output_text`."""
     minute: float | None = None
     """US dollars per minute of audio, where the provider bills by time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What one model has instead of what the provider and its pairs declare; None is no difference."""
+
+    model: str
+    """Name of the model as sessions request it."""
+    modalities: frozenset[Literal["audio", "text"]] | None = None
+    """The forms of its answers, of those that the pair has."""
+    voices: Catalog | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +83,8 @@ class ProviderSpec:
     default_url: str = ""
     models: Catalog = field(default_factory=Catalog)
     voices: Catalog = field(default_factory=Catalog)
+    model_specs: tuple[ModelSpec, ...] = ()
+    """Models that differ from the others in their modalities or voices."""
     prices: tuple[ModelPrices, ...] = ()
     """Published prices, which users can override."""
     concurrency: int | None = None
@@ -140,12 +158,24 @@ class Capabilities:
     tools: Literal["none", "sync", "async"] = "none"
     caller_transcript: Literal["none", "final", "partial"] = "none"
     agent_transcript: Literal["none", "final", "streaming"] = "none"
+    transcription: Literal["model", "own"] = "model"
+    """Whether a model transcribes the caller that a session can name (`model`), or the provider does it itself, without a name
+    (`own`): then there is no `default_transcription`, and a declaration that names a model is refused."""
     default_transcription: str | None = None
     """Model that transcribes the caller if the declaration names none."""
     interruption: Literal["none", "server", "client"] = "none"
     truncation: Literal["none", "server", "client_ms", "estimate"] = "none"
+    answers_after: frozenset[Literal["turn", "commit", "tool_result"]] = frozenset({"turn"})
+    """After what the model answers by itself on the model's floor: a turn whose end the provider detected (`turn`),
+    `CommitTurnCommand` (`commit`), the results of all tool calls of a reply (`tool_result`). After everything else, and on the
+    handler's floor always, the control plane asks with `ReplyCommand`."""
+    begins_turns: bool = False
+    """Whether a turn of push to talk begins with `BeginTurnCommand`."""
     text_input: bool = False
-    resumption: Literal["none", "attach", "replay", "stateless"] = "none"
+    resumption: Literal["none", "attach", "replay", "handle", "stateless"] = "none"
+    """How a conversation continues after a lost connection or a restart: the same call is attached to; a new session receives
+    the conversation so far as text; a session is resumed by the handle that the provider gave last (`SessionResumable`,
+    `ResumableAdapter`), without one as with `replay`; there is no session to lose."""
     usage: Literal["none", "tokens", "cost"] = "none"
     max_duration: float | None = None
     """Seconds after which the provider ends a session, None if it does not."""
@@ -157,6 +187,10 @@ class Capabilities:
     """Limits of a session that can be enforced."""
     formats: frozenset[str] = frozenset()
     """Audio formats of the provider without conversion, such as ``pcm16/24000``; empty on `direct` media, which negotiates."""
+    output_formats: frozenset[str] = frozenset()
+    """Formats of its replies where they differ from `formats`, which are then those of the caller's audio (`SeparateOutput`)."""
+    echoes: frozenset[Literal["model", "voice"]] = frozenset({"model", "voice"})
+    """What `SessionReady` repeats. What a provider never repeats is recorded as unverified, without a warning in each call."""
     dtmf: bool = False
     """Whether telephone keys reach the handler."""
 

@@ -34,7 +34,9 @@ def bridged_pair(declared: PairSpec, transport: TransportSpec) -> PairSpec | Non
     """
     if declared.media != "bridged" or transport.media != "bridged" or transport.factory is None:
         return None
-    if declared.transport == transport.name or not convertible(declared.capabilities.formats, transport.formats):
+    can = declared.capabilities
+    fits = all(convertible(ours, transport.formats) for ours in (can.formats, can.output_formats or can.formats))
+    if declared.transport == transport.name or not fits:
         return None
     return dataclasses.replace(
         declared,

@@ -40,6 +40,10 @@ MEANINGS = (
     ("tools", "`async`: the conversation continues while tools run; `sync`: the turn waits for them"),
     ("caller_transcript", "the caller's transcript: after the turn (`final`), or while the caller speaks (`partial`)"),
     ("agent_transcript", "the agent's transcript: after the speech (`final`), or while the agent speaks (`streaming`)"),
+    (
+        "transcription",
+        "who transcribes the caller: a model that the session can name (`model`), or the provider itself (`own`)",
+    ),
     ("default_transcription", "the model that transcribes the caller if the session names none"),
     (
         "interruption",
@@ -49,10 +53,15 @@ MEANINGS = (
         "truncation",
         "how the model learns how much of an interrupted reply was heard: from the provider itself (`server`), from the control plane to the millisecond (`client_ms`), or by an estimate (`estimate`)",
     ),
+    (
+        "answers_after",
+        "after what the model answers by itself on its floor: a turn whose end the provider detected (`turn`), the caller's commit (`commit`), the results of its tools (`tool_result`); otherwise the control plane asks it",
+    ),
+    ("begins_turns", "whether the provider is told when the caller begins a turn of push to talk"),
     ("text_input", "whether the caller can send text"),
     (
         "resumption",
-        "after a lost connection or a restart of the control plane: the same call continues (`attach`), a new session receives the conversation so far (`replay`), or there is no session to lose (`stateless`)",
+        "after a lost connection or a restart of the control plane: the same call continues (`attach`), a new session receives the conversation so far (`replay`), a session is resumed by a handle of the provider (`handle`), or there is no session to lose (`stateless`)",
     ),
     ("usage", "what the provider reports: token counts (`tokens`), or the cost (`cost`)"),
     ("max_duration", "seconds after which the provider ends its session"),
@@ -66,6 +75,11 @@ MEANINGS = (
         "formats",
         "audio that the provider takes and gives without conversion; on `direct` media the two ends negotiate it",
     ),
+    (
+        "output_formats",
+        "formats of the replies where they differ from `formats`, which are then those of the caller's audio",
+    ),
+    ("echoes", "what the provider repeats when the session is ready, so that it is compared with what was asked for"),
     ("dtmf", "whether telephone keys reach the handler"),
 )
 """Meaning of each row of the table."""

@@ -16,7 +16,7 @@ from agentfield.errors import (
     UnsupportedPair,
 )
 from agentfield.plugins.install import FIRST_PARTY_PAIRS, cli_command, install_hint
-from agentfield.plugins.manifest.spec import Need, PairSpec, ProviderSpec, TransportSpec
+from agentfield.plugins.manifest.spec import Capabilities, Need, PairSpec, ProviderSpec, TransportSpec
 from agentfield.plugins.registry.records import PluginRecord
 from agentfield.plugins.wording import did_you_mean, listed
 
@@ -169,9 +169,26 @@ def _with_extra(dist: str, extra: str | None) -> str:
 
 
 def capability_missing(
-    registry: PluginSource, spec: PairSpec, record: PluginRecord, unmet: Sequence[Need], needs: Sequence[Need]
+    registry: PluginSource,
+    spec: PairSpec,
+    record: PluginRecord,
+    unmet: Sequence[Need],
+    needs: Sequence[Need],
+    capabilities: Capabilities,
+    model: str | None,
 ) -> PluginError:
-    """Return the error for unmet needs; it names installed pairs that meet them."""
+    """Return the error for unmet needs; it names installed pairs that meet them.
+
+    Args:
+        registry: The plugins.
+        spec: The pair.
+        record: Its plugin.
+        unmet: The needs that it does not meet.
+        needs: All needs of the session.
+        capabilities: The capabilities of the pair with the session's model.
+        model: The model; None for the provider's default model.
+    """
+    with_model = "" if capabilities == spec.capabilities else f" with {model or 'its default model'}"
     can = sorted(
         {
             other.name
@@ -179,10 +196,10 @@ def capability_missing(
             if other.name != spec.name and all(need.met_by(other.capabilities) for need in needs)
         }
     )
-    reasons = "; ".join(need.refusal(spec.capabilities) for need in unmet)
+    reasons = "; ".join(need.refusal(capabilities) for need in unmet)
     others = f"Installed pairs that can: {listed(can)}." if can else "No other installed pair can."
     return CapabilityMissing(
-        f"{spec.name} ({record.label}) cannot run this session: {reasons}. {others}",
+        f"{spec.name} ({record.label}){with_model} cannot run this session: {reasons}. {others}",
         hint=f"declare another pair, or leave out {listed({need.because for need in unmet})}",
         missing=[need.capability for need in unmet],
         alternatives=can,

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from agentfield.entry_points import normalized_name
 from agentfield.plugins.hooks.implementations import HookImplementation
+from agentfield.plugins.manifest.choices import capabilities_of
 from agentfield.plugins.manifest.core_transports import CORE_TRANSPORTS
 from agentfield.plugins.manifest.spec import Need, PairSpec, ProviderSpec, TransportSpec
 from agentfield.plugins.registry import refusals
@@ -160,13 +161,16 @@ class Registry:
             case _:
                 raise refusals.ambiguous_name(self, "transport", name)
 
-    def resolve(self, provider: str, transport: str, needs: Iterable[Need] = ()) -> PairSpec:
+    def resolve(
+        self, provider: str, transport: str, needs: Iterable[Need] = (), *, model: str | None = None
+    ) -> PairSpec:
         """Return the adapter of a pair; nothing is inferred or substituted.
 
         Args:
             provider: The declared provider.
             transport: The declared transport.
             needs: The needs of the session, see `agentfield.plugins.registry.session_checks.needs_of`.
+            model: The model of the session; None for the provider's default model.
 
         Raises:
             UnsupportedPair: No plugin declares the pair.
@@ -179,11 +183,11 @@ class Registry:
         claims = self._claims.get((provider, transport), [])
         match claims:
             case [(spec, record)]:
-                self.provider(provider)
+                capabilities = capabilities_of(spec, self.provider(provider), model)
                 self._check_requires(spec, record)
-                unmet = tuple(need for need in needs if not need.met_by(spec.capabilities))
+                unmet = tuple(need for need in needs if not need.met_by(capabilities))
                 if unmet:
-                    raise refusals.capability_missing(self, spec, record, unmet, tuple(needs))
+                    raise refusals.capability_missing(self, spec, record, unmet, tuple(needs), capabilities, model)
                 return spec
             case []:
                 raise refusals.no_such_pair(self, provider, transport)

@@ -30,7 +30,8 @@ def needs_of(declaration: SessionDeclaration) -> tuple[Need, ...]:
 
 def _needs(declared: SessionDeclaration) -> Iterator[Need]:
     yield Need("floors", frozenset({declared.floor}), f"the {declared.floor} floor")
-    yield Need("modalities", frozenset(declared.modalities), f"modalities={list(declared.modalities)}")
+    if declared.modalities is not None:
+        yield Need("modalities", frozenset(declared.modalities), f"modalities={list(declared.modalities)}")
     if declared.tools:
         yield Need("tools", frozenset({"sync", "async"}), "tools=[...]")
     yield from _speech_needs(declared)
@@ -40,7 +41,9 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
         )
         yield Need("turn_detection", frozenset({detection}), "turn_detection")
     if declared.transcription:
-        yield Need("caller_transcript", frozenset({"final", "partial"}), f"transcription={declared.transcription!r}")
+        because = f"transcription={declared.transcription!r}"
+        yield Need("caller_transcript", frozenset({"final", "partial"}), because)
+        yield Need("transcription", frozenset({"model"}), because)
     elif declared.floor == "handler":
         yield Need("caller_transcript", frozenset({"final", "partial"}), "the handler floor")
     if declared.interrupt_after_ms:
@@ -74,19 +77,28 @@ def _limit_needs(declared: SessionDeclaration) -> Iterator[Need]:
     yield Need("max_duration", frozenset({limits.duration}), f"Limits(duration={limits.duration:g})")
 
 
-def check_declaration(declaration: SessionDeclaration, registry: Registry) -> PairSpec:
+def check_declaration(
+    declaration: SessionDeclaration, registry: Registry, *, model: str | None = None, voice: str | None = None
+) -> PairSpec:
     """Return the pair of a session.
+
+    Args:
+        declaration: The declaration.
+        registry: The plugins.
+        model: The model that the start request names, where the declaration names none.
+        voice: The voice that it names.
 
     Raises:
         PluginError: The pair does not exist, or does not meet the declaration's needs.
         InvalidInput: An option, the model or the voice is unknown.
     """
-    pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration))
+    model, voice = declaration.model or model, declaration.voice or voice
+    pair = registry.resolve(declaration.provider, declaration.transport, needs_of(declaration), model=model)
     check_options(pair, declaration.options)
     provider = registry.provider(declaration.provider)
-    if declaration.model is not None:  # the start request may name one
-        choose_name(provider, "model", declaration.model)
-    choose_name(provider, "voice", declaration.voice)
+    if model is not None:  # the start request may name one
+        choose_name(provider, "model", model)
+    choose_name(provider, "voice", voice, model=model)
     return pair
 
 
