@@ -10,9 +10,18 @@ import pytest
 from agentfield.errors import AgentFieldError, ProviderError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.bridge import reply_player
-from agentfield.realtime.caller import CallerAudio, CallerCommit, CallerDtmf, CallerGone, CallerMark, CallerText
+from agentfield.realtime.caller import (
+    CallerAudio,
+    CallerBegin,
+    CallerCommit,
+    CallerDtmf,
+    CallerGone,
+    CallerMark,
+    CallerText,
+)
 from agentfield.realtime.commands import (
     AppendAudioCommand,
+    BeginTurnCommand,
     CancelReplyCommand,
     CommitTurnCommand,
     ReplyCommand,
@@ -393,3 +402,123 @@ async def test_only_an_unreachable_provider_allows_a_retry(error: AgentFieldErro
     async with rig() as r:
         await r.bridge.replace_provider(Failing())
         assert (await r.event(SessionClosed)).retry is again
+
+
+# --- providers that stop their replies themselves, have two formats, or are told of the begin of a turn
+
+
+async def test_the_word_of_the_provider_clears_the_playback() -> None:
+    """A provider that says that it was interrupted stops the playback at once; the event says how much was heard."""
+    now = [100.0]
+    async with rig(lambda: now[0]) as r:
+        leg = Leg(marks=False, paced=False)
+        await r.attach(leg)
+        r.source.tell(ReplyStarted(reply="r1"), audio("r1", 2000))
+        await until(lambda: leg.ms() == 2000)
+        now[0] += 0.3
+        r.source.tell(Interrupted(reply="r1"), audio("r1", 500), ReplyEnded(reply="r1", status="cancelled"))
+        await r.event(ReplyEnded)
+        told = r.of(Interrupted)
+        assert [(each.reply, each.heard_ms, each.method) for each in told] == [("r1", 300, "wallclock")]
+        assert leg.heard[-1] == ("clear", None)
+        assert leg.ms() == 2000, "audio after the interruption was played"
+        assert not r.source.of(CancelReplyCommand), "the provider was told what it said itself"
+
+
+async def test_a_generated_reply_is_cleared_by_the_word_of_the_provider() -> None:
+    """The provider may say so when its generation is over and the caller still hears the rest."""
+    now = [100.0]
+    async with rig(lambda: now[0]) as r:
+        leg = Leg()
+        await r.attach(leg)
+        r.source.tell(audio("r1", 5000), ReplyEnded(reply="r1", audio=True))
+        await r.event(PlayoutStarted)
+        r.source.tell(Interrupted(reply="r1"))
+        await r.event(Interrupted)
+        sent = leg.ms()
+        now[0] += 10
+        r.source.tell(Dtmf(digit="1"))
+        await r.event(Dtmf)
+        assert leg.ms() == sent < 5000
+        assert ("clear", None) in leg.heard
+        assert not r.of(PlayoutStopped)
+
+
+class WideSource(Source):
+    """A provider's session that speaks at another rate than it hears."""
+
+    output_format = AudioFormat("pcm16", 48000)
+
+
+async def test_replies_may_have_another_format_than_the_caller() -> None:
+    """Audio in each direction is converted from and to its own format, also after a rotation to another one."""
+    async with rig() as r:
+        leg = Leg()
+        await r.attach(leg)
+        r.source.tell(audio("r1", 100), ReplyEnded(reply="r1", audio=True))
+        await r.event(PlayoutStopped)
+        assert leg.ms("r1") == 100
+        wide = WideSource()
+        await r.bridge.replace_provider(wide)
+        wide.tell(ReplyAudio(reply="r2", data=bytes(96 * 100)), ReplyEnded(reply="r2", audio=True))
+        ended = await r.event(ReplyEnded, 2)
+        await r.event(PlayoutStopped, 2)
+        assert ended.audio_ms == 100
+        assert leg.ms("r2") == pytest.approx(100, abs=2)
+        leg.does(CallerAudio(bytes(PCM24.size(100))))
+        await until(lambda: bool(wide.of(AppendAudioCommand)))
+        assert sum(len(command.data) for command in wide.of(AppendAudioCommand)) == PCM24.size(100)
+
+
+async def test_each_turn_of_push_to_talk_begins_for_the_provider() -> None:
+    """Where the provider wants to know it, a turn begins with its first audio, once, also in another session."""
+    async with rig(begins_turns=True) as r:
+        leg = Leg()
+        await r.attach(leg)
+        piece = CallerAudio(bytes(PCM24.size(20)))
+        leg.does(piece, piece, CallerCommit("i1"), piece, CallerCommit("i2"))
+        await until(lambda: len(r.source.of(CommitTurnCommand)) == 2)
+        turn = [BeginTurnCommand, AppendAudioCommand]
+        assert [type(command) for command in r.source.sent] == [
+            *turn,
+            AppendAudioCommand,
+            CommitTurnCommand,
+            *turn,
+            CommitTurnCommand,
+        ]
+        leg.does(piece)
+        await until(lambda: len(r.source.of(BeginTurnCommand)) == 3)
+        later = Source()
+        await r.bridge.replace_provider(later)
+        leg.does(piece, CallerCommit())
+        await until(lambda: bool(later.of(CommitTurnCommand)))
+        assert [type(command) for command in later.sent] == [*turn, CommitTurnCommand]
+
+
+async def test_a_caller_that_says_when_it_begins_is_not_heard_between_its_turns() -> None:
+    """The caller's own begin carries its item; audio outside of a turn does not reach the provider."""
+    async with rig(begins_turns=True) as r:
+        leg = Leg()
+        await r.attach(leg)
+        piece = CallerAudio(bytes(PCM24.size(20)))
+        leg.does(
+            CallerBegin("i1"), piece, CallerCommit("i1"), piece, piece, CallerBegin("i2"), piece, CallerCommit("i2")
+        )
+        await until(lambda: len(r.source.of(CommitTurnCommand)) == 2)
+        assert [command.item for command in r.source.of(BeginTurnCommand)] == ["i1", "i2"]
+        assert [type(command) for command in r.source.sent] == [
+            BeginTurnCommand,
+            AppendAudioCommand,
+            CommitTurnCommand,
+        ] * 2
+
+
+async def test_the_begin_of_a_turn_is_for_providers_that_want_to_know_it() -> None:
+    """Without the capability nothing is sent; the session learns of it in either case."""
+    async with rig() as r:
+        leg = Leg()
+        await r.attach(leg)
+        leg.does(CallerBegin("i1"), CallerAudio(bytes(PCM24.size(20))), CallerCommit("i1"))
+        await until(lambda: bool(r.source.of(CommitTurnCommand)))
+        assert [type(command) for command in r.source.sent] == [AppendAudioCommand, CommitTurnCommand]
+        assert r.heard == [CallerBegin("i1")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -23,7 +24,7 @@ from agentfield.realtime.events import (
 )
 from agentfield_server.sessions.conversation.effects import CancelTool, ResolveInput
 from agentfield_server.sessions.conversation.inputs import CancelSpeech, TextInput
-from support.server.machine import SimulatedCall
+from support.server.machine import WEBSOCKET, SimulatedCall
 
 WORDS = "alpha beta gamma delta"
 
@@ -276,3 +277,69 @@ def test_heard_method_of_a_fully_heard_speech(
     call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=2200), PlayoutStopped(reply="r1", method=method))
     spoken = call.answer(op_id).spoken
     assert (spoken.heard_ms, spoken.heard_text, spoken.heard_method) == (2200, WORDS, method or unsaid)
+
+
+# --- a provider that stops its replies itself, over media that the control plane carries
+
+SERVER = replace(WEBSOCKET, interruption="server", truncation="none")
+
+
+def answering(**fields: object) -> SimulatedCall:
+    """Return a call on the model's floor in which the model's answer is playing."""
+    call = SimulatedCall(media="bridged", capabilities=SERVER, floor="model", **fields).under_way()  # type: ignore[arg-type]
+    call.speaks("first", "hello")
+    call.feed(ReplyStarted(reply="r1"), PlayoutStarted(reply="r1"))
+    return call
+
+
+def test_the_provider_stops_what_it_generates() -> None:
+    """While it generates, a provider that interrupts by itself is not told to stop."""
+    call = answering()
+    call.wait(1)
+    call.feed(TurnStarted(item="a"))
+    assert not call.sent(CancelReplyCommand)
+    call.feed(Interrupted(reply="r1", heard_ms=900, method="marks"))
+    call.feed(ReplyEnded(reply="r1", status="cancelled", why="interrupted", text=WORDS, audio=True, audio_ms=2200))
+    ended = call.recorded("speech.ended")[-1]
+    assert (ended["interrupted"], ended["heard_ms"], ended["heard_method"]) == (True, 900, "marks")
+    assert not call.sent(CancelReplyCommand)
+
+
+def test_the_caller_stops_what_the_provider_has_generated() -> None:
+    """What is generated no provider stops: the caller's speech stops the playback."""
+    call = answering()
+    call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=9000))
+    call.wait(1)
+    call.feed(TurnStarted(item="a"))
+    assert call.sent(CancelReplyCommand) == [CancelReplyCommand(reply="r1", heard_ms=1000)]
+    call.feed(Interrupted(reply="r1", heard_ms=1100, method="marks"))
+    assert call.recorded("speech.ended")[-1]["heard_ms"] == 1100
+
+
+def test_generation_that_ends_under_the_callers_speech_is_stopped() -> None:
+    """The provider has generated everything before it noticed the caller: nobody but the machine stops the playback."""
+    call = answering()
+    call.wait(1)
+    call.feed(TurnStarted(item="a"))
+    call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=9000))
+    assert [command.reply for command in call.sent(CancelReplyCommand)] == ["r1"]
+
+
+def test_an_answer_under_speech_that_goes_on_is_played() -> None:
+    """The caller spoke on when the model began to answer: the model heard it, so its answer is played."""
+    call = SimulatedCall(media="bridged", capabilities=SERVER, floor="model").under_way()
+    call.speaks("first", "hello")
+    call.feed(TurnStarted(item="a"))
+    call.wait(0.5)
+    call.feed(ReplyStarted(reply="r1"), PlayoutStarted(reply="r1"))
+    call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=2200))
+    assert not call.sent(CancelReplyCommand)
+
+
+def test_without_interruption_nothing_is_stopped() -> None:
+    """A pair that declares no interruption plays its replies to the end."""
+    call = SimulatedCall(media="bridged", capabilities=replace(SERVER, interruption="none"), floor="model").under_way()
+    call.speaks("first", "hello")
+    call.feed(ReplyStarted(reply="r1"), PlayoutStarted(reply="r1"))
+    call.feed(ReplyEnded(reply="r1", text=WORDS, audio=True, audio_ms=9000), TurnStarted(item="a"))
+    assert not call.sent(CancelReplyCommand)

@@ -14,11 +14,13 @@ from functools import partial
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.bridge.leg_attachment import Converter, GuardedConverter, LegAttachment
+from agentfield.realtime.bridge.playback_position import HeardMethod
 from agentfield.realtime.bridge.reply_player import ReplyPlayer
 from agentfield.realtime.bridge.stall_monitor import EventLoopStallMonitor
 from agentfield.realtime.bridge.uplink import AudioFastPath, Uplink
 from agentfield.realtime.caller import (
     CallerAudio,
+    CallerBegin,
     CallerCommit,
     CallerDtmf,
     CallerGone,
@@ -40,7 +42,7 @@ from agentfield.realtime.events import (
     TurnStarted,
     Warned,
 )
-from agentfield.realtime.provider import ProviderSession
+from agentfield.realtime.provider import ProviderSession, SeparateOutput
 
 __all__ = ["Bridge"]
 
@@ -68,11 +70,12 @@ class Bridge:
 
     Args:
         provider: The provider's session; the bridge owns and closes it.
-        audio: The format of both directions at the provider.
+        audio: The format of the caller's audio at the provider; replies have it too, unless the session is a `SeparateOutput`.
         convert: Creates a converter from one format to another.
         clock: Returns the seconds of a monotonic clock.
-        on_input: Called with text that the caller typed, and with the end of its leg; must not block.
+        on_input: Called with text that the caller typed, with the begin of a turn, and with the end of its leg; must not block.
         caller_may_return: Whether speech is accepted while no leg is attached, because the caller may reconnect to hear it.
+        begins_turns: Whether the provider is told when a turn of push to talk begins.
         stall_monitor: Shared by all bridges of a process; by default the bridge creates its own.
     """
 
@@ -85,10 +88,12 @@ class Bridge:
         clock: Callable[[], float],
         on_input: Callable[[CallerInput], None],
         caller_may_return: bool = True,
+        begins_turns: bool = False,
         stall_monitor: EventLoopStallMonitor | None = None,
     ) -> None:
-        self._use_provider(provider)
         self._audio = audio
+        self._output = audio
+        self._use_provider(provider)
         self._convert = convert
         self._clock = clock
         self._on_input = on_input
@@ -105,9 +110,9 @@ class Bridge:
         self._before_live_ms = 0.0
         """Position in the caller's audio at that time, milliseconds."""
         self._player = ReplyPlayer(
-            audio, clock=clock, emit=self._emit, stall_monitor=stall_monitor or EventLoopStallMonitor(clock)
+            self._output, clock=clock, emit=self._emit, stall_monitor=stall_monitor or EventLoopStallMonitor(clock)
         )
-        self._uplink = Uplink(audio, warn=self._emit)
+        self._uplink = Uplink(audio, warn=self._emit, begins_turns=begins_turns)
         self._warned: set[str] = set()
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._attachment: LegAttachment | None = None
@@ -165,13 +170,8 @@ class Bridge:
         if self._closed:
             return "closed"
         self._start()
-        attachment = LegAttachment(leg, self._convert(self._audio, leg.format), self._convert(leg.format, self._audio))
-        if leg.format != self._audio:  # equal formats need no conversion, which cannot fail then
-            failed = partial(self._unconvertible, attachment)
-            attachment.to_caller, attachment.from_caller = (
-                GuardedConverter(attachment.to_caller, failed),
-                GuardedConverter(attachment.from_caller, failed),
-            )
+        attachment = LegAttachment(leg, self._convert(self._output, leg.format), self._convert(leg.format, self._audio))
+        self._guard_converters(attachment)
         self._attachment = attachment
         self._player.attach(attachment)
         listen = asyncio.create_task(self._listen(attachment), name="caller's input")
@@ -190,6 +190,14 @@ class Bridge:
             if isinstance(outcome, Exception):
                 raise outcome
         return attachment.reason or "gone"
+
+    def _guard_converters(self, attachment: LegAttachment) -> None:
+        """Let a failing converter end the leg; equal formats need no conversion, which cannot fail then."""
+        failed, caller = partial(self._unconvertible, attachment), attachment.leg.format
+        if caller != self._output:
+            attachment.to_caller = GuardedConverter(attachment.to_caller, failed)
+        if caller != self._audio:
+            attachment.from_caller = GuardedConverter(attachment.from_caller, failed)
 
     def _unconvertible(self, attachment: LegAttachment, error: Exception) -> None:
         if not attachment.ended.is_set():
@@ -229,6 +237,7 @@ class Bridge:
         """
         old = self._provider
         self._use_provider(provider)
+        self._uplink.begin_anew()
         reader = self._reader
         if reader is not None:
             reader.cancel()
@@ -236,6 +245,10 @@ class Bridge:
         self._rotating = False
         if self._player.discard_all() and self._attachment is not None:
             await self._clear(self._attachment)
+        self._player.use_format(self._output)
+        if (attachment := self._attachment) is not None:
+            attachment.to_caller = self._convert(self._output, attachment.leg.format)
+            self._guard_converters(attachment)
         if self._closed:
             await provider.close()
             return
@@ -247,6 +260,7 @@ class Bridge:
 
     def _use_provider(self, provider: ProviderSession) -> None:
         self._provider = provider
+        self._output = provider.output_format if isinstance(provider, SeparateOutput) else self._audio
         self._fast_path = provider if isinstance(provider, AudioFastPath) else None
         if self._fast_path is not None:
             self._fast_path.set_audio_sink(partial(self._receive_audio, provider))
@@ -270,6 +284,8 @@ class Bridge:
                         self._play(event.reply, event.data)
                     case ReplyEnded():
                         await self._emit_bounded(self._player.reply_ended(event))
+                    case Interrupted():
+                        await self._emit_bounded(await self._stopped_by_provider(event))
                     case SessionClosed() if self._rotating:
                         return
                     case TurnStarted():
@@ -319,14 +335,26 @@ class Bridge:
     async def _cancel(self, command: CancelReplyCommand) -> None:
         if command.reply in self._cancelled:
             return
-        self._cancelled[command.reply] = None
-        while len(self._cancelled) > _REMEMBERED_REPLIES:
-            self._cancelled.popitem(last=False)
-        heard, method, playing = self._player.cancel(command.reply)
-        if playing and self._attachment is not None:
-            await self._clear(self._attachment)
+        heard, method = await self._discard(command.reply)
         self._emit(Interrupted(reply=command.reply, heard_ms=heard, method=method))
         await self._provider.send(command.model_copy(update={"heard_ms": heard}))
+
+    async def _stopped_by_provider(self, event: Interrupted) -> Interrupted:
+        """Discard what the caller has not heard of a reply that the provider stopped; add how much was heard."""
+        if event.reply in self._cancelled:
+            return event
+        heard, method = await self._discard(event.reply)
+        return event.model_copy(update={"heard_ms": heard, "method": method})
+
+    async def _discard(self, reply: str) -> tuple[int, HeardMethod]:
+        """Discard the unheard audio of a reply and all that still comes; return how much was heard, and the method."""
+        self._cancelled[reply] = None
+        while len(self._cancelled) > _REMEMBERED_REPLIES:
+            self._cancelled.popitem(last=False)
+        heard, method, playing = self._player.cancel(reply)
+        if playing and self._attachment is not None:
+            await self._clear(self._attachment)
+        return heard, method
 
     async def _clear(self, attachment: LegAttachment) -> None:
         """Clear the caller's buffer; a leg writes before it waits, so the clear was sent even if the wait times out."""
@@ -360,6 +388,9 @@ class Bridge:
                     self._send_audio(attachment, received.data)
                 case CallerMark():
                     self._player.confirm_mark(received.name)
+                case CallerBegin():
+                    self._uplink.begin(received.item)
+                    self._on_input(received)
                 case CallerCommit():
                     if rest := attachment.from_caller.flush():
                         self._uplink.put(rest, live=attachment.leg.paced)

@@ -140,10 +140,15 @@ class ReplyPlayer:
         self._known_stalls = 0.0
         """Total stall time when the player last read it."""
         self._attachment: LegAttachment | None = None
-        self._frame = audio.size(FRAME_MS)
-        self._max_size = audio.size(MAX_REPLY_MS)
+        self.use_format(audio)
 
     # --- from the provider
+
+    def use_format(self, audio: AudioFormat) -> None:
+        """Play audio of another format from now on; no reply is buffered."""
+        self._audio = audio
+        self._frame = audio.size(FRAME_MS)
+        self._max_size = audio.size(MAX_REPLY_MS)
 
     def buffer(self, reply: str, data: bytes) -> bool:
         """Buffer audio of a reply; return True when audio is dropped for the first time."""

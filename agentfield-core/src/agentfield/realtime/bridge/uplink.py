@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from agentfield.realtime.audio import AudioFormat
-from agentfield.realtime.commands import AppendAudioCommand, CommitTurnCommand
+from agentfield.realtime.commands import AppendAudioCommand, BeginTurnCommand, CommitTurnCommand
 from agentfield.realtime.events import Warned
 
 __all__ = ["MAX_QUEUED_MS", "AudioFastPath", "Uplink"]
@@ -28,19 +28,28 @@ class AudioFastPath(Protocol):
         """Call `sink` with the reply id and audio as it arrives, while the reader of `events` waits; otherwise yield events."""
 
 
+UplinkCommand = AppendAudioCommand | BeginTurnCommand | CommitTurnCommand
+
+
 class Uplink:
-    """A bounded queue of audio and turn commits, in order.
+    """A bounded queue of audio, of the begins of turns where the provider wants to know them, and of their commits, in order.
 
     Args:
         audio: The format of the audio.
         warn: Called once for each contiguous stretch of dropped audio.
+        begins_turns: Whether each turn begins with `BeginTurnCommand`: when the caller says so, else with its first audio.
     """
 
-    def __init__(self, audio: AudioFormat, *, warn: Callable[[Warned], None]) -> None:
+    def __init__(self, audio: AudioFormat, *, warn: Callable[[Warned], None], begins_turns: bool = False) -> None:
         self._max_size = audio.size(MAX_QUEUED_MS)
         self._audio = audio
         self._warn = warn
-        self._waiting: deque[AppendAudioCommand | CommitTurnCommand] = deque()
+        self._begins_turns = begins_turns
+        self._begun = False
+        """Whether the provider was told that the caller's turn begins."""
+        self._caller_begins = False
+        """Whether the caller says when its turns begin; its audio between turns is dropped then."""
+        self._waiting: deque[UplinkCommand] = deque()
         self._size = 0
         self._position = 0
         self._dropping = False
@@ -52,7 +61,7 @@ class Uplink:
     @property
     def idle(self) -> bool:
         """Whether nothing is queued, held or being sent, so that audio may bypass the queue without overtaking any."""
-        return not (self._waiting or self._sending or self._held)
+        return not (self._waiting or self._sending or self._held or (self._begins_turns and not self._begun))
 
     def passed(self, size: int) -> None:
         """Count bytes of audio that bypass the queue."""
@@ -73,9 +82,23 @@ class Uplink:
         if not self._held:
             self._ready.set()
 
+    def begin(self, item: str | None) -> None:
+        """Queue the begin of the caller's turn, if the provider wants to know it."""
+        if not self._begins_turns:
+            return
+        self._caller_begins = True
+        self._put(BeginTurnCommand(item=item))
+
     def commit(self, item: str | None) -> None:
         """Queue the end of the caller's turn."""
-        self._waiting.append(CommitTurnCommand(item=item))
+        self._put(CommitTurnCommand(item=item))
+
+    def begin_anew(self) -> None:
+        """Note that the provider's session is another one, which knows of no turn of the caller."""
+        self._begun = False
+
+    def _put(self, command: UplinkCommand) -> None:
+        self._waiting.append(command)
         if not self._held:
             self._ready.set()
 
@@ -95,23 +118,43 @@ class Uplink:
             self._space.clear()
             await self._space.wait()
 
-    async def next(self) -> AppendAudioCommand | CommitTurnCommand:
+    async def next(self) -> UplinkCommand:
         """Return the next command to send; the call implies that the previous one was sent."""
         self._sending = False
-        while self._held or not self._waiting:
+        while (command := self._take()) is None:
             self._ready.clear()
             await self._ready.wait()
-        command = self._waiting.popleft()
-        if isinstance(command, AppendAudioCommand):
-            self._size -= len(command.data)
-            self._space.set()
         if not self._waiting:
             self._dropping = False
         self._sending = True
         return command
 
+    def _take(self) -> UplinkCommand | None:
+        """Remove and return the next command, None if there is none or all are held."""
+        while self._waiting and not self._held:
+            command = self._waiting[0]
+            outside = self._begins_turns and not self._begun
+            if outside and isinstance(command, AppendAudioCommand) and not self._caller_begins:
+                self._begun = True
+                return BeginTurnCommand()
+            self._waiting.popleft()
+            match command:
+                case AppendAudioCommand():
+                    self._size -= len(command.data)
+                    self._space.set()
+                    if outside:
+                        continue  # the caller says when it begins, and has not
+                case BeginTurnCommand() if self._begun:
+                    continue
+                case BeginTurnCommand():
+                    self._begun = True
+                case CommitTurnCommand():
+                    self._begun = False
+            return command
+        return None
+
     def _drop(self) -> None:
-        kept: deque[AppendAudioCommand | CommitTurnCommand] = deque()
+        kept: deque[UplinkCommand] = deque()
         while self._size > self._max_size and self._waiting:
             oldest = self._waiting.popleft()
             if isinstance(oldest, AppendAudioCommand):
@@ -119,7 +162,7 @@ class Uplink:
                 self._position -= len(oldest.data)
             else:
                 kept.append(oldest)
-        # only audio is dropped, never a commit: the caller must get an answer to the rest of the turn
+        # only audio is dropped, never a begin or a commit: the caller must get an answer to the rest of the turn
         self._waiting.extendleft(reversed(kept))
         if not self._dropping:
             self._dropping = True

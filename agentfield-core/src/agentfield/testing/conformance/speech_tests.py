@@ -238,7 +238,7 @@ async def _start_long_reply(session: HarnessSession, harness: AdapterHarness) ->
     if session.caller is not None:
         caller = session.caller
         await wait_until("the caller hears the reply", lambda: caller.heard_ms > 300, session.describe)
-    elif "audio" in session.config.declaration.modalities:
+    elif "audio" in session.config.modalities:
         await session.event(ReplyAudio, where=lambda each: each.reply == started.reply)
     return started
 
@@ -261,7 +261,7 @@ def _assert_complete(session: HarnessSession, ended: ReplyEnded, harness: Adapte
             f"agent_transcript is final, but there are partial transcripts{session.describe()}"
         )
     sound = b"".join(each.data for each in session.of(ReplyAudio) if each.reply == ended.reply)
-    speaks = "audio" in session.config.declaration.modalities
+    speaks = "audio" in session.config.modalities
     assert ended.audio == speaks, f"ReplyEnded.audio is wrong{session.describe()}"
     if session.audio is None:
         assert not sound, f"audio of direct media must not pass through the control plane{session.describe()}"

@@ -186,6 +186,7 @@ class ProviderConnection:
             clock=time.monotonic,
             on_input=self._on_caller_input,
             caller_may_return=self._pair.media == "bridged",
+            begins_turns=self._pair.capabilities.begins_turns and self._config.turn_detection is None,
             stall_monitor=self._stall_monitor,
         )
         self._bridge.hold_caller_audio()

@@ -5,5 +5,5 @@ the actor carries out in order.
 
 Reading order: `machine` (theory of operation and numbered rules), `inputs`, `effects`, `timers`, `transitions` (every
 change of state), `state` (what the parts share), `lifecycle`; then the parts: `turns`, `speech/`, `tools/`,
-`handler_loop`, `handler_commands`, `rotation` with `history`, and `usage_meter` with `usage/`.
+`handler_loop`, `dispatch/`, `rotation` with `history`, and `usage_meter` with `usage/`.
 """

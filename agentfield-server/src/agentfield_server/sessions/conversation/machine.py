@@ -16,7 +16,7 @@ that have passed fire in their order, each followed by a settle. A deadline is a
 **Parts.** `MachineState` is shared. `TurnTracker` knows what the caller says, `SpeechSequencer` what the agent says,
 `ToolCallTracker` the calls, `HandlerLoop` the runs of the handler, `BargeInController` when the caller interrupts,
 `ProviderRotation` when the provider's session is replaced, `UsageMeter` what was used, `SessionLifecycle` the phase of
-the session and its end. `HandlerCommandDispatcher` passes the handler's commands to them.
+the session and its end. `HandlerCommandDispatcher` and `ProviderEventDispatcher` pass commands and events to them.
 
 **Settle.** A handler of an input only notes what happened. Afterwards the parts do what has become possible, in a fixed
 order, until a round adds no effect: turns are accepted; the handler gets turns; tool batches are answered and the model
@@ -47,34 +47,11 @@ from agentfield.plugins.manifest.spec import Capabilities, Media
 from agentfield.realtime.commands import AddTextCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
-    Dtmf,
-    Event,
-    Interrupted,
-    PlayoutCleared,
-    PlayoutStarted,
-    PlayoutStopped,
-    ProviderFault,
-    RateLimit,
-    ReplyAudio,
-    ReplyEnded,
-    ReplyStarted,
-    ReplyTranscript,
-    SessionClosed,
-    SessionReady,
-    SessionUpdated,
-    ToolRequested,
-    ToolTampered,
     TurnCommitted,
-    TurnDiscarded,
-    TurnStarted,
-    TurnStopped,
-    TurnTranscript,
-    Usage,
-    UsageReported,
-    Warned,
 )
+from agentfield_server.sessions.conversation.dispatch.handler_commands import HandlerCommandDispatcher
+from agentfield_server.sessions.conversation.dispatch.provider_events import ProviderEventDispatcher
 from agentfield_server.sessions.conversation.effects import Effect
-from agentfield_server.sessions.conversation.handler_commands import HandlerCommandDispatcher
 from agentfield_server.sessions.conversation.handler_loop import HandlerLoop
 from agentfield_server.sessions.conversation.inputs import (
     CallerConnected,
@@ -105,19 +82,15 @@ from agentfield_server.sessions.conversation.lifecycle import SessionLifecycle
 from agentfield_server.sessions.conversation.rotation import ProviderRotation
 from agentfield_server.sessions.conversation.speech.interruption import BargeInController
 from agentfield_server.sessions.conversation.speech.model_answers import ModelAnswers
-from agentfield_server.sessions.conversation.speech.sequencer import NO_LISTENER, SpeechSequencer
+from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
 from agentfield_server.sessions.conversation.state import IdSource, MachineState
 from agentfield_server.sessions.conversation.timers import ROTATION_TIMERS, SPEECH_TIMERS, Timer, TimerKind
 from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
-from agentfield_server.sessions.conversation.transitions import EndReason, SessionPhase
 from agentfield_server.sessions.conversation.turns import TurnTracker
-from agentfield_server.sessions.conversation.usage.pricing import Pricer, UsageKind, reported_cost
-from agentfield_server.sessions.conversation.usage_meter import UsageMeter, UsageSample
+from agentfield_server.sessions.conversation.usage.pricing import Pricer, reported_cost
+from agentfield_server.sessions.conversation.usage_meter import UsageMeter
 
 __all__ = ["SessionMachine"]
-
-_CLIENT_WAIT = 0.5
-"""Seconds within which a client that adds a typed text to the conversation itself also asks for the answer."""
 
 
 class SessionMachine:
@@ -161,8 +134,19 @@ class SessionMachine:
         self.commands = HandlerCommandDispatcher(
             self.state, self.turns, self.speech, self.tool_calls, self.handler, self.lifecycle
         )
-        self._low: set[str] = set()
-        self._resumed = snapshot is not None
+        self.events = ProviderEventDispatcher(
+            self.state,
+            self.turns,
+            self.speech,
+            self.tool_calls,
+            self.handler,
+            interruption=self.interruption,
+            model_answers=self.model_answers,
+            rotation=self.rotation,
+            usage=self.usage,
+            lifecycle=self.lifecycle,
+            resumed=snapshot is not None,
+        )
         if snapshot is not None:
             self._restore(snapshot)
 
@@ -273,154 +257,7 @@ class SessionMachine:
             case EndSession():
                 self.lifecycle.end_requested(event)
             case _:
-                self._provider(event)
-
-    def _provider(self, event: Event) -> None:
-        if self.state.phase is SessionPhase.ENDED:
-            return
-        match event:
-            case SessionReady():
-                self._ready(event)
-            case SessionUpdated():
-                self.state.interruption.confirmed()
-                self.lifecycle.updated(event)
-            case SessionClosed():
-                self.lifecycle.closed(event)
-            case TurnStarted() | TurnStopped() | TurnCommitted() | TurnTranscript() | TurnDiscarded():
-                self._turn(event)
-            case ReplyStarted() | ReplyTranscript() | ReplyEnded() | Interrupted():
-                self._reply(event)
-            case PlayoutStarted() | PlayoutStopped() | PlayoutCleared():
-                self._playout(event)
-            case ToolRequested() if not self.rotation.opening:
-                self.tool_calls.requested(event)
-            case ToolTampered():
-                self.tool_calls.tampered(event)
-            case Dtmf():
-                self.state.record("dtmf", digit=event.digit)
-                self.state.broadcast(event)
-                self.lifecycle.active()
-            case Warned():
-                self.state.warn(event.code, event.message)
-            case ProviderFault():
-                self._fault(event)
-            case UsageReported():
-                self._usage(event)
-            case RateLimit():
-                self._rate_limit(event)
-            case ToolRequested() | ReplyAudio():
-                pass  # tools of a session that is being replaced do not run; the bridge plays audio, not the machine
-
-    def _ready(self, event: SessionReady) -> None:
-        moved = self.rotation.empty
-        self.lifecycle.ready(event)
-        if self._resumed and self.state.live:
-            self._resumed = False
-            self.handler.open(resumed=True)
-            self.tool_calls.resume(moved=moved)
-
-    def _turn(self, event: TurnStarted | TurnStopped | TurnCommitted | TurnTranscript | TurnDiscarded) -> None:
-        self.lifecycle.active()
-        match event:
-            case TurnStarted():
-                self.state.broadcast(event)
-                self.turns.started(event)
-                self.interruption.began(event)
-            case TurnStopped():
-                self.state.broadcast(event)
-                self.turns.stopped(event)
-                self.interruption.stopped(event)
-            case TurnCommitted() if not self.state.over:
-                self.interruption.committed(event)
-                # a text that the machine did not add was typed by a client of the protocol, which also asks for the answer
-                self.model_answers.committed(event, hold=_CLIENT_WAIT if self.state.media == "direct" else 0.0)
-                self.turns.reported(event.item)
-            case TurnTranscript():
-                self.turns.transcript(event)
-                late = self.turns.late_transcript(event)
-                self.state.broadcast(event.model_copy(update={"late": late is not None}), turn_id=late)
-            case TurnDiscarded() if not self.state.over:
-                self.interruption.discarded(event)
-                self.turns.discarded(event)
-
-    def _reply(self, event: ReplyStarted | ReplyTranscript | ReplyEnded | Interrupted) -> None:
-        self.lifecycle.active()
-        if self.rotation.opening:
-            self._reply_usage(event)
-            return
-        match event:
-            case ReplyStarted():
-                speech = self.speech.started(event)
-                turn_id = speech.turn.turn_id if speech is not None and speech.turn is not None else None
-                self.state.broadcast(event, speech_id=self._speech_id(event.reply), turn_id=turn_id)
-                if speech is not None and speech.kind == "reply":
-                    self.tool_calls.model_spoke(speech)
-            case ReplyTranscript():
-                self.state.broadcast(event, speech_id=self._speech_id(event.reply))
-                self.speech.transcript(event)
-            case ReplyEnded():
-                self.speech.ended(event)
-                self._reply_usage(event)
-                if event.status == "cancelled" and event.why == "interrupted":
-                    self.tool_calls.interrupted(event.reply)
-            case Interrupted():
-                self.state.broadcast(event, speech_id=self._speech_id(event.reply))
-                self.speech.interrupted(event)
-                if not self.state.stops_replies:
-                    self.tool_calls.interrupted(event.reply)
-
-    def _playout(self, event: PlayoutStarted | PlayoutStopped | PlayoutCleared) -> None:
-        self.state.broadcast(event, speech_id=self._speech_id(event.reply))
-        self.speech.playout(event)
-        self.lifecycle.active()
-
-    def _reply_usage(self, event: Event) -> None:
-        if not isinstance(event, ReplyEnded):
-            return
-        if event.usage is not None:
-            self._count(event.reply, event.usage, source="ended")
-        elif event.status == "completed":
-            self.usage.note_missing()
-
-    def _usage(self, event: UsageReported) -> None:
-        self.state.broadcast(event)
-        if event.kind == "transcription" and event.item is not None:
-            turn = self.turns.find(event.item)
-            key = ("transcription", event.item)
-            self.usage.add(UsageSample(kind="transcription", usage=event.usage, key=key, turn=turn, item=event.item))
-        elif event.kind == "reply" and event.reply is not None:
-            self._count(event.reply, event.usage, source="reported")
-        else:
-            self.usage.add(UsageSample(kind=event.kind, usage=event.usage, item=event.item))
-
-    def _count(self, reply: str, usage: Usage, *, source: str) -> None:
-        speech = self.speech.utterance_of(reply)
-        # a text that is spoken exactly comes from a text-to-speech model, not from the conversation's model
-        exact = self.state.capabilities.say == "exact" and speech is not None and speech.kind != "reply"
-        kind: UsageKind = "speech" if exact else "reply"
-        turn = speech.turn if speech is not None else None
-        speech_id = speech.id if speech is not None else None
-        self.usage.add(UsageSample(kind=kind, usage=usage, key=(source, reply), speech_id=speech_id, turn=turn))
-
-    def _rate_limit(self, event: RateLimit) -> None:
-        self.state.broadcast(event)
-        if event.remaining == 0 and event.name not in self._low:
-            self._low.add(event.name)
-            self.state.warn("rate_limit_low", f"nothing is left of the provider's limit of {event.name}")
-
-    def _speech_id(self, reply: str) -> str | None:
-        speech = self.speech.utterance_of(reply)
-        return speech.id if speech is not None else None
-
-    def _fault(self, event: ProviderFault) -> None:
-        if event.code == NO_LISTENER:
-            self.speech.fault(event)  # without a listener there is nobody to broadcast to; the speech's record says it
-            return
-        self.state.broadcast(event)
-        if event.fatal:
-            self.lifecycle.end(ProviderFault, EndReason.PROVIDER_ERROR, f"{event.code}: {event.message}")
-        elif not self.speech.fault(event) and not event.retry:
-            self.state.warn(event.code, event.message)
+                self.events.dispatch(event)
 
     def _text_typed(self, event: TextInput) -> None:
         if not self.state.live:

@@ -228,6 +228,11 @@ class TurnTracker:
         """Whether a committed turn still waits for its words or its predecessor."""
         return bool(self._queue)
 
+    @property
+    def speaking_since(self) -> float | None:
+        """When the caller began what it is saying, seconds of the machine's clock; None while it is silent."""
+        return self._begun[self.speaking][0] if self.speaking in self._begun else None
+
     def is_begun(self, item: str) -> bool:
         """Return whether an item has begun and was not committed or discarded."""
         return item in self._begun

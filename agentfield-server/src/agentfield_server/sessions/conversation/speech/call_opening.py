@@ -42,9 +42,12 @@ class CallOpening:
     @property
     def protects(self) -> bool:
         """Whether the provider must not stop a text by itself: speech that began before the call was live may still be reported."""
-        return TimerKind.OPENING in self._state.timers or (
-            self._early is not None and self._turns.speaking == self._early
-        )
+        return TimerKind.OPENING in self._state.timers or self.is_early
+
+    @property
+    def is_early(self) -> bool:
+        """Whether the caller began to say before the call was live what it is saying now."""
+        return self._early is not None and self._turns.speaking == self._early
 
     def began_early(self, event: TurnStarted) -> bool:
         """Return whether the caller began to say this before the call was live."""

@@ -36,9 +36,9 @@ class BargeInController:
             return  # a recording interrupts by its commit
         if self._turns.is_known(event.item) or self._speech.opening.began_early(event):
             return
-        # the provider stops no reply itself while it is told not to
-        unable = not (self._state.stops_replies or not self._state.interruption.on)
-        if unable or not self._speech.interruptible:
+        # the provider stops no reply itself while it is told not to, and none that it has generated completely
+        able = self._state.stops_replies or not self._state.interruption.on or self._speech.buffered
+        if not able or not self._speech.interruptible:
             return
         patience = self._patience()
         if patience <= 0:

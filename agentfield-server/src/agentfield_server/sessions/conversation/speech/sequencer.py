@@ -24,6 +24,7 @@ from agentfield.realtime.events import (
 from agentfield_server.sessions.conversation.speech.answer_failures import AnswerFailures, retry_pause
 from agentfield_server.sessions.conversation.speech.call_opening import CallOpening
 from agentfield_server.sessions.conversation.speech.log import SpeechLog
+from agentfield_server.sessions.conversation.speech.playback_wait import STALL_WAIT, PlaybackWait
 from agentfield_server.sessions.conversation.speech.policy import is_superseded
 from agentfield_server.sessions.conversation.speech.queue import SpeechQueue
 from agentfield_server.sessions.conversation.speech.unasked_replies import UnaskedReplies
@@ -40,14 +41,6 @@ NO_LISTENER = "no_listener"
 
 _START_WAIT = 15.0
 """Seconds within which the provider must begin a speech that was sent."""
-_STALL_WAIT = 60.0
-"""Seconds within which the provider must send more of a speech."""
-_PLAYOUT_FALLBACK = 15.0
-"""Seconds after its estimated duration at which a speech counts as played without a report."""
-_STOP_WAIT = 3.0
-"""Seconds that a stopped speech waits for the provider's end of it."""
-_HEARD_WAIT = 0.6
-"""Seconds that a stopped speech waits for the measurement of how much was heard."""
 _REMEMBERED = 128
 
 
@@ -77,6 +70,7 @@ class SpeechSequencer:
         self._replies: OrderedDict[str, Utterance] = OrderedDict()
         self.unasked = UnaskedReplies(state, turns)
         self._waiting_retry = False
+        self._wait = PlaybackWait(state)
 
     # --- requests
 
@@ -178,6 +172,12 @@ class SpeechSequencer:
         """Whether a speech is sent or active that the caller can interrupt."""
         return any(s is not None and s.interruptible and not s.interrupted for s in (self.active, self.sent))
 
+    @property
+    def buffered(self) -> bool:
+        """Whether the active speech is generated, so that only its playback is left, which the control plane can stop."""
+        can = self._state.relays_audio and self._state.capabilities.interruption != "none"
+        return can and self.active is not None and self.active.generated
+
     def has_speech_of(self, turn: TurnRecord) -> bool:
         """Return whether a turn has speeches that are not finished."""
         current = [
@@ -219,7 +219,7 @@ class SpeechSequencer:
         if speech is None or speech.generated:
             return
         speech.words = event.text if event.final else speech.words + event.text
-        self._state.timers.set(TimerKind.SPEECH, self._state.now + _STALL_WAIT)
+        self._wait.more()
 
     def ended(self, event: ReplyEnded) -> None:
         """Take the end of a reply's generation."""
@@ -240,7 +240,8 @@ class SpeechSequencer:
         elif event.status == "cancelled" or speech.interrupted:
             self._cancelled(speech, by_caller=event.why == "interrupted")
         elif event.audio and not speech.played:
-            self._await_playout(speech)
+            self._wait.playout(speech)
+            self._stop_if_spoken_over(speech)
         else:
             self._finish(speech)
 
@@ -367,13 +368,13 @@ class SpeechSequencer:
             self.sent = None
             self._state.timers.clear(TimerKind.SPEECH_START)
         speech.enter(ReplyStarted)
-        speech.reply = reply
+        speech.reply, speech.begun_at = reply, self._state.now
         self.active = speech
         self._turns.note_interruption(None)
         self._replies[reply] = speech
         while len(self._replies) > _REMEMBERED:
             self._replies.popitem(last=False)
-        self._state.timers.set(TimerKind.SPEECH, self._state.now + _STALL_WAIT)
+        self._wait.more()
         self.log.begin(speech)
         if speech.turn is not None:
             speech.turn.answered = True
@@ -400,41 +401,38 @@ class SpeechSequencer:
                 # audio that was generated before is still queued for the caller: the bridge must drop it
                 self._state.send(CancelReplyCommand(reply=speech.reply or "", heard_ms=speech.heard_ms))
         if self._state.relays_audio or (by_caller and not known):
-            self._await_measure(speech)
+            if self._wait.measure(speech):
+                self._finish(speech)
         else:
             self._finish(speech)
 
-    def _await_measure(self, speech: Utterance) -> None:
-        if speech.has_audio and not speech.measured:
-            self._state.timers.set(TimerKind.SPEECH, self._state.now + _HEARD_WAIT)
-        else:
-            self._finish(speech)
+    def _stop_if_spoken_over(self, speech: Utterance) -> None:
+        """Stop the playback of a reply that the caller has spoken over since it began: nobody else stops it any more.
 
-    def _await_playout(self, speech: Utterance) -> None:
-        since = speech.playing_since or self._state.now
-        fallback = max(self._state.now, since + speech.duration) + _PLAYOUT_FALLBACK
-        self._state.timers.set(TimerKind.SPEECH, fallback)
+        A provider that stops its replies itself has nothing to stop once it has generated them.
+        """
+        since = self._turns.speaking_since
+        if self.buffered and since is not None and since >= speech.begun_at and not self.opening.is_early:
+            self.interrupt()
 
     def _overdue(self, speech: Utterance) -> None:
         if speech.interrupted or speech.generated:
             self._finish(speech)
         else:
-            self._state.warn("reply_stalled", f"the provider sent nothing of {speech.id} for {_STALL_WAIT:g} s")
+            self._state.warn("reply_stalled", f"the provider sent nothing of {speech.id} for {STALL_WAIT:g} s")
             self._state.send(CancelReplyCommand(reply=speech.reply or ""))
             self._fail(speech, "provider_timeout")
 
     def _after_cut(self, speech: Utterance) -> None:
-        if not speech.generated:
-            self._state.timers.set(TimerKind.SPEECH, self._state.now + _STOP_WAIT)
-        else:
-            self._await_measure(speech)
+        if self._wait.cut(speech):
+            self._finish(speech)
 
     def _finish(self, speech: Utterance, *, failed: str | None = None, stale: bool = False) -> None:
         failed_here = failed is not None
         failed = failed or speech.incomplete
         if self.active is speech:
             self.active = None
-            self._state.timers.clear(TimerKind.SPEECH)
+            self._wait.clear()
         if self.sent is speech:
             self.sent = None
             self._state.timers.clear(TimerKind.SPEECH_START)

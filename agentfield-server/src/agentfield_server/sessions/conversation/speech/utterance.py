@@ -73,6 +73,8 @@ class Utterance:
     """When it was last sent; what the model is told later is not known to it."""
     waited: bool = False
     """Whether the time was waited for that the provider asked to wait."""
+    begun_at: float = 0.0
+    """When the provider began it."""
     not_before: float = 0.0
     """When it may be sent at the earliest."""
     about_turn: bool = False
