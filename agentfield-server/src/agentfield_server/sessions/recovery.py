@@ -55,7 +55,7 @@ class _LogState:
                 )
             case "usage":
                 self.used.add(body["kind"], body["usage"], body["cost"])
-            case "tool.answered":
+            case "tool.answered" | "tool.cancelled":
                 self.answered.add(body["call_id"])
             case "tool.refused":
                 self.refused.add(body["call_id"])
@@ -84,6 +84,7 @@ async def read_snapshot(store: Store, row: SessionRow, *, now: float) -> Snapsho
         open_calls=tuple(call for call_id, call in log.calls.items() if call_id not in log.answered),
         call_ids=(*log.calls, *log.refused),
         history=tuple(log.history[-_HISTORY:]),
+        history_count=len(log.history),
         open_speeches=tuple(log.speaking.items()),
         used=log.used,
     )

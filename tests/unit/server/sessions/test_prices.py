@@ -208,7 +208,7 @@ def test_a_price_file_overrides_published_prices(tmp_path: Path) -> None:
             '[acme."talk-1"]\ninput_txt = 3\n',
             (
                 "[acme.\"talk-1\"] has 'input_txt'. Did you mean 'input_text'? "
-                "There are input_text, input_audio, cached, output_text, output_audio, minute"
+                "There are input_text, input_audio, input_image, input_video, cached, output_text, output_audio, thinking, minute"
             ),
         ),
         ('[acme."talk-1"]\ncached = "free"\n', "[acme.\"talk-1\"] cached is 'free', not a number from 0"),

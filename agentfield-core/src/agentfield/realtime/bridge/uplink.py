@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from agentfield.ids import new_id
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AppendAudioCommand, BeginTurnCommand, CommitTurnCommand
 from agentfield.realtime.events import Warned
@@ -87,11 +88,11 @@ class Uplink:
         if not self._begins_turns:
             return
         self._caller_begins = True
-        self._put(BeginTurnCommand(item=item))
+        self._put(BeginTurnCommand(id=new_id("op"), item=item))
 
     def commit(self, item: str | None) -> None:
         """Queue the end of the caller's turn."""
-        self._put(CommitTurnCommand(item=item))
+        self._put(CommitTurnCommand(id=new_id("op"), item=item))
 
     def begin_anew(self) -> None:
         """Note that the provider's session is another one, which knows of no turn of the caller."""
@@ -136,7 +137,7 @@ class Uplink:
             outside = self._begins_turns and not self._begun
             if outside and isinstance(command, AppendAudioCommand) and not self._caller_begins:
                 self._begun = True
-                return BeginTurnCommand()
+                return BeginTurnCommand(id=new_id("op"))
             self._waiting.popleft()
             match command:
                 case AppendAudioCommand():

@@ -16,6 +16,7 @@ from agentfield.plugins.manifest.spec import Capabilities
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import (
     CallerAudio,
+    CallerBegin,
     CallerCommit,
     CallerDtmf,
     CallerGone,
@@ -62,6 +63,10 @@ class _Text(_Frame):
     text: str = Field(min_length=1, max_length=8000)
 
 
+class _Begin(_Frame):
+    type: Literal["begin"]
+
+
 class _Commit(_Frame):
     type: Literal["commit"]
 
@@ -75,8 +80,8 @@ class _Hangup(_Frame):
     type: Literal["hangup"]
 
 
-_control: TypeAdapter[_Mark | _Text | _Commit | _Dtmf | _Hangup] = TypeAdapter(
-    Annotated[_Mark | _Text | _Commit | _Dtmf | _Hangup, Field(discriminator="type")]
+_control: TypeAdapter[_Mark | _Text | _Begin | _Commit | _Dtmf | _Hangup] = TypeAdapter(
+    Annotated[_Mark | _Text | _Begin | _Commit | _Dtmf | _Hangup, Field(discriminator="type")]
 )
 
 
@@ -293,6 +298,8 @@ class WebSocketLeg:
             case _Text():
                 self._require("text_input", self._capabilities.text_input)
                 return CallerText(frame.text)
+            case _Begin():
+                return CallerBegin()
             case _Commit():
                 return CallerCommit()
             case _Dtmf():

@@ -47,6 +47,7 @@ from agentfield_server.sessions.conversation.effects import (
     SendCommand,
     SetState,
     StopHandler,
+    StoreHandle,
 )
 from agentfield_server.sessions.conversation.inputs import HandlerDone, HandlerOpened, Input, Snapshot
 from agentfield_server.sessions.conversation.machine import SessionMachine
@@ -347,6 +348,9 @@ class SessionActor:
                 await self._attachment.rotate()
             case ResumeUplink():
                 self._connection.resume_uplink()
+            case StoreHandle():
+                self._connection.keep_handle(effect)
+                await self._writer.write_call_ref(self._connection.ref)
             case _:
                 await self._writer.flush()
                 await self._handler_channel.answer_command(effect)
@@ -358,7 +362,7 @@ class SessionActor:
             await self._writer.flush()
         else:
             await self._writer.flush()
-            await self._tool_runner.cancel(effect.call_id, "the caller interrupted")
+            await self._tool_runner.cancel(effect.call_id, effect.reason)
 
     async def _apply_handler_effect(self, effect: OpenHandler | StopHandler) -> None:
         if isinstance(effect, StopHandler):

@@ -13,7 +13,7 @@ from agentfield.realtime.caller import CallerLeg, LegEnd
 from agentfield.realtime.provider import CallRef
 from agentfield_server.sessions.actor.caller_attachment import CallerAttachment
 from agentfield_server.sessions.actor.inbox import Inbox
-from agentfield_server.sessions.actor.provider_connection import ProviderConnection
+from agentfield_server.sessions.actor.provider_connection import HANDLE_NAMES, ProviderConnection
 from agentfield_server.sessions.conversation.inputs import (
     CallerConnected,
     CallerDisconnected,
@@ -128,10 +128,10 @@ class CallerAccess:
             match self._pair.media, self._pair.capabilities.resumption:
                 case "direct", "attach" if ref is not None:
                     await self._connection.attach(ref)
-                case "bridged", "replay" | "stateless":
+                case "bridged", "replay" | "handle" | "stateless":
                     # the caller's connection ended with the earlier process: the reconnecting leg opens the session
                     return
-                case "turns", "replay" | "stateless" if ref is not None:
+                case "turns", "replay" | "handle" | "stateless" if ref is not None:
                     await self._wait_for_caller()
                     async with self._connect_lock:
                         if not (self._connection.bridged or self._state.over):
@@ -176,7 +176,9 @@ class CallerAccess:
             await self._connection.end(before)
 
     async def _open(self, leg: CallerLeg) -> None:
-        ref = {"credential": self._credential}
+        # the provider's handle of the conversation outlives its sessions, and this process
+        handle = {name: value for name, value in (self._connection.ref or {}).items() if name in HANDLE_NAMES}
+        ref = {**handle, "credential": self._credential}
         await self._inbox.ask(lambda: self._adopt_call(ref))
         try:
             await self._connection.open(ref, leg.format)

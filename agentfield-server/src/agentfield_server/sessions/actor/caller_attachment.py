@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from agentfield.errors import AgentFieldError, ProviderUnavailable
 from agentfield.plugins.manifest.spec import PairSpec
-from agentfield.realtime.caller import CallerGone, CallerInput, CallerText
+from agentfield.realtime.caller import CallerBegin, CallerGone, CallerInput, CallerText
 from agentfield_server.sessions.actor.provider_connection import ProviderConnection
 from agentfield_server.sessions.conversation.inputs import (
+    CallerBegan,
     CallerConnected,
     CallerDisconnected,
     EndSession,
@@ -54,10 +55,12 @@ class CallerAttachment:
             self._tell(CallerDisconnected())
 
     def on_caller_input(self, received: CallerInput) -> None:
-        """Report typed text or a hangup; a lost connection is reported by `leg_detached` instead."""
+        """Report typed text, the begin of a turn or a hangup; a lost connection is reported by `leg_detached` instead."""
         match received:
             case CallerText() if self._pair.capabilities.text_input:
                 self._tell(TextInput(received.text))
+            case CallerBegin():
+                self._tell(CallerBegan())
             case CallerGone() if received.hung_up:
                 self._tell(EndSession(reason="caller_hangup", detail=received.why or None))
 
@@ -75,7 +78,7 @@ class CallerAttachment:
 
     async def _rotate(self) -> None:
         try:
-            await self._connection.rotate(lambda: self._tell(Rotated()))
+            await self._connection.rotate(lambda known: self._tell(Rotated(known)))
         except AgentFieldError as error:
             self._tell(ProviderFailed(error.message, retry=isinstance(error, ProviderUnavailable)))
         except Exception as error:  # noqa: BLE001 - a fault of the adapter must end this call, and no other

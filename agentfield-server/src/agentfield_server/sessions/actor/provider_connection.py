@@ -6,23 +6,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from agentfield.errors import AgentFieldError, Conflict, ProviderUnavailable
+from agentfield.errors import AgentFieldError, Conflict, NotFound, ProviderUnavailable
+from agentfield.ids import new_id
 from agentfield.plugins.manifest.spec import PairSpec
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.bridge import Bridge, EventLoopStallMonitor
 from agentfield.realtime.caller import CallerInput, CallerLeg, LegEnd
-from agentfield.realtime.commands import Command, EndCommand, ReplyCommand, SayCommand
+from agentfield.realtime.commands import AppendAudioCommand, Command, EndCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event, ProviderFault, ReplyAudio, SessionClosed
-from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
+from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession, ResumableAdapter
 from agentfield.values import clean_text
 from agentfield_server.media.convert import converter
-from agentfield_server.sessions.conversation.inputs import Input, ProviderFailed
+from agentfield_server.sessions.conversation.effects import StoreHandle
+from agentfield_server.sessions.conversation.inputs import Input, ProviderFailed, Rotated
 
-__all__ = ["ATTACH_WAIT", "AdapterSource", "ConnectionEvent", "MediaAdapter", "ProviderConnection"]
+__all__ = ["ATTACH_WAIT", "HANDLE_NAMES", "AdapterSource", "ConnectionEvent", "MediaAdapter", "ProviderConnection"]
 
 MediaAdapter = DirectAdapter | BridgedAdapter
 """An adapter of any medium; `PairSpec.media` tells which one."""
@@ -49,6 +52,8 @@ _log = logging.getLogger("agentfield.sessions")
 
 ATTACH_WAIT = 10.0
 """Seconds to attach the sideband (5) and to confirm its configuration (5); after that the call is hung up."""
+HANDLE_NAMES = frozenset({"handle", "handle_known"})
+"""Names under which a reference to a call holds the provider's handle, and how much of the history it covers."""
 _NEGOTIATE_WAIT = 20.0
 _OPEN_WAIT = 20.0
 _END_WAIT = 2.0
@@ -162,7 +167,7 @@ class ProviderConnection:
         return self._bridge is not None
 
     async def open(self, ref: CallRef, wanted: AudioFormat | None = None) -> None:
-        """Open the provider's session behind a bridge.
+        """Open the provider's session behind a bridge, or resume one by the handle in `ref`.
 
         Args:
             ref: The reference to store with the session.
@@ -176,7 +181,7 @@ class ProviderConnection:
         adapter = await self._bridged_adapter()
         exact = self._config.declaration.say == "exact"
         audio = wanted if wanted in adapter.formats and wanted is not None and not exact else adapter.formats[0]
-        provider = await self._open_session(adapter, audio)
+        provider, known = await self._open_session(adapter, audio, ref)
         await self.detach()
         self._audio = audio
         self._bridge = Bridge(
@@ -190,7 +195,16 @@ class ProviderConnection:
             stall_monitor=self._stall_monitor,
         )
         self._bridge.hold_caller_audio()
+        if known is not None:
+            self._tell(Rotated(known))
         self._start_events(ref, self._bridge)
+
+    def keep_handle(self, effect: StoreHandle) -> None:
+        """Keep the provider's handle of the conversation in the reference to the call."""
+        known = {name: value for name, value in (self.ref or {}).items() if name not in HANDLE_NAMES}
+        if effect.handle is not None:
+            known |= {"handle": effect.handle, "handle_known": str(effect.known)}
+        self.ref = known
 
     async def carry(self, leg: CallerLeg) -> LegEnd:
         """Carry a caller's leg until it ends; return the reason.
@@ -202,11 +216,12 @@ class ProviderConnection:
             raise Conflict("there is no session at the provider", code="not_live", hint="connect again")
         return await self._bridge.attach(leg)
 
-    async def rotate(self, rotated: Callable[[], None]) -> None:
+    async def rotate(self, rotated: Callable[[int | None], None]) -> None:
         """Replace the provider's session by a new one under the same leg.
 
         Args:
-            rotated: Called before the first event of the new session.
+            rotated: Called before the first event of the new session, with the number of entries of the history that it
+                knows; None if it is empty.
 
         Raises:
             ProviderError: The provider refused.
@@ -217,12 +232,12 @@ class ProviderConnection:
             raise ProviderUnavailable("there is no call whose session could be opened again")
         # the caller's audio is held back until `resume_uplink`: the new session must not miss a word of it
         bridge.begin_rotation()
-        provider = await self._open_session(await self._bridged_adapter(), audio)
+        provider, known = await self._open_session(await self._bridged_adapter(), audio, self.ref or {})
         if self._bridge is not bridge:
             # detached, or opened anew, while the new session was being opened
             await self._close(provider)
             return
-        rotated()
+        rotated(known)
         await bridge.replace_provider(provider)
 
     def resume_uplink(self) -> None:
@@ -237,6 +252,8 @@ class ProviderConnection:
         provider = self._provider
         if provider is None:
             return
+        if not isinstance(command, AppendAudioCommand) and not command.id:
+            command = command.model_copy(update={"id": new_id("op")})
         try:
             async with asyncio.timeout(_SEND_WAIT):
                 await provider.send(command)
@@ -245,7 +262,7 @@ class ProviderConnection:
         except ProviderUnavailable as error:
             self._tell(ProviderFailed(error.message, retry=True))
         except AgentFieldError as error:
-            name = command.id if isinstance(command, SayCommand | ReplyCommand) else None
+            name = None if isinstance(command, AppendAudioCommand) else command.id
             self._tell(ProviderFault(code=error.code, message=error.message, command=name))
 
     async def hang_up(self) -> None:
@@ -305,10 +322,17 @@ class ProviderConnection:
     async def _bridged_adapter(self) -> BridgedAdapter:
         return cast("BridgedAdapter", await self._adapter())
 
-    async def _open_session(self, adapter: BridgedAdapter, audio: AudioFormat) -> ProviderSession:
+    async def _open_session(
+        self, adapter: BridgedAdapter, audio: AudioFormat, ref: CallRef
+    ) -> tuple[ProviderSession, int | None]:
+        """Open a session; return it, and how many entries of the history it knows: None if it is empty."""
         try:
             async with asyncio.timeout(_OPEN_WAIT):
-                return await adapter.open(self._config, audio)
+                if (handle := ref.get("handle")) is not None and isinstance(adapter, ResumableAdapter):
+                    with suppress(NotFound):
+                        known = int(ref.get("handle_known", "0"))
+                        return await adapter.resume(self._config, audio, handle), known
+                return await adapter.open(self._config, audio), None
         except TimeoutError:
             raise ProviderUnavailable(
                 f"the provider did not open a session within {_OPEN_WAIT:g} s", hint="try the call again"
@@ -317,7 +341,7 @@ class ProviderConnection:
     async def _end_bridged(self, bridge: Bridge) -> None:
         try:
             async with asyncio.timeout(_END_WAIT):
-                await bridge.send(EndCommand())
+                await bridge.send(EndCommand(id=new_id("op")))
         except (AgentFieldError, TimeoutError) as error:
             _log.debug("session %s was not ended cleanly: %s", self._config.session_id, error)
 

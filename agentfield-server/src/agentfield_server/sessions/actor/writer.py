@@ -55,6 +55,8 @@ class SessionWriter:
         """Add an event to the next commit."""
         # what enters the session was checked at its border; an event must not end the session in any case
         body = nearest(dict(record.body), levels=MAX_DEPTH + 4)
+        if record.type.startswith("turn."):  # observers of turns need to know whose they are
+            body = {**body, "target": self.row.target, "caller": self.row.caller}
         turn_id = body.get("turn_id")
         execution_id = record.execution_id or (turn_id if isinstance(turn_id, str) else None)
         self._events.append(NewEvent(type=record.type, body=body, execution_id=execution_id))
@@ -92,6 +94,10 @@ class SessionWriter:
             call_ref=call_ref,
             events=events,
         )
+
+    async def write_call_ref(self, call_ref: Mapping[str, str] | None) -> None:
+        """Store the reference to the call at the provider; no event tells of it, because it may hold a secret."""
+        await self._update(call_ref=call_ref)
 
     async def write_handler_epoch(self, epoch: int) -> None:
         """Store the epoch of the current handler run."""

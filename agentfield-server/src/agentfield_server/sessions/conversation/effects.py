@@ -34,6 +34,7 @@ __all__ = [
     "SetState",
     "Spoken",
     "StopHandler",
+    "StoreHandle",
     "TurnValue",
 ]
 
@@ -208,11 +209,21 @@ class CancelTool:
     """Cancel the execution of a tool call."""
 
     call_id: str
+    reason: str = "the caller interrupted"
 
 
 @dataclass(frozen=True, slots=True)
 class HangUp:
     """End the call at the provider; a call that is already over counts as success."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHandle:
+    """Store the provider's handle of the conversation with the session; None forgets it."""
+
+    handle: str | None = field(repr=False)
+    known: int = 0
+    """How many entries of the history the conversation has that the handle resumes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +278,7 @@ Effect = (
     | HangUp
     | Rotate
     | ResumeUplink
+    | StoreHandle
     | SetState
     | CloseRootExecution
     | ReleaseMachine

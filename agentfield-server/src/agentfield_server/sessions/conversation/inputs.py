@@ -12,6 +12,7 @@ from agentfield_server.sessions.conversation.usage.totals import UsageTotals
 
 __all__ = [
     "CallRefused",
+    "CallerBegan",
     "CallerConnected",
     "CallerDisconnected",
     "CancelSpeech",
@@ -186,7 +187,10 @@ class ProviderFailed:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A replacement has taken over, as the effect `Rotate` asked. It is empty; its `SessionReady` follows."""
+    """A replacement has taken over, as the effect `Rotate` asked, or after a restart; its `SessionReady` follows."""
+
+    known: int | None = None
+    """How many entries of the history it knows, resumed by the provider's handle; None if it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +198,11 @@ class TextInput:
     """The caller typed text."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerBegan:
+    """The caller began a turn of push to talk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +239,7 @@ Input = (
     | ProviderFailed
     | Rotated
     | TextInput
+    | CallerBegan
     | CallerConnected
     | CallerDisconnected
     | EndSession
@@ -273,5 +283,8 @@ class Snapshot:
     open_speeches: tuple[tuple[str, str | None], ...] = ()
     """Id and asked words of speeches that were under way; their outcome is unknown."""
     history: tuple[Mapping[str, Any], ...] = ()
+    """The newest entries."""
+    history_count: int = 0
+    """How many there were."""
     used: UsageTotals = field(default_factory=UsageTotals)
     """Usage before the restart."""

@@ -6,7 +6,7 @@ to end is kept; later ones are ignored. An end may speak a goodbye first: the ph
 
 from __future__ import annotations
 
-from agentfield.realtime.events import SessionClosed, SessionReady, SessionUpdated
+from agentfield.realtime.events import SessionClosed, SessionExpiring, SessionReady, SessionUpdated
 from agentfield_server.sessions.conversation.effects import (
     CloseRootExecution,
     HangUp,
@@ -16,10 +16,11 @@ from agentfield_server.sessions.conversation.effects import (
 )
 from agentfield_server.sessions.conversation.handler_loop import HandlerLoop
 from agentfield_server.sessions.conversation.inputs import CallRefused, EndSession, OfferAccepted, ProviderFailed
+from agentfield_server.sessions.conversation.provider_echo import mismatch, record_attached
 from agentfield_server.sessions.conversation.rotation import ProviderRotation
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
 from agentfield_server.sessions.conversation.state import MachineState
-from agentfield_server.sessions.conversation.text_compare import is_same_model, speaking_seconds
+from agentfield_server.sessions.conversation.text_compare import speaking_seconds
 from agentfield_server.sessions.conversation.timers import SPEECH_TIMERS, TimerKind
 from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
 from agentfield_server.sessions.conversation.transitions import (
@@ -125,6 +126,7 @@ class SessionLifecycle:
             self._turns.caller_silent()
             self._speech.drop_current("new_call")
             self._calls.flush_batches()
+            self._calls.follow_up.ask_instead()
             self._rotation.ready()
             # the first call after a restart is the one from before, if the pair can attach to it again; it then holds
             # the conversation, while any other call starts empty
@@ -140,7 +142,7 @@ class SessionLifecycle:
         self._called = True
         if self._mismatch(event):
             return
-        self._announce(event)
+        record_attached(self._state, event)
         self._restored = False
         self._state.timers.clear(TimerKind.MEDIA)
         self._state.timers.clear(TimerKind.OFFER)
@@ -149,7 +151,8 @@ class SessionLifecycle:
         self._rotation.ready()
         if not rotated:
             self._state.enter(SessionReady)
-        self._expiry(event)
+        if event.expires_at is not None:
+            self._expiry(event.expires_at)
         self._rotation.replay()
         self.active()
         if not self._was_live:
@@ -184,6 +187,17 @@ class SessionLifecycle:
             self._state.record("drift", fields=fields, action="ended")
             detail = f"the caller changed the session: {', '.join(fields)}"
             self.end(Condition.MISMATCH, EndReason.MISMATCH, detail)
+
+    def expires(self, event: SessionExpiring) -> None:
+        """Take the provider's announcement, in the middle of the call, of when it ends its session."""
+        if self._state.over or not self._state.live:
+            return
+        self._expiry(event.expires_at)
+        warn = self._state.config.declaration.limits.warn
+        # an announcement that is later than the warning would have been
+        if warn > 0 and not self._state.can_rotate and TimerKind.EXPIRY_WARNING not in self._state.timers:
+            left = event.expires_at - self._state.offset - self._state.now
+            self._state.warn("provider_expires", f"the provider ends the session in about {max(0.0, left):.0f} s")
 
     # --- limits
 
@@ -347,10 +361,8 @@ class SessionLifecycle:
         if 0 < limits.warn < left:
             self._state.timers.set(TimerKind.DURATION_WARNING, self._state.now + left - limits.warn)
 
-    def _expiry(self, event: SessionReady) -> None:
-        if event.expires_at is None:
-            return
-        left = event.expires_at - self._state.offset - self._state.now
+    def _expiry(self, expires_at: float) -> None:
+        left = expires_at - self._state.offset - self._state.now
         if self._state.can_rotate:
             self._rotation.plan(left)
             return
@@ -360,24 +372,10 @@ class SessionLifecycle:
             self._state.timers.set(TimerKind.EXPIRY_WARNING, self._state.now + left - _EXPIRY_MARGIN - warn)
 
     def _mismatch(self, event: SessionReady | SessionUpdated) -> bool:
-        config = self._state.config
-        pairs = (("model", config.model, event.model), ("voice", config.voice, event.voice))
-        for what, asked, echoed in pairs:
-            if asked is not None and echoed is not None and not is_same_model(asked, echoed):
-                self.end(
-                    Condition.MISMATCH,
-                    EndReason.MISMATCH,
-                    f"asked for {what} {asked!r}, the provider answered with {echoed!r}",
-                )
-                return True
-        return False
-
-    def _announce(self, event: SessionReady) -> None:
-        voice_missing = self._state.config.voice is not None and event.voice is None
-        verified = event.model is not None and not voice_missing
-        if not verified:
-            self._state.warn("unverified", "the provider did not say which model and voice it uses")
-        self._state.record("provider.attached", model=event.model, voice=event.voice, verified=verified)
+        detail = mismatch(self._state.config, event)
+        if detail is not None:
+            self.end(Condition.MISMATCH, EndReason.MISMATCH, detail)
+        return detail is not None
 
     def _not_ready(self) -> None:
         if self._restored:

@@ -32,12 +32,15 @@ is asked to continue; the next speech is sent; finished turns are closed; limits
 6. A speech is finished when it is known how much of it was heard, not when it is generated.
 7. Turns reach the handler in the order of the conversation, with their words, or with the reason why these are missing.
 8. A newer turn makes the speech that answers an older one stale, unless the newer one is a backchannel.
-9. A tool call id is used once; every call of the model is answered, by a result, as pending, or by a refusal.
+9. A tool call id is used once; every call of the model is answered, by a result, as pending, or by a refusal, unless the
+    provider takes it back.
 10. An effect that reveals something follows the record of it: the store commits first.
-11. Only the provider's current session counts: events of one that is being replaced change nothing.
+11. Only the provider's current session counts: events of one that is being replaced change nothing. A replacement is told
+    what it does not know of the conversation.
 12. While an uninterruptible speech is sent or heard, the provider may neither stop it nor answer by itself; turns wait until it
     was heard.
-13. A turn on the model's floor that is not being answered 15 s after its commit is closed as failed.
+13. A turn on the model's floor that is not being answered 15 s after its commit is closed as failed; one to which the model
+    chose silence succeeds. The model is asked only for answers that it does not give by itself (`answers_after`).
 14. After the end the handler's calls are accepted for `lifecycle.GRACE` seconds; then the machine is released.
 """
 
@@ -54,6 +57,7 @@ from agentfield_server.sessions.conversation.dispatch.provider_events import Pro
 from agentfield_server.sessions.conversation.effects import Effect
 from agentfield_server.sessions.conversation.handler_loop import HandlerLoop
 from agentfield_server.sessions.conversation.inputs import (
+    CallerBegan,
     CallerConnected,
     CallerDisconnected,
     CallRefused,
@@ -172,7 +176,7 @@ class SessionMachine:
         self.turns.restore(snapshot.open_turns, snapshot.turns)
         self.tool_calls.restore(snapshot)
         self.usage.restore(snapshot.used)
-        self.state.history.extend(snapshot.history)
+        self.state.restore_history(snapshot.history, snapshot.history_count)
         for speech_id, asked in snapshot.open_speeches:
             self.speech.log.lost(speech_id, asked)
         self.lifecycle.restore(snapshot.live_for)
@@ -247,7 +251,9 @@ class SessionMachine:
             case ProviderFailed():
                 self.lifecycle.failed(event)
             case Rotated():
-                self.rotation.opened()
+                self.rotation.opened(event.known)
+            case CallerBegan():
+                self.interruption.pressed()
             case TextInput():
                 self._text_typed(event)
             case CallerConnected():

@@ -2,7 +2,8 @@
 
 Three ways lead to a rotation: the provider's session expires (at the first quiet moment from `ROTATE_FROM`, at the
 latest at `LATEST`), its connection broke, or a replacement could not be opened and is tried again. The replacement is
-empty: it receives the history and the results of tools, and an answer that was lost is requested again.
+empty: it receives the history and the results of tools, and an answer that was lost is requested again. A replacement
+that the provider resumes by a handle receives only what followed the handle.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections import deque
 
 from agentfield.realtime.commands import AddTextCommand
-from agentfield_server.sessions.conversation.effects import Rotate
+from agentfield.realtime.events import SessionResumable
+from agentfield_server.sessions.conversation.effects import Rotate, StoreHandle
 from agentfield_server.sessions.conversation.history import HistoryLine, history_lines, truncate_history
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
 from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
@@ -31,6 +33,7 @@ WINDOW = 60.0
 """Seconds within which at most `MAX_ROTATIONS` replacements are opened."""
 READY_WAIT = 30.0
 """Seconds within which the replacement must be ready."""
+_MAX_HANDLE = 16_384
 _AGAIN_AFTER = 1.0
 _ANSWER_WAIT = 5.0
 
@@ -59,7 +62,9 @@ class ProviderRotation:
         self.running = False
         """Whether a replacement was requested and is not ready yet."""
         self.empty = False
-        """Whether the session that becomes ready next knows nothing of the conversation."""
+        """Whether the session that becomes ready next is new, and must be told the conversation, or what it lacks of it."""
+        self._known: int | None = None
+        """How many entries of the history that session knows."""
         self.fatal: tuple[EndReason, str] | None = None
         """Why no replacement can take over: reason and detail of the end."""
 
@@ -122,8 +127,22 @@ class ProviderRotation:
         """Whether the replacement has not taken over yet: events that arrive now are of the old session."""
         return self.running and not self._swapped
 
-    def opened(self) -> None:
-        """Note that the replacement has taken over."""
+    def resumable(self, event: SessionResumable) -> None:
+        """Keep the handle by which a replacement continues the conversation."""
+        if self._state.capabilities.resumption != "handle" or self.opening:
+            return
+        if event.handle is not None and len(event.handle) > _MAX_HANDLE:
+            self._state.warn("handle_too_long", f"the provider's handle is longer than {_MAX_HANDLE} characters")
+            return
+        self._state.emit(StoreHandle(event.handle, self._state.history_count))
+
+    def opened(self, known: int | None = None) -> None:
+        """Note that the replacement has taken over.
+
+        Args:
+            known: How many entries of the history it knows, resumed by a handle; None if it is empty.
+        """
+        self._known = known
         if self.running:
             self._swapped = True
             self._turns.discard_unfinished(self._why)
@@ -136,16 +155,17 @@ class ProviderRotation:
             self._state.timers.clear(kind)
 
     def replay(self) -> None:
-        """Tell an empty session the conversation so far and the results of tool calls."""
+        """Tell a new session what it does not know of the conversation, and the results of tool calls."""
         if not self.empty:
             return
         self.empty = False
+        known, self._known = self._known or 0, None
         latest = self._turns.newest
         if latest is not None and not latest.answered and not latest.backchannel:
             self._ask_again(latest)
         unsaid: list[HistoryLine] = [("user", text) for text in self._turns.pending_texts()]
         tools: list[HistoryLine] = [("system", text) for text in self._calls.pending_texts()]
-        for role, text in [*truncate_history([*history_lines(self._state.history), *unsaid]), *tools]:
+        for role, text in [*truncate_history([*history_lines(self._state.history_since(known)), *unsaid]), *tools]:
             item = self._state.ids("op")[:32]
             self._turns.ignore_item(item)
             self._state.send(AddTextCommand(item=item, text=text, role=role))
@@ -179,6 +199,7 @@ class ProviderRotation:
         if said is not None and said.kind == "reply" and not said.requested:
             self._ask_again(said.turn)
         self._calls.flush_batches()
+        self._calls.follow_up.ask_instead()
         self._turns.discard_unfinished(code)
         self._why = code
         self.running = self.empty = True

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from agentfield.errors import AgentFieldError, SessionEnded
 from agentfield.ids import Prefix
@@ -240,6 +240,8 @@ class MachineState:
         self.ops = PendingOperations(self.emit)
         self.history: list[Mapping[str, Any]] = []
         """The newest entries of the conversation, for the handler and for a replacement at the provider."""
+        self.history_count = 0
+        """How many entries the conversation has had, forgotten ones included."""
 
     # --- how the pair works
 
@@ -251,7 +253,7 @@ class MachineState:
     @property
     def can_rotate(self) -> bool:
         """Whether another provider session can take over, given the conversation so far."""
-        return self.capabilities.resumption in ("replay", "stateless")
+        return self.capabilities.resumption in ("replay", "handle", "stateless")
 
     @property
     def relays_audio(self) -> bool:
@@ -262,6 +264,16 @@ class MachineState:
     def detects_turns(self) -> bool:
         """Whether the provider detects when the caller speaks; otherwise a turn is known by its commit alone."""
         return self.media != "turns" and self.config.turn_detection is not None
+
+    def answers_after(self, what: Literal["turn", "commit", "tool_result"]) -> bool:
+        """Return whether the model answers by itself after a detected turn, a commit, or the results of its tools."""
+        return self.model_floor and what in self.capabilities.answers_after
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the caller's words are transcribed."""
+        own = self.capabilities.transcription == "own" and self.capabilities.caller_transcript != "none"
+        return own or self.config.transcription is not None
 
     @property
     def stops_replies(self) -> bool:
@@ -337,7 +349,18 @@ class MachineState:
     def add_history(self, entry: Mapping[str, Any]) -> None:
         """Add an entry to the history of the conversation."""
         self.history.append(entry)
+        self.history_count += 1
         del self.history[:-_MAX_HISTORY]
+
+    def restore_history(self, history: Sequence[Mapping[str, Any]], count: int) -> None:
+        """Restore the history from before a restart; `count` includes forgotten entries."""
+        self.history.extend(history)
+        self.history_count = max(count, len(history))
+
+    def history_since(self, count: int) -> list[Mapping[str, Any]]:
+        """Return the entries that followed the first `count` ones, as far as they are remembered."""
+        newer = max(0, self.history_count - count)
+        return self.history[max(0, len(self.history) - newer) :]
 
     def set_caller_words(self, turn_id: str, text: str) -> None:
         """Put the late words of a turn into the history."""

@@ -129,7 +129,7 @@ class TurnTracker:
         self._state.timers.set(TimerKind.TURN, self._state.now + transcript_wait(length), turn.item)
         if event.text is not None:
             turn.text, turn.words_known = event.text, True
-        elif self._state.config.transcription is None:
+        elif not self._state.transcribes:
             turn.text_missing, turn.words_known = "no_transcription", True
         if self._state.model_floor:
             self._open(turn)
@@ -231,7 +231,8 @@ class TurnTracker:
     @property
     def speaking_since(self) -> float | None:
         """When the caller began what it is saying, seconds of the machine's clock; None while it is silent."""
-        return self._begun[self.speaking][0] if self.speaking in self._begun else None
+        begun = None if self.speaking is None else self._begun.get(self.speaking)
+        return None if begun is None else begun[0]
 
     def is_begun(self, item: str) -> bool:
         """Return whether an item has begun and was not committed or discarded."""

@@ -16,8 +16,11 @@ from agentfield.realtime.events import (
     ReplyStarted,
     ReplyTranscript,
     SessionClosed,
+    SessionExpiring,
     SessionReady,
+    SessionResumable,
     SessionUpdated,
+    ToolCancelled,
     ToolRequested,
     ToolTampered,
     TurnCommitted,
@@ -25,6 +28,7 @@ from agentfield.realtime.events import (
     TurnStarted,
     TurnStopped,
     TurnTranscript,
+    TurnUnanswered,
     Usage,
     UsageReported,
     Warned,
@@ -104,6 +108,10 @@ class ProviderEventDispatcher:
             case SessionUpdated():
                 self._state.interruption.confirmed()
                 self._lifecycle.updated(event)
+            case SessionExpiring() if not self._rotation.opening:
+                self._lifecycle.expires(event)
+            case SessionResumable():
+                self._rotation.resumable(event)
             case SessionClosed():
                 self._lifecycle.closed(event)
             case TurnStarted() | TurnStopped() | TurnCommitted() | TurnTranscript() | TurnDiscarded():
@@ -114,6 +122,12 @@ class ProviderEventDispatcher:
                 self._playout(event)
             case ToolRequested() if not self._rotation.opening:
                 self._calls.requested(event)
+            case ToolCancelled() if not self._rotation.opening:
+                self._calls.taken_back(event)
+            case TurnUnanswered() if not self._rotation.opening:
+                self._state.broadcast(event)
+                self._model_answers.silent(event)
+                self._calls.follow_up.model_silent(event)
             case ToolTampered():
                 self._calls.tampered(event)
             case Dtmf():
@@ -128,8 +142,10 @@ class ProviderEventDispatcher:
                 self._usage(event)
             case RateLimit():
                 self._rate_limit(event)
-            case ToolRequested() | ReplyAudio():
-                pass  # tools of a session that is being replaced do not run; the bridge plays audio, not the machine
+            case ReplyAudio():
+                pass  # the bridge plays audio, not the machine
+            case SessionExpiring() | ToolRequested() | ToolCancelled() | TurnUnanswered():
+                pass  # of a session that is being replaced
 
     # --- inside
 
@@ -176,7 +192,7 @@ class ProviderEventDispatcher:
                 turn_id = speech.turn.turn_id if speech is not None and speech.turn is not None else None
                 self._state.broadcast(event, speech_id=self._speech_id(event.reply), turn_id=turn_id)
                 if speech is not None and speech.kind == "reply":
-                    self._calls.model_spoke(speech)
+                    self._calls.follow_up.model_spoke(speech)
             case ReplyTranscript():
                 self._state.broadcast(event, speech_id=self._speech_id(event.reply))
                 self._speech.transcript(event)

@@ -46,6 +46,11 @@ class BargeInController:
         elif TimerKind.BARGE_IN not in self._state.timers:
             self._state.timers.set(TimerKind.BARGE_IN, self._state.now + patience)
 
+    def pressed(self) -> None:
+        """The caller began a turn of push to talk: it has decided to interrupt."""
+        if self._state.live and not self._state.detects_turns and self._state.stops_replies:
+            self._stop()
+
     def stopped(self, event: TurnStopped) -> None:
         """The caller stopped: a turn that was too short to interrupt is a backchannel, and the speech continues."""
         if self._state.media == "turns":

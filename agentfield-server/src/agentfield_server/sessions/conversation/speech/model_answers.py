@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentfield.errors import ProviderError
-from agentfield.realtime.events import TurnCommitted
+from agentfield.realtime.events import TurnCommitted, TurnUnanswered
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
 from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
@@ -32,7 +32,7 @@ class ModelAnswers:
     def committed(self, event: TurnCommitted, *, hold: float = 0.0) -> None:
         """Add a turn; request its answer, for a text after `hold` seconds, if the model does not answer it by itself.
 
-        By itself a model answers the turns whose end the provider detected, except while a speech must not be interrupted.
+        By itself a model answers what `Capabilities.answers_after` names, except while a speech must not be interrupted.
         """
         before = self._turns.newest
         self._turns.committed(event)
@@ -41,13 +41,24 @@ class ModelAnswers:
             return
         self._await(turn)
         detected = event.text is None and self._state.detects_turns
-        if detected and self._state.interruption.answers_by_itself(self._state.now):
+        by_itself = event.text is None and self._state.answers_after("turn" if detected else "commit")
+        if by_itself and self._state.interruption.answers_by_itself(self._state.now):
             return
         if event.text is None and (detected or self._speech.uninterruptible):
             # the answer to this turn is the answer to those that were spoken during the same speech
             self._speech.queue.drop_superseded()
         not_before = self._state.now + (0.0 if event.text is None else hold)
         self._speech.enqueue("reply", turn=turn, about_turn=True, not_before=not_before)
+
+    def silent(self, event: TurnUnanswered) -> None:
+        """The model chose silence: the turn is answered, and nothing is awaited for it any more."""
+        turn = self._turns.find(event.item)
+        if turn is None or not self._state.model_floor:
+            return
+        turn.answered = True
+        self._state.timers.clear(TimerKind.ANSWER, turn.item)
+        self._state.record("turn.unanswered", turn_id=turn.turn_id, item=turn.item)
+        self._speech.answered_by_silence(turn)
 
     def overdue(self, item: str) -> None:
         """Give up a turn that the model did not begin to answer in time."""

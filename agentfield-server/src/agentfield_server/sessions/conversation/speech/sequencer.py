@@ -118,6 +118,12 @@ class SpeechSequencer:
             speech.cancelled = speech.cancelled or whole
             speech.cut_by_caller = speech.cut_by_caller or whole
 
+    def answered_by_silence(self, turn: TurnRecord) -> None:
+        """Drop the requested reply to a turn to which the model chose to say nothing."""
+        speech = self.sent
+        if speech is not None and speech.turn is turn and speech.kind == "reply":
+            self._drop(speech)
+
     def drop_all(self, failed: str) -> None:
         """End all speeches: the provider's session is gone."""
         self.queue.clear()
@@ -180,13 +186,9 @@ class SpeechSequencer:
 
     def has_speech_of(self, turn: TurnRecord) -> bool:
         """Return whether a turn has speeches that are not finished."""
-        current = [
-            self.active,
-            self.sent,
-            *self.queue.speeches,
-            *(speech for speech, _ in self.log.awaiting_tools.values()),
-        ]
-        return any(speech is not None and speech.turn is turn for speech in current)
+        waiting = (speech for speech, _ in self.log.awaiting_tools.values())
+        speeches = (self.active, self.sent, *self.queue.speeches, *waiting)
+        return any(speech is not None and speech.turn is turn for speech in speeches)
 
     def is_generating(self, reply: str) -> bool:
         """Return whether a reply may still call more tools."""
@@ -326,6 +328,8 @@ class SpeechSequencer:
     # --- inside
 
     def _switch_interruption(self) -> None:
+        if not self._state.capabilities.uninterruptible:
+            return
         speech = self.active or self.sent or (self.queue.head if self.slot_free else None)
         protected = speech is not None and (
             not speech.interruptible or (speech.asked is not None and self.opening.protects)

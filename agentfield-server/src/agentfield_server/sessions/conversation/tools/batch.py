@@ -24,6 +24,8 @@ class ToolCallState(StrEnum):
     """It runs, and the model was told that the result follows."""
     DONE = "done"
     """It has ended, or its result is no longer of use."""
+    TAKEN_BACK = "taken_back"
+    """The provider took it back: it has no result."""
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +73,8 @@ class FollowUpRequest:
     """The replies whose tools returned."""
     since: float
     """When the last of the results was sent, seconds of the machine's clock."""
+    by_provider: bool = False
+    """Whether the model goes on by itself, so that it is awaited and not asked."""
 
 
 def arguments_of(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from agentfield.errors import InvalidInput
 from agentfield.realtime.commands import AddTextCommand, ToolResultCommand
 from agentfield.realtime.config import ToolSpec
-from agentfield.realtime.events import ToolRequested, ToolTampered
+from agentfield.realtime.events import ToolCancelled, ToolRequested, ToolTampered
 from agentfield_server.sessions.conversation.effects import CancelTool, RejectOp, ResolveCall, RunTool
 from agentfield_server.sessions.conversation.inputs import (
     HandlerCall,
@@ -23,11 +23,9 @@ from agentfield_server.sessions.conversation.inputs import (
     ToolStarted,
 )
 from agentfield_server.sessions.conversation.speech.sequencer import SpeechSequencer
-from agentfield_server.sessions.conversation.speech.utterance import Utterance
 from agentfield_server.sessions.conversation.state import MachineState, TurnRecord
 from agentfield_server.sessions.conversation.timers import TimerKind
 from agentfield_server.sessions.conversation.tools.batch import (
-    FollowUpRequest,
     ToolCall,
     ToolCallBatch,
     ToolCallState,
@@ -35,6 +33,7 @@ from agentfield_server.sessions.conversation.tools.batch import (
     as_text,
     refusal,
 )
+from agentfield_server.sessions.conversation.tools.follow_up import FollowUp
 from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["GATHER", "PENDING_AFTER", "ToolCallTracker"]
@@ -45,8 +44,6 @@ PENDING_AFTER = 20.0
 """Seconds after which a batch without any result is answered as pending, so that the model may speak."""
 FILLER_AFTER = 0.8
 """Seconds after which the filler of a handler's call is spoken."""
-_NEWER_TURN_WAIT = 5.0
-"""Seconds within which the model begins to answer a turn by itself."""
 _TAMPERED_WAIT = 3.0
 """Seconds within which the client that answered a call by itself also asks for a reply about its answer."""
 _MAX_OPEN = 64
@@ -73,11 +70,10 @@ class ToolCallTracker:
         """Op ids of the handler's running calls."""
         self._fillers: dict[str, str] = {}
         self._unanswered: tuple[OpenCallSnapshot, ...] = ()
-        self.follow_up: FollowUpRequest | None = None
         self.count = 0
         self.over_limit = False
-        self._unspoken: list[ToolCall] = []
-        """Calls with a result that the model has not spoken about."""
+        self.follow_up = FollowUp(state, turns, speech)
+        """Speaks about results."""
         speech.on_interrupt = self.interrupted
 
     # --- the model's calls
@@ -130,6 +126,16 @@ class ToolCallTracker:
         elif was is ToolCallState.PENDING:
             self._add_later(call, text)
 
+    def taken_back(self, event: ToolCancelled) -> None:
+        """Forget a call that the provider takes back; its execution is cancelled if its target asks for that."""
+        call = self._calls.pop(event.call_id, None)
+        if call is None or self._state.over:
+            return  # it was refused or answered already
+        call.state = ToolCallState.TAKEN_BACK
+        self._state.record("tool.cancelled", call_id=call.call_id, execution_id=call.execution_id)
+        if call.on_interrupt == "cancel":
+            self._state.emit(CancelTool(call.call_id, "the provider took the call back"))
+
     def tampered(self, event: ToolTampered) -> None:
         """Warn that the caller's client answered a call by itself, and stop the reply that it asks for about its answer."""
         message = f"the caller's client added a result for tool call {event.call_id}; it was deleted"
@@ -176,28 +182,20 @@ class ToolCallTracker:
 
     def has_call_of(self, turn: TurnRecord) -> bool:
         """Return whether a turn has unanswered calls, or results that the model is to speak about."""
-        wanted = self.follow_up is not None and self.follow_up.turn is turn
-        return wanted or any(batch.turn is turn and not batch.answered for batch in self._batches.values())
+        return self.follow_up.is_about(turn) or any(
+            batch.turn is turn and not batch.answered for batch in self._batches.values()
+        )
 
     def settle(self) -> None:
         """Answer batches that are complete or have waited long enough, then ask the model to continue if it can."""
         for batch in [batch for batch in self._batches.values() if not batch.answered]:
             self._settle_batch(batch)
-        requested = self.follow_up.replies if self.follow_up is not None else []
+        requested = self.follow_up.replies
         for reply in [
             reply for reply in self._speech.log.awaiting_tools if reply not in self._batches and reply not in requested
         ]:
             self._speech.log.answer_without_tools(reply)
-        if self.follow_up is not None:
-            self._ask_follow_up(self.follow_up)
-
-    def model_spoke(self, speech: Utterance) -> None:
-        """Drop the follow-up request if the model speaks after the last result, so that it knows all results."""
-        if speech.requested and self.follow_up is not None and self.follow_up.since > speech.sent_at:
-            return  # a result was sent after the model was asked for this reply, before it began
-        self._unspoken.clear()
-        if self.follow_up is not None:
-            self._drop_follow_up(self.follow_up)
+        self.follow_up.settle()
 
     def flush_batches(self) -> None:
         """Answer all batches now: the conversation moves to one without these calls, where later results go in as text."""
@@ -208,12 +206,12 @@ class ToolCallTracker:
     def pending_texts(self) -> list[str]:
         """Return the texts that tell a new conversation about calls that the model has not spoken about."""
         pending = [call for call in self._calls.values() if call.state is ToolCallState.PENDING]
-        return [call.as_context() for call in (*self._unspoken, *pending)]
+        return [call.as_context() for call in (*self.follow_up.unspoken, *pending)]
 
     @property
     def quiet(self) -> bool:
         """Whether no call of the model awaits an answer and no follow-up is requested."""
-        return self.follow_up is None and not self._batches
+        return self.follow_up.quiet and not self._batches
 
     def filler_due(self, op_id: str) -> None:
         """Speak the filler of a handler's call that still runs."""
@@ -349,12 +347,12 @@ class ToolCallTracker:
         words = f"The result of {call.target} (call {call.call_id}), which was pending, is: {text}"
         self._state.send(AddTextCommand(item=self._state.ids("op")[:32], text=words, role="system"))
         if self._state.model_floor:
-            self._request_follow_up(call.turn, [])
+            self.follow_up.request(call.turn, [])
 
     def _keep(self, call: ToolCall, text: str) -> None:
         call.output = text
-        self._unspoken.append(call)
-        del self._unspoken[:-_MAX_OPEN]
+        self.follow_up.unspoken.append(call)
+        del self.follow_up.unspoken[:-_MAX_OPEN]
 
     def _settle_batch(self, batch: ToolCallBatch) -> None:
         # a reply that is still generated may call more tools: they belong to the same batch
@@ -370,57 +368,11 @@ class ToolCallTracker:
         batch.answered = True
         self._state.timers.clear(TimerKind.TOOL_BATCH, batch.reply)
         self._batches.pop(batch.reply)
+        if any(call.state is ToolCallState.TAKEN_BACK for call in batch.calls):
+            return  # the provider gave up the reply that these calls were for
         if batch.reply in self._speech.log.awaiting_tools or self._state.model_floor:
-            self._request_follow_up(batch.turn, [batch.reply])
-
-    def _request_follow_up(self, turn: TurnRecord | None, replies: list[str]) -> None:
-        if self.follow_up is None:
-            self.follow_up = FollowUpRequest(turn, replies, self._state.now)
-        else:
-            self.follow_up.turn, self.follow_up.since = turn, self._state.now
-            self.follow_up.replies.extend(replies)
-
-    def _ask_follow_up(self, request: FollowUpRequest) -> None:
-        """Ask the model to continue if the slot is free, the caller is silent and no newer turn waits."""
-        if not self._state.model_floor and self._turns.waiting:
-            self._drop_follow_up(request)
-            return
-        busy = not self._speech.slot_free or self._speech.queue or self._turns.speaking is not None
-        if busy or self._turns.has_pending or self._newer_turn_waits() or not self._state.attached:
-            return
-        self.follow_up = None
-        held = [
-            self._speech.log.awaiting_tools.pop(reply)
-            for reply in request.replies
-            if reply in self._speech.log.awaiting_tools
-        ]
-        for speech, spoken in held[:-1]:
-            self._speech.log.awaiting_tools[speech.reply or ""] = (speech, spoken)
-            self._speech.log.answer_without_tools(speech.reply or "")
-        origin = held[-1][0] if held else None
-        self._speech.enqueue(
-            "reply",
-            turn=request.turn,
-            op_id=origin.op_id if origin else None,
-            instructions=origin.instructions if origin else None,
-            tools=origin.tools if origin else None,
-            call_notes=list(origin.call_notes) if origin else [],
-        )
-
-    def _newer_turn_waits(self) -> bool:
-        newest = self._turns.newest
-        if newest is None or newest.answered or newest.backchannel or not self._state.model_floor:
-            return False
-        until = newest.committed_at + _NEWER_TURN_WAIT
-        if self._state.now >= until:
-            return False
-        self._state.timers.set(TimerKind.TOOL_NEWER, until)
-        return True
-
-    def _drop_follow_up(self, request: FollowUpRequest) -> None:
-        self.follow_up = None
-        for reply in request.replies:
-            self._speech.log.answer_without_tools(reply)
+            by_provider = self._state.answers_after("tool_result")
+            self.follow_up.request(batch.turn, [batch.reply], by_provider=by_provider)
 
     def _answer_handler(self, event: ToolFinished) -> None:
         if event.problem is not None:

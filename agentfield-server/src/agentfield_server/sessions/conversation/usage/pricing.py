@@ -64,34 +64,33 @@ def make_pricer(provider: ProviderSpec, config: SessionConfig, overrides: PriceO
 def compute_cost(usage: Usage, prices: ModelPrices) -> float | None:
     """Return the cost of `usage` by a price table in US dollars; None if a used count has no price.
 
-    Cached tokens are cheaper input. A provider counts them in one figure, so they are subtracted from text and audio in
+    Cached tokens are cheaper input. A provider counts them in one figure, so they are subtracted from all input in
     proportion; without a price of their own they cost as much as other input.
     """
     if usage.seconds is not None and prices.minute is not None:
         return usage.seconds / 60 * prices.minute
-    counts = (
-        usage.input_text_tokens,
-        usage.input_audio_tokens,
-        usage.output_text_tokens,
-        usage.output_audio_tokens,
+    taken = (
+        (usage.input_text_tokens, prices.input_text),
+        (usage.input_audio_tokens, prices.input_audio),
+        (usage.input_image_tokens, prices.input_image),
+        (usage.input_video_tokens, prices.input_video),
     )
-    if all(count is None for count in counts):
+    given = (
+        (usage.output_text_tokens, prices.output_text),
+        (usage.output_audio_tokens, prices.output_audio),
+        (usage.thinking_tokens, prices.output_text if prices.thinking is None else prices.thinking),
+    )
+    if all(count is None for count, _ in (*taken, *given)):
         return None
-    text, audio, said_text, said_audio = (count or 0 for count in counts)
-    cached = min(usage.cached_tokens or 0, text + audio) if prices.cached is not None else 0
-    fresh = 1 - cached / (text + audio) if text + audio else 1.0
-    parts = (
-        (text * fresh, prices.input_text),
-        (audio * fresh, prices.input_audio),
-        (cached, prices.cached),
-        (said_text, prices.output_text),
-        (said_audio, prices.output_audio),
-    )
+    all_input = sum(count or 0 for count, _ in taken)
+    cached = min(usage.cached_tokens or 0, all_input) if prices.cached is not None else 0
+    fresh = 1 - cached / all_input if all_input else 1.0
+    parts = (*(((count or 0) * fresh, price) for count, price in taken), (cached, prices.cached), *given)
     total = 0.0
     for tokens, price in parts:
         if tokens and price is None:
             return None
-        total += tokens * (price or 0.0)
+        total += (tokens or 0) * (price or 0.0)
     return total / _MILLION
 
 
