@@ -81,7 +81,7 @@ async def test_a_call_from_first_frame_to_hangup(it: Installation) -> None:
     await caller.says(type="hangup")
     assert (await caller.frame("ended"))["reason"] == "caller_hangup"
     assert await caller.closed() == 1000
-    assert provider.sent[-1] == EndCommand()
+    assert provider.sent[-1] == EndCommand(id=provider.sent[-1].id)
     assert provider.closed
 
 
