@@ -6,7 +6,7 @@ from agentfield.plugins import Capabilities, Catalog, Manifest, ModelPrices, Pai
 
 __all__ = ["agentfield_manifest", "turns_capabilities"]
 
-API = (2, 0)
+API = (2, 1)
 """Version of the plugin contract that this manifest uses."""
 
 _OPENROUTER = ProviderSpec(
@@ -47,6 +47,7 @@ def turns_capabilities(default_transcription: str, *, pinned: bool = True) -> Ca
         usage="cost",
         max_duration=None,
         routing="pinned" if pinned else "fixed",
+        echoes=frozenset(),
         limits=frozenset({"duration", "idle", "turns", "tool_calls", "cost"}),
         formats=frozenset({"pcm16/24000"}),
     )

@@ -23,6 +23,7 @@ from agentfield.realtime.commands import (
 )
 from agentfield.realtime.events import (
     Interrupted,
+    ProviderFault,
     ReplyEnded,
     ReplyStarted,
     SessionClosed,
@@ -279,6 +280,17 @@ async def test_turn_hooks_learn_whose_turn_it_is(tmp_path: Path, plugin: LiveMod
         await until(lambda: bool(watch.turns))
         [turn] = watch.turns
         assert (turn.body["text"], turn.body["target"], turn.body["caller"]) == ("Hello.", "shop.voice", "ann")
+
+
+async def test_a_refused_command_is_named(tmp_path: Path, plugin: LiveModelPlugin, watch: Watch) -> None:
+    """The provider repeats the id of the command that it refuses: the warning says which command that was."""
+    async with installed(tmp_path, plugin, watch) as it:
+        _, caller, provider = await talking(it, plugin)
+        await caller.says(type="text", text="Hello.")
+        added = await provider.asked(AddTextCommand)
+        provider.tell(ProviderFault(code="no_room", message="the context is full", command=added.id))
+        [warning] = await watch.recorded("warning")
+        assert warning == {"code": "no_room", "message": "add_text was refused: the context is full"}
 
 
 # --- push to talk

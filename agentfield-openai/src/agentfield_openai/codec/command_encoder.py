@@ -12,6 +12,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import (
     AddTextCommand,
     AppendAudioCommand,
+    BeginTurnCommand,
     CancelReplyCommand,
     Command,
     CommitTurnCommand,
@@ -68,26 +69,31 @@ class CommandEncoder:
             case CancelReplyCommand():
                 return self._cancel(command)
             case UpdateCommand():
-                return [self.update(interruptible=command.interruptible)]
+                return [self.update(interruptible=command.interruptible, command=command.id)]
             case AddTextCommand():
-                return [self._item(PendingEvent("add_text"), self._message(command))]
+                return [self._item(PendingEvent("add_text", command.id or None), self._message(command))]
             case ToolResultCommand():
-                return [self._item(PendingEvent("tool_result"), self._output(command))]
+                return [self._item(PendingEvent("tool_result", command.id or None), self._output(command))]
             case CommitTurnCommand():
-                return [{"type": "input_audio_buffer.commit", "event_id": self._state.register(PendingEvent("commit"))}]
+                pending = PendingEvent("commit", command.id or None)
+                return [{"type": "input_audio_buffer.commit", "event_id": self._state.register(pending)}]
             case AppendAudioCommand():
                 return [self._append(command)]
-            case EndCommand():
-                return []
+            case BeginTurnCommand() | EndCommand():
+                return []  # a turn begins with its audio, and a session ends with its connection
 
-    def update(self, *, interruptible: bool, initial: bool = False) -> ClientEvent:
+    def update(self, *, interruptible: bool, initial: bool = False, command: str = "") -> ClientEvent:
         """Return the `session.update` event that applies our configuration; `initial` is the first of a connection."""
         state = self._state
         state.interruptible = interruptible
         state.updates.append(interruptible)
         voice = not state.voice_locked
         session = self._session.update(interruptible=interruptible, voice=voice, initial=initial)
-        return {"type": "session.update", "event_id": state.register(PendingEvent("update")), "session": session}
+        return {
+            "type": "session.update",
+            "event_id": state.register(PendingEvent("update", command or None)),
+            "session": session,
+        }
 
     def _create(self, kind: str, command: str, response: dict[str, Any]) -> ClientEvent:
         pending = PendingEvent("say" if kind == "say" else "reply", command)

@@ -69,6 +69,7 @@ def response_usage(usage: Mapping[str, Any]) -> Usage | None:
     return Usage(
         input_text_tokens=count_at(input_details, "text_tokens"),
         input_audio_tokens=count_at(input_details, "audio_tokens"),
+        input_image_tokens=count_at(input_details, "image_tokens"),
         cached_tokens=count_at(input_details, "cached_tokens"),
         output_text_tokens=count_at(output_details, "text_tokens"),
         output_audio_tokens=count_at(output_details, "audio_tokens"),

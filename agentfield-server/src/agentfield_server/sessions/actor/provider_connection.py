@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ _END_WAIT = 2.0
 _SEND_WAIT = 5.0
 _HANG_UP_WAIT = 5.0
 _CLOSE_WAIT = 2.0
+_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class ProviderConnection:
         """Number of detached connections; tags events, so that the actor can drop those of a replaced connection."""
         self.ref: CallRef | None = None
         """Reference to the call at the provider, as stored with the session."""
+        self._sent: OrderedDict[str, str] = OrderedDict()
+        """Types of the last commands by their id."""
         self._provider: ProviderSession | None = None
         self._event_task: asyncio.Task[None] | None = None
 
@@ -254,6 +258,7 @@ class ProviderConnection:
             return
         if not isinstance(command, AppendAudioCommand) and not command.id:
             command = command.model_copy(update={"id": new_id("op")})
+            self._remember(command)
         try:
             async with asyncio.timeout(_SEND_WAIT):
                 await provider.send(command)
@@ -264,6 +269,18 @@ class ProviderConnection:
         except AgentFieldError as error:
             name = None if isinstance(command, AppendAudioCommand) else command.id
             self._tell(ProviderFault(code=error.code, message=error.message, command=name))
+
+    def _remember(self, command: Command) -> None:
+        self._sent[getattr(command, "id", "")] = command.type
+        while len(self._sent) > _REMEMBERED:
+            self._sent.popitem(last=False)
+
+    def _with_command(self, event: Event) -> Event:
+        """Name the refused command in a fault: the handler and the log do not know its id."""
+        kind = self._sent.get(event.command or "") if isinstance(event, ProviderFault) else None
+        if kind is None or not isinstance(event, ProviderFault):
+            return event
+        return event.model_copy(update={"message": f"{kind} was refused: {event.message}"})
 
     async def hang_up(self) -> None:
         """End the call at the provider and detach from it; idempotent."""
@@ -298,7 +315,7 @@ class ProviderConnection:
         generation = self.generation
         try:
             async for event in provider.events():
-                await self._put(ConnectionEvent(generation, _with_clean_texts(event)))
+                await self._put(ConnectionEvent(generation, _with_clean_texts(self._with_command(event))))
                 if isinstance(event, SessionClosed) and self._pair.media == "direct":
                     return  # behind a bridge, a rotation may still replace the closed session
             await self._put(ConnectionEvent(generation, ProviderFailed("the provider's events ended", retry=True)))

@@ -11,7 +11,7 @@ __all__ = ["agentfield_manifest"]
 def agentfield_manifest() -> Manifest:
     """Return the provider and its pair."""
     return Manifest(
-        api=(2, 0),
+        api=(2, 1),
         providers=(
             ProviderSpec(
                 name="tones",
@@ -47,6 +47,7 @@ def agentfield_manifest() -> Manifest:
                     max_duration=600.0,
                     limits=frozenset({"duration", "idle", "turns"}),
                     formats=frozenset({"pcm16/8000"}),
+                    echoes=frozenset({"model"}),
                 ),
                 notes="Keys are detected in the audio, so they work on every transport that carries audio.",
             ),
