@@ -285,6 +285,20 @@ async def test_a_session_may_be_longer_than_the_providers(case: Case) -> None:
         assert (await here.call(target(case.pair))).said == (("hello", "hello", True, None),)
 
 
+# --- the echo of the provider
+
+
+@proof(PAIRS)
+async def test_what_the_provider_repeats_is_compared(case: Case) -> None:
+    """Model and voice are verified where the provider repeats them; elsewhere they are recorded as unverified, without a warning."""
+    repeats = case.pair[1] != "audio_turns"
+    async with calling(case, declared(case.pair, repeat)) as (_, talk):
+        await talk.speak()
+        await talk.recorded("speech.ended")
+        assert [each["verified"] for each in talk.of("provider.attached")] == [repeats]
+        assert "unverified" not in talk.outcome().warned
+
+
 # --- routes
 
 

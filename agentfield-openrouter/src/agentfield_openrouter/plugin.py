@@ -42,6 +42,7 @@ def turns_capabilities(default_transcription: str, *, pinned: bool = True) -> Ca
         default_transcription=default_transcription,
         interruption="client",
         truncation="estimate",
+        answers_after=frozenset(),
         text_input=True,
         resumption="stateless",
         usage="cost",

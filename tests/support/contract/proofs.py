@@ -13,7 +13,7 @@ from agentfield.realtime.config import Limits
 from support.contract.installation import PAIRS, Pair
 from support.contract.scenarios import Proof
 
-__all__ = ["PROOFS", "REFUSALS", "claims", "proofs_of", "specs"]
+__all__ = ["PROOFS", "REFUSALS", "UNDECLARED", "claims", "proofs_of", "specs"]
 
 _SPEECH = "contract.test_capabilities_speech:test_"
 _LIFE = "contract.test_capabilities_session:test_"
@@ -23,6 +23,8 @@ _NO_LINE = f"{_LIFE}formats_and_keys_need_an_audio_socket"
 _INTERRUPTS = f"{_SPEECH}the_caller_interrupts"
 _RESTART = f"{_LIFE}a_restart_of_the_control_plane"
 _LIMIT = f"{_LIFE}a_limit_ends_the_session_with_a_goodbye"
+_TALK = f"{_SPEECH}push_to_talk"
+_ECHO = f"{_LIFE}what_the_provider_repeats_is_compared"
 _FORMAT = f"{_LIFE}a_format_is_taken_as_it_is"
 
 PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -50,12 +52,19 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
     ("caller_transcript", "partial"): (f"{_SPEECH}transcripts_of_the_caller",),
     ("caller_transcript", "final"): (f"{_SPEECH}transcripts_of_the_caller",),
     ("agent_transcript", "streaming"): (f"{_SPEECH}transcripts_of_the_agent",),
+    ("transcription", "model"): (f"{_SPEECH}who_transcribes_the_caller",),
     ("default_transcription", "*"): (f"{_SPEECH}who_transcribes_the_caller",),
     ("interruption", "server"): (_INTERRUPTS, f"{_LIFE}a_tool_is_cancelled_by_an_interruption"),
     ("interruption", "client"): (_INTERRUPTS, f"{_LIFE}a_tool_is_cancelled_by_an_interruption"),
     ("truncation", "server"): (_INTERRUPTS,),
     ("truncation", "client_ms"): (_INTERRUPTS,),
     ("truncation", "estimate"): (_INTERRUPTS,),
+    ("answers_after", "turn"): (f"{_SPEECH}the_model_has_the_floor",),
+    ("answers_after", "-"): (_TALK,),
+    ("answers_after", "not turn"): (_TALK,),
+    ("answers_after", "not commit"): (_TALK,),
+    ("answers_after", "not tool_result"): (f"{_LIFE}tools_succeed_fail_and_are_refused",),
+    ("begins_turns", "-"): (_TALK,),
     ("text_input", "yes"): (f"{_SPEECH}the_caller_types", f"{_SPEECH}the_caller_types_first"),
     ("resumption", "attach"): (_RESTART,),
     ("resumption", "replay"): (_RESTART, f"{_LIFE}another_session_takes_over_from_one_that_expires"),
@@ -78,6 +87,12 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
     ("formats", "pcm16/24000"): (_FORMAT,),
     ("formats", "pcmu/8000"): (_FORMAT,),
     ("formats", "pcma/8000"): (_FORMAT,),
+    ("output_formats", "-"): (f"{_SPEECH}the_handler_has_the_floor",),
+    ("echoes", "model"): (_ECHO,),
+    ("echoes", "voice"): (_ECHO,),
+    ("echoes", "-"): (_ECHO,),
+    ("echoes", "not model"): (_ECHO,),
+    ("echoes", "not voice"): (_ECHO,),
     ("dtmf", "yes"): (f"{_LIFE}keys_of_a_telephone_reach_the_handler",),
     ("dtmf", "-"): (_NO_LINE,),
 }
@@ -85,6 +100,9 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
 
 _ON_TURNS = {("formats", "pcm16/24000"): (f"{_LIFE}samples_are_taken_and_given_as_they_are",)}
 """Values that recorded turns prove with another test."""
+
+UNDECLARED = frozenset({"answers_after", "echoes"})
+"""Capabilities that no declaration asks for, so that nothing is refused without them."""
 
 REFUSALS: tuple[tuple[Pair, str, dict[str, Any]], ...] = (
     *((pair, "say", {"say": "exact"}) for pair in PAIRS if pair[1] != "websocket"),

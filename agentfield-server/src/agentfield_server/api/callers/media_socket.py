@@ -30,8 +30,8 @@ _PROTOCOL = (
     "`format` is pcm16 (default), pcmu or pcma; `rate` is 8000, 16000, 24000 (default) or 48000, and 8000 for the latter "
     "two. Binary frames are audio in that format, both ways. Text frames are JSON. To the caller: `ready` first, `clear`, "
     "`mark` {name}, `event` {event}, `error` {problem}, and `ended` {reason, detail} last. From the caller: `mark` {name} "
-    "once a mark was played, `text` {text}, `commit`, `dtmf` {digit}, `hangup`. Closed with 1000 after the end, 1008 for a "
-    "refusal that no retry cures, 1011 for one that may be cured, 1012 when the control plane stops. A caller whose "
+    "once a mark was played, `text` {text}, `begin` and `commit` of a turn of push to talk, `dtmf` {digit}, `hangup`. "
+    "Closed with 1000 after the end, 1008 for a refusal that no retry cures, 1011 for one that may be cured, 1012 when the control plane stops. A caller whose "
     "connection breaks may come back within 10 s."
 )
 _RATES = (8000, 16000, 24000, 48000)

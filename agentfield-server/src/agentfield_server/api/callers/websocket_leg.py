@@ -364,6 +364,6 @@ def _bad_frame_error(error: ValidationError) -> InvalidInput:
     return InvalidInput(
         f"The frame is invalid{': ' + field if field else ''}: {first['msg'][:200]}.",
         code="bad_frame",
-        hint="frames of callers are mark, text, commit, dtmf and hangup; audio is binary",
+        hint="frames of callers are mark, text, begin, commit, dtmf and hangup; audio is binary",
         **({"field": field} if field else {}),
     )
