@@ -131,6 +131,22 @@ def test_a_result_that_the_next_reply_does_not_know_is_spoken_about() -> None:
     assert list(call.closed().values()) == ["succeeded"]
 
 
+def test_a_result_that_comes_with_the_request_is_spoken_about() -> None:
+    """A result that arrives in the moment in which a reply is requested, but is sent after it, is followed by another reply."""
+    call = model_call()
+    call.tool("c1")
+    call.tool("c2", "shop.slow")
+    call.feed(ReplyEnded(reply="r1", tools=2))
+    finish(call, "c1", 1)
+    call.now += 2.1  # a busy machine looks late: the wait is over, and the result is there
+    finish(call, "c2", {"slow": True})
+    (asked,) = call.sent(ReplyCommand)
+    call.heard("r2", "still looking", asked.id)
+    (_, again) = call.sent(ReplyCommand)
+    call.heard("r3", "it was found", again.id)
+    assert list(call.closed().values()) == ["succeeded"]
+
+
 def test_slow_single_call_is_answered_as_pending() -> None:
     """A single call without a result is answered as pending after a while, so that the model can speak."""
     call = model_call()

@@ -232,6 +232,8 @@ class MachineState:
         self.detail: str | None = None
         self.attached = False
         """Whether the provider's session is ready for commands."""
+        self.sent = 0
+        """Number of commands that were sent: their order, where several happen at one time."""
         self.interruption = InterruptionSwitch(self.send)
         self.timers = Timers()
         self._warnings = 0
@@ -339,6 +341,7 @@ class MachineState:
     def send(self, command: Command) -> None:
         """Send a command to the provider if its session is ready, else drop it."""
         if self.attached:
+            self.sent += 1
             self.emit(SendCommand(command))
 
     def broadcast(self, event: Event, **extra: Any) -> None:

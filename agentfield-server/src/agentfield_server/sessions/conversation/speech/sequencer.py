@@ -337,7 +337,7 @@ class SpeechSequencer:
         self._state.interruption.set(not protected, self._state.now)
 
     def _send(self, speech: Utterance) -> None:
-        speech.tries, speech.sent_at = speech.tries + 1, self._state.now
+        speech.tries += 1
         speech.enter(Condition.SLOT_FREE)
         self.sent = speech
         self._state.timers.set(TimerKind.SPEECH_START, self._state.now + _START_WAIT)
@@ -346,6 +346,7 @@ class SpeechSequencer:
             self._state.send(SayCommand(id=speech.id, text=speech.asked, interruptible=speech.interruptible))
         else:
             self._state.send(ReplyCommand(id=speech.id, instructions=speech.instructions, tools=speech.tools))
+        speech.number = self._state.sent
 
     def _claim(self, event: ReplyStarted) -> Utterance | None:
         if self.sent is not None and event.command == self.sent.id:

@@ -69,8 +69,8 @@ class Utterance:
     """Why the provider stopped generating before the end."""
     tries: int = 0
     """How often it was sent."""
-    sent_at: float = 0.0
-    """When it was last sent; what the model is told later is not known to it."""
+    number: int = 0
+    """Number of the command that last asked for it; what the model is told by later commands is not known to it."""
     waited: bool = False
     """Whether the time was waited for that the provider asked to wait."""
     begun_at: float = 0.0

@@ -73,6 +73,8 @@ class FollowUpRequest:
     """The replies whose tools returned."""
     since: float
     """When the last of the results was sent, seconds of the machine's clock."""
+    number: int
+    """Number of the last command that was sent then."""
     by_provider: bool = False
     """Whether the model goes on by itself, so that it is awaited and not asked."""
 

@@ -65,7 +65,7 @@ class FollowUp:
 
     def model_spoke(self, speech: Utterance) -> None:
         """Drop the follow-up request if the model speaks after the last result, so that it knows all results."""
-        if speech.requested and self._request is not None and self._request.since > speech.sent_at:
+        if speech.requested and self._request is not None and self._request.number > speech.number:
             return  # a result was sent after the model was asked for this reply, before it began
         self.unspoken.clear()
         if self._request is not None:
@@ -87,9 +87,9 @@ class FollowUp:
             by_provider: Whether the model does so by itself.
         """
         if self._request is None:
-            self._request = FollowUpRequest(turn, replies, self._state.now, by_provider)
+            self._request = FollowUpRequest(turn, replies, self._state.now, self._state.sent, by_provider)
         else:
-            self._request.turn, self._request.since = turn, self._state.now
+            self._request.turn, self._request.since, self._request.number = turn, self._state.now, self._state.sent
             self._request.replies.extend(replies)
             self._request.by_provider = self._request.by_provider and by_provider
 
