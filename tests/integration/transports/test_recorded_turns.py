@@ -280,7 +280,8 @@ async def test_a_recording_without_words_is_discarded(it: Installation) -> None:
     session = await it.start()
     answer = await it.answer(session.session_id)
     assert answer[-1]["type"] == "turn.discarded"
-    assert answer[-1]["body"] == {"item": answer[0]["item"], "why": "empty"}
+    whose = {"target": "kiosk.counter", "caller": None}
+    assert answer[-1]["body"] == {"item": answer[0]["item"], "why": "empty", **whose}
 
 
 async def test_the_end_of_the_session_ends_the_answer(it: Installation) -> None:

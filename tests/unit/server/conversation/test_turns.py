@@ -18,7 +18,7 @@ from agentfield.realtime.events import (
     TurnTranscript,
 )
 from agentfield_server.sessions.conversation.effects import Broadcast, OpenTurn, RejectOp, ResolveInput
-from agentfield_server.sessions.conversation.inputs import EndSession, TextInput
+from agentfield_server.sessions.conversation.inputs import EndSession, OfferAccepted, TextInput
 from support.server.machine import SimulatedCall
 
 
@@ -253,3 +253,19 @@ def test_input_after_the_end_is_refused() -> None:
         answer = call.answer(op_id)
         assert isinstance(answer, RejectOp)
         assert (answer.problem["code"], answer.problem["reason"]) == ("session_ended", "operator")
+
+
+def test_a_text_typed_before_the_call_is_live_is_a_turn() -> None:
+    """The caller's connection is open before the provider's session is: what it types meanwhile is not lost."""
+    call = SimulatedCall(media="bridged")
+    call.feed(OfferAccepted(), *(TextInput(f"text {number}") for number in range(9)))
+    assert not call.sent(AddTextCommand)
+    call.live()
+    assert [command.text for command in call.sent(AddTextCommand)] == [f"text {number}" for number in range(8)]
+
+
+def test_a_text_typed_before_a_call_that_never_is_live_is_dropped() -> None:
+    """Nothing is kept beyond the end."""
+    call = SimulatedCall(media="bridged")
+    call.feed(OfferAccepted(), TextInput("hello"), EndSession(reason="operator"), TextInput("again"))
+    assert not call.recorded("turn.committed")

@@ -46,6 +46,8 @@ is asked to continue; the next speech is sent; finished turns are closed; limits
 
 from __future__ import annotations
 
+from collections import deque
+
 from agentfield.plugins.manifest.spec import Capabilities, Media
 from agentfield.realtime.commands import AddTextCommand
 from agentfield.realtime.config import SessionConfig
@@ -97,6 +99,9 @@ from agentfield_server.sessions.conversation.usage_meter import UsageMeter
 __all__ = ["SessionMachine"]
 
 
+_MAX_TYPED_EARLY = 8
+
+
 class SessionMachine:
     """State machine of one session.
 
@@ -135,6 +140,8 @@ class SessionMachine:
         self.lifecycle = SessionLifecycle(
             self.state, self.turns, self.speech, self.tool_calls, self.handler, self.rotation, self.usage
         )
+        self._typed_early: deque[TextInput] = deque()
+        """Texts that the caller typed before the call was live."""
         self.commands = HandlerCommandDispatcher(
             self.state, self.turns, self.speech, self.tool_calls, self.handler, self.lifecycle
         )
@@ -264,9 +271,14 @@ class SessionMachine:
                 self.lifecycle.end_requested(event)
             case _:
                 self.events.dispatch(event)
+                while self._typed_early and self.state.live:
+                    self._text_typed(self._typed_early.popleft())
 
     def _text_typed(self, event: TextInput) -> None:
         if not self.state.live:
+            # the caller's connection is open before the provider's session is
+            if not self.state.over and len(self._typed_early) < _MAX_TYPED_EARLY:
+                self._typed_early.append(event)
             return
         item = self.state.ids("op")[:32]
         self.lifecycle.active()
