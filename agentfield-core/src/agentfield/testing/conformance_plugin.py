@@ -15,8 +15,11 @@ _TESTS = Path(__file__).parent / "conformance" / "test_conformance.py"
 
 pytest.register_assert_rewrite(
     f"{_KIT}.adapter_suite",
+    f"{_KIT}.capability_tests",
     f"{_KIT}.fault_tests",
     f"{_KIT}.manifest_tests",
+    f"{_KIT}.promptness_tests",
+    f"{_KIT}.reply_checks",
     f"{_KIT}.speech_tests",
     f"{_KIT}.transport_suite",
     f"{_KIT}.turn_tests",
@@ -43,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep only the suites of the kit that apply to the pair."""
     if not any(_of_kit(item) for item in items):
         return
-    from agentfield.testing.conformance.subject import suites_of
+    from agentfield.testing.conformance.harness.subject import suites_of
 
     keep = suites_of(config.getoption(ADAPTER_OPTION))
     items[:] = [item for item in items if not _of_kit(item) or _suite(item) in keep]

@@ -52,6 +52,15 @@ class ProviderPeer(Protocol):
         The audio is speech followed by enough silence for the provider's turn detection.
         """
 
+    def prepare_reply(self, text: str) -> None:
+        """Let the model's next answer be this text, spoken slowly enough to be interrupted; used where the pair has no `say`."""
+
+    def reroute(self) -> None:
+        """Let another model or upstream give the next answer, and report it; used where routing is `pinned`."""
+
+    async def expire(self) -> None:
+        """End all sessions since they are too old; used where `max_duration` is declared and never announced beforehand."""
+
     def call_tool(self, target: str, arguments: str) -> None:
         """Call a tool in the next reply instead of speaking.
 

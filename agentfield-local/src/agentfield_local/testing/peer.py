@@ -17,7 +17,7 @@ from agentfield.adapterkit.tool_names import ToolNames
 from agentfield.realtime.audio import AudioFormat
 from agentfield.testing.peer import Refusal
 from agentfield_local.brain.obedient import ObedientBrain
-from agentfield_local.brain.protocol import BrainRequest, CallFunction, Message, Step, ToolResult
+from agentfield_local.brain.protocol import BrainRequest, CallFunction, Message, Speak, Step, ToolResult
 from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.faults.behaviour import Behaviour, RefusalShape
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS
@@ -68,6 +68,17 @@ class LocalPeer:
     def call_tool(self, target: str, arguments: str) -> None:
         """Call a tool in the next reply instead of speaking."""
         self._brain.calls.append((target, arguments))
+
+    def prepare_reply(self, text: str) -> None:
+        """Let the brain's next answer be this text."""
+        self._brain.texts.append(text)
+
+    def reroute(self) -> None:
+        """Answer from another upstream, and say so."""
+        self.server.chat.behaviour = ChatBehaviour(switches="provider")
+
+    async def expire(self) -> None:
+        """Do nothing: the server announces the end of a session when it begins."""
 
     def refuse(self, status: Refusal) -> None:
         """Refuse the next request with a message that contains the key, which the adapter must redact."""
@@ -145,6 +156,7 @@ class _ScriptedBrain:
 
     def __init__(self, received: list[str]) -> None:
         self.calls: deque[tuple[str, str]] = deque()
+        self.texts: deque[str] = deque()
         self._received = received
         self._obedient = ObedientBrain()
         self._lock = Lock()
@@ -156,6 +168,8 @@ class _ScriptedBrain:
             if self.calls and request.tools:
                 target, arguments = self.calls.popleft()
                 return (CallFunction(ToolNames((target,)).safe(target), arguments),)
+            if self.texts:
+                return (Speak(self.texts.popleft()),)
         return self._obedient.respond(replace(request, tools=()))
 
 

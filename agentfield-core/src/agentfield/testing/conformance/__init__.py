@@ -3,10 +3,9 @@
 In: the pair that ``--adapter`` names, its manifest, and its peer (`agentfield.testing.peer`). Out: test results. It runs
 without network and without a key: the harness takes the control plane's place.
 
-To read: `test_conformance` (what pytest collects), `suite` (base class and known bugs), `subject` (finds pair and peer);
-then `adapter_suite` with its four groups (`manifest_tests`, `turn_tests`, `speech_tests`, `fault_tests`) over
-`adapter_harness` and `harness_session`, and `transport_suite` over `transport_harness`; `adapter_runtime` and `waiting` are
-shared by both harnesses.
+To read: `test_conformance` (what pytest collects), `suite` (base class and known bugs); then `adapter_suite` with its groups
+(`manifest_tests`, `turn_tests`, `speech_tests`, `capability_tests`, `promptness_tests`, `fault_tests`) and `transport_suite`,
+over the harnesses in `harness`.
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ from agentfield.realtime.events import (
     SessionReady,
     TurnCommitted,
 )
-from agentfield.testing.conformance.adapter_harness import LONG_TEXT, AdapterHarness, adapter_harness
-from agentfield.testing.conformance.harness_session import HarnessSession
-from agentfield.testing.conformance.subject import PairUnderTest
+from agentfield.testing.conformance.harness.adapter_harness import LONG_TEXT, AdapterHarness, adapter_harness
+from agentfield.testing.conformance.harness.harness_session import HarnessSession
+from agentfield.testing.conformance.harness.subject import PairUnderTest
+from agentfield.testing.conformance.harness.waiting import wait_until
 from agentfield.testing.conformance.suite import ConformanceSuite
-from agentfield.testing.conformance.waiting import wait_until
 from agentfield.testing.peer import PeerFactory, Refusal
 
 __all__ = ["FaultTests"]
@@ -72,9 +72,18 @@ class FaultTests(ConformanceSuite):
                 await session.send(session.reply_command())
                 await session.until("a failed reply, an error or the end", lambda: _broken(session))
                 return
-            await session.closed()
+            closed = await session.closed()
+            assert closed.reason != "closed" or subject.spec.media == "direct", (
+                "the provider's connection was lost, and SessionClosed has reason='closed', as if it had been asked for: "
+                f'use reason="provider_error", with retry=True where a new session can take over{session.describe()}'
+            )
+            if subject.spec.capabilities.resumption in ("replay", "stateless"):
+                assert closed.retry, (
+                    f"resumption is {subject.spec.capabilities.resumption}, and SessionClosed of a lost connection has "
+                    f"retry=False: the control plane would not open a new session{session.describe()}"
+                )
             with pytest.raises(ProviderUnavailable):
-                await session.send(session.reply_command())
+                await session.send(session.any_command())
 
     async def test_unknown_messages_are_ignored(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -84,10 +93,7 @@ class FaultTests(ConformanceSuite):
             harness.peer.inject_unknown_messages()
             async with harness.session() as session:
                 item = await session.caller_says("where is my order")
-                if session.config.declaration.floor == "handler":
-                    await session.reply()
-                else:
-                    await session.event(ReplyEnded)
+                await session.answer()
                 await session.close()
                 assert [each.item for each in session.of(TurnCommitted)] == [item]
                 assert len(session.of(ReplyStarted)) == len(session.of(ReplyEnded)) == 1, (
@@ -105,7 +111,8 @@ class FaultTests(ConformanceSuite):
         ):
             if subject.spec.capabilities.say == "none":
                 await session.speak("where is my order")
-                await session.send(session.reply_command())
+                if not session.answers_itself:
+                    await session.send(session.reply_command())
             else:
                 say = session.say_command(LONG_TEXT)
                 await session.send(say)

@@ -18,7 +18,7 @@ from agentfield.plugins.manifest.choices import check_options
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.plugins.registry.session_checks import needs_of
 from agentfield.realtime.config import Limits, SemanticVad, ServerVad, SessionDeclaration
-from agentfield.testing.conformance.subject import PairUnderTest, find_pair, provider_peer_factory
+from agentfield.testing.conformance.harness.subject import PairUnderTest, find_pair, provider_peer_factory
 from agentfield.testing.conformance.suite import ConformanceSuite
 from agentfield.testing.peer import PeerFactory
 

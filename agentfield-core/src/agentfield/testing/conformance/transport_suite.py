@@ -21,11 +21,11 @@ from agentfield.realtime.events import (
     ReplyAudio,
     ReplyEnded,
 )
+from agentfield.testing.conformance.harness.subject import TransportUnderTest, caller_peer_factory, find_transport
+from agentfield.testing.conformance.harness.transport_harness import TARGET, TransportHarness, transport_harness
+from agentfield.testing.conformance.harness.waiting import time_limit, wait_until
 from agentfield.testing.conformance.manifest_tests import assert_light_import
-from agentfield.testing.conformance.subject import TransportUnderTest, caller_peer_factory, find_transport
 from agentfield.testing.conformance.suite import ConformanceSuite
-from agentfield.testing.conformance.transport_harness import TARGET, TransportHarness, transport_harness
-from agentfield.testing.conformance.waiting import time_limit, wait_until
 from agentfield.testing.peer import PeerFactory
 
 __all__ = ["TransportSuite"]
@@ -137,8 +137,7 @@ class TransportSuite(ConformanceSuite):
             await wait_until("something is heard", lambda: len(harness.caller.heard) >= leg.format.size(_SHORT_MS))
             bridge = harness.runtime.bridge
             assert bridge is not None
-            async with time_limit("the reply is cancelled"):
-                await bridge.send(CancelReplyCommand(reply=_REPLY))
+            await harness.tasks.run("the reply is cancelled", bridge.send(CancelReplyCommand(reply=_REPLY)))
             interrupted = await harness.event(Interrupted)
             assert 0 <= (interrupted.heard_ms or 0) < _LONG_MS, f"{interrupted.heard_ms} ms were heard"
             await wait_until("the caller is told to clear its playout", lambda: harness.caller.cleared > 0)
@@ -191,9 +190,8 @@ class TransportSuite(ConformanceSuite):
             leg = await harness.call()
             await harness.runtime.close()
             await wait_until("the caller is disconnected", lambda: not harness.caller.connected)
-            async with time_limit("the leg closes"):
-                await leg.close()
-                await leg.close()
+            for _ in range(2):
+                await harness.tasks.run("the leg closes", leg.close())
 
     async def test_a_stalled_caller_causes_backpressure(
         self, subject: TransportUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -204,11 +202,16 @@ class TransportSuite(ConformanceSuite):
             await harness.caller.stall()
             piece, taken = bytes(leg.format.frame * 32 * 1024), 0
             while taken < _BUFFERED:
-                try:
-                    async with asyncio.timeout(1):
-                        await leg.play(_REPLY, piece)
-                except (TimeoutError, AgentFieldError):
+                playing = harness.tasks.start(leg.play(_REPLY, piece), "a stalled caller's audio")
+                done, _ = await asyncio.wait({playing}, timeout=1)
+                if not done:
+                    assert await harness.tasks.stop(playing), (
+                        "play ignores its cancellation: raise CancelledError again"
+                    )
                     return
+                if isinstance(playing.exception(), AgentFieldError):
+                    return
+                playing.result()
                 taken += len(piece)
             raise AssertionError(f"{taken} bytes were accepted for a stalled caller")
 

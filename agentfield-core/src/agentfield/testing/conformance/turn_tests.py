@@ -13,16 +13,15 @@ from agentfield.errors import CapabilityMissing, NotFound, ProviderUnavailable
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AddTextCommand, AppendAudioCommand, CommitTurnCommand, EndCommand
 from agentfield.realtime.events import (
-    ReplyEnded,
     ReplyStarted,
     SessionClosed,
     SessionReady,
     TurnCommitted,
     TurnTranscript,
 )
-from agentfield.testing.conformance.adapter_harness import AdapterHarness, adapter_harness
-from agentfield.testing.conformance.harness_session import HarnessSession
-from agentfield.testing.conformance.subject import PairUnderTest
+from agentfield.testing.conformance.harness.adapter_harness import AdapterHarness, adapter_harness
+from agentfield.testing.conformance.harness.harness_session import HarnessSession
+from agentfield.testing.conformance.harness.subject import PairUnderTest
 from agentfield.testing.conformance.suite import ConformanceSuite
 from agentfield.testing.peer import DirectPeer, PeerFactory
 
@@ -56,9 +55,9 @@ class TurnTests(ConformanceSuite):
                         await session.send(AppendAudioCommand(data=bytes(960)))
                 return
             assert {audio.name for audio in harness.bridged.formats} == subject.spec.capabilities.formats
+            opening = harness.bridged.open(harness.config(), AudioFormat("pcm16", 11_000))
             with pytest.raises(CapabilityMissing):
-                async with harness.adapter_step("an undeclared format is refused"):
-                    await harness.bridged.open(harness.config(), AudioFormat("pcm16", 11_000))
+                await harness.tasks.run("an undeclared format is refused", opening)
 
     async def test_a_session_opens_and_closes(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -80,7 +79,7 @@ class TurnTests(ConformanceSuite):
             await session.send(EndCommand())
             await session.closed()
             with pytest.raises(ProviderUnavailable):
-                await session.send(session.reply_command())
+                await session.send(session.any_command())
 
     async def test_a_turn_is_committed(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """A turn of the caller is committed once, and its transcript is as declared."""
@@ -99,13 +98,17 @@ class TurnTests(ConformanceSuite):
                     assert [each.text.strip() for each in final] == [_WORDS]
                 case "partial":
                     assert [each.text.strip() for each in final] == [_WORDS]
+                    assert len(transcripts) > len(final), (
+                        "caller_transcript is partial, and no TurnTranscript with final=False came before the final one: "
+                        f'emit them while the caller speaks, or declare "final"{session.describe()}'
+                    )
 
     async def test_turns_are_ordered(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """Each turn has its own item, and `previous`, if set, names an earlier turn."""
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
             first = await session.caller_says("the first")
-            if "handler" not in subject.spec.capabilities.floors:
-                await session.event(ReplyEnded)
+            if session.answers_itself:
+                await session.answer()
             second = await session.caller_says("the second")
             assert first != second, "two turns have the same item"
             committed = session.of(TurnCommitted)
@@ -129,7 +132,7 @@ class TurnTests(ConformanceSuite):
             async with harness.session(harness.config(manual=True)) as session:
                 await session.caller_says(_WORDS)
                 assert not session.of(ReplyStarted), f"a reply was started without a command{session.describe()}"
-                assert (await session.reply()).status == "completed"
+                assert (await session.answer()).status == "completed"
 
     async def test_text_input(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """Typed text reaches the model; pairs without text input refuse it."""
@@ -137,7 +140,7 @@ class TurnTests(ConformanceSuite):
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
             if subject.spec.capabilities.text_input:
                 await session.send(typed)
-                await session.reply()
+                await session.ask()
                 assert _reached(harness.peer.received, "walnut5521"), "typed text did not reach the provider"
             elif subject.spec.capabilities.resumption == "none":
                 with pytest.raises(CapabilityMissing):
@@ -152,12 +155,7 @@ class TurnTests(ConformanceSuite):
                 return
             async with harness.session(harness.config(floor="model")) as session:
                 await session.caller_says(_WORDS)
-                if session.config.turn_detection is None:  # without turn detection the control plane requests the reply
-                    await session.reply()
-                else:
-                    started = await session.event(ReplyStarted)
-                    assert started.command is None, f"this reply has a command id{session.describe()}"
-                    assert (await session.reply_ended(started)).status == "completed"
+                assert (await session.answer()).status == "completed", f"the answer is not complete{session.describe()}"
 
     async def test_resumption(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """The conversation survives a lost session as the pair declares it."""
@@ -171,7 +169,7 @@ class TurnTests(ConformanceSuite):
                             AddTextCommand(item="item_1", text="my word is walnut7713"),
                             AddTextCommand(item="item_2", text="understood, walnut8824", role="assistant"),
                         )
-                        await session.reply()
+                        await session.ask()
                     for word in ("walnut7713", "walnut8824"):
                         assert _reached(harness.peer.received, word), f"{word} did not reach the provider"
                 case "none":
@@ -189,7 +187,7 @@ async def _attach_again(harness: AdapterHarness) -> None:
         ref = await harness.call(stack, caller, config)
         for _ in range(2):
             session = HarnessSession(
-                await harness.attach(ref, config), config, harness.peer, harness.tasks, caller=caller
+                await harness.attach(ref, config), config, harness.can, harness.peer, harness.tasks, caller=caller
             )
             await session.event(SessionReady)
             await session.close()

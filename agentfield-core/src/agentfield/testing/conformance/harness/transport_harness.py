@@ -7,7 +7,7 @@ import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,14 +18,15 @@ from pydantic import SecretStr
 
 from agentfield.errors import AgentFieldError, InvalidInput, NotFound, SessionEnded
 from agentfield.plugins import RouteSpec, TransportSpec
-from agentfield.plugins.manifest.references import load_attribute
 from agentfield.realtime.bridge import Bridge
 from agentfield.realtime.caller import CallerInput, CallerLeg, LegEnd
 from agentfield.realtime.commands import AppendAudioCommand, Command
 from agentfield.realtime.events import Event
 from agentfield.realtime.transport import Evidence, Transport
-from agentfield.testing.conformance.adapter_runtime import SECRET, CapturedLog, captured_log
-from agentfield.testing.conformance.waiting import TaskTracker, time_limit, wait_until
+from agentfield.testing.conformance.harness.adapter_runtime import SECRET, CapturedLog, captured_log
+from agentfield.testing.conformance.harness.blocked_loop import loop_guard
+from agentfield.testing.conformance.harness.lifetime import entered
+from agentfield.testing.conformance.harness.waiting import TaskTracker, time_limit, wait_until
 from agentfield.testing.peer import CallEndpoint, CallerPeer, PeerFactory
 
 __all__ = ["TARGET", "FakeProviderSession", "HarnessTransportRuntime", "TransportHarness", "transport_harness"]
@@ -239,24 +240,19 @@ async def transport_harness(
         data_dir: The transport's data folder.
     """
     tasks = TaskTracker()
-    with captured_log() as log, tasks.tracking():
-        async with factory(SECRET) as caller:
+    with captured_log() as log, loop_guard():
+        async with tasks.tracking(), factory(SECRET) as caller:
             logger = logging.getLogger(f"agentfield.transport.{spec.name}")
             runtime = HarnessTransportRuntime(spec, caller.settings, data_dir, logger)
-            context: AbstractAsyncContextManager[Transport] = load_attribute(spec.factory or "")(runtime)
-            async with time_limit(f"{spec.factory} is entered"):
-                with tasks.code_under_test():
-                    transport = await context.__aenter__()
-            try:
-                async with _served(spec, transport, tasks) as runtime.base:
-                    endpoint = CallEndpoint(url=runtime.base, target=TARGET, session_id=_SESSION, token=_TOKEN)
-                    try:
-                        yield TransportHarness(spec, transport, runtime, caller, endpoint, tasks, log)
-                    finally:
-                        await runtime.close()
-            finally:
-                async with time_limit(f"{spec.factory} is left"):
-                    await context.__aexit__(None, None, None)
+            async with (
+                entered(spec.factory or "", runtime, tasks) as transport,
+                _served(spec, transport, tasks) as runtime.base,
+            ):
+                endpoint = CallEndpoint(url=runtime.base, target=TARGET, session_id=_SESSION, token=_TOKEN)
+                try:
+                    yield TransportHarness(spec, transport, runtime, caller, endpoint, tasks, log)
+                finally:
+                    await runtime.close()
             await tasks.assert_none_left("the transport")
         facts = [str(evidence) for _, evidence in runtime.started]
         for each in (*log.lines, *facts):

@@ -11,13 +11,21 @@ from typing import Any, cast
 
 from pydantic import SecretStr
 
-from agentfield.plugins.manifest.references import load_attribute
+from agentfield.plugins import Capabilities
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
-from agentfield.testing.conformance.adapter_runtime import SECRET, CapturedLog, HarnessAdapterRuntime, captured_log
-from agentfield.testing.conformance.harness_session import HarnessSession
-from agentfield.testing.conformance.subject import PairUnderTest
-from agentfield.testing.conformance.waiting import TaskTracker, time_limit
+from agentfield.testing.conformance.harness.adapter_runtime import (
+    SECRET,
+    CapturedLog,
+    HarnessAdapterRuntime,
+    captured_log,
+)
+from agentfield.testing.conformance.harness.blocked_loop import loop_guard
+from agentfield.testing.conformance.harness.event_rules import broken_rule
+from agentfield.testing.conformance.harness.harness_session import HarnessSession
+from agentfield.testing.conformance.harness.lifetime import entered
+from agentfield.testing.conformance.harness.subject import PairUnderTest
+from agentfield.testing.conformance.harness.waiting import TaskTracker, time_limit
 from agentfield.testing.peer import DirectPeer, PeerFactory, ProviderPeer
 
 __all__ = ["LONG_TEXT", "TOOL", "AdapterHarness", "adapter_harness"]
@@ -55,6 +63,11 @@ class AdapterHarness:
     """Values that callers, pages or logs may show; none may contain the key."""
 
     @property
+    def can(self) -> Capabilities:
+        """The capabilities of the pair."""
+        return self.subject.spec.capabilities
+
+    @property
     def direct(self) -> DirectAdapter:
         """The adapter, of a pair whose media is `direct`."""
         return cast("DirectAdapter", self.adapter)
@@ -87,24 +100,24 @@ class AdapterHarness:
             finally:
                 await session.close()
                 self.visible += session.events
+            if broken := broken_rule(session.events, session.sent, config=config, can=self.can, audio=session.audio):
+                raise AssertionError(f"{broken}{session.describe()}")
 
     async def open(self, stack: AsyncExitStack, config: SessionConfig, *, reading: bool = True) -> HarnessSession:
         """Open a session, on direct media with a caller; `stack` ends the call."""
         if self.subject.spec.media != "direct":
             audio = self.bridged.formats[0]
-            async with self.adapter_step("the session opens"):
-                session = await self.bridged.open(config, audio)
-            return HarnessSession(session, config, self.peer, self.tasks, audio=audio, reading=reading)
+            session = await self.tasks.run("the session opens", self.bridged.open(config, audio))
+            return HarnessSession(session, config, self.can, self.peer, self.tasks, audio=audio, reading=reading)
         caller = await stack.enter_async_context(cast("DirectPeer", self.peer).caller())
         ref = await self.call(stack, caller, config)
         session = await self.attach(ref, config)
-        return HarnessSession(session, config, self.peer, self.tasks, caller=caller, reading=reading)
+        return HarnessSession(session, config, self.can, self.peer, self.tasks, caller=caller, reading=reading)
 
     async def call(self, stack: AsyncExitStack, caller: Any, config: SessionConfig) -> CallRef:
         """Connect a caller over direct media; `stack` hangs up."""
         offer = await caller.offer()
-        async with self.adapter_step("the call is answered"):
-            answer = await self.direct.negotiate(offer, config)
+        answer = await self.tasks.run("the call is answered", self.direct.negotiate(offer, config))
         stack.push_async_callback(self.hang_up, answer.ref)
         self.visible += [answer.sdp, dict(answer.ref)]
         async with time_limit("the caller is connected"):
@@ -113,20 +126,11 @@ class AdapterHarness:
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> ProviderSession:
         """Attach to a call."""
-        async with self.adapter_step("the call is attached"):
-            return await self.direct.attach(ref, config)
+        return await self.tasks.run("the call is attached", self.direct.attach(ref, config))
 
     async def hang_up(self, ref: CallRef) -> None:
         """End a call."""
-        async with self.adapter_step("the call is hung up"):
-            await self.direct.hang_up(ref)
-
-    @asynccontextmanager
-    async def adapter_step(self, what: str) -> AsyncIterator[None]:
-        """Run adapter code in the block: within the time limit, and with its tasks tracked."""
-        async with time_limit(what):
-            with self.tasks.code_under_test():
-                yield
+        await self.tasks.run("the call is hung up", self.direct.hang_up(ref))
 
 
 @asynccontextmanager
@@ -143,25 +147,17 @@ async def adapter_harness(
         key: The adapter's key; by default the peer's.
     """
     tasks = TaskTracker()
-    reference = subject.spec.factory
-    with captured_log() as log, tasks.tracking():
-        async with factory(SECRET) as peer:
+    with captured_log() as log, loop_guard():
+        async with tasks.tracking(), factory(SECRET) as peer:
             runtime = HarnessAdapterRuntime(
                 base_url=peer.base_url if base_url is None else base_url,
-                key=SecretStr(key),
+                key=None if subject.provider.key_setting is None else SecretStr(key),
                 data_dir=data_dir,
                 logger=logging.getLogger(f"agentfield.adapter.{subject.spec.provider}"),
             )
-            context = load_attribute(reference)(runtime)
-            async with time_limit(f"{reference} is entered"):
-                with tasks.code_under_test():
-                    adapter = await context.__aenter__()
-            harness = AdapterHarness(subject, peer, adapter, runtime, log, tasks)
-            try:
+            async with entered(subject.spec.factory, runtime, tasks) as adapter:
+                harness = AdapterHarness(subject, peer, adapter, runtime, log, tasks)
                 yield harness
-            finally:
-                async with time_limit(f"{reference} is left"):
-                    await context.__aexit__(None, None, None)
             await tasks.assert_none_left("the adapter")
         _assert_no_secret(harness.visible, "a value that the session shows")
         _assert_no_secret(log.lines, "a log line")

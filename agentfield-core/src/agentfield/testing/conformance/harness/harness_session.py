@@ -1,13 +1,18 @@
-"""A provider session under test: sends commands, keeps events, and fails with the events received so far."""
+"""A provider session under test: sends commands, keeps events, and fails with the events received so far.
+
+The model's answer to a turn is asked for or awaited as the pair declares: `ask` and `answer`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
 
+from agentfield.plugins import Capabilities
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import AppendAudioCommand, Command, CommitTurnCommand, ReplyCommand, SayCommand
 from agentfield.realtime.config import SessionConfig
@@ -23,7 +28,7 @@ from agentfield.realtime.events import (
     Warned,
 )
 from agentfield.realtime.provider import ProviderSession
-from agentfield.testing.conformance.waiting import TIMEOUT, TaskTracker, time_limit
+from agentfield.testing.conformance.harness.waiting import TIMEOUT, TaskTracker, time_limit
 from agentfield.testing.peer import DirectCaller, ProviderPeer
 
 __all__ = ["CALLER_AUDIO", "HarnessSession"]
@@ -33,6 +38,8 @@ E = TypeVar("E", bound=Event)
 CALLER_AUDIO = AudioFormat("pcm16", 48_000)
 """Format of the caller's audio on direct media."""
 _PIECE_MS = 100
+_SEND_TIMEOUT = min(5.0, TIMEOUT)
+"""Seconds in which a command must be taken, as in the control plane."""
 _IDS = itertools.count(1)  # unique across sessions, since a provider may outlive one
 _SHOWN_EVENTS = 40
 """Events that a failure lists."""
@@ -44,6 +51,7 @@ class HarnessSession:
     Args:
         session: The session of the adapter.
         config: Its configuration.
+        can: The capabilities of the pair.
         peer: The provider.
         tasks: Tracks the tasks of the code under test.
         audio: The format of both directions, where the control plane carries the audio.
@@ -55,6 +63,7 @@ class HarnessSession:
         self,
         session: ProviderSession,
         config: SessionConfig,
+        can: Capabilities,
         peer: ProviderPeer,
         tasks: TaskTracker,
         *,
@@ -64,12 +73,16 @@ class HarnessSession:
     ) -> None:
         self.provider_session = session
         self.config = config
+        self.can = can
         self.peer = peer
         self.tasks = tasks
         self.audio = audio
         self.caller = caller
         self.events: list[Event] = []
         self._changed = asyncio.Event()
+        self.sent: list[Command] = []
+        self._asked_at = 0
+        """Number of events received before the caller's last turn: the model's answer to it follows."""
         self._failed: BaseException | None = None
         self._reader: asyncio.Task[None] | None = None
         if reading:
@@ -77,18 +90,24 @@ class HarnessSession:
 
     def read_events(self) -> asyncio.Task[None]:
         """Start to read the session's events."""
-        self._reader = asyncio.create_task(self._read(), name="events under test")
+        self._reader = self.tasks.start(self._read(), "the reader of the events")
         return self._reader
 
     async def _read(self) -> None:
         try:
-            with self.tasks.code_under_test():
-                async for event in self.provider_session.events():
+            async with aclosing(self.provider_session.events()) as events:  # type: ignore[type-var]
+                async for event in events:
                     self.events.append(event)
                     self._changed.set()
         except Exception as error:  # noqa: BLE001 - raised by the next expectation
             self._failed = error
-        self._changed.set()
+        finally:
+            self._changed.set()
+
+    async def stop_reading(self) -> bool:
+        """Cancel the reader of the events, as the control plane does; return whether it ended."""
+        reader, self._reader = self._reader, None
+        return reader is None or await self.tasks.stop(reader)
 
     # --- received events
 
@@ -150,14 +169,22 @@ class HarnessSession:
     async def send(self, *commands: Command) -> None:
         """Send commands; each must be accepted in time."""
         for command in commands:
-            async with time_limit(f"{type(command).__name__} is accepted", self.describe):
-                with self.tasks.code_under_test():
-                    await self.provider_session.send(command)
+            self.sent.append(command)
+            what = f"send({type(command).__name__}) returns once it is sent, not when it is done"
+            await self.tasks.run(what, self.provider_session.send(command), self.describe, _SEND_TIMEOUT)
 
     async def caller_says(self, text: str) -> str:
         """Let the caller say something; return the item of the turn once it is committed and transcribed."""
         before = len(self.of(TurnCommitted))
         await self.speak(text)
+        return await self.turn_committed(before)
+
+    async def turn_committed(self, before: int) -> str:
+        """Wait until the turn that was spoken is committed and transcribed; return its item.
+
+        Args:
+            before: Number of turns committed before.
+        """
         if self.config.turn_detection is None:
             await self.commit_turn(before)
         committed = await self.event(TurnCommitted, before + 1)
@@ -167,12 +194,17 @@ class HarnessSession:
 
     async def speak(self, text: str) -> None:
         """Let the caller say something without waiting for the turn."""
+        self._asked_at = len(self.events)
         if self.caller is not None:
             self.caller.speak(self.peer.prepare_turn(text, CALLER_AUDIO))
             return
         if self.audio is None:
             raise AssertionError("a session without a caller and without audio cannot be spoken to")
-        data, size = self.peer.prepare_turn(text, self.audio), self.audio.size(_PIECE_MS)
+        await self.send_audio(self.peer.prepare_turn(text, self.audio), self.audio)
+
+    async def send_audio(self, data: bytes, audio: AudioFormat, piece_ms: int = _PIECE_MS) -> None:
+        """Send audio of the caller in pieces."""
+        size = audio.size(piece_ms)
         await self.send(*(AppendAudioCommand(data=data[at : at + size]) for at in range(0, len(data), size)))
 
     async def commit_turn(self, before: int) -> None:
@@ -210,12 +242,49 @@ class HarnessSession:
         return await self.reply_ended(await self.start_reply(self.say_command(text)))
 
     async def reply(self, tools: Sequence[str] = ()) -> ReplyEnded:
-        """Let the model answer; wait for the end of the generation."""
+        """Ask the model for an answer; wait for the end of the generation."""
         return await self.reply_ended(await self.start_reply(self.reply_command(tools)))
+
+    @property
+    def answers_itself(self) -> bool:
+        """Whether the provider answers the caller's turns without being asked."""
+        return self.config.declaration.floor == "model" and self.config.turn_detection is not None
+
+    async def answer_started(self) -> ReplyStarted:
+        """Wait for the start of the model's answer to the caller's last turn; ask for it where the provider waits for that."""
+        if not self.answers_itself:
+            return await self.start_reply(self.reply_command())
+        after = self._asked_at
+
+        def find() -> ReplyStarted | None:
+            answers = (each for each in self.events[after:] if isinstance(each, ReplyStarted) and each.command is None)
+            return next(answers, None)
+
+        started: ReplyStarted = await self.until(
+            "the model's answer to the turn: a ReplyStarted without a command", find
+        )
+        return started
+
+    async def answer(self) -> ReplyEnded:
+        """Wait for the end of the model's answer to the caller's last turn, as `answer_started` does for its start."""
+        return await self.reply_ended(await self.answer_started())
+
+    async def ask(self, words: str = "and what do you say") -> ReplyEnded:
+        """Let the model answer to what it was given before; where it cannot be asked, the caller speaks."""
+        if self.answers_itself:
+            await self.caller_says(words)
+            return await self.answer()
+        return await self.reply()
 
     async def reply_ended(self, reply: ReplyStarted) -> ReplyEnded:
         """Wait for the end of a reply's generation."""
         return await self.event(ReplyEnded, where=lambda each: each.reply == reply.reply)
+
+    def any_command(self) -> Command:
+        """Return a command that every session of the pair takes while it is open."""
+        if self.audio is not None and self.answers_itself:
+            return AppendAudioCommand(data=bytes(self.audio.size(_PIECE_MS)))
+        return self.reply_command()
 
     def say_command(self, text: str) -> SayCommand:
         """Return a `say` command with a unique id."""
@@ -227,13 +296,9 @@ class HarnessSession:
 
     async def close(self) -> None:
         """Close the session; wait for the end of its events."""
-        async with time_limit("the session closes", self.describe):
-            with self.tasks.code_under_test():
-                await self.provider_session.close()
-        if self._reader is not None and not self._reader.done():
-            async with time_limit("the events end after the session was closed", self.describe):
-                await asyncio.wait({self._reader}, timeout=TIMEOUT)
-            self._reader.cancel()
+        await self.tasks.run("the session closes", self.provider_session.close(), self.describe)
+        if self._reader is not None:
+            await self.tasks.result("the events end after the session was closed", self._reader, self.describe)
 
 
 def _times(count: int) -> str:

@@ -1,0 +1,172 @@
+"""Standard tests of capabilities that a session selects, or that show only after an accident."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from agentfield.realtime.commands import AddTextCommand, CancelReplyCommand, UpdateCommand
+from agentfield.realtime.config import SemanticVad
+from agentfield.realtime.events import (
+    Interrupted,
+    ProviderFault,
+    ReplyEnded,
+    SessionClosed,
+    SessionReady,
+    TurnCommitted,
+)
+from agentfield.testing.conformance.harness.adapter_harness import LONG_TEXT, adapter_harness
+from agentfield.testing.conformance.harness.harness_session import HarnessSession
+from agentfield.testing.conformance.harness.subject import PairUnderTest
+from agentfield.testing.conformance.reply_checks import assert_complete, peer_member, start_long_reply
+from agentfield.testing.conformance.suite import ConformanceSuite
+from agentfield.testing.peer import PeerFactory
+
+__all__ = ["CapabilityTests"]
+
+_FIRST_WORDS, _LAST_WORD = "Every order", "zebra"
+_HEARD_MS = 1500
+_CLOCKS_DIFFER = 300.0
+"""Seconds by which the clocks of provider and adapter may differ."""
+
+
+class CapabilityTests(ConformanceSuite):
+    """Forms of answers, turn detection, truncation, resumption, routing and duration, each as declared."""
+
+    async def test_each_form_of_answers(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """A session that declares one form of answers, spoken or written, gets that form and no other."""
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness:
+            for modality in sorted(subject.spec.capabilities.modalities):
+                async with harness.session(harness.config(modalities=(modality,))) as session:
+                    await session.caller_says("where is my order")
+                    assert_complete(session, await session.answer())
+
+    async def test_semantic_turn_detection(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """A session with `SemanticVad` detects the end of a turn; other pairs refuse it (`test_undeclared_capabilities_are_refused`)."""
+        if "semantic_vad" not in subject.spec.capabilities.turn_detection:
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness:
+            config = harness.config(turn_detection=SemanticVad()).model_copy(update={"turn_detection": SemanticVad()})
+            async with harness.session(config) as session:
+                await session.caller_says("where is my order")
+                assert not session.of(ProviderFault), f"the provider refuses semantic_vad{session.describe()}"
+
+    async def test_truncation(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
+        """After an interruption the model knows what was heard, and has forgotten the rest, as declared."""
+        can = subject.spec.capabilities
+        if can.truncation == "none":
+            return
+        assert can.interruption != "none", (
+            "truncation without interruption: a reply that nothing can stop is always heard to its end"
+        )
+        told = can.truncation in ("client_ms", "estimate") and subject.spec.media != "direct"
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness:
+            for heard_ms in (0, _HEARD_MS) if told else (None,):
+                async with harness.session() as session:
+                    started = await start_long_reply(session)
+                    await session.send(CancelReplyCommand(reply=started.reply, heard_ms=heard_ms))
+                    await session.reply_ended(started)
+                    before = len(harness.peer.received)
+                    await session.caller_says("what did you say")
+                    await session.answer()
+                    known = "\n".join(harness.peer.received[before:])
+                    assert _LAST_WORD not in known, (
+                        f"truncation is {can.truncation}, but after CancelReplyCommand(heard_ms={heard_ms}) the model still has "
+                        f"the unheard text: {known[-300:]}"
+                    )
+                    if heard_ms == 0:
+                        assert _FIRST_WORDS not in known, (
+                            f"truncation is {can.truncation}, but the model still has a text of which 0 ms were heard"
+                        )
+
+    async def test_uninterruptible_speech(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """While `UpdateCommand(interruptible=False)` holds, the caller's speech stops no reply and starts none."""
+        if not subject.spec.capabilities.uninterruptible:
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
+            await session.event(SessionReady)
+            await session.send(UpdateCommand(interruptible=False))
+            say = session.say_command(LONG_TEXT).model_copy(update={"interruptible": False})
+            started = await session.start_reply(say)
+            if session.config.turn_detection is not None:
+                await session.speak("stop please")
+                await session.event(TurnCommitted)
+            ended = await session.reply_ended(started)
+            assert ended.status == "completed", f"the speech was stopped, status {ended.status!r}{session.describe()}"
+            assert not session.of(Interrupted), f"the speech was interrupted{session.describe()}"
+
+    async def test_nothing_is_lost_with_a_connection(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """Where resumption is `stateless`, the conversation so far reaches the provider again after a lost connection."""
+        if subject.spec.capabilities.resumption != "stateless":
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness:
+            async with harness.session() as session:
+                await session.send(AddTextCommand(item="item_1", text="my word is walnut7713"))
+                await session.ask()
+                await harness.peer.drop()
+                if subject.spec.media == "turns":  # the session itself goes on
+                    await session.send(session.reply_command())
+                    await session.until("a failed reply or an error", lambda: _failed(session))
+                    assert not session.of(SessionClosed), (
+                        "resumption is stateless, and a lost connection ends the session: there is nothing to lose, so report "
+                        f"the failed reply and go on{session.describe()}"
+                    )
+            async with harness.session() as session:
+                before = len(harness.peer.received)
+                await session.send(AddTextCommand(item="item_2", text="my word is walnut7713"))
+                await session.ask()
+                assert any("walnut7713" in each for each in harness.peer.received[before:]), (
+                    "the conversation so far did not reach the provider in the session after a lost connection"
+                )
+
+    async def test_the_route_is_pinned(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
+        """Where routing is `pinned`, an answer of another model or upstream is an error, not an answer."""
+        if subject.spec.capabilities.routing != "pinned":
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
+            await session.caller_says("where is my order")
+            await session.answer()
+            peer_member(session, "reroute", "routing is pinned")()
+            await session.caller_says("thank you")
+            await session.send(session.reply_command())
+            await session.until(
+                "a failed reply, an error or the end: routing is pinned, and the provider answered from another upstream",
+                lambda: _failed(session),
+            )
+
+    async def test_the_longest_session(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
+        """The end that the provider announces is within `max_duration`; one that announces none ends as `provider_expired`."""
+        longest = subject.spec.capabilities.max_duration
+        if longest is None:
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
+            ready = await session.event(SessionReady)
+            if ready.expires_at is None:
+                await _expired(session)
+                return
+            left = ready.expires_at - time.time()
+            assert -_CLOCKS_DIFFER < left < longest + _CLOCKS_DIFFER, (
+                f"max_duration is {longest:g} s, and SessionReady.expires_at is {left:.0f} s away: it is seconds since the epoch"
+            )
+
+
+async def _expired(session: HarnessSession) -> None:
+    await peer_member(session, "expire", "max_duration is declared and SessionReady announces no expires_at")()
+    closed = await session.closed()
+    assert closed.reason == "provider_expired", (
+        "the provider ended the session since it was too old, and SessionClosed does not say so: use "
+        f'reason="provider_expired", so that the control plane opens the next one{session.describe()}'
+    )
+
+
+def _failed(session: HarnessSession) -> object:
+    failed = [each for each in session.of(ReplyEnded) if each.status == "failed"]
+    return next(iter((*session.of(ProviderFault), *failed, *session.of(SessionClosed))), None)
