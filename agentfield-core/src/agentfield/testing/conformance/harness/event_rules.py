@@ -27,7 +27,7 @@ from agentfield.realtime.events import (
 
 __all__ = ["broken_rule"]
 
-_TURN_ORDER = (TurnStarted, TurnStopped, TurnCommitted)
+_TURN_ORDER: tuple[type[Event], ...] = (TurnStarted, TurnStopped, TurnCommitted)
 _REPLY_PARTS = (ReplyAudio, ReplyTranscript, ToolRequested)
 
 
