@@ -83,7 +83,7 @@ class FaultTests(ConformanceSuite):
                     f"retry=False: the control plane would not open a new session{session.describe()}"
                 )
             with pytest.raises(ProviderUnavailable):
-                await session.send(session.any_command())
+                await session.send(session.reply_command())
 
     async def test_unknown_messages_are_ignored(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from agentfield.entry_points import PLUGIN_GROUP
 from agentfield.errors import CapabilityMissing, InvalidInput
 from agentfield.plugins import PLUGIN_API, Capabilities, PluginRecord
 from agentfield.plugins.manifest.choices import check_options
+from agentfield.plugins.manifest.completeness import pair_gaps, provider_gaps
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.plugins.registry.session_checks import needs_of
 from agentfield.realtime.config import Limits, SemanticVad, ServerVad, SessionDeclaration
@@ -54,55 +56,53 @@ class AdapterManifestTests(ConformanceSuite):
 
     async def test_the_manifest_is_complete(self, subject: PairUnderTest) -> None:
         """The plugin is made for this plugin API, and its declarations of the pair are consistent."""
-        can, manifest = subject.spec.capabilities, subject.record.manifest
+        manifest = subject.record.manifest
         assert subject.record.state == "ok", subject.record.reason
         assert manifest is not None
         assert manifest.api[0] == PLUGIN_API[0], f"made for plugin API {manifest.api}, this is {PLUGIN_API}"
-        assert can.floors, "floors is empty: no turn could be answered"
-        assert can.modalities, "modalities is empty: the agent could not answer"
-        assert can.turn_detection, "turn_detection is empty: no turn would ever end"
-        for name in ("duration", "idle"):
-            assert name in can.limits, f"limits lacks {name!r}, which every session has"
-        if can.caller_transcript != "none":
-            assert can.default_transcription, (
-                "caller_transcript is declared, so default_transcription must name a model"
-            )
-        if "handler" in can.floors:
-            assert can.caller_transcript != "none", (
-                "a handler answers transcripts: the handler floor needs caller_transcript"
-            )
-        if subject.spec.media != "direct":
-            assert can.formats, "the control plane carries the audio, so formats must name the provider's formats"
-        if subject.provider.key_required:
-            assert subject.provider.key_setting, "key_required is set, and key_setting names no setting"
+        gaps = [*provider_gaps(subject.provider), *pair_gaps(subject.spec, subject.provider)]
+        assert not gaps, "\n".join(gaps)
 
     async def test_unknown_options_are_refused(self, subject: PairUnderTest) -> None:
         """An unknown option is refused by name, never ignored."""
-        with pytest.raises(InvalidInput) as refused:
-            check_options(subject.spec, {_UNKNOWN: 1})
-        assert _UNKNOWN in str(refused.value), f"the refusal does not name the option: {refused.value}"
+        refusal = _refusal_of_option(subject, _UNKNOWN)
+        assert refusal is not None, (
+            f"an unknown option was accepted: give {subject.spec.options} the setting extra='forbid', or a spelling mistake "
+            "changes nothing and nobody learns it"
+        )
+        assert _UNKNOWN in refusal, f"the refusal does not name the option: {refusal}"
         assert check_options(subject.spec, {}) is not None, "empty options must be accepted"
 
     async def test_undeclared_capabilities_are_refused(self, subject: PairUnderTest) -> None:
         """A session that needs an undeclared capability is refused by the capability's name."""
         for capability, declared in _undeclared(subject.spec.capabilities):
             floor = "handler" if "handler" in subject.spec.capabilities.floors else "model"
-            modalities = tuple(sorted(subject.spec.capabilities.modalities))
             asked = {
                 "name": "voice",
                 "provider": subject.spec.provider,
                 "transport": subject.spec.transport,
                 "floor": floor,
             }
-            declaration = SessionDeclaration.model_validate({**asked, "modalities": modalities, **declared})
+            declaration = SessionDeclaration.model_validate({**asked, **declared})
             with pytest.raises(CapabilityMissing) as refused:
                 subject.registry.resolve(subject.spec.provider, subject.spec.transport, needs_of(declaration))
             assert capability in refused.value.data["missing"], f"{capability} is not named in: {refused.value}"
 
     async def test_the_factory_can_be_imported(self, subject: PairUnderTest) -> None:
         """The factory and the options model can be imported as the manifest names them."""
-        for reference in filter(None, (subject.spec.factory, subject.spec.options)):
-            assert callable(load_attribute(reference)), f"{reference} cannot be called"
+        assert callable(load_attribute(subject.spec.factory)), f"{subject.spec.factory} cannot be called"
+        if subject.spec.options is not None:
+            model = load_attribute(subject.spec.options)
+            is_model = isinstance(model, type) and issubclass(model, BaseModel)
+            assert is_model, f"{subject.spec.options} is no pydantic model"
+
+
+def _refusal_of_option(subject: PairUnderTest, name: str) -> str | None:
+    try:
+        check_options(subject.spec, {name: 1})
+    except InvalidInput as refused:
+        return str(refused)
+    return None
 
 
 def _undeclared(can: Capabilities) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -131,6 +131,8 @@ def _undeclared(can: Capabilities) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "limits", {"limits": limits}
     if can.caller_transcript == "none":
         yield "caller_transcript", {"transcription": "any"}
+    elif can.transcription == "own":
+        yield "transcription", {"transcription": "any"}
     if can.interruption == "none":
         yield "interruption", {"interrupt_after_ms": 100}
     if can.max_duration is not None:

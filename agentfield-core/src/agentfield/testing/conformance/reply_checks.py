@@ -27,7 +27,7 @@ async def start_long_reply(session: HarnessSession) -> ReplyStarted:
     if session.caller is not None:
         caller = session.caller
         await wait_until("the caller hears the reply", lambda: caller.heard_ms > _HEARD_MS, session.describe)
-    elif "audio" in session.config.declaration.modalities:
+    elif "audio" in session.config.modalities:
         await session.event(ReplyAudio, where=lambda each: each.reply == started.reply)
     return started
 
@@ -70,14 +70,14 @@ def assert_complete(session: HarnessSession, ended: ReplyEnded) -> None:
             f'with final=False as they arrive, or declare "final"{session.describe()}'
         )
     sound = b"".join(each.data for each in session.of(ReplyAudio) if each.reply == ended.reply)
-    speaks = "audio" in session.config.declaration.modalities
+    speaks = "audio" in session.config.modalities
     assert ended.audio == speaks, f"ReplyEnded.audio is wrong{session.describe()}"
-    if session.audio is None:
+    if session.output is None:
         assert not sound, f"audio of direct media must not pass through the control plane{session.describe()}"
     elif speaks:
         assert sound, f"the reply has no audio{session.describe()}"
-        assert len(sound) % session.audio.frame == 0, "audio ends in the middle of a sample"
+        assert len(sound) % session.output.frame == 0, "audio ends in the middle of a sample"
         audio_ms = ended.audio_ms
-        assert audio_ms is None or abs(audio_ms - session.audio.ms(len(sound))) <= 1, (
+        assert audio_ms is None or abs(audio_ms - session.output.ms(len(sound))) <= 1, (
             f"audio_ms is {audio_ms}{session.describe()}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfield.errors import AgentFieldError, CapabilityMissing
+from agentfield.errors import AgentFieldError
 from agentfield.realtime.commands import CancelReplyCommand, ToolResultCommand
 from agentfield.realtime.events import (
     Interrupted,
@@ -39,8 +39,7 @@ class SpeechTests(ConformanceSuite):
         can = subject.spec.capabilities
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
             if can.say == "none":
-                with pytest.raises(CapabilityMissing):
-                    await session.send(session.say_command(_SHORT))
+                await session.refuses(session.say_command(_SHORT), "say is 'none'")
                 return
             ended = await session.say(_SHORT)
             assert_complete(session, ended)
@@ -102,9 +101,9 @@ class SpeechTests(ConformanceSuite):
         async with adapter_harness(subject, peer_factory, tmp_path) as harness:
             if subject.spec.capabilities.tools == "none":
                 async with harness.session() as session:
-                    for command in (session.reply_command((TOOL,)), ToolResultCommand(call_id="call_1", output="{}")):
-                        with pytest.raises(CapabilityMissing):
-                            await session.send(command)
+                    asked = session.reply_command().model_copy(update={"tools": (TOOL,)})
+                    for command in (asked, ToolResultCommand(call_id="call_1", output="{}")):
+                        await session.refuses(command, "tools is 'none'")
                 return
             async with harness.session(harness.config(tools=True)) as session:
                 if not session.answers_itself:
@@ -113,7 +112,8 @@ class SpeechTests(ConformanceSuite):
                 assert [json.loads(call.arguments) for call in calls] == [{"word": "naïve"}, {"word": "walnut"}]
                 assert [call.name for call in calls] == [TOOL, TOOL], "a tool call is named by its target"
                 assert calls[0].call_id != calls[1].call_id, "two calls have the same id"
-                await session.ask()
+                if not session.answers_after("tool_result"):
+                    await session.ask()
                 for call in calls:
                     arrived = any(f"walnut-{call.call_id}" in each for each in harness.peer.received)
                     assert arrived, f"the result of {call.call_id} did not reach the provider"
@@ -131,7 +131,10 @@ class SpeechTests(ConformanceSuite):
             if not session.answers_itself:
                 await session.caller_says("look up the word")
             assert (await _call(session, "unknown_tool", "{}")).name == "unknown_tool"
-            assert (await _call(session, TOOL, '{"word": ')).arguments == '{"word": '
+            try:
+                assert (await _call(session, TOOL, '{"word": ')).arguments == '{"word": '
+            except NotImplementedError:
+                return  # the protocol carries arguments as an object, so they are always JSON
 
     async def test_undeclared_tools_are_refused(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -144,7 +147,7 @@ class SpeechTests(ConformanceSuite):
             harness.session(harness.config(tools=True)) as session,
         ):
             with pytest.raises(AgentFieldError) as refused:
-                await session.send(session.reply_command(("desk.another",)))
+                await session.send(session.reply_command().model_copy(update={"tools": ("desk.another",)}))
             named = "desk.another" in str(refused.value) or refused.value.code == "capability_missing"
             assert named, f"the refusal does not name the tool: {refused.value}"
 
@@ -157,8 +160,7 @@ class SpeechTests(ConformanceSuite):
             started = await start_long_reply(session)
             cancel = CancelReplyCommand(reply=started.reply, heard_ms=None if subject.spec.media == "direct" else 300)
             if can.interruption == "none":
-                with pytest.raises(CapabilityMissing):
-                    await session.send(cancel)
+                await session.refuses(cancel, "interruption is 'none'")
                 return
             await session.send(cancel)
             ended = await session.reply_ended(started)
@@ -229,5 +231,8 @@ async def _call(session: HarnessSession, target: str, arguments: str) -> ToolReq
     call = await session.event(ToolRequested, before + 1)
     assert call.reply == ended.reply, f"the call has another reply's id{session.describe()}"
     assert ended.tools == 1, f"the reply does not count its call{session.describe()}"
+    session.expect_answer()
     await session.send(ToolResultCommand(call_id=call.call_id, output=json.dumps({"found": f"walnut-{call.call_id}"})))
+    if session.answers_after("tool_result"):
+        await session.answer()
     return call

@@ -12,6 +12,9 @@ from typing import Any, cast
 from pydantic import SecretStr
 
 from agentfield.plugins import Capabilities
+from agentfield.plugins.manifest.choices import capabilities_of
+from agentfield.plugins.manifest.completeness import voices_of
+from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
 from agentfield.testing.conformance.harness.adapter_runtime import (
@@ -95,13 +98,28 @@ class AdapterHarness:
         config = config or self.config()
         async with AsyncExitStack() as stack:
             session = await self.open(stack, config, reading=reading)
-            try:
+            async with self._closing(session):
                 yield session
-            finally:
-                await session.close()
-                self.visible += session.events
-            if broken := broken_rule(session.events, session.sent, config=config, can=self.can, audio=session.audio):
-                raise AssertionError(f"{broken}{session.describe()}")
+
+    @asynccontextmanager
+    async def opened(
+        self, session: ProviderSession, config: SessionConfig, audio: AudioFormat
+    ) -> AsyncIterator[HarnessSession]:
+        """Use a session that was opened otherwise, as `session` does."""
+        async with self._closing(HarnessSession(session, config, self.can, self.peer, self.tasks, audio=audio)) as each:
+            yield each
+
+    @asynccontextmanager
+    async def _closing(self, session: HarnessSession) -> AsyncIterator[HarnessSession]:
+        try:
+            yield session
+        finally:
+            await session.close()
+            self.visible += session.events
+        if broken := broken_rule(
+            session.events, session.sent, config=session.config, can=self.can, audio=session.output
+        ):
+            raise AssertionError(f"{broken}{session.describe()}")
 
     async def open(self, stack: AsyncExitStack, config: SessionConfig, *, reading: bool = True) -> HarnessSession:
         """Open a session, on direct media with a caller; `stack` ends the call."""
@@ -173,7 +191,10 @@ def session_config(
     subject: PairUnderTest, *, tools: bool = False, manual: bool = False, **declared: Any
 ) -> SessionConfig:
     """Return a session configuration for a pair, with the pair's own capabilities and defaults."""
-    can = subject.spec.capabilities
+    model = (
+        declared.get("model") or subject.provider.models.default or next(iter(subject.provider.models.known), "default")
+    )
+    can = capabilities_of(subject.spec, subject.provider, model)
     floor = declared.pop("floor", None) or ("handler" if "handler" in can.floors else "model")
     declaration = SessionDeclaration.model_validate(
         {
@@ -181,21 +202,21 @@ def session_config(
             "provider": subject.spec.provider,
             "transport": subject.spec.transport,
             "floor": floor,
-            "modalities": tuple(sorted(can.modalities)),
             "tools": (TOOL,) if tools else (),
             "instructions": "You help.",
             "turn_detection": "manual" if manual else "default",
             **declared,
         }
     )
-    voices, models = subject.provider.voices, subject.provider.models
+    voices = voices_of(subject.provider, model)
     return SessionConfig(
         session_id="ses_conformance",
         target="desk.voice",
         declaration=declaration,
-        model=models.default or next(iter(models.known), "default"),
-        voice=voices.default or next(iter(voices.known), None),
+        model=model,
+        voice=declaration.voice or voices.default or next(iter(voices.known), None),
         transcription=can.default_transcription,
+        modalities=declaration.modalities or tuple(sorted(can.modalities)),
         turn_detection=ServerVad() if "server_vad" in can.turn_detection and not manual else None,
         tools=(_TOOL_SPEC,) if tools else (),
         safety_id="conformance",

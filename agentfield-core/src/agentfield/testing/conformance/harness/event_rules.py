@@ -17,6 +17,8 @@ from agentfield.realtime.events import (
     ReplyTranscript,
     SessionClosed,
     SessionReady,
+    SessionResumable,
+    ToolCancelled,
     ToolRequested,
     TurnCommitted,
     TurnStarted,
@@ -50,6 +52,7 @@ def broken_rule(
     """
     checks = (
         _session(events),
+        _ready(events, config, can),
         _turns(events, detected=config.turn_detection is not None),
         _transcripts(events),
         _replies(events, commands),
@@ -70,6 +73,18 @@ def _session(events: Sequence[Event]) -> Iterator[str]:
             f"{kinds[talk].__name__} comes before SessionReady: emit SessionReady first, as soon as the provider has "
             "opened the session; the control plane compares its model with the requested one"
         )
+
+
+def _ready(events: Sequence[Event], config: SessionConfig, can: Capabilities) -> Iterator[str]:
+    for ready in (each for each in events if isinstance(each, SessionReady)):
+        for name, asked, given in (("model", config.model, ready.model), ("voice", config.voice, ready.voice)):
+            if name not in can.echoes and given is not None:
+                yield f"SessionReady.{name} is {given!r}, although echoes lacks {name!r}: report only what the provider repeats"
+            elif name in can.echoes and asked is not None and given != asked:
+                yield (
+                    f"SessionReady.{name} is {given!r}, and the session asked for {asked!r}: pass on what the provider repeats, "
+                    f"or take {name!r} out of `echoes` where it repeats nothing. The control plane compares them"
+                )
 
 
 def _turns(events: Sequence[Event], *, detected: bool) -> Iterator[str]:
@@ -160,6 +175,10 @@ def _parts(events: Sequence[Event], can: Capabilities, audio: AudioFormat | None
                 )
             case Interrupted(reply=reply) if reply not in known:
                 yield f"Interrupted names the reply {reply!r}, which never started"
+            case ToolCancelled(call_id=call_id) if call_id not in calls:
+                yield f"ToolCancelled names the call {call_id!r}, which was never requested"
+            case SessionResumable() if can.resumption != "handle":
+                yield f'SessionResumable, although resumption is {can.resumption!r}: declare resumption="handle"'
             case UsageReported(reply=str(reply)) if reply not in known:
                 yield f"UsageReported names the reply {reply!r}, which never started"
 

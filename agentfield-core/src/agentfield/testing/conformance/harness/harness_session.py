@@ -10,11 +10,19 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from agentfield.errors import AgentFieldError, CapabilityMissing
 from agentfield.plugins import Capabilities
 from agentfield.realtime.audio import AudioFormat
-from agentfield.realtime.commands import AppendAudioCommand, Command, CommitTurnCommand, ReplyCommand, SayCommand
+from agentfield.realtime.commands import (
+    AppendAudioCommand,
+    BeginTurnCommand,
+    Command,
+    CommitTurnCommand,
+    ReplyCommand,
+    SayCommand,
+)
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
     Event,
@@ -27,7 +35,7 @@ from agentfield.realtime.events import (
     TurnTranscript,
     Warned,
 )
-from agentfield.realtime.provider import ProviderSession
+from agentfield.realtime.provider import ProviderSession, SeparateOutput
 from agentfield.testing.conformance.harness.waiting import TIMEOUT, TaskTracker, time_limit
 from agentfield.testing.peer import DirectCaller, ProviderPeer
 
@@ -54,7 +62,7 @@ class HarnessSession:
         can: The capabilities of the pair.
         peer: The provider.
         tasks: Tracks the tasks of the code under test.
-        audio: The format of both directions, where the control plane carries the audio.
+        audio: The format of the caller's audio, where the control plane carries it.
         caller: The caller, where it does not.
         reading: Whether to read events from the start; otherwise `read_events` starts to.
     """
@@ -77,6 +85,9 @@ class HarnessSession:
         self.peer = peer
         self.tasks = tasks
         self.audio = audio
+        separate = session.output_format if isinstance(session, SeparateOutput) else None
+        self.output = separate if audio is not None and separate is not None else audio
+        """The format of the replies, None where the control plane does not carry them."""
         self.caller = caller
         self.events: list[Event] = []
         self._changed = asyncio.Event()
@@ -141,14 +152,17 @@ class HarnessSession:
         found: list[E] = await self.until(f"{_times(count)}{kind.__name__}", find)
         return found[0]
 
-    async def closed(self) -> SessionClosed:
+    async def closed(self, when: str = "") -> SessionClosed:
         """Wait for the end of the events and return the last one.
+
+        Args:
+            when: When they must end, for the message.
 
         Raises:
             AssertionError: The events did not end, or the last one is not `SessionClosed`.
         """
         reader = self._reader or self.read_events()
-        async with time_limit("the events end", self.describe):
+        async with time_limit(f"the events end {when}".strip(), self.describe):
             await asyncio.wait({reader})
         if self._failed is not None:
             raise AssertionError(f"the events ended with an exception: {self._failed!r}{self.describe()}")
@@ -188,13 +202,15 @@ class HarnessSession:
         if self.config.turn_detection is None:
             await self.commit_turn(before)
         committed = await self.event(TurnCommitted, before + 1)
-        if self.config.transcription is not None:
+        if self.can.caller_transcript != "none":
             await self.event(TurnTranscript, where=lambda each: each.item == committed.item and each.final)
         return committed.item
 
     async def speak(self, text: str) -> None:
         """Let the caller say something without waiting for the turn."""
         self._asked_at = len(self.events)
+        if self.config.turn_detection is None and self.can.begins_turns:
+            await self.send(BeginTurnCommand(id=f"begin_{next(_IDS)}"))
         if self.caller is not None:
             self.caller.speak(self.peer.prepare_turn(text, CALLER_AUDIO))
             return
@@ -248,7 +264,15 @@ class HarnessSession:
     @property
     def answers_itself(self) -> bool:
         """Whether the provider answers the caller's turns without being asked."""
-        return self.config.declaration.floor == "model" and self.config.turn_detection is not None
+        return self.answers_after("commit" if self.config.turn_detection is None else "turn")
+
+    def answers_after(self, what: Literal["turn", "commit", "tool_result"]) -> bool:
+        """Whether the model goes on by itself after something, as `Capabilities.answers_after` says."""
+        return self.config.declaration.floor == "model" and what in self.can.answers_after
+
+    def expect_answer(self) -> None:
+        """Take the next reply without a command for the answer to what was just sent."""
+        self._asked_at = len(self.events)
 
     async def answer_started(self) -> ReplyStarted:
         """Wait for the start of the model's answer to the caller's last turn; ask for it where the provider waits for that."""
@@ -269,22 +293,40 @@ class HarnessSession:
         """Wait for the end of the model's answer to the caller's last turn, as `answer_started` does for its start."""
         return await self.reply_ended(await self.answer_started())
 
-    async def ask(self, words: str = "and what do you say") -> ReplyEnded:
-        """Let the model answer to what it was given before; where it cannot be asked, the caller speaks."""
-        if self.answers_itself:
-            await self.caller_says(words)
-            return await self.answer()
+    async def ask(self) -> ReplyEnded:
+        """Let the model answer to what was added before, such as typed text; every provider can be asked for that."""
         return await self.reply()
+
+    async def refuses(
+        self, command: Command, why: str, error: type[AgentFieldError] = CapabilityMissing
+    ) -> AgentFieldError:
+        """Send a command that must be refused; return the error.
+
+        Args:
+            command: The command.
+            why: Why it must be refused, such as ``turn_detection lacks 'manual'``.
+            error: The expected error.
+
+        Raises:
+            AssertionError: It was taken, or raised something else.
+        """
+        name = type(command).__name__
+        what = f"{why}, so send({name}) must raise {error.__name__}"
+        try:
+            await self.send(command)
+        except error as refused:
+            return refused
+        except Exception as other:
+            raise AssertionError(
+                f"{what}; it raised {other!r}. Errors of an adapter are those of agentfield.errors"
+            ) from other
+        raise AssertionError(
+            f"{what}; it was taken and is lost. Refuse it, so that a session learns what it cannot have{self.describe()}"
+        )
 
     async def reply_ended(self, reply: ReplyStarted) -> ReplyEnded:
         """Wait for the end of a reply's generation."""
         return await self.event(ReplyEnded, where=lambda each: each.reply == reply.reply)
-
-    def any_command(self) -> Command:
-        """Return a command that every session of the pair takes while it is open."""
-        if self.audio is not None and self.answers_itself:
-            return AppendAudioCommand(data=bytes(self.audio.size(_PIECE_MS)))
-        return self.reply_command()
 
     def say_command(self, text: str) -> SayCommand:
         """Return a `say` command with a unique id."""
@@ -292,11 +334,19 @@ class HarnessSession:
 
     def reply_command(self, tools: Sequence[str] = ()) -> ReplyCommand:
         """Return a `reply` command with a unique id."""
-        return ReplyCommand(id=f"reply_{next(_IDS)}", tools=tuple(tools))
+        chosen = None if self.config.declaration.floor == "model" else tuple(tools)
+        return ReplyCommand(id=f"reply_{next(_IDS)}", tools=chosen)
 
     async def close(self) -> None:
         """Close the session; wait for the end of its events."""
-        await self.tasks.run("the session closes", self.provider_session.close(), self.describe)
+        try:
+            await self.tasks.run("the session closes", self.provider_session.close(), self.describe)
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(
+                f"close() raised {error!r}. It detaches, raises nothing, and may be called again{self.describe()}"
+            ) from error
         if self._reader is not None:
             await self.tasks.result("the events end after the session was closed", self._reader, self.describe)
 

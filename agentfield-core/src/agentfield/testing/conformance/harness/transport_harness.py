@@ -34,6 +34,8 @@ __all__ = ["TARGET", "FakeProviderSession", "HarnessTransportRuntime", "Transpor
 TARGET = "desk.voice"
 _TOKEN = "token-of-the-conformance-kit"  # noqa: S105 - opens what the kit itself serves
 _SESSION = "ses_conformance"
+_REFUSED_FROM = 400
+"""Statuses from here on are refusals, which a socket's route may answer too."""
 
 
 class FakeProviderSession:
@@ -262,11 +264,16 @@ async def transport_harness(
 
 @asynccontextmanager
 async def _served(spec: TransportSpec, transport: Transport, tasks: TaskTracker) -> AsyncIterator[str]:
-    """Serve the routes on this machine; yield their base URL."""
+    """Serve the routes on this machine; yield their base URL.
+
+    Raises:
+        AssertionError: A route did not answer as the manifest says.
+    """
+    faults: list[str] = []
     root = f"/api/v1/transports/{spec.name}"
     app = web.Application()
     for route in spec.routes:
-        app.router.add_route(route.method, f"{root}{route.path}", _handler(route, transport, tasks))
+        app.router.add_route(route.method, f"{root}{route.path}", _handler(route, transport, tasks, faults))
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
     await runner.setup()
     try:
@@ -274,10 +281,12 @@ async def _served(spec: TransportSpec, transport: Transport, tasks: TaskTracker)
         yield f"http://127.0.0.1:{runner.addresses[0][1]}{root}"
     finally:
         await runner.cleanup()
+    if faults:
+        raise AssertionError(faults[0])
 
 
 def _handler(
-    route: RouteSpec, transport: Transport, tasks: TaskTracker
+    route: RouteSpec, transport: Transport, tasks: TaskTracker, faults: list[str]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     serve = getattr(transport, route.handler)
 
@@ -288,6 +297,11 @@ def _handler(
                 response: web.StreamResponse = await serve(request, evidence)
         except AgentFieldError as error:
             return web.json_response(error.to_problem(), status=error.status)
+        if isinstance(response, web.WebSocketResponse) is not route.socket and response.status < _REFUSED_FROM:
+            faults.append(
+                f"route {route.method} {route.path} has socket={route.socket} and answers with {type(response).__name__}: the "
+                "deadline of a request ends a socket after 30 s unless the route says that it is one"
+            )
         return response
 
     return handle
