@@ -55,6 +55,9 @@ class ProviderPeer(Protocol):
     def prepare_reply(self, text: str) -> None:
         """Let the model's next answer be this text, spoken slowly enough to be interrupted; used where the pair has no `say`."""
 
+    def turn_detection(self) -> str:
+        """Return what the provider was told: ``server_vad``, ``semantic_vad`` or ``manual``; used where it can be semantic."""
+
     def reroute(self) -> None:
         """Let another model or upstream give the next answer, and report it; used where routing is `pinned`."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentfield.errors import NotFound
+from agentfield.errors import AgentFieldError, NotFound
 from agentfield.realtime.commands import AddTextCommand, CancelReplyCommand, UpdateCommand
 from agentfield.realtime.config import SemanticVad
 from agentfield.realtime.events import (
@@ -60,6 +60,24 @@ class CapabilityTests(ConformanceSuite):
             async with harness.session(config) as session:
                 await session.caller_says("where is my order")
                 assert not session.of(ProviderFault), f"the provider refuses semantic_vad{session.describe()}"
+                told = peer_member(session, "turn_detection", "turn_detection has 'semantic_vad'")()
+                assert told == "semantic_vad", (
+                    f"the session was opened with SemanticVad, and the provider was told {told!r}: pass config.turn_detection on"
+                )
+
+    async def test_a_key_is_optional(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
+        """Where `key_required` is False, a session opens without a key at a provider that wants none."""
+        if subject.provider.key_required or subject.provider.key_setting is None:
+            return
+        async with adapter_harness(subject, peer_factory, tmp_path, key="", secret="") as harness:
+            try:
+                async with harness.session() as session:
+                    await session.event(SessionReady)
+            except AgentFieldError as error:
+                raise AssertionError(
+                    "key_required is False, so a session must open without a key at a provider that wants none (the peer's factory "
+                    f"gets an empty secret); it was refused: {error}"
+                ) from error
 
     async def test_truncation(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """After an interruption the model knows what was heard, and has forgotten the rest, as declared."""
@@ -105,7 +123,7 @@ class CapabilityTests(ConformanceSuite):
             return
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
             await session.event(SessionReady)
-            await session.send(UpdateCommand(interruptible=False))
+            await session.takes(UpdateCommand(interruptible=False), "uninterruptible is True")
             say = session.say_command(LONG_TEXT).model_copy(update={"interruptible": False})
             started = await session.start_reply(say)
             if session.config.turn_detection is not None:

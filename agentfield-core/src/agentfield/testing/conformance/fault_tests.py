@@ -95,7 +95,8 @@ class FaultTests(ConformanceSuite):
                 item = await session.caller_says("where is my order")
                 await session.answer()
                 await session.close()
-                assert [each.item for each in session.of(TurnCommitted)] == [item]
+                committed = [each.item for each in session.of(TurnCommitted)]
+                assert committed == [item], f"one turn was spoken, {len(committed)} are committed{session.describe()}"
                 assert len(session.of(ReplyStarted)) == len(session.of(ReplyEnded)) == 1, (
                     f"one reply{session.describe()}"
                 )
@@ -154,6 +155,13 @@ async def _refused(harness: AdapterHarness) -> object:
         except AgentFieldError as error:
             _check(error, harness)
             return error
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(
+                f"open() or negotiate() raised {type(error).__name__}; raise a ProviderError instead, which the control plane shows "
+                "to the caller's operator: agentfield.adapterkit.refusals makes it from an HTTP status or a connection error"
+            ) from error
         try:
             assert harness.subject.spec.media == "turns", "the provider refuses, and the session opened"
             await session.caller_says("where is my order")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from agentfield.realtime.audio import AudioFormat
-from agentfield.realtime.events import SessionReady, TurnCommitted, TurnStarted
+from agentfield.realtime.events import ReplyAudio, SessionReady, TurnCommitted, TurnStarted
 from agentfield.testing.conformance.harness.adapter_harness import AdapterHarness, adapter_harness
 from agentfield.testing.conformance.harness.silent_server import silent_server
 from agentfield.testing.conformance.harness.subject import PairUnderTest
@@ -22,6 +22,9 @@ __all__ = ["PromptnessTests"]
 _LIVE_MS, _PIECE_MS = 2000, 20
 _LIVE_SECONDS = max(_LIVE_MS / 1000, TIMEOUT / 4)
 """Seconds in which that much audio must be taken; it is more than the audio lasts, for slow machines."""
+_AT_ONCE = 0.3
+"""Seconds of a generation that is too short to be judged."""
+_HELD_BACK = 0.9
 _IGNORED = (
     "{} ignores its cancellation, so a control plane that stops waits for it: raise asyncio.CancelledError again, and let no "
     "`except BaseException` or bare `except` catch it"
@@ -69,6 +72,23 @@ class PromptnessTests(ConformanceSuite):
             assert seconds < _LIVE_SECONDS, (
                 f"send took {seconds:.1f} s for {_LIVE_MS / 1000:g} s of audio, so each call would lag more and more. send "
                 "returns once a command is written: do not sleep or wait for an answer in it"
+            )
+
+    async def test_audio_is_passed_on_as_it_arrives(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """The audio of a long reply is passed on while the provider still generates it."""
+        async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
+            if session.audio is None or "audio" not in session.config.modalities:
+                return
+            started = await start_long_reply(session)
+            ended = await session.reply_ended(started)
+            first = next(each for each in session.of(ReplyAudio) if each.reply == started.reply)
+            seconds = session.received_at(ended) - session.received_at(started)
+            waited = session.received_at(first) - session.received_at(started)
+            assert seconds < _AT_ONCE or waited < _HELD_BACK * seconds, (
+                f"the first audio of a reply came {waited:.1f} s after its start, when the reply was almost over ({seconds:.1f} s): "
+                "pass each piece on as it arrives, or the caller waits in silence"
             )
 
     async def test_reading_can_be_cancelled(

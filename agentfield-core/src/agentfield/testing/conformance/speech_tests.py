@@ -21,6 +21,7 @@ from agentfield.realtime.events import (
 from agentfield.testing.conformance.harness.adapter_harness import TOOL, adapter_harness
 from agentfield.testing.conformance.harness.harness_session import HarnessSession
 from agentfield.testing.conformance.harness.subject import PairUnderTest
+from agentfield.testing.conformance.harness.waiting import TIMEOUT
 from agentfield.testing.conformance.reply_checks import assert_complete, start_long_reply
 from agentfield.testing.conformance.suite import ConformanceSuite
 from agentfield.testing.peer import PeerFactory
@@ -28,6 +29,8 @@ from agentfield.testing.peer import PeerFactory
 __all__ = ["SpeechTests"]
 
 _LAST_WORD = "zebra"
+_STOPS_WITHIN = TIMEOUT / 30
+"""Seconds after which a cancelled reply must not go on."""
 _SHORT = "Your order was found."
 
 
@@ -162,9 +165,16 @@ class SpeechTests(ConformanceSuite):
             if can.interruption == "none":
                 await session.refuses(cancel, "interruption is 'none'")
                 return
+            over = any(each.reply == started.reply for each in session.of(ReplyEnded))
             await session.send(cancel)
+            sent = session.now()
             ended = await session.reply_ended(started)
             assert ended.status != "failed", f"a cancelled reply is reported as failed{session.describe()}"
+            went_on = not over and ended.status == "completed" and session.received_at(ended) - sent > _STOPS_WITHIN
+            assert not went_on, (
+                "after CancelReplyCommand the reply was generated to its end: stop it at the provider, or the next reply waits "
+                f"for it, and it is paid for{session.describe()}"
+            )
             await session.caller_says("what did you say")
             assert_complete(session, await session.answer())
 

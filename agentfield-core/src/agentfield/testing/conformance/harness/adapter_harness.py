@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -113,13 +113,22 @@ class AdapterHarness:
     async def _closing(self, session: HarnessSession) -> AsyncIterator[HarnessSession]:
         try:
             yield session
-        finally:
-            await session.close()
+        except BaseException as error:
+            with suppress(AssertionError):  # what failed first says more than a failure to close
+                await session.close()
             self.visible += session.events
-        if broken := broken_rule(
-            session.events, session.sent, config=session.config, can=self.can, audio=session.output
-        ):
-            raise AssertionError(f"{broken}{session.describe()}")
+            broken = self._broken_rule(session) if isinstance(error, AssertionError) else None
+            if broken is None:
+                raise
+            raise broken from error  # it is often why an expectation was not met
+        await session.close()
+        self.visible += session.events
+        if broken := self._broken_rule(session):
+            raise broken
+
+    def _broken_rule(self, session: HarnessSession) -> AssertionError | None:
+        broken = broken_rule(session.events, session.sent, config=session.config, can=self.can, audio=session.output)
+        return None if broken is None else AssertionError(f"{broken}{session.describe()}")
 
     async def open(self, stack: AsyncExitStack, config: SessionConfig, *, reading: bool = True) -> HarnessSession:
         """Open a session, on direct media with a caller; `stack` ends the call."""
@@ -153,7 +162,13 @@ class AdapterHarness:
 
 @asynccontextmanager
 async def adapter_harness(
-    subject: PairUnderTest, factory: PeerFactory, data_dir: Path, *, base_url: str | None = None, key: str = SECRET
+    subject: PairUnderTest,
+    factory: PeerFactory,
+    data_dir: Path,
+    *,
+    base_url: str | None = None,
+    key: str = SECRET,
+    secret: str = SECRET,
 ) -> AsyncIterator[AdapterHarness]:
     """Run a peer and enter the adapter; check at the end that no task is left and that the key is not visible.
 
@@ -163,13 +178,14 @@ async def adapter_harness(
         data_dir: The adapter's data folder.
         base_url: The provider's address; by default the peer's.
         key: The adapter's key; by default the peer's.
+        secret: The key that the peer requires; "" for none.
     """
     tasks = TaskTracker()
     with captured_log() as log, loop_guard():
-        async with tasks.tracking(), factory(SECRET) as peer:
+        async with tasks.tracking(), factory(secret) as peer:
             runtime = HarnessAdapterRuntime(
                 base_url=peer.base_url if base_url is None else base_url,
-                key=None if subject.provider.key_setting is None else SecretStr(key),
+                key=SecretStr(key) if key and subject.provider.key_setting is not None else None,
                 data_dir=data_dir,
                 logger=logging.getLogger(f"agentfield.adapter.{subject.spec.provider}"),
             )

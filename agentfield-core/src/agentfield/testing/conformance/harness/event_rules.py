@@ -93,7 +93,7 @@ def _turns(events: Sequence[Event], *, detected: bool) -> Iterator[str]:
         committed = next((each for each in of if isinstance(each, TurnCommitted)), None)
         for kind in _TURN_ORDER:
             if kinds.count(kind) > 1:
-                yield f"turn {item} has {kind.__name__} {kinds.count(kind)} times: ignore a provider's repetitions"
+                yield f"turn {item} has {kind.__name__} {kinds.count(kind)} times: ignore a provider's repetitions, and give each turn an id of its own"
         if committed is None:
             continue
         if detected and committed.text is None and TurnStarted not in kinds:

@@ -91,6 +91,8 @@ class HarnessSession:
         self.caller = caller
         self.events: list[Event] = []
         self._changed = asyncio.Event()
+        self._received: dict[int, float] = {}
+        """Times of the events by identity; `events` keeps them alive."""
         self.sent: list[Command] = []
         self._asked_at = 0
         """Number of events received before the caller's last turn: the model's answer to it follows."""
@@ -109,6 +111,7 @@ class HarnessSession:
             async with aclosing(self.provider_session.events()) as events:  # type: ignore[type-var]
                 async for event in events:
                     self.events.append(event)
+                    self._received[id(event)] = self.now()
                     self._changed.set()
         except Exception as error:  # noqa: BLE001 - raised by the next expectation
             self._failed = error
@@ -121,6 +124,14 @@ class HarnessSession:
         return reader is None or await self.tasks.stop(reader)
 
     # --- received events
+
+    def now(self) -> float:
+        """Return the time of the event loop."""
+        return asyncio.get_running_loop().time()
+
+    def received_at(self, event: Event) -> float:
+        """Return the time at which an event was received."""
+        return self._received[id(event)]
 
     def of(self, kind: type[E]) -> list[E]:
         """Return the received events of a type."""
@@ -324,6 +335,24 @@ class HarnessSession:
             f"{what}; it was taken and is lost. Refuse it, so that a session learns what it cannot have{self.describe()}"
         )
 
+    async def takes(self, command: Command, why: str) -> None:
+        """Send a command that must be taken.
+
+        Args:
+            command: The command.
+            why: Why it must be taken.
+
+        Raises:
+            AssertionError: It was refused.
+        """
+        try:
+            await self.send(command)
+        except AgentFieldError as error:
+            name = type(command).__name__
+            raise AssertionError(
+                f"{why}, so send({name}) must be taken; it raised {type(error).__name__}: {error}"
+            ) from error
+
     async def reply_ended(self, reply: ReplyStarted) -> ReplyEnded:
         """Wait for the end of a reply's generation."""
         return await self.event(ReplyEnded, where=lambda each: each.reply == reply.reply)
@@ -347,7 +376,7 @@ class HarnessSession:
             raise AssertionError(
                 f"close() raised {error!r}. It detaches, raises nothing, and may be called again{self.describe()}"
             ) from error
-        if self._reader is not None:
+        if self._reader is not None and not self._reader.cancelled():
             await self.tasks.result("the events end after the session was closed", self._reader, self.describe)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -206,10 +207,23 @@ class TransportHarness:
 
     async def call(self) -> CallerLeg:
         """Let the caller call; return its leg once it is carried."""
-        async with time_limit("the call is connected"):
-            await self.caller.call(self.endpoint)
+        try:
+            async with time_limit("the call is connected"):
+                await self.caller.call(self.endpoint)
+        except AssertionError:
+            raise
+        except Exception as error:
+            raise AssertionError(f"the call is connected: the caller got {error!r}") from error
         await wait_until("the transport carries the caller's leg", lambda: self.runtime.legs)
         return self.runtime.legs[-1]
+
+    async def legs_end(self) -> None:
+        """Wait until no leg is carried any more: the control plane cancels `input` and `play` then."""
+        runtime = self.runtime
+        await wait_until(
+            "input() and play() of a leg end when they are cancelled: raise asyncio.CancelledError again",
+            lambda: len(runtime.leg_ends) == len(runtime.legs),
+        )
 
     async def event(self, kind: type[Any]) -> Any:
         """Wait for an event of the bridge."""
@@ -251,10 +265,12 @@ async def transport_harness(
                 _served(spec, transport, tasks) as runtime.base,
             ):
                 endpoint = CallEndpoint(url=runtime.base, target=TARGET, session_id=_SESSION, token=_TOKEN)
+                harness = TransportHarness(spec, transport, runtime, caller, endpoint, tasks, log)
                 try:
-                    yield TransportHarness(spec, transport, runtime, caller, endpoint, tasks, log)
+                    yield harness
                 finally:
                     await runtime.close()
+                await harness.legs_end()
             await tasks.assert_none_left("the transport")
         facts = [str(evidence) for _, evidence in runtime.started]
         for each in (*log.lines, *facts):
@@ -279,6 +295,8 @@ async def _served(spec: TransportSpec, transport: Transport, tasks: TaskTracker)
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}{root}"
+    except AssertionError as error:  # a fault of a route is why an expectation was not met
+        raise AssertionError(faults[0]) if faults else error from error.__cause__
     finally:
         await runner.cleanup()
     if faults:
@@ -288,15 +306,23 @@ async def _served(spec: TransportSpec, transport: Transport, tasks: TaskTracker)
 def _handler(
     route: RouteSpec, transport: Transport, tasks: TaskTracker, faults: list[str]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    serve = getattr(transport, route.handler)
+    serve = getattr(transport, route.handler, None)
+    for name in (route.handler, "verify") if route.access == "verified" else (route.handler,):
+        if not inspect.iscoroutinefunction(getattr(transport, name, None)):
+            raise AssertionError(f"the transport has no method `async def {name}(...)`, which the manifest names")
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
             with tasks.code_under_test():
-                evidence = await _evidence(route, transport, request)
-                response: web.StreamResponse = await serve(request, evidence)
+                evidence = await _evidence(route, transport, request, faults)
+                response: web.StreamResponse = await serve(request, evidence)  # type: ignore[misc]
         except AgentFieldError as error:
             return web.json_response(error.to_problem(), status=error.status)
+        except web.HTTPException:
+            raise
+        except Exception as error:
+            faults.append(f"{route.handler}() raised {error!r}: errors of a transport are those of agentfield.errors")
+            raise
         if isinstance(response, web.WebSocketResponse) is not route.socket and response.status < _REFUSED_FROM:
             faults.append(
                 f"route {route.method} {route.path} has socket={route.socket} and answers with {type(response).__name__}: the "
@@ -307,7 +333,7 @@ def _handler(
     return handle
 
 
-async def _evidence(route: RouteSpec, transport: Transport, request: web.Request) -> Evidence | None:
+async def _evidence(route: RouteSpec, transport: Transport, request: web.Request, faults: list[str]) -> Evidence | None:
     """Verify a request as the control plane does.
 
     Raises:
@@ -319,5 +345,10 @@ async def _evidence(route: RouteSpec, transport: Transport, request: web.Request
         return None
     try:
         return await transport.verify(request)
-    except Exception as error:  # any failure of the check is a refusal
+    except AgentFieldError as error:
+        raise web.HTTPForbidden from error
+    except Exception as error:  # a refusal too, but not a wanted one
+        faults.append(
+            f"verify() raised {error!r}: refuse a caller with agentfield.errors.Forbidden, whose text the caller sees"
+        )
         raise web.HTTPForbidden from error

@@ -1,0 +1,75 @@
+"""No broken adapter or transport passes the conformance kit: each mutant fails in words that say what to do, and no run hangs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from agentfield.testing import AdapterSuite, TransportSuite
+from agentfield.testing.conformance.suite import standard_tests
+from support.mutants.fields import FIELDS
+from support.mutants.mutant import Mutant
+from support.mutants.page import PAGE, REGENERATE, SPECS, page
+from support.mutants.run import MUTANTS, Outcome, run_kit
+
+pytestmark = pytest.mark.timeout(600)
+PARTS = 6
+AT_ONCE = 3
+Runs = dict[str, "Future[dict[str, list[Outcome]]]"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Run the test that finds each mutant, many mutants in one process; yield the runs by mutant."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found: Runs = {}
+        for number in range(PARTS):
+            part = MUTANTS[number::PARTS]
+            run = pool.submit(run_kit, part, tmp_path_factory.mktemp(f"mutants{number}"))
+            found |= dict.fromkeys((mutant.name for mutant in part), run)
+        yield found
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_found(runs: Runs, mutant: Mutant) -> None:
+    """The standard test that covers the fault fails, with words for the author of the plugin."""
+    outcomes = runs[mutant.name].result()[mutant.name]
+    assert [outcome.test for outcome in outcomes] == [mutant.test], "the named standard test was run, and no other"
+    assert outcomes[0].failed, f"{mutant.name} survived: {mutant.fault}"
+    assert mutant.says in outcomes[0].message, outcomes[0].message[-6000:]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", range(len(MUTANTS) // 4 + 1))
+def test_the_whole_kit_ends_on_every_mutant(tmp_path: Path, number: int) -> None:
+    """A run of the whole kit on mutants, also those that hang or refuse their cancellation, ends and finds each."""
+    part = MUTANTS[4 * number : 4 * number + 4]
+    outcomes = run_kit(part, tmp_path, whole=True, seconds=3500)
+    for mutant in part:
+        assert any(outcome.failed and mutant.says in outcome.message for outcome in outcomes[mutant.name]), mutant.name
+
+
+def test_mutants_name_a_standard_test() -> None:
+    """Each mutant has a name of its own and names a standard test of its suite."""
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 60
+    suites = {"provider": standard_tests(AdapterSuite), "transport": standard_tests(TransportSuite)}
+    for mutant in MUTANTS:
+        assert mutant.test.partition("[")[0] in suites[mutant.kind], mutant.name
+
+
+def test_every_field_of_a_manifest_has_a_mutant() -> None:
+    """Each field of each record of a manifest is proven by a mutant, which exists."""
+    fields = {(spec.__name__, field.name) for spec in SPECS for field in dataclasses.fields(spec)}
+    assert set(FIELDS) == fields
+    assert set(FIELDS.values()) <= {mutant.name for mutant in MUTANTS}
+
+
+def test_the_page_is_up_to_date() -> None:
+    """The tables of `docs/conformance.md` are those of the mutants; a failure names the command that writes them."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page(text), f"docs/conformance.md is out of date; write it with: {REGENERATE}"
