@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,12 +18,10 @@ from pydantic import SecretStr
 
 from agentfield.errors import InvalidInput, LimitExceeded, ProviderUnavailable, Unavailable
 from agentfield.plugins import PairSpec, ProviderSpec, Registry
-from agentfield.plugins.manifest.references import load_attribute
-from agentfield.realtime.provider import BridgedAdapter, ChildProcess, DirectAdapter
+from agentfield.realtime.provider import ChildProcess
+from agentfield_server.adapter_lifetime import Adapter, AdapterLifetime
 
 __all__ = ["AdapterPool", "credential_name"]
-
-Adapter = DirectAdapter | BridgedAdapter
 
 _ENTER_TIMEOUT = 90.0
 """Seconds in which an adapter must enter; enough to load the offline speech engines."""
@@ -126,8 +124,7 @@ class AdapterPool:
         self._home = home
         self._environ = environ
         self._concurrency = concurrency
-        self._stack = AsyncExitStack()
-        self._adapters: dict[tuple[str, str], Adapter] = {}
+        self._lifetimes: dict[tuple[str, str], AdapterLifetime] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._leases: dict[str, _CredentialLease] = {}
         self._closed = False
@@ -169,35 +166,28 @@ class AdapterPool:
 
         Raises:
             InvalidInput: The provider needs a key and none is set (code `key_missing`).
-            ProviderUnavailable: The adapter did not enter in time.
+            ProviderUnavailable: The adapter did not enter in time (code `adapter_not_ready`).
+            PluginBroken: Its factory raised, or is none; the message names the plugin.
             Unavailable: The key is not set any more (code `credential_gone`), or the pool is closed.
         """
         name = (pair.name, credential)
         async with self._locks.setdefault(name, asyncio.Lock()):
-            if name not in self._adapters:
-                self._adapters[name] = await self._enter(pair, credential)
-            return self._adapters[name]
+            if name not in self._lifetimes:
+                self._lifetimes[name] = await self._enter(pair, credential)
+            return self._lifetimes[name].adapter
 
     async def close(self) -> None:
-        """Exit all adapters."""
+        """Exit all adapters at once; one that does not exit in time is abandoned, and named in the log."""
         self._closed = True
-        self._adapters.clear()
-        await self._stack.aclose()
+        lifetimes = list(self._lifetimes.values())
+        self._lifetimes.clear()
+        await asyncio.gather(*(lifetime.close() for lifetime in lifetimes))
 
-    async def _enter(self, pair: PairSpec, credential: str) -> Adapter:
+    async def _enter(self, pair: PairSpec, credential: str) -> AdapterLifetime:
         if self._closed:
             raise Unavailable("This control plane is shutting down.", hint="try again in a moment")
-        runtime = self._runtime(pair, credential)
-        try:
-            async with asyncio.timeout(_ENTER_TIMEOUT):
-                adapter: Adapter = await self._stack.enter_async_context(load_attribute(pair.factory)(runtime))
-        except TimeoutError:
-            raise ProviderUnavailable(
-                f"The adapter of {pair.name} did not get ready within {_ENTER_TIMEOUT:g} s.",
-                code="adapter_not_ready",
-                hint="see the control plane's log and try again",
-            ) from None
-        return adapter
+        label = self._registry.pair_plugin(pair).label
+        return await AdapterLifetime.enter(pair, label, self._runtime(pair, credential), seconds=_ENTER_TIMEOUT)
 
     def _least_busy(self, provider: ProviderSpec, keys: Mapping[str, SecretStr | None]) -> str:
         taken = Counter(lease.credential for lease in self._leases.values() if lease.provider == provider.name)

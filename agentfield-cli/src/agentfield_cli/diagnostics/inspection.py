@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
 from importlib_metadata import packages_distributions
 
 from agentfield.entry_points import PEER_GROUP, installed_entry_points, normalized_name
 from agentfield.errors import AgentFieldError, NotFound
+from agentfield.plugins.manifest.completeness import pair_gaps, provider_gaps, transport_gaps
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.plugins.manifest.spec import Manifest
 from agentfield.plugins.registry.records import PluginRecord
@@ -115,20 +119,46 @@ def _problems(registry: Registry, manifest: Manifest) -> Iterator[str]:
             ):  # a conflict with another plugin is a warning (see `_competing_claims`)
                 yield error.message
                 continue
-        yield from _loads(f"{spec.name}: factory", spec.factory)
+        yield from _factory(f"{spec.name}: factory", spec.factory)
+        yield from (f"{spec.name}: {gap}" for gap in pair_gaps(spec, registry.provider(spec.provider)))
         if spec.options is not None:
             yield from _options(spec.name, spec.options)
     for info in manifest.transports:
         if info.factory is not None:
-            yield from _loads(f"transport {info.name}: factory", info.factory)
+            yield from _factory(f"transport {info.name}: factory", info.factory)
+            yield from (f"transport {info.name}: {gap}" for gap in transport_gaps(info))
+            for name in info.requires:
+                if find_spec(name.partition(".")[0]) is None:
+                    yield f"transport {info.name}: it requires the module {name}, which is not installed"
+    for provider in manifest.providers:
+        yield from (f"provider {provider.name}: {gap}" for gap in provider_gaps(provider))
 
 
-def _loads(what: str, reference: str) -> Iterator[str]:
+def _factory(what: str, reference: str) -> Iterator[str]:
+    """Yield why a factory cannot be entered; it is not called, since that would be its first use."""
     try:
-        if not callable(load_attribute(reference)):
-            yield f"{what} {reference} is not callable"
+        factory = load_attribute(reference)
     except AgentFieldError as error:
         yield f"{what} {error.message}"
+        return
+    if not callable(factory):
+        yield f"{what} {reference} is not callable"
+    elif inspect.isasyncgenfunction(factory):
+        yield f"{what} {reference} is an async generator: decorate it with contextlib.asynccontextmanager"
+    elif inspect.iscoroutinefunction(factory):
+        yield f"{what} {reference} is a coroutine function: it must return an async context manager"
+    elif not _takes_runtime(factory):
+        yield f"{what} {reference} cannot be called with one argument, its runtime"
+
+
+def _takes_runtime(factory: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(factory).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # a callable without a signature
+    return True
 
 
 def _options(pair: str, reference: str) -> Iterator[str]:
