@@ -46,7 +46,7 @@ class LocalPeer:
         self._brain = _ScriptedBrain(self._received)
         tts = _RecordingTts(self._received)
         engines = SpeechEngines(name="conformance", vad=EnergyVad, stt=self._stt, tts=tts, early=False)
-        self.server = LocalServer(engines, self._brain, key=secret)
+        self.server = LocalServer(engines, self._brain, key=secret or None)
 
     @property
     def base_url(self) -> str:
@@ -72,6 +72,12 @@ class LocalPeer:
     def prepare_reply(self, text: str) -> None:
         """Let the brain's next answer be this text."""
         self._brain.texts.append(text)
+
+    def turn_detection(self) -> str:
+        """Return the turn detection of the newest session."""
+        called = [call.session for call in self.server.calls if call.session is not None]
+        session = (*self.server.sessions, *called)[-1]
+        return str((session.conversation.config.turn_detection or {"type": "manual"})["type"])
 
     def reroute(self) -> None:
         """Answer from another upstream, and say so."""
@@ -114,7 +120,7 @@ async def peer(secret: str) -> AsyncIterator[LocalPeer]:
     """Run a peer.
 
     Args:
-        secret: The API key that it requires.
+        secret: The API key that it requires; "" for none.
     """
     local_peer = LocalPeer(secret)
     async with local_peer.server:
