@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +19,7 @@ from support.mutants.fields import FIELDS
 from support.mutants.mutant import Mutant
 from support.mutants.page import PAGE, REGENERATE, SPECS, page
 from support.mutants.run import MUTANTS, Outcome, run_kit
+from support.packaging.third_party import install_project
 
 pytestmark = pytest.mark.timeout(600)
 PARTS = 6
@@ -52,6 +57,37 @@ def test_the_whole_kit_ends_on_every_mutant(tmp_path: Path, number: int) -> None
     outcomes = run_kit(part, tmp_path, whole=True, seconds=3500)
     for mutant in part:
         assert any(outcome.failed and mutant.says in outcome.message for outcome in outcomes[mutant.name]), mutant.name
+
+
+CHECKED = {
+    "factory_bare": "is an async generator: decorate it with contextlib.asynccontextmanager",
+    "lies_factory": "could not be imported: AttributeError",
+    "lies_title": "title is empty",
+    "lies_cost_limit": "limits has 'cost', and usage is 'none'",
+    "lies_media": "media is 'turns', and the transport websocket is 'bridged'",
+    "lies_own": "leave out default_transcription",
+    "t_routes": "it has no routes, so no caller could connect",
+    "t_requires": "it requires the module no_such_module, which is not installed",
+}
+"""Mutants that need no call to be found, with what ``af plugins check`` says."""
+
+
+def test_af_plugins_check_refuses_what_the_kit_refuses(tmp_path: Path) -> None:
+    """Every gap of a manifest that the kit refuses is a problem of ``af plugins check``; the skeletons have none."""
+    site = tmp_path / "site"
+    site.mkdir()
+    whole = (Mutant("whole", "", "", "", ()), Mutant("line", "", "", "", (), "transport"))
+    checked = [*(mutant for mutant in MUTANTS if mutant.name in CHECKED), *whole]
+    assert len(checked) == len(CHECKED) + 2
+    path = [str(site), *(install_project(site, mutant.write(tmp_path)) for mutant in checked)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    af = str(Path(sys.executable).with_name("af"))
+    for mutant in checked:
+        argv = [af, "plugins", "check", f"agentfield-{mutant.name.replace('_', '-')}", "--json"]
+        done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=60)
+        problems = "\n".join(json.loads(done.stdout)["problems"])
+        assert CHECKED.get(mutant.name, "") in problems, (mutant.name, problems)
+        assert bool(problems) == (mutant.name in CHECKED) == bool(done.returncode), (mutant.name, problems)
 
 
 def test_mutants_name_a_standard_test() -> None:

@@ -70,6 +70,9 @@ class ProviderPeer(Protocol):
         Args:
             target: ``node.function`` as the session declares it, or an unknown tool.
             arguments: Sent verbatim; not always JSON.
+
+        Raises:
+            NotImplementedError: The arguments are not JSON, and the protocol carries them as an object.
         """
 
     def refuse(self, status: Refusal) -> None:
