@@ -56,7 +56,7 @@ SECOND = ToolSpec(target="shop.cancel", parameters={"type": "object", "propertie
 
 def protocol(
     *tools: ToolSpec,
-    detection: TurnDetection | None = ServerVad(),
+    detection: TurnDetection | None = VAD,
     options: dict[str, Any] | None = None,
     **declared: Any,
 ) -> LiveProtocol:

@@ -120,6 +120,7 @@ class LiveProtocol:
             case CancelReplyCommand():
                 return [], self._replies.cancel(command.reply)
             case AddTextCommand():
+                self._replies.disturb()
                 return [to_message.text(command)], []
             case ToolResultCommand():
                 return self._tool_result(command), []
@@ -246,8 +247,8 @@ class LiveProtocol:
         if interim and not self._turns.uncommitted and text_at(interim, "text"):
             events += self._turns.start()
         if content.get("interrupted") is True:
-            if not self._replies.requested and self._replies.audible:
-                events += self._turns.start()  # it is the caller who interrupts
+            if self._replies.interruptible:
+                events += self._turns.start()
             events += self._replies.interrupt(usage)
             usage = None
         if heard:

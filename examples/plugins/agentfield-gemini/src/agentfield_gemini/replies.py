@@ -62,6 +62,7 @@ class Replies:
         self._last: str | None = None
         self._audible = False
         self._interrupted = False
+        self._disturbed = False
         self._waiting: deque[str] = deque(maxlen=_MAX_WAITING)
 
     @property
@@ -78,11 +79,6 @@ class Replies:
     def listens(self) -> bool:
         """Whether content that arrives now belongs to a reply."""
         return self._phase is not _Phase.OVER
-
-    @property
-    def audible(self) -> bool:
-        """Whether the server assumes that a reply is generated or played."""
-        return self._audible
 
     @property
     def interrupted(self) -> bool:
@@ -132,9 +128,18 @@ class Replies:
             self._phase = _Phase.IDLE if tools else _Phase.OVER
         return self._close("completed", None, usage, tools)
 
+    def disturb(self) -> None:
+        """Remember that a message was sent that interrupts what the model says, and asks for no reply."""
+        self._disturbed = self._audible
+
+    @property
+    def interruptible(self) -> bool:
+        """Whether an interruption that the server reports now is the caller's."""
+        return self._audible and not self._waiting and not self._disturbed
+
     def interrupt(self, usage: Usage | None = None) -> list[Event]:
         """Return the events of an interruption by the server, also of a reply that is generated and may still be heard."""
-        by_caller = self._audible and not self.requested
+        by_caller, self._disturbed = self.interruptible, False
         self._phase, self._audible, self._interrupted = _Phase.IDLE, False, True
         if not by_caller or self._last is None:
             return self._close("cancelled", "asked", usage)
@@ -142,7 +147,7 @@ class Replies:
 
     def turn_over(self, usage: Usage | None = None) -> list[Event]:
         """Return the events of the end of the model's turn."""
-        self._phase, self._audible, self._interrupted = _Phase.IDLE, False, False
+        self._phase, self._audible, self._interrupted, self._disturbed = _Phase.IDLE, False, False, False
         return self._close("completed", None, usage)
 
     def cancel(self, reply: str) -> list[Event]:
