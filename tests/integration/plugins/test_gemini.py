@@ -1,0 +1,160 @@
+"""Gemini Live in a real control plane: a real call at the fake of its Live API, each of whose messages google-genai's types know."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+import agentfield_gemini.plugin
+from agentfield import Agent, Limits
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import CapabilityMissing
+from agentfield.plugins import Registry
+from agentfield.realtime.audio import AudioFormat
+from agentfield.wire.rest import StartRequest
+from agentfield_gemini.testing.live_server import LiveServer
+from agentfield_gemini.testing.peer import speech
+from agentfield_server.app import control_plane
+from agentfield_server.settings import Settings
+from support.server.bridged_calls import Caller
+from support.waiting import until
+
+KEY = "canary-of-gemini"
+RATE = 24_000
+DECLARED: dict[str, Any] = {"provider": "gemini", "transport": "websocket", "limits": Limits(duration=300)}
+
+
+def registry() -> Registry:
+    return Registry.of([agentfield_gemini.plugin])
+
+
+@asynccontextmanager
+async def calling(home: Path, server: LiveServer, **declared: Any) -> AsyncIterator[tuple[Caller, Any, Any]]:
+    """Run a control plane and an agent whose model answers, and call it at 24 kHz."""
+    app = Agent("shop", registry=registry())
+
+    @app.reasoner()
+    async def look_up(number: str) -> dict[str, str]:
+        """Look up an order."""
+        return {"found": f"walnut-{number}"}
+
+    async def voice(session: Any) -> None: ...
+
+    app.session("voice", **{**DECLARED, **declared})(voice)
+    environ = {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": server.url}
+    settings = Settings(home=home, port=0)
+    async with control_plane(settings, registry=registry(), environ=environ) as plane:
+        app._url, app._api_key = plane.url, None
+        async with app, ControlPlaneClient(plane.url) as client, aiohttp.ClientSession() as http:
+            started = await client.start_session(StartRequest(target="shop.voice"))
+            headers = {"Authorization": f"Bearer {started.token}"}
+            socket = await http.ws_connect(f"{started.media_url}?format=pcm16&rate={RATE}", headers=headers)
+            caller = Caller(socket)
+            await until(lambda: caller.of("ready"))
+            yield caller, client, started
+            await caller.leave()
+
+
+async def say(caller: Caller, server: LiveServer, text: str) -> None:
+    """Let the caller say something, in real time."""
+    server.announce(text)
+    audio = AudioFormat("pcm16", RATE)
+    data, size = speech(text, audio), audio.size(100)
+    for at in range(0, len(data), size):
+        await caller.socket.send_bytes(data[at : at + size])
+        await asyncio.sleep(0.1)  # paces the audio; waits for no event
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LiveServer]:
+    """Run the fake; no message to it may be invalid."""
+    async with LiveServer(KEY) as running:
+        yield running
+    assert running.faults == []
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    """Keep the node's key in the test's folder; check that no log line contains the provider's key."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert KEY not in caplog.text
+
+
+async def test_a_call_with_a_tool(tmp_path: Path, server: LiveServer) -> None:
+    """The caller speaks and hears the model's answer; the model calls a tool of the node and speaks its result by itself."""
+    async with calling(tmp_path, server, tools=["shop.look_up"]) as (caller, client, started):
+        await say(caller, server, "hello there")
+        await until(lambda: len(caller.audio) > RATE)
+        server.model.calls.append(("shop__look_up", {"number": "7"}))
+        await say(caller, server, "where is my order")
+        await until(lambda: any("walnut-7" in each for each in server.received))
+        heard = len(caller.audio)
+        await until(lambda: len(caller.audio) > heard + RATE)
+        view = await client.get_session(started.session_id)
+    assert (view.provider, view.transport, view.model, view.state) == ("gemini", "websocket", "gemini-3.8-live", "live")
+    answers = [each for each in server.received if "toolResponse" in each]
+    assert len(answers) == 1
+    assert not [each for each in server.received if "clientContent" in each], (
+        "nothing was asked of a model that answers by itself"
+    )
+
+
+async def test_the_caller_interrupts(tmp_path: Path, server: LiveServer) -> None:
+    """The caller speaks over an answer that is generated and still plays: the caller receives `clear`, and the next answer."""
+    server.model.replies += ["and then it travels by van and by train and by ship " * 3, "Short."]
+    async with calling(tmp_path, server) as (caller, _, _):
+        await say(caller, server, "where is my order")
+        await until(lambda: len(caller.audio) > RATE)
+        await say(caller, server, "stop please")
+        await until(lambda: caller.of("clear"))
+        await until(lambda: any("Short." in str(each) for each in server.sent))
+
+
+async def test_a_lost_connection_is_resumed(tmp_path: Path, server: LiveServer) -> None:
+    """A lost connection is opened again with the handle of the conversation, and the conversation goes on."""
+    async with calling(tmp_path, server) as (caller, client, started):
+        await say(caller, server, "my word is walnut")
+        await until(lambda: len(server.handles) > 1)
+        server.drop()
+        await until(lambda: any('"handle": "handle-' in each for each in server.received))
+        await say(caller, server, "what was my word")
+        await until(lambda: "what was my word" in str(list(server.handles.values())[-1]))
+        assert "my word is walnut" in str(list(server.handles.values())[-1])
+        assert (await client.get_session(started.session_id)).state == "live"
+
+
+@pytest.mark.parametrize(
+    ("capability", "declared"),
+    [
+        ("modalities", {"modalities": ("text",)}),
+        ("say", {"say": "exact"}),
+        ("limits", {"limits": Limits(duration=300, cost=1.0)}),
+    ],
+)
+def test_undeclared_capabilities_are_refused(capability: str, declared: dict[str, Any]) -> None:
+    """A missing capability is refused by name when the session is declared."""
+
+    async def voice(session: Any) -> None: ...
+
+    with pytest.raises(CapabilityMissing) as refused:
+        Agent("shop", registry=registry()).session("voice", **{**DECLARED, **declared})(voice)
+    assert capability in str(refused.value)
+
+
+def test_a_handler_cannot_answer() -> None:
+    """The model answers each turn by itself, so a handler that answers is refused."""
+
+    async def voice(session: Any) -> None:
+        await session.input()
+
+    with pytest.raises(CapabilityMissing, match="floors"):
+        Agent("shop", registry=registry()).session("voice", **DECLARED)(voice)
