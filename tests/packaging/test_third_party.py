@@ -18,6 +18,7 @@ from support.packaging.environments import ROOT, Environment, build
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
 GENERATED = {"agentfield-acme": "provider", "agentfield-pager": "transport"}
 """The projects that `af init plugin` creates, with their kinds."""
+TESTED = tuple(path.name.replace("-", "_") for path in EXAMPLES)
 NAMES = [*GENERATED, *(path.name for path in EXAMPLES)]
 
 
@@ -50,7 +51,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Inst
     for project in (*generated.values(), *EXAMPLES):
         build(project, folder / "dist")
     here = Environment.make(folder, wheels)
-    here.install("agentfield-cli", "agentfield-core[testing]", "mypy", "ruff", *sorted((folder / "dist").glob("*.whl")))
+    # the fakes of the examples may need more than the plugins
+    built = [f"{path}[test]" if path.name.startswith(TESTED) else path for path in (folder / "dist").glob("*.whl")]
+    here.install("agentfield-cli", "agentfield-core[testing]", "mypy", "ruff", *sorted(map(str, built)))
     return Installation(here, generated)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from support.paths import ROOT
 
-__all__ = ["ROOT", "TONES", "TWILIO", "conformance", "install", "install_project"]
+__all__ = ["GEMINI", "ROOT", "TONES", "TWILIO", "conformance", "install", "install_project"]
 
+GEMINI = ROOT / "examples" / "plugins" / "agentfield-gemini"
 TONES = ROOT / "examples" / "plugins" / "agentfield-tones"
 TWILIO = ROOT / "examples" / "plugins" / "agentfield-twilio"
 

@@ -86,7 +86,7 @@ def agentfield_manifest() -> Manifest:
                     text_input=True,
                     resumption="handle",
                     usage="tokens",
-                    max_duration=600.0,
+                    max_duration=None,  # a connection ends after minutes; the conversation is resumed on another
                     limits=frozenset({"duration", "idle", "turns", "tool_calls"}),
                     formats=frozenset({"pcm16/16000"}),
                     output_formats=frozenset({"pcm16/24000"}),
