@@ -80,7 +80,7 @@ def config(
     )
 
 
-class Talk:
+class Recorded:
     """A session whose events are kept."""
 
     def __init__(self, server: LiveServer, session: GeminiSession) -> None:
@@ -127,17 +127,17 @@ async def adapter(server: LiveServer, key: str | None = KEY) -> AsyncIterator[Ge
 
 
 @asynccontextmanager
-async def talking(
+async def opened_session(
     server: LiveServer, wanted: SessionConfig | None = None, handle: str | None = None
-) -> AsyncIterator[Talk]:
+) -> AsyncIterator[Recorded]:
     async with adapter(server) as entered:
         wanted = wanted or config()
         opened = entered.open(wanted, INPUT) if handle is None else entered.resume(wanted, INPUT, handle)
-        talk = Talk(server, await opened)
-        yield talk
-        await talk.session.close()
-        await talk.reader
-        assert isinstance(talk.events[-1], SessionClosed)
+        live = Recorded(server, await opened)
+        yield live
+        await live.session.close()
+        await live.reader
+        assert isinstance(live.events[-1], SessionClosed)
 
 
 @pytest.fixture
@@ -158,102 +158,102 @@ def _key_stays_secret(caplog: pytest.LogCaptureFixture) -> Any:
 @pytest.mark.parametrize("model", ["gemini-3.8-live", "gemini-3.1-flash-live-preview"])
 async def test_a_conversation(server: LiveServer, model: str) -> None:
     """With and without voice activity: two turns are understood and answered, and their usage is reported."""
-    async with talking(server, config(model=model)) as talk:
+    async with opened_session(server, config(model=model)) as live:
         for number, text in enumerate(("where is my order", "thank you very much"), 1):
-            await talk.hear(text)
-            committed = await talk.event(TurnCommitted, number)
-            ended = await talk.event(ReplyEnded, number)
+            await live.hear(text)
+            committed = await live.event(TurnCommitted, number)
+            ended = await live.event(ReplyEnded, number)
             assert (ended.status, ended.text) == ("completed", "I heard what you said, thank you.")
-            transcript = await talk.event(
+            transcript = await live.event(
                 TurnTranscript, where=lambda each, item=committed.item: each.final and each.item == item
             )
             assert transcript.text == text
-            assert (await talk.event(UsageReported, number)).reply == ended.reply
-        sound = sum(len(each.data) for each in talk.of(ReplyAudio))
-        assert AudioFormat("pcm16", 24_000) == talk.session.output_format
-        assert sum(each.audio_ms or 0 for each in talk.of(ReplyEnded)) == talk.session.output_format.ms(sound)
-        assert len(talk.of(TurnStarted)) == 2
+            assert (await live.event(UsageReported, number)).reply == ended.reply
+        sound = sum(len(each.data) for each in live.of(ReplyAudio))
+        assert AudioFormat("pcm16", 24_000) == live.session.output_format
+        assert sum(each.audio_ms or 0 for each in live.of(ReplyEnded)) == live.session.output_format.ms(sound)
+        assert len(live.of(TurnStarted)) == 2
 
 
 async def test_the_caller_interrupts(server: LiveServer) -> None:
     """Speech over a reply interrupts it and is answered; a reply that was generated and not played is interrupted as well."""
     server.model.replies += [LONG, "Short."]
-    async with talking(server) as talk:
-        await talk.hear("where is my order")
-        started = await talk.event(ReplyStarted)
-        await talk.event(ReplyEnded)  # generated; the server assumes that it is played for some seconds more
-        await talk.hear("stop please")
-        assert (await talk.event(Interrupted)).reply == started.reply
-        assert (await talk.event(ReplyEnded, 2)).text == "Short."
-        assert len(talk.of(TurnCommitted)) == len(talk.of(TurnStarted)) == 2
+    async with opened_session(server) as live:
+        await live.hear("where is my order")
+        started = await live.event(ReplyStarted)
+        await live.event(ReplyEnded)  # generated; the server assumes that it is played for some seconds more
+        await live.hear("stop please")
+        assert (await live.event(Interrupted)).reply == started.reply
+        assert (await live.event(ReplyEnded, 2)).text == "Short."
+        assert len(live.of(TurnCommitted)) == len(live.of(TurnStarted)) == 2
 
 
 async def test_a_turn_that_is_not_answered(server: LiveServer) -> None:
     """The model may choose silence; the next turn is answered."""
     server.model.silences = 1
-    async with talking(server) as talk:
-        await talk.hear("one moment please")
-        unanswered = await talk.event(TurnUnanswered)
-        assert unanswered.item == (await talk.event(TurnCommitted)).item
-        await talk.hear("now I am back")
-        assert (await talk.event(ReplyEnded)).status == "completed"
+    async with opened_session(server) as live:
+        await live.hear("one moment please")
+        unanswered = await live.event(TurnUnanswered)
+        assert unanswered.item == (await live.event(TurnCommitted)).item
+        await live.hear("now I am back")
+        assert (await live.event(ReplyEnded)).status == "completed"
 
 
 async def test_tools_of_one_message(server: LiveServer) -> None:
     """Two calls of one message are answered by two results, and the model goes on by itself."""
     server.calls_at_once = 2
     server.model.calls += [("shop__look_up", {"number": "1"}), ("shop__look_up", {"number": "2"})]
-    async with talking(server, config(LOOK_UP)) as talk:
-        await talk.hear("where are my orders")
-        await talk.event(ToolRequested, 2)
-        first, second = talk.of(ToolRequested)
+    async with opened_session(server, config(LOOK_UP)) as live:
+        await live.hear("where are my orders")
+        await live.event(ToolRequested, 2)
+        first, second = live.of(ToolRequested)
         assert first.reply == second.reply
-        await talk.session.send(ToolResultCommand(call_id=second.call_id, output='{"found": "walnut"}'))
-        await talk.session.send(ToolResultCommand(call_id=first.call_id, output="[1]"))
-        ended = await talk.event(ReplyEnded, 2)
+        await live.session.send(ToolResultCommand(call_id=second.call_id, output='{"found": "walnut"}'))
+        await live.session.send(ToolResultCommand(call_id=first.call_id, output="[1]"))
+        ended = await live.event(ReplyEnded, 2)
         assert ended.text == "The result of the function is here."
 
 
 async def test_a_call_is_taken_back(server: LiveServer) -> None:
     """The caller speaks while a tool runs: its call is taken back, and its result is not sent."""
     server.model.calls.append(("shop__look_up", {}))
-    async with talking(server, config(LOOK_UP)) as talk:
-        await talk.hear("where is my order")
-        call = await talk.event(ToolRequested)
-        await talk.hear("never mind")
-        assert (await talk.event(ToolCancelled)).call_id == call.call_id
-        await talk.session.send(ToolResultCommand(call_id=call.call_id, output="{}"))
-        await talk.event(ReplyEnded, 2)
+    async with opened_session(server, config(LOOK_UP)) as live:
+        await live.hear("where is my order")
+        call = await live.event(ToolRequested)
+        await live.hear("never mind")
+        assert (await live.event(ToolCancelled)).call_id == call.call_id
+        await live.session.send(ToolResultCommand(call_id=call.call_id, output="{}"))
+        await live.event(ReplyEnded, 2)
         assert not [each for each in server.received if "toolResponse" in each]
 
 
 async def test_push_to_talk(server: LiveServer) -> None:
     """The caller begins and ends the turn; the model answers at its end, and noise before is not heard."""
-    async with talking(server, config(detection=None)) as talk:
-        await talk.hear("noise")
+    async with opened_session(server, config(detection=None)) as live:
+        await live.hear("noise")
         server.take_announced()
-        await talk.session.send(BeginTurnCommand())
-        await talk.hear("where is my order", silence_ms=0)
-        await talk.session.send(CommitTurnCommand())
-        assert (await talk.event(ReplyEnded)).status == "completed"
-        (transcript,) = [each for each in talk.of(TurnTranscript) if each.final]
+        await live.session.send(BeginTurnCommand())
+        await live.hear("where is my order", silence_ms=0)
+        await live.session.send(CommitTurnCommand())
+        assert (await live.event(ReplyEnded)).status == "completed"
+        (transcript,) = [each for each in live.of(TurnTranscript) if each.final]
         assert transcript.text == "where is my order"
 
 
 async def test_a_conversation_is_resumed(server: LiveServer) -> None:
     """Another adapter continues a conversation by its handle; what the caller said before is not sent again."""
-    async with talking(server) as talk:
-        await talk.session.send(AddTextCommand(item="item_1", text="my word is walnut"))
-        await talk.session.send(SayCommand(id="say_1", text="Hello."))
-        await talk.event(SessionResumable, 2)
-        handle = talk.of(SessionResumable)[-1].handle
+    async with opened_session(server) as live:
+        await live.session.send(AddTextCommand(item="item_1", text="my word is walnut"))
+        await live.session.send(SayCommand(id="say_1", text="Hello."))
+        await live.event(SessionResumable, 2)
+        handle = live.of(SessionResumable)[-1].handle
     assert handle is not None
     server.received.clear()
-    async with talking(server, handle=handle) as talk:
-        await talk.hear("what was my word")
-        await talk.event(ReplyEnded)
-        await talk.event(SessionResumable, 2)
-        latest = talk.of(SessionResumable)[-1].handle
+    async with opened_session(server, handle=handle) as live:
+        await live.hear("what was my word")
+        await live.event(ReplyEnded)
+        await live.event(SessionResumable, 2)
+        latest = live.of(SessionResumable)[-1].handle
     assert "walnut" in str(server.handles[latest or ""])
     assert not [each for each in server.received if "walnut" in each]
 
@@ -267,12 +267,12 @@ async def test_an_unknown_handle_is_not_found(server: LiveServer) -> None:
 
 async def test_the_service_goes_away(server: LiveServer) -> None:
     """The service announces the end of a connection, and ends it: the session is expired and may be resumed."""
-    async with talking(server) as talk:
-        await talk.event(SessionResumable)
+    async with opened_session(server) as live:
+        await live.event(SessionResumable)
         await server.go_away(30)
-        assert (await talk.event(SessionExpiring)).expires_at == 1030.0
+        assert (await live.event(SessionExpiring)).expires_at == 1030.0
         await server.expire()
-        closed = await talk.event(SessionClosed)
+        closed = await live.event(SessionClosed)
         assert (closed.reason, closed.retry) == ("provider_expired", True)
 
 
@@ -316,11 +316,11 @@ async def test_what_cannot_be_opened(server: LiveServer) -> None:
 
 async def test_a_lost_connection(server: LiveServer) -> None:
     """A lost connection ends the session; later commands are refused, and an end is not."""
-    async with talking(server) as talk:
-        await talk.event(SessionResumable)
+    async with opened_session(server) as live:
+        await live.event(SessionResumable)
         server.drop()
-        closed = await talk.event(SessionClosed)
+        closed = await live.event(SessionClosed)
         assert (closed.reason, closed.retry) == ("provider_error", True)
         with pytest.raises(ProviderUnavailable):
-            await talk.session.send(SayCommand(id="say_1", text="Hello."))
-        await talk.session.send(EndCommand())
+            await live.session.send(SayCommand(id="say_1", text="Hello."))
+        await live.session.send(EndCommand())

@@ -64,7 +64,7 @@ class GeminiSession:
         self._protocol = protocol
         self._events = deque(events)
         self._changed = asyncio.Event()
-        self._room = asyncio.Event()
+        self._has_space = asyncio.Event()
         self._asked = False
 
     @property
@@ -100,7 +100,7 @@ class GeminiSession:
             while True:
                 while self._events:
                     event = self._events.popleft()
-                    self._room.set()
+                    self._has_space.set()
                     yield event
                     if isinstance(event, SessionClosed):
                         return
@@ -120,8 +120,8 @@ class GeminiSession:
         code, reason = None, ""
         while True:
             while len(self._events) >= _MAX_EVENTS:
-                self._room.clear()
-                await self._room.wait()
+                self._has_space.clear()
+                await self._has_space.wait()
             message = await self._socket.receive()
             match message.type:
                 case aiohttp.WSMsgType.TEXT | aiohttp.WSMsgType.BINARY:
