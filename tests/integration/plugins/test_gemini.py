@@ -28,7 +28,9 @@ from support.waiting import until
 
 KEY = "canary-of-gemini"
 RATE = 24_000
-DECLARED: dict[str, Any] = {"provider": "gemini", "transport": "websocket", "limits": Limits(duration=300)}
+DECLARED: dict[str, Any] = {"provider": "gemini", "transport": "websocket"}
+WAITING: list[str] = []
+"""What happened to the tool that waits."""
 
 
 def registry() -> Registry:
@@ -44,6 +46,15 @@ async def calling(home: Path, server: LiveServer, **declared: Any) -> AsyncItera
     async def look_up(number: str) -> dict[str, str]:
         """Look up an order."""
         return {"found": f"walnut-{number}"}
+
+    @app.reasoner(on_interrupt="cancel")
+    async def wait() -> None:
+        """Wait for somebody."""
+        WAITING.append("started")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            WAITING.append("cancelled")
 
     async def voice(session: Any) -> None: ...
 
@@ -85,6 +96,7 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     """Keep the node's key in the test's folder; check that no log line contains the provider's key."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
     caplog.set_level(logging.DEBUG)
+    WAITING.clear()
     yield
     assert KEY not in caplog.text
 
@@ -119,16 +131,51 @@ async def test_the_caller_interrupts(tmp_path: Path, server: LiveServer) -> None
         await until(lambda: any("Short." in str(each) for each in server.sent))
 
 
-async def test_a_lost_connection_is_resumed(tmp_path: Path, server: LiveServer) -> None:
-    """A lost connection is opened again with the handle of the conversation, and the conversation goes on."""
+async def test_a_greeting(tmp_path: Path, server: LiveServer) -> None:
+    """A declared greeting is asked of the model, and heard."""
+    async with calling(tmp_path, server, greeting="Welcome to the shop.") as (caller, _, _):
+        await until(lambda: len(caller.audio) > RATE)
+    asked = [each for each in server.received if "Welcome to the shop." in each]
+    assert len(asked) == 1
+
+
+async def test_the_model_chooses_silence(tmp_path: Path, server: LiveServer) -> None:
+    """A turn that the model does not answer holds up nothing: the next one is answered."""
+    server.model.silences = 1
+    async with calling(tmp_path, server) as (caller, client, started):
+        await say(caller, server, "one moment please")
+        await until(lambda: server.model.silences == 0)
+        await say(caller, server, "now I am back")
+        await until(lambda: len(caller.audio) > RATE)
+        assert (await client.get_session(started.session_id)).state == "live"
+
+
+async def test_the_service_takes_a_call_back(tmp_path: Path, server: LiveServer) -> None:
+    """The caller speaks while a tool runs: the service takes the call back, the tool is cancelled, and no result is sent."""
+    server.model.calls.append(("shop__wait", {}))
+    async with calling(tmp_path, server, tools=["shop.wait"]) as (caller, _, _):
+        await say(caller, server, "where is my order")
+        await until(lambda: WAITING == ["started"])
+        await say(caller, server, "never mind")
+        await until(lambda: WAITING == ["started", "cancelled"])
+        await until(lambda: len(caller.audio) > RATE)
+    assert not [each for each in server.received if "toolResponse" in each]
+
+
+@pytest.mark.parametrize("announced", [False, True])
+async def test_a_conversation_is_resumed(tmp_path: Path, server: LiveServer, announced: bool) -> None:
+    """A connection that is lost, or that is about to end, is replaced with the handle of the conversation, which goes on."""
     async with calling(tmp_path, server) as (caller, client, started):
         await say(caller, server, "my word is walnut")
         await until(lambda: len(server.handles) > 1)
-        server.drop()
+        if announced:
+            await server.go_away(16)
+        else:
+            server.drop()
         await until(lambda: any('"handle": "handle-' in each for each in server.received))
         await say(caller, server, "what was my word")
         await until(lambda: "what was my word" in str(list(server.handles.values())[-1]))
-        assert "my word is walnut" in str(list(server.handles.values())[-1])
+        assert str(list(server.handles.values())[-1]).count("my word is walnut") == 1
         assert (await client.get_session(started.session_id)).state == "live"
 
 
@@ -137,7 +184,7 @@ async def test_a_lost_connection_is_resumed(tmp_path: Path, server: LiveServer) 
     [
         ("modalities", {"modalities": ("text",)}),
         ("say", {"say": "exact"}),
-        ("limits", {"limits": Limits(duration=300, cost=1.0)}),
+        ("limits", {"limits": Limits(cost=1.0)}),
     ],
 )
 def test_undeclared_capabilities_are_refused(capability: str, declared: dict[str, Any]) -> None:
