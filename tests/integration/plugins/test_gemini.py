@@ -162,6 +162,30 @@ async def test_the_service_takes_a_call_back(tmp_path: Path, server: LiveServer)
     assert not [each for each in server.received if "toolResponse" in each]
 
 
+async def test_push_to_talk(tmp_path: Path, server: LiveServer) -> None:
+    """The caller begins and commits each turn: the model answers each once, by itself."""
+    async with calling(tmp_path, server, turn_detection=None) as (caller, _, _):
+        for number, text in enumerate(("where is my order", "thank you"), 1):
+            await caller.says(type="begin")
+            await say(caller, server, text)
+            await caller.says(type="commit")
+            await until(lambda number=number: len([each for each in server.sent if "usageMetadata" in each]) == number)
+            await until(lambda number=number: len(caller.audio) > number * RATE)
+    signals = [each for each in server.received if "activity" in each and "setup" not in each]
+    assert signals == ['{"realtimeInput": {"activityStart": {}}}', '{"realtimeInput": {"activityEnd": {}}}'] * 2
+    assert not [each for each in server.received if "clientContent" in each]
+
+
+async def test_typed_text(tmp_path: Path, server: LiveServer) -> None:
+    """Typed text is added to the conversation, and the model is asked to answer it once."""
+    async with calling(tmp_path, server) as (caller, _, _):
+        await caller.says(type="text", text="my order is number 7")
+        await until(lambda: len(caller.audio) > RATE)
+    contents = [each for each in server.received if "clientContent" in each]
+    assert "my order is number 7" in contents[0]
+    assert contents[1:] == ['{"clientContent": {"turnComplete": true}}']
+
+
 @pytest.mark.parametrize("announced", [False, True])
 async def test_a_conversation_is_resumed(tmp_path: Path, server: LiveServer, announced: bool) -> None:
     """A connection that is lost, or that is about to end, is replaced with the handle of the conversation, which goes on."""

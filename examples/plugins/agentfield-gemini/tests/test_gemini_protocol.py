@@ -240,6 +240,47 @@ def test_the_model_chooses_silence():
     assert complete(live) == []
 
 
+def test_a_turn_is_refused():
+    """A turn that the service refuses to answer is unanswered, with a warning that names the reason."""
+    live = protocol()
+    item = heard(live, "how do I")[0].item
+    events = told(live, serverContent={"turnComplete": True, "turnCompleteReason": "PROHIBITED_INPUT_CONTENT"})
+    assert kinds(events)[-2:] == ["warning", "turn.unanswered"]
+    assert events[-2].code == "prohibited_input_content"
+    assert events[-1].item == item
+
+
+def test_a_reply_is_broken_off():
+    """A reply that the service breaks off has failed, with its reason."""
+    live = protocol()
+    spoken(live, "You")
+    *_, ended = told(live, serverContent={"turnComplete": True, "turnCompleteReason": "GENERATED_AUDIO_SAFETY"})
+    assert (ended.status, ended.why) == ("failed", "generated_audio_safety")
+
+
+def test_a_say_without_a_reply_is_a_fault():
+    """A say that gets no reply is reported under its id, and the next reply is not taken for it."""
+    live = protocol()
+    sent(live, SayCommand(id="say_1", text="Hello."))
+    (fault,) = complete(live)
+    assert (fault.type, fault.command, fault.code) == ("error", "say_1", "no_answer")
+    assert spoken(live)[0].command is None
+
+
+def test_a_model_that_thinks_is_not_silent():
+    """A turn of the protocol that ends while the model goes on in the background is not an answer, and no silence."""
+    live = protocol()
+    told(live, voiceActivity={"type": "ACTIVITY_START"})
+    told(live, voiceActivity={"type": "ACTIVITY_END"})
+    heard(live, "plan my trip")
+    events = told(live, serverContent={"turnComplete": True, "interactionStatus": "IN_PROGRESS"})
+    assert kinds(events) == ["turn.transcript"]
+    assert kinds(spoken(live)) == ["reply.started", "reply.audio"]
+    complete(live)
+    heard(live, "thanks")
+    assert kinds(told(live, serverContent={"turnComplete": True, "interactionStatus": "IDLE"}))[-1] == "turn.unanswered"
+
+
 def test_late_content_is_dropped():
     """What comes between the end of a generation and the end of the turn belongs to no reply."""
     live = protocol()

@@ -33,6 +33,7 @@ from agentfield.realtime.commands import (
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
     Event,
+    ProviderFault,
     SessionClosed,
     SessionExpiring,
     SessionReady,
@@ -41,6 +42,7 @@ from agentfield.realtime.events import (
     ToolRequested,
     TurnUnanswered,
     Usage,
+    Warned,
 )
 from agentfield_gemini import commands as to_message
 from agentfield_gemini.caller_turns import CallerTurns
@@ -53,6 +55,8 @@ from agentfield_gemini.usage import usage_of
 __all__ = ["LiveProtocol"]
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)s")
+_HARMLESS = ("", "TURN_COMPLETE_REASON_UNSPECIFIED", "NEED_MORE_INPUT")
+"""Reasons of the end of a turn that are no fault."""
 _MAX_HANDLE = 16_384
 _MAX_CALLS = 256
 _MAX_KNOWN = 1024
@@ -258,7 +262,7 @@ class LiveProtocol:
             events += [*self._replies.end(usage), *self._turns.settle()]
             usage = None
         if content.get("turnComplete") is True:
-            events += self._turn_complete(usage)
+            events += self._turn_complete(content, usage)
             usage = None
         return events if usage is None else [*events, *self._replies.usage(usage)]
 
@@ -292,13 +296,22 @@ class LiveProtocol:
         self._unanswered = None
         return events
 
-    def _turn_complete(self, usage: Usage | None) -> list[Event]:
-        silent = self._replies.idle and not self._replies.interrupted and not self._calls and not self._speaking
-        events = self._replies.turn_over(usage)
-        if silent:
-            events += self._commit()
-        events += self._turns.settle()
-        if silent and self._unanswered is not None:
+    def _turn_complete(self, content: Mapping[str, Any], usage: Usage | None) -> list[Event]:
+        reason = text_at(content, "turnCompleteReason") or ""
+        fault = reason.lower()[:100] if reason not in _HARMLESS else None
+        busy = bool(self._calls) or self._speaking or content.get("interactionStatus") == "IN_PROGRESS"
+        silent = self._replies.idle and not self._replies.interrupted and not busy
+        events = self._replies.turn_over(usage, fault)
+        if not silent:
+            return [*events, *self._turns.settle()]
+        if (command := self._replies.unanswered()) is not None:
+            code = fault or "no_answer"
+            events.append(ProviderFault(code=code, message=f"Gemini Live did not answer ({code}).", command=command))
+            return events
+        events += [*self._commit(), *self._turns.settle()]
+        if self._unanswered is not None:
+            if fault:
+                events.append(Warned(code=fault, message=f"Gemini Live did not answer ({fault})."))
             events.append(TurnUnanswered(item=self._unanswered))
             self._unanswered = None
         return events

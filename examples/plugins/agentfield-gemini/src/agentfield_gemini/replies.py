@@ -145,10 +145,14 @@ class Replies:
             return self._close("cancelled", "asked", usage)
         return [Interrupted(reply=self._last, method="provider"), *self._close("cancelled", "interrupted", usage)]
 
-    def turn_over(self, usage: Usage | None = None) -> list[Event]:
-        """Return the events of the end of the model's turn."""
+    def unanswered(self) -> str | None:
+        """Return the command that gets no reply, since the model said nothing."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def turn_over(self, usage: Usage | None = None, fault: str | None = None) -> list[Event]:
+        """Return the events of the end of the model's turn; `fault` is why it ended early."""
         self._phase, self._audible, self._interrupted, self._disturbed = _Phase.IDLE, False, False, False
-        return self._close("completed", None, usage)
+        return self._close("failed" if fault else "completed", fault, usage)
 
     def cancel(self, reply: str) -> list[Event]:
         """Return the events of a reply that is cancelled here: no message cancels it, its rest is dropped."""
@@ -172,7 +176,7 @@ class Replies:
         return [ReplyStarted(reply=self._reply.id, command=command)]
 
     def _close(
-        self, status: Literal["completed", "cancelled"], why: str | None, usage: Usage | None, tools: int = 0
+        self, status: Literal["completed", "cancelled", "failed"], why: str | None, usage: Usage | None, tools: int = 0
     ) -> list[Event]:
         reply, self._reply = self._reply, None
         if reply is None:
