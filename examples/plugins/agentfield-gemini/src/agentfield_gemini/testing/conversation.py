@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 
 from agentfield_gemini.testing.detection import ActivityDetector
 from agentfield_gemini.testing.model import sound_ms, usage_metadata, voice
-from agentfield_gemini.testing.validation import InvalidMessage, check_client_message, check_server_message
+from agentfield_gemini.testing.validation import InvalidMessage, canonical, check_client_message, check_server_message
 
 if TYPE_CHECKING:
     from agentfield_gemini.testing.live_server import LiveServer
@@ -56,7 +56,7 @@ class Conversation:
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                     continue
                 try:
-                    await self._receive(json.loads(message.data))
+                    await self._receive(canonical(json.loads(message.data)))
                 except InvalidMessage as error:
                     self._server.faults.append(str(error))
                     await self.close(1007, f"Invalid JSON payload received. {error}")
@@ -84,7 +84,7 @@ class Conversation:
         check_client_message(message)
         match message:
             case {"realtimeInput": {"audio": {"mimeType": "audio/pcm;rate=16000", "data": str(data)}}}:
-                await self._hear(base64.b64decode(data))
+                await self._hear(base64.b64decode(data.replace("-", "+").replace("_", "/")))
                 return
         self._server.received.append(json.dumps(message, ensure_ascii=False))
         match message:

@@ -46,13 +46,19 @@ class GeminiPeer:
         self.server.model.replies.append(text)
 
     def call_tool(self, target: str, arguments: str) -> None:
-        """Call a function instead of the next answer; Gemini's arguments are always an object."""
+        """Call a function instead of the next answer.
+
+        Raises:
+            NotImplementedError: The arguments are no JSON object; Gemini's always are.
+        """
         name = ToolNames((target,)).safe(target) if "." in target else target
         try:
             given = json.loads(arguments)
         except ValueError:
-            given = {"arguments": arguments}
-        self.server.model.calls.append((name, given if isinstance(given, dict) else {"arguments": given}))
+            given = None
+        if not isinstance(given, dict):
+            raise NotImplementedError("arguments of Gemini are a JSON object")
+        self.server.model.calls.append((name, given))
 
     def refuse(self, status: Refusal) -> None:
         """Refuse the next session as the service does, by a close code; quote the key."""

@@ -8,6 +8,7 @@ The types are those of the Python SDK, which differ from the wire in few places:
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 from google.genai import types
 from pydantic import BaseModel, ValidationError
 
-__all__ = ["InvalidMessage", "check_client_message", "check_server_message"]
+__all__ = ["InvalidMessage", "canonical", "check_client_message", "check_server_message"]
+
+_FREE = {"args", "response", "properties"}
+"""Fields whose names below are those of users."""
 
 _CLIENT_FIELDS = {"setup", "clientContent", "realtimeInput", "toolResponse"}
 _SERVER_FIELDS = {
@@ -30,6 +34,21 @@ _SERVER_FIELDS = {
 
 class InvalidMessage(Exception):
     """A message that the Live API does not know."""
+
+
+def canonical(message: Any) -> Any:
+    """Return a message with the names of the wire: the service also accepts ``client_content`` for ``clientContent``."""
+    match message:
+        case dict():
+            return {_camel(name): each if name in _FREE else canonical(each) for name, each in message.items()}
+        case list():
+            return [canonical(each) for each in message]
+    return message
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(each.capitalize() for each in rest)
 
 
 def check_client_message(message: Mapping[str, Any]) -> None:
@@ -67,7 +86,7 @@ def _check(model: type[BaseModel], value: object) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an unknown value of an enumeration is a warning in the SDK
-            model.model_validate(value)
+            model.model_validate_json(json.dumps(value))  # as JSON, so that data must be base64
     except ValidationError as error:
         raise InvalidMessage(str(error)) from None
     except Warning as warning:
