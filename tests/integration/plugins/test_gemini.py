@@ -18,7 +18,7 @@ from agentfield.client import ControlPlaneClient
 from agentfield.errors import CapabilityMissing
 from agentfield.plugins import Registry
 from agentfield.realtime.audio import AudioFormat
-from agentfield.wire.rest import StartRequest
+from agentfield.wire.rest import StartRequest, StartResponse
 from agentfield_gemini.testing.live_server import LiveServer
 from agentfield_gemini.testing.peer import speech
 from agentfield_server.app import control_plane
@@ -38,8 +38,10 @@ def registry() -> Registry:
 
 
 @asynccontextmanager
-async def calling(home: Path, server: LiveServer, **declared: Any) -> AsyncIterator[tuple[Caller, Any, Any]]:
-    """Run a control plane and an agent whose model answers, and call it at 24 kHz."""
+async def calling(
+    home: Path, server: LiveServer, again: StartResponse | None = None, **declared: Any
+) -> AsyncIterator[tuple[Caller, Any, StartResponse]]:
+    """Run a control plane and an agent whose model answers, and call it at 24 kHz, or go on with a call of an earlier run."""
     app = Agent("shop", registry=registry())
 
     @app.reasoner()
@@ -64,9 +66,10 @@ async def calling(home: Path, server: LiveServer, **declared: Any) -> AsyncItera
     async with control_plane(settings, registry=registry(), environ=environ) as plane:
         app._url, app._api_key = plane.url, None
         async with app, ControlPlaneClient(plane.url) as client, aiohttp.ClientSession() as http:
-            started = await client.start_session(StartRequest(target="shop.voice"))
+            started = again or await client.start_session(StartRequest(target="shop.voice"))
             headers = {"Authorization": f"Bearer {started.token}"}
-            socket = await http.ws_connect(f"{started.media_url}?format=pcm16&rate={RATE}", headers=headers)
+            media = f"{plane.url}/api/v1/sessions/{started.session_id}/media?format=pcm16&rate={RATE}"
+            socket = await http.ws_connect(media, headers=headers)
             caller = Caller(socket)
             await until(lambda: caller.of("ready"))
             yield caller, client, started
@@ -201,6 +204,23 @@ async def test_a_conversation_is_resumed(tmp_path: Path, server: LiveServer, ann
         await until(lambda: "what was my word" in str(list(server.handles.values())[-1]))
         assert str(list(server.handles.values())[-1]).count("my word is walnut") == 1
         assert (await client.get_session(started.session_id)).state == "live"
+
+
+async def test_a_conversation_survives_a_restart(tmp_path: Path, server: LiveServer) -> None:
+    """The handle of a conversation outlives the control plane: the next one continues it, and the caller's words are not sent again."""
+    async with calling(tmp_path, server) as (caller, _, started):
+        await say(caller, server, "my word is walnut")
+        await until(lambda: len(server.handles) > 1)
+        await say(caller, server, "remember it please")  # by its end, the handle of the first turn is stored
+        await until(lambda: len(server.handles) > 2)
+    server.received.clear()
+    async with calling(tmp_path, server, started) as (caller, client, _):
+        await say(caller, server, "what was my word")
+        await until(lambda: "what was my word" in str(list(server.handles.values())[-1]))
+        assert str(list(server.handles.values())[-1]).count("my word is walnut") == 1
+        assert (await client.get_session(started.session_id)).state == "live"
+    assert any('"handle": "handle-' in each for each in server.received)
+    assert not [each for each in server.received if "walnut" in each]
 
 
 @pytest.mark.parametrize(
