@@ -181,7 +181,10 @@ async def test_push_to_talk(tmp_path: Path, server: LiveServer) -> None:
 
 async def test_typed_text(tmp_path: Path, server: LiveServer) -> None:
     """Typed text is added to the conversation, and the model is asked to answer it once."""
-    async with calling(tmp_path, server) as (caller, _, _):
+    async with calling(tmp_path, server) as (caller, client, started):
+        async with asyncio.timeout(60):
+            while (await client.get_session(started.session_id)).state != "live":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         await caller.says(type="text", text="my order is number 7")
         await until(lambda: len(caller.audio) > RATE)
     contents = [each for each in server.received if "clientContent" in each]
