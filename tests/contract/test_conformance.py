@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from support.contract.installation import PAIRS, name_of
-from support.packaging.third_party import GEMINI, TONES, TWILIO, conformance, install_project
+from support.packaging.third_party import GEMINI, TELNYX, TONES, TWILIO, conformance, install_project
 
 pytestmark = pytest.mark.timeout(300)  # a whole suite each, several at once
 AT_ONCE = 3
 """Runs at the same time; over WebRTC they mostly wait for sound to pass."""
-EXAMPLES = ("tones/twilio", "gemini/twilio")
-"""Providers and a transport of independent plugins; tests/packaging runs each by itself, from its wheel."""
+EXAMPLES = ("*/telnyx", "tones/telnyx", "tones/twilio", "gemini/twilio")
+"""Providers and transports of independent plugins; tests/packaging runs each by itself, from its wheel."""
 Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
 
 
@@ -25,7 +25,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Start the runs of all collected pairs, those over WebRTC first: they take longest."""
     collected = [item.callspec.params["pair"] for item in request.session.items if item.path == request.path]  # type: ignore[attr-defined]
     folder, site = tmp_path_factory.mktemp("author"), tmp_path_factory.mktemp("site")
-    path = [str(site), *(install_project(site, project) for project in (GEMINI, TONES, TWILIO))]
+    path = [str(site), *(install_project(site, project) for project in (GEMINI, TELNYX, TONES, TWILIO))]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
             pair: pool.submit(_run, pair, folder, path if pair in EXAMPLES else [])

@@ -152,6 +152,16 @@ class Phone:
         self._number += 1
         await self.socket.send_json({"event": event, "streamSid": STREAM, "sequenceNumber": str(self._number), **parts})
 
+    async def send_audio(self, number: int, frame: bytes) -> None:
+        """Send 20 ms of audio."""
+        payload = base64.b64encode(frame).decode()
+        about = {"track": "inbound", "chunk": str(number + 1), "timestamp": str(number * 20)}
+        await self.send("media", media={**about, "payload": payload})
+
+    def check(self, told: dict[str, Any]) -> None:
+        """Check the form of a message that was received."""
+        assert told["streamSid"] == STREAM
+
     # --- inside
 
     async def _tick(self) -> None:
@@ -161,13 +171,7 @@ class Phone:
             while not self.socket.closed:
                 await asyncio.sleep(begin + chunk * 0.02 - loop.time())
                 frame = self._speech.popleft() if self._speech else _QUIET
-                media = {
-                    "track": "inbound",
-                    "chunk": str(chunk + 1),
-                    "timestamp": str(chunk * 20),
-                    "payload": base64.b64encode(frame).decode(),
-                }
-                await self.send("media", media=media)
+                await self.send_audio(chunk, frame)
                 await self._play()
                 chunk += 1
 
@@ -189,7 +193,7 @@ class Phone:
         async for message in self.socket:
             assert message.type is aiohttp.WSMsgType.TEXT
             told = json.loads(message.data)
-            assert told["streamSid"] == STREAM
+            self.check(told)
             match told["event"]:
                 case "media":
                     audio = base64.b64decode(told["media"]["payload"], validate=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from support.paths import ROOT
 
-__all__ = ["GEMINI", "ROOT", "TONES", "TWILIO", "conformance", "install", "install_project"]
+__all__ = ["GEMINI", "ROOT", "TELNYX", "TONES", "TWILIO", "conformance", "install", "install_project"]
 
 GEMINI = ROOT / "examples" / "plugins" / "agentfield-gemini"
+TELNYX = ROOT / "examples" / "plugins" / "agentfield-telnyx"
 TONES = ROOT / "examples" / "plugins" / "agentfield-tones"
 TWILIO = ROOT / "examples" / "plugins" / "agentfield-twilio"
 
