@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from agentfield.errors import InvalidInput
 from agentfield.plugins import Registry
+from agentfield.plugins.hooks.lifespan import PluginLifespans
 from agentfield.plugins.hooks.observers import ObserverDispatcher
 from agentfield.plugins.registry.session_checks import refused_sessions
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
@@ -97,12 +98,14 @@ async def control_plane(
         InvalidInput: A non-loopback bind without a key, or a folder or an address that cannot be used.
         Conflict: The port is in use.
         Unavailable: Another process holds the store.
-        PluginBroken: A plugin declares an invalid tool middleware.
+        PluginBroken: A plugin does not start, or declares an invalid tool middleware.
     """
     settings.require_safe_bind()
     registry = registry or Registry.discover()
     _create_data_folder(settings.home)
     async with AsyncExitStack() as stack:
+        # first, so that it is exited last: the other hooks of a plugin rely on it
+        await stack.enter_async_context(PluginLifespans(registry, home=settings.home, environ=environ))
         bus, metrics = Bus(), Metrics()
         observers = await stack.enter_async_context(ObserverDispatcher(registry))
         traces = open_tracer(environ, content=settings.otel_content, provider=tracer_provider)

@@ -12,10 +12,10 @@ from agentfield.plugins import PLUGIN_API, Manifest, Registry, SessionRequest, T
 __all__ = ["call", "plugin", "recorded", "registry", "request"]
 
 
-def plugin(name: str, **hooks: Callable[..., Any]) -> ModuleType:
+def plugin(name: str, *, settings: tuple[str, ...] = (), **hooks: Callable[..., Any]) -> ModuleType:
     """Return a plugin module with the given hooks, named without the prefix `agentfield_`."""
     module = ModuleType(name)
-    module.__dict__["agentfield_manifest"] = hookimpl(lambda: Manifest(api=PLUGIN_API))
+    module.__dict__["agentfield_manifest"] = hookimpl(lambda: Manifest(api=PLUGIN_API, settings=settings))
     for hook, function in hooks.items():
         module.__dict__[f"agentfield_{hook}"] = hookimpl(function)
     return module

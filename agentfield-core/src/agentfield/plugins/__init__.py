@@ -11,7 +11,14 @@ implement), `registry` (how plugins are loaded and resolved); `install` and `wor
 
 from __future__ import annotations
 
-from agentfield.plugins.hooks.arguments import Proceed, RecordedEvent, SessionRequest, ToolCall, ToolMiddleware
+from agentfield.plugins.hooks.arguments import (
+    HookRuntime,
+    Proceed,
+    RecordedEvent,
+    SessionRequest,
+    ToolCall,
+    ToolMiddleware,
+)
 from agentfield.plugins.hooks.hookspecs import hookimpl
 from agentfield.plugins.manifest.spec import (
     PLUGIN_API,
@@ -33,6 +40,7 @@ __all__ = [
     "PLUGIN_API",
     "Capabilities",
     "Catalog",
+    "HookRuntime",
     "Manifest",
     "ModelPrices",
     "ModelSpec",

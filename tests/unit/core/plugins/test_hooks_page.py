@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from agentfield.errors import Forbidden
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.authorization import SessionAuthorizer
 from agentfield.plugins.hooks.hookspecs import PluginHooks
+from agentfield.plugins.hooks.lifespan import ENTER_TIMEOUT, EXIT_TIMEOUT, PluginLifespans
 from agentfield.plugins.hooks.middleware import Invocation, MiddlewareChain
 from agentfield.plugins.hooks.observers import CALL_TIMEOUT, DRAIN_TIMEOUT, QUEUE_SIZE, ObserverDispatcher
 from agentfield_cli.terminal.output import report_error
@@ -32,11 +34,11 @@ def blocks(text: str, language: str = "python") -> list[str]:
 
 
 def example(hook: str) -> tuple[ModuleType, Registry]:
-    """Return the loaded plugin of a section."""
+    """Return the loaded plugin of a section: its module, or the object `plugin` in it."""
     module = ModuleType("example")
     for code in (*blocks(FIRST), *blocks(SECTIONS[hook])):
         exec(compile(code, f"docs/hooks.md {hook}", "exec"), module.__dict__)
-    registry = Registry.of([module])
+    registry = Registry.of([module.__dict__.get("plugin", module)])
     assert [(record.state, record.reason) for record in registry.plugins] == [("ok", "")]
     assert [each.hook for each in registry.implementations(hook)] == [hook]
     return module, registry
@@ -49,10 +51,21 @@ def test_each_hook_is_documented() -> None:
     assert [len(blocks(text)) for text in (FIRST, *SECTIONS.values())] == [1] * (len(hooks) + 1)
 
 
+async def test_the_lifespan_example(tmp_path: Path) -> None:
+    """It has its setting, observes, and writes its file when the control plane stops."""
+    _, made = example("agentfield_lifespan")
+    lifespans = PluginLifespans(made, home=tmp_path, environ={"EXPORT_PREFIX": "a"})
+    async with lifespans, ObserverDispatcher(made) as observers:
+        observers.dispatch(*recorded("session.created"))
+    assert (tmp_path / "plugins" / made.plugins[0].name / "export.txt").read_text() == "a\nses_1"
+
+
 def test_the_numbers_of_the_page_are_those_of_the_code() -> None:
     """Sizes and timeouts on the page are those of the code."""
     assert f"one queue of {QUEUE_SIZE} events" in PAGE
     assert f"A call may take {CALL_TIMEOUT:g} s" in PAGE
+    assert f"does not enter within {ENTER_TIMEOUT:g} s" in PAGE
+    assert f"each plugin has {EXIT_TIMEOUT:g} s" in PAGE
     assert f"have {DRAIN_TIMEOUT:g} s\nfor queued events" in PAGE
 
 
@@ -75,6 +88,7 @@ async def test_the_middleware_example() -> None:
         inputs.append(dict(call.input))
         return {"card": "4929000000004711"}
 
+    assert dict(chain.redact(Invocation(call(order=1, card="4711"))).input) == {"order": 1, "card": "…"}
     assert await chain.run(Invocation(call(order=1)), target) == {"card": "…4711"}
     assert inputs == [{"order": 1, "locale": "en"}]
     refund = dataclasses.replace(call(), target="shop.refund")

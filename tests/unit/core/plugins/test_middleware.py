@@ -118,6 +118,90 @@ async def test_changes_are_recorded_with_their_plugin() -> None:
     ]
 
 
+class Redacts:
+    """Redacts one value; `result` replaces what it returns."""
+
+    def __init__(self, name: str, result: Callable[[dict[str, Any]], Any] | None = None) -> None:
+        self.name = name
+        self.result = result
+
+    def redact(self, call: ToolCall) -> Any:
+        given = dict(call.input)
+        return {**given, self.name: "…"} if self.result is None else self.result(given)
+
+    async def __call__(self, call: ToolCall, proceed: Proceed) -> Any:
+        return await proceed(call)
+
+
+def redacting(*middleware: Any) -> MiddlewareChain:
+    return MiddlewareChain(
+        registry(
+            *(plugin(f"p{number}", tool_middleware=lambda each=each: [each]) for number, each in enumerate(middleware))
+        )
+    )
+
+
+def test_each_redaction_sees_the_one_before() -> None:
+    """All plugins redact, outermost first; a change is recorded without values, and without a change nothing is."""
+    seen: list[dict[str, Any]] = []
+
+    def unchanged(given: dict[str, Any]) -> dict[str, Any]:
+        seen.append(given)
+        return given
+
+    invocation = Invocation(call(card="4711", pin="12"))
+    made = redacting(Redacts("card"), Redacts("pin", unchanged), Redacts("pin")).redact(invocation)
+    assert dict(made.input) == {"card": "…", "pin": "…"}
+    assert seen == [{"card": "…", "pin": "12"}]
+    assert events_of(invocation) == [("tool.input_redacted", {"plugin": name}) for name in ("p0", "p2")]
+    assert dict(invocation.call.input) == {"card": "4711", "pin": "12"}
+
+
+def changes_its_copy(given: dict[str, Any]) -> dict[str, Any]:
+    given["nested"]["card"] = "changed"
+    return {"nested": {"card": "…"}}
+
+
+def test_a_redaction_works_on_a_copy() -> None:
+    """What `redact` does to its argument has no effect."""
+    invocation = Invocation(call(nested={"card": "4711"}))
+    assert dict(redacting(Redacts("", changes_its_copy)).redact(invocation).input) == {"nested": {"card": "…"}}
+    assert dict(invocation.call.input) == {"nested": {"card": "4711"}}
+
+
+def raises_the_value(given: dict[str, Any]) -> NoReturn:
+    raise ValueError(str(given))
+
+
+def exits_with_the_value(given: dict[str, Any]) -> NoReturn:
+    raise SystemExit(str(given))
+
+
+def is_cancelled(given: dict[str, Any]) -> NoReturn:
+    raise asyncio.CancelledError(str(given))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        raises_the_value,
+        exits_with_the_value,
+        is_cancelled,
+        lambda _: None,
+        lambda _: "text",
+        lambda _: {"a": object()},
+        lambda _: {1: 2},
+    ],
+)
+def test_a_failed_redaction_fails_the_call(result: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Any failure is `middleware_failed` with the plugin's name; the value is in no message."""
+    invocation = Invocation(call(card="4711"))
+    with pytest.raises(MiddlewareFailed) as caught:
+        redacting(Redacts("", result)).redact(invocation)
+    assert "4711" not in f"{caught.value.to_problem()} {caplog.text}"
+    assert [kind for kind, _ in events_of(invocation)] == ["tool.middleware_failed"]
+
+
 async def test_a_mutation_takes_effect_when_passed_on() -> None:
     """Mutated values affect no other middleware until they are passed on, which is recorded."""
     asked = call(words=["a"])
@@ -332,6 +416,16 @@ def boom() -> NoReturn:
     raise RuntimeError("secret-4711")
 
 
+class AsyncRedact(Redacts):
+    """A middleware whose redact is a coroutine function."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    async def redact(self, call: ToolCall) -> Any:
+        return call.input
+
+
 @pytest.mark.parametrize(
     ("hook", "why"),
     [
@@ -340,6 +434,7 @@ def boom() -> NoReturn:
         (lambda: [sync], "agentfield_tool_middleware returned function, whose __call__ is not 'async def'"),
         (lambda: [At], "agentfield_tool_middleware returned type, whose __call__ is not 'async def'"),
         (lambda: [3], "agentfield_tool_middleware returned int, whose __call__ is not 'async def'"),
+        (lambda: [AsyncRedact()], "the redact of AsyncRedact is not written with 'def'"),
         (lambda: [At(passed, order="first")], "the order of a tool middleware is 'first', not a whole number"),
     ],
 )

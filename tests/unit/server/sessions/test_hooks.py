@@ -145,6 +145,109 @@ async def test_a_middleware_changes_what_the_model_gets(tmp_path: Path) -> None:
         await node.drop()
 
 
+class HideCard:
+    """Replaces the card of a call's input before it is recorded."""
+
+    def redact(self, call: ToolCall) -> dict[str, Any]:
+        if call.input.get("order") == 13:
+            raise ValueError(f"secret {call.input}")
+        return {**call.input, "card": "…" + str(call.input["card"])[-4:]}
+
+    async def __call__(self, call: ToolCall, proceed: Proceed) -> Any:
+        return await proceed(call)
+
+
+CARD = "4929000000004711"
+
+
+def assert_in_no_file(value: str, folder: Path) -> None:
+    """Check that no file of a stopped control plane contains a value."""
+    for path in folder.rglob("*"):
+        assert path.is_dir() or value.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("kind", ["tool", "call"])
+async def test_what_a_middleware_redacts_is_recorded_nowhere(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither `tool.requested` nor `tool.input_changed`, an execution, a file or the log has the redacted value."""
+
+    async def changes(call: ToolCall, proceed: Proceed) -> Any:
+        return await proceed(call.with_input({**call.input, "locale": "en"}))
+
+    adapter = Adapter()
+    hide = plugin("hide", tool_middleware=lambda: [HideCard()])
+    async with plane(tmp_path, adapter, hide, middleware("change", changes)) as here:
+        node = await model_node(here, lambda given: {"paid": given["card"]}).link()
+        session_id, provider = await live(here, adapter, node)
+        if kind == "tool":
+            ask(provider, order=1, card=CARD)
+            assert json.loads((await provider.asked(ToolResultCommand)).output) == {"paid": "…4711"}
+        else:
+            command = await node.command("call", target="shop.look", input={"order": 1, "card": CARD})
+            assert (await node.answer(command)).value == {"paid": "…4711"}
+        about = {"target": "shop.look"}
+        shown = {"order": 1, "card": "…4711"}
+        requested = await here.recorded(session_id, "tool.requested")
+        assert [each["arguments"] for each in requested] == ([shown] if kind == "tool" else [])
+        (redacted,) = await here.recorded(session_id, "tool.input_redacted")
+        assert {name: redacted[name] for name in redacted if name != "call_id"} == {**about, "plugin": "hide"}
+        (changed,) = await here.recorded(session_id, "tool.input_changed")
+        assert changed["asked"] == shown
+        (invoke,) = node.invoked
+        assert invoke.input == {**shown, "locale": "en"}
+        await node.drop()
+    assert CARD not in caplog.text
+    assert_in_no_file(CARD, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["tool", "call"])
+async def test_a_call_that_cannot_be_redacted_is_refused(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plugin whose `redact` fails keeps the call from running; its input is recorded nowhere, not even in the error."""
+    adapter = Adapter()
+    async with plane(tmp_path, adapter, plugin("hide", tool_middleware=lambda: [HideCard()])) as here:
+        node = await model_node(here, lambda given: given).link()
+        session_id, provider = await live(here, adapter, node)
+        if kind == "tool":
+            ask(provider, order=13, card=CARD)
+            error = json.loads((await provider.asked(ToolResultCommand)).output)["error"]
+            assert error == {"code": "middleware_failed", "message": "shop.look: a plugin failed at the call"}
+            (refused,) = await here.recorded(session_id, "tool.refused")
+            assert refused == {"call_id": "c1", "name": "shop.look", "why": "middleware_failed"}
+        else:
+            command = await node.command("call", target="shop.look", input={"order": 13, "card": CARD})
+            problem = (await node.answer(command)).problem
+            assert (problem["code"], problem["status"]) == ("middleware_failed", 502)
+        (failed,) = await here.recorded(session_id, "tool.middleware_failed")
+        assert failed["plugin"] == "hide"
+        assert node.invoked == []
+        assert await here.recorded(session_id, "tool.requested") == []
+        await node.drop()
+    assert CARD not in caplog.text
+    assert_in_no_file(CARD, tmp_path)
+
+
+async def test_a_redacted_call_continues_after_a_restart(tmp_path: Path) -> None:
+    """The call continues with the input that was recorded: the redacted one."""
+    adapter, key = Adapter(), NodeKey.generate()
+    held = HeldMiddleware()
+    hide = plugin("hide", tool_middleware=lambda: [HideCard()])
+    async with plane(tmp_path, adapter, hide, plugin("holds", tool_middleware=lambda: [held])) as first:
+        node = await model_node(first, lambda given: given, key).link()
+        _, provider = await live(first, adapter, node)
+        ask(provider, order=1, card=CARD)
+        await held.here.wait()
+        await node.drop()
+    async with plane(tmp_path, adapter, hide) as second:
+        again = await model_node(second, lambda given: given, key).link()
+        await again.opened(2)
+        result = await adapter.calls["call1"].asked(ToolResultCommand)
+        assert json.loads(result.output) == {"order": 1, "card": "…4711"}
+        await again.drop()
+
+
 async def test_a_veto_reaches_the_model_and_is_recorded(tmp_path: Path) -> None:
     """The target is not run; the model gets the plugin's message, and the conversation continues."""
 

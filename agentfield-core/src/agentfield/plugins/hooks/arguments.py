@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from agentfield.realtime.transport import Evidence
 
-__all__ = ["Proceed", "RecordedEvent", "SessionRequest", "ToolCall", "ToolMiddleware"]
+__all__ = ["HookRuntime", "Proceed", "RecordedEvent", "SessionRequest", "ToolCall", "ToolMiddleware"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class HookRuntime(Protocol):
+    """What a plugin with hooks gets when a control plane starts; it sees nothing else of the control plane."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The plugin's logger."""
+
+    @property
+    def data_dir(self) -> Path:
+        """The plugin's own data folder, which survives restarts."""
+
+    def clock(self) -> float:
+        """Return seconds since the epoch."""
+
+    def setting(self, name: str) -> SecretStr | None:
+        """Return a setting that the manifest declares (`Manifest.settings`), None if it is not set.
+
+        Raises:
+            KeyError: The manifest does not declare the setting.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +90,11 @@ Proceed = Callable[[ToolCall], Awaitable[Any]]
 
 
 class ToolMiddleware(Protocol):
-    """Wraps the calls of sessions. The attribute `order` (an integer, 0 by default) is its position; the lowest is outermost."""
+    """Wraps the calls of sessions. The attribute `order` (an integer, 0 by default) is its position; the lowest is outermost.
+
+    A method ``def redact(self, call: ToolCall) -> Mapping[str, Any]`` is optional. It is called before anything of the call is
+    recorded and returns the input to use instead: log, execution, further middleware and target see nothing else.
+    """
 
     async def __call__(self, call: ToolCall, proceed: Proceed, /) -> Any:
         """Return the output of a call, usually that of `await proceed(call)`.

@@ -7,11 +7,12 @@ argument. It must be ``async`` exactly if its specification is.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 import pluggy
 
-from agentfield.plugins.hooks.arguments import RecordedEvent, SessionRequest, ToolMiddleware
+from agentfield.plugins.hooks.arguments import HookRuntime, RecordedEvent, SessionRequest, ToolMiddleware
 from agentfield.plugins.manifest.spec import Manifest
 
 __all__ = ["OBSERVER_HOOKS", "PROJECT_NAME", "PluginHooks", "hookimpl"]
@@ -39,6 +40,13 @@ class PluginHooks(Protocol):
     @hookspec
     def agentfield_manifest(self) -> Manifest:
         """Return the manifest of the plugin; called once at discovery, must import nothing heavy."""
+
+    @hookspec
+    def agentfield_lifespan(self, runtime: HookRuntime) -> AbstractAsyncContextManager[object]:
+        """Return an async context manager: entered before a control plane starts, exited after it has stopped, in one task.
+
+        A plugin that fails to enter, or takes longer than 20 s, prevents the start: its other hooks rely on it.
+        """
 
     @hookspec
     def agentfield_tool_middleware(self) -> Iterable[ToolMiddleware]:

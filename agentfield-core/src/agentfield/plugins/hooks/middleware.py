@@ -75,6 +75,8 @@ class _Registered:
     index: int
     """Position in the list of its plugin."""
     middleware: ToolMiddleware
+    redact: Callable[[ToolCall], Mapping[str, Any]] | None
+    """Its method `redact`, if it has one."""
 
 
 class MiddlewareChain:
@@ -96,6 +98,21 @@ class MiddlewareChain:
     def __bool__(self) -> bool:
         """Whether there is any middleware."""
         return bool(self._chain)
+
+    def redact(self, invocation: Invocation) -> ToolCall:
+        """Return a call with the input that may be recorded and passed on.
+
+        Args:
+            invocation: The call; it collects the events to record, without values.
+
+        Raises:
+            MiddlewareFailed: A plugin failed, so nothing of the input may be recorded.
+        """
+        call = invocation.call
+        for each in self._chain:
+            if each.redact is not None:
+                call = _redacted(each, each.redact, call, invocation)
+        return call
 
     async def run(self, invocation: Invocation, execute: Execute) -> Any:
         """Pass a call through all middleware to the target; return the output for the session.
@@ -217,19 +234,39 @@ class _MiddlewareCall:
         )
 
     def _failed(self, why: str, error: BaseException | None = None) -> AgentFieldError:
-        target, plugin = self._call.target, self._registered.plugin
-        _log.error("plugin.hook_failed plugin=%s hook=%s target=%s: %s", plugin, _HOOK, target, why, exc_info=error)
-        self._add_event("tool.middleware_failed")
-        # the plugin's error goes to the log only: its text was not written for the caller
-        return MiddlewareFailed(
-            f"The plugin {plugin!r} failed at the call of {target}, so there is no result.",
-            hint=f"see the control plane's log, or start it with AGENTFIELD_DISABLE_PLUGINS={plugin}",
-            plugin=plugin,
-            target=target,
-        )
+        return _failed(self._registered.plugin, self._invocation, why, error)
 
     def _add_event(self, kind: str, **more: Any) -> None:
         self._invocation.add_event(kind, self._registered.plugin, **more)
+
+
+def _redacted(
+    registered: _Registered, redact: Callable[[ToolCall], Mapping[str, Any]], call: ToolCall, invocation: Invocation
+) -> ToolCall:
+    given = _dump(dict(call.input), name="input")
+    try:
+        # a copy: a change takes effect only as the returned value
+        text = _dump(dict(redact(call.with_input(json.loads(given)))), name="input")
+    except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it raises: not redacted
+        # without its message, which may contain the value
+        raise _failed(registered.plugin, invocation, f"redact raised {type(error).__name__}") from None
+    if text == given:
+        return call
+    invocation.add_event("tool.input_redacted", registered.plugin)
+    return call.with_input(json.loads(text))
+
+
+def _failed(plugin: str, invocation: Invocation, why: str, error: BaseException | None = None) -> AgentFieldError:
+    target = invocation.call.target
+    _log.error("plugin.hook_failed plugin=%s hook=%s target=%s: %s", plugin, _HOOK, target, why, exc_info=error)
+    invocation.add_event("tool.middleware_failed", plugin)
+    # the plugin's error goes to the log only: its text was not written for the caller
+    return MiddlewareFailed(
+        f"The plugin {plugin!r} failed at the call of {target}, so there is no result.",
+        hint=f"see the control plane's log, or start it with AGENTFIELD_DISABLE_PLUGINS={plugin}",
+        plugin=plugin,
+        target=target,
+    )
 
 
 def _middleware_of(hook: HookImplementation) -> list[_Registered]:
@@ -253,7 +290,10 @@ def _registered(hook: HookImplementation, index: int, middleware: Any) -> _Regis
     call = middleware if inspect.isroutine(middleware) else getattr(type(middleware), "__call__", None)  # noqa: B004
     if not inspect.iscoroutinefunction(call):
         raise _broken(hook, f"{_HOOK} returned {type(middleware).__name__}, whose __call__ is not 'async def'")
-    return _Registered(order, hook.plugin, hook.distribution, index, middleware)
+    redact = getattr(middleware, "redact", None)
+    if redact is not None and (not callable(redact) or inspect.iscoroutinefunction(redact)):
+        raise _broken(hook, f"the redact of {type(middleware).__name__} is not written with 'def'")
+    return _Registered(order, hook.plugin, hook.distribution, index, middleware, redact)
 
 
 def _broken(hook: HookImplementation, why: str) -> PluginBroken:

@@ -229,6 +229,8 @@ class Manifest:
     providers: tuple[ProviderSpec, ...] = ()
     transports: tuple[TransportSpec, ...] = ()
     pairs: tuple[PairSpec, ...] = ()
+    settings: tuple[str, ...] = ()
+    """Environment variables that its hooks read (`HookRuntime.setting`); all are treated as secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from agentfield.entry_points import normalized_name
 from agentfield.plugins.hooks.implementations import HookImplementation
 from agentfield.plugins.manifest.choices import capabilities_of
 from agentfield.plugins.manifest.core_transports import CORE_TRANSPORTS
-from agentfield.plugins.manifest.spec import Need, PairSpec, ProviderSpec, TransportSpec
+from agentfield.plugins.manifest.spec import Manifest, Need, PairSpec, ProviderSpec, TransportSpec
 from agentfield.plugins.registry import refusals
 from agentfield.plugins.registry.bridged_pairs import bridged_pair
 from agentfield.plugins.registry.discovery import (
@@ -120,6 +120,10 @@ class Registry:
             each for record in self._records if record.state == "ok" for each in record.hooks if each.hook in hooks
         ]
         return tuple(sorted(found, key=lambda each: (each.plugin, each.distribution, hooks.index(each.hook))))
+
+    def manifest_of(self, implementation: HookImplementation) -> Manifest:
+        """Return the manifest of the plugin that a hook implementation belongs to."""
+        return next(record.manifest for record in self._records if record.manifest and implementation in record.hooks)
 
     def providers(self) -> tuple[ProviderSpec, ...]:
         """Return the declared providers by name."""

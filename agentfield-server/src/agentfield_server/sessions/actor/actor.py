@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from agentfield.errors import AgentFieldError, Conflict, Forbidden, InvalidInput
@@ -27,7 +28,7 @@ from agentfield_server.sessions.actor.caller_attachment import CallerAttachment
 from agentfield_server.sessions.actor.handler_channel import HandlerChannel, parse_command, reply_on_link
 from agentfield_server.sessions.actor.inbox import Inbox, Work
 from agentfield_server.sessions.actor.provider_connection import ConnectionEvent, MediaAdapter, ProviderConnection
-from agentfield_server.sessions.actor.tool_runner import ExecutionEngine, ToolRunner
+from agentfield_server.sessions.actor.tool_runner import ExecutionEngine, ToolRunner, redact_input
 from agentfield_server.sessions.actor.writer import LostOwnership, SessionWriter
 from agentfield_server.sessions.clock import SessionClock
 from agentfield_server.sessions.conversation.effects import (
@@ -125,6 +126,7 @@ class SessionActor:
             offset=clock.epoch() - now,
             snapshot=snapshot,
             price=price,
+            redact=partial(redact_input, chain, row),
         )
         self._inbox = Inbox(self.machine.state.ended_error)
         self._writer = SessionWriter(store, row)

@@ -23,9 +23,10 @@ from agentfield.plugins.hooks.middleware import Invocation, MiddlewareChain, Mid
 from agentfield.values import nearest, restore_integers
 from agentfield_server.sessions.conversation.effects import RecordEvent, RunTool
 from agentfield_server.sessions.conversation.inputs import Input, ToolFinished, ToolStarted
+from agentfield_server.sessions.conversation.tools.redaction import Redacted
 from agentfield_server.store.records import Execution, NewEvent, NewExecution, SessionRow
 
-__all__ = ["ExecutionEngine", "ToolRunner"]
+__all__ = ["ExecutionEngine", "ToolRunner", "redact_input"]
 
 _log = logging.getLogger("agentfield.sessions")
 
@@ -109,7 +110,7 @@ class ToolRunner:
             )
 
     async def _run(self, effect: RunTool) -> None:
-        invocation = Invocation(self._tool_call(effect))
+        invocation = Invocation(_tool_call(self._row, effect))
         value: Any = None
         problem: dict[str, Any] | None = None
         try:
@@ -228,20 +229,40 @@ class ToolRunner:
             events=tuple(NewEvent(type=note.type, body=note.body, execution_id=execution_id) for note in notes),
         )
 
-    def _tool_call(self, effect: RunTool) -> ToolCall:
-        row = self._row
-        return ToolCall(
-            call_id=effect.call_id,
-            kind=effect.kind,
-            target=effect.target,
-            input=MappingProxyType(dict(effect.args)),
-            session_id=row.id,
-            run_id=row.run_id,
-            turn_id=effect.turn_id,
-            session=row.target,
-            caller=row.caller,
-            metadata=MappingProxyType(dict(row.metadata)),
-        )
+
+def redact_input(chain: MiddlewareChain, row: SessionRow, effect: RunTool) -> Redacted:
+    """Return the input of a call as the tool middleware lets it be recorded.
+
+    Args:
+        chain: The tool middleware.
+        row: The session.
+        effect: The call.
+    """
+    if not chain:
+        return Redacted(effect.args)
+    invocation = Invocation(_tool_call(row, effect))
+    problem = None
+    try:
+        args = dict(chain.redact(invocation).input)
+    except AgentFieldError as error:
+        args, problem = {}, nearest(error.to_problem())
+    notes = tuple(RecordEvent(note.type, note.body) for note in invocation.take_events())
+    return Redacted(args, notes, problem)
+
+
+def _tool_call(row: SessionRow, effect: RunTool) -> ToolCall:
+    return ToolCall(
+        call_id=effect.call_id,
+        kind=effect.kind,
+        target=effect.target,
+        input=MappingProxyType(dict(effect.args)),
+        session_id=row.id,
+        run_id=row.run_id,
+        turn_id=effect.turn_id,
+        session=row.target,
+        caller=row.caller,
+        metadata=MappingProxyType(dict(row.metadata)),
+    )
 
 
 def _output(done: Execution) -> Any:

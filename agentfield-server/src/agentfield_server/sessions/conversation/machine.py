@@ -92,6 +92,7 @@ from agentfield_server.sessions.conversation.speech.sequencer import SpeechSeque
 from agentfield_server.sessions.conversation.state import IdSource, MachineState
 from agentfield_server.sessions.conversation.timers import ROTATION_TIMERS, SPEECH_TIMERS, Timer, TimerKind
 from agentfield_server.sessions.conversation.tools.calls import ToolCallTracker
+from agentfield_server.sessions.conversation.tools.redaction import Redactor, unredacted
 from agentfield_server.sessions.conversation.turns import TurnTracker
 from agentfield_server.sessions.conversation.usage.pricing import Pricer, reported_cost
 from agentfield_server.sessions.conversation.usage_meter import UsageMeter
@@ -114,6 +115,7 @@ class SessionMachine:
         offset: Seconds to add to that clock to get seconds since the epoch.
         snapshot: What the store knows of a session that continues after a restart; None for a new one.
         price: Prices a usage report.
+        redact: Redacts the input of a call before anything of it is recorded.
     """
 
     def __init__(
@@ -127,11 +129,12 @@ class SessionMachine:
         offset: float = 0.0,
         snapshot: Snapshot | None = None,
         price: Pricer = reported_cost,
+        redact: Redactor = unredacted,
     ) -> None:
         self.state = MachineState(config, capabilities=capabilities, media=media, ids=ids, offset=offset, now=now)
         self.turns = TurnTracker(self.state)
         self.speech = SpeechSequencer(self.state, self.turns)
-        self.tool_calls = ToolCallTracker(self.state, self.turns, self.speech)
+        self.tool_calls = ToolCallTracker(self.state, self.turns, self.speech, redact)
         self.handler = HandlerLoop(self.state, self.turns, self.speech)
         self.interruption = BargeInController(self.state, self.turns, self.speech)
         self.model_answers = ModelAnswers(self.state, self.turns, self.speech)

@@ -117,6 +117,7 @@ _WHY = {
     "limit": "no more tools may be used in this session",
     "too_many_open": "too many tools run already",
     "session_ending": "the session is ending",
+    "middleware_failed": "a plugin failed at the call",
 }
 
 

@@ -8,6 +8,7 @@ follows as text.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from agentfield.errors import InvalidInput
@@ -34,6 +35,7 @@ from agentfield_server.sessions.conversation.tools.batch import (
     refusal,
 )
 from agentfield_server.sessions.conversation.tools.follow_up import FollowUp
+from agentfield_server.sessions.conversation.tools.redaction import Redactor
 from agentfield_server.sessions.conversation.turns import TurnTracker
 
 __all__ = ["GATHER", "PENDING_AFTER", "ToolCallTracker"]
@@ -56,12 +58,14 @@ class ToolCallTracker:
         state: State shared with the other parts.
         turns: Turns that calls belong to.
         speech: Asks the model to speak about results; tells which replies are interrupted.
+        redact: Redacts the input of a call before anything of it is recorded.
     """
 
-    def __init__(self, state: MachineState, turns: TurnTracker, speech: SpeechSequencer) -> None:
+    def __init__(self, state: MachineState, turns: TurnTracker, speech: SpeechSequencer, redact: Redactor) -> None:
         self._state = state
         self._turns = turns
         self._speech = speech
+        self._redact = redact
         self._calls: dict[str, ToolCall] = {}
         self._used_ids: set[str] = set()
         """Every call id of the session: a second use is refused."""
@@ -156,22 +160,27 @@ class ToolCallTracker:
 
     def run_for_handler(self, command: HandlerCall) -> None:
         """Run a call of the handler."""
+        turn = self._turns.current
+        open_turn = turn is not None and turn.turn_id in self._turns.open
+        run = RunTool(
+            call_id=command.op_id,
+            target=command.target,
+            args=command.args,
+            turn_id=turn.turn_id if turn is not None and open_turn else None,
+            kind="call",
+            timeout=command.timeout,
+        )
+        redacted = self._redact(run)
+        for note in redacted.notes:
+            self._state.emit(note)
+        if redacted.problem is not None:
+            self._state.ops.answer(RejectOp(command.op_id, dict(redacted.problem)))
+            return
         self._handler_calls.add(command.op_id)
         if command.filler is not None:
             self._fillers[command.op_id] = command.filler
             self._state.timers.set(TimerKind.FILLER, self._state.now + FILLER_AFTER, command.op_id)
-        turn = self._turns.current
-        open_turn = turn is not None and turn.turn_id in self._turns.open
-        self._state.emit(
-            RunTool(
-                call_id=command.op_id,
-                target=command.target,
-                args=command.args,
-                turn_id=turn.turn_id if turn is not None and open_turn else None,
-                kind="call",
-                timeout=command.timeout,
-            )
-        )
+        self._state.emit(replace(run, args=redacted.args))
 
     @property
     def handler_calls(self) -> frozenset[str]:
@@ -297,8 +306,17 @@ class ToolCallTracker:
             self._count_result(batch)
 
     def _run(self, event: ToolRequested, spec: ToolSpec, args: dict[str, Any]) -> None:
-        self.count += 1
         batch = self._batch(event.reply)
+        open_turn = batch.turn is not None and batch.turn.turn_id in self._turns.open
+        turn_id = batch.turn.turn_id if batch.turn is not None and open_turn else None
+        run = RunTool(call_id=event.call_id, target=event.name, args=args, turn_id=turn_id, kind="tool")
+        redacted = self._redact(run)
+        if redacted.problem is not None:
+            for note in redacted.notes:
+                self._state.emit(note)
+            self._refuse(event, "middleware_failed")
+            return
+        self.count += 1
         call = ToolCall(event.call_id, event.name, batch.turn, spec.on_interrupt)
         self._calls[call.call_id] = call
         batch.calls.append(call)
@@ -308,10 +326,11 @@ class ToolCallTracker:
             origin.call_notes.append(call.note)
         if not batch.results:
             self._arm(batch, PENDING_AFTER)
-        open_turn = batch.turn is not None and batch.turn.turn_id in self._turns.open
-        turn_id = batch.turn.turn_id if batch.turn is not None and open_turn else None
-        self._state.record("tool.requested", call_id=call.call_id, target=call.target, turn_id=turn_id, arguments=args)
-        self._state.emit(RunTool(call_id=call.call_id, target=call.target, args=args, turn_id=turn_id, kind="tool"))
+        about = {"call_id": call.call_id, "target": call.target, "turn_id": turn_id}
+        self._state.record("tool.requested", **about, arguments=redacted.args)
+        for note in redacted.notes:
+            self._state.emit(note)
+        self._state.emit(replace(run, args=redacted.args))
 
     def _batch(self, reply: str) -> ToolCallBatch:
         batch = self._batches.get(reply)
