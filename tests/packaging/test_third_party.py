@@ -16,7 +16,7 @@ import pytest
 from support.packaging.environments import ROOT, Environment, build
 
 EXAMPLES = sorted(path.parent for path in (ROOT / "examples" / "plugins").glob("*/pyproject.toml"))
-GENERATED = {"agentfield-acme": "provider", "agentfield-pager": "transport"}
+GENERATED = {"agentfield-acme": "provider", "agentfield-audit": "hooks", "agentfield-pager": "transport"}
 """The projects that `af init plugin` creates, with their kinds."""
 TESTED = tuple(path.name.replace("-", "_") for path in EXAMPLES)
 NAMES = [*GENERATED, *(path.name for path in EXAMPLES)]
@@ -64,7 +64,7 @@ def test_each_is_listed_with_its_own_distribution(installation: Installation) ->
     assert {row["state"] for row in plugins.values()} == {"ok"}
     rows = installation.rows()
     for dist, plugin in plugins.items():
-        assert plugin["pairs"], f"{dist} has no part in any pair"
+        assert plugin["pairs"] or GENERATED.get(dist) == "hooks", f"{dist} has no part in any pair"
         for pair in plugin["pairs"]:
             assert rows[pair]["installed"], rows[pair]["reason"]
             assert dist in (rows[pair]["distribution"], rows[pair]["transport_distribution"])
@@ -115,6 +115,15 @@ def test_generated_code_passes_our_linter(installation: Installation, dist: str)
     for command in (("check",), ("format", "--check")):
         done = installation.here.run("ruff", *command, *config)
         assert done.code == 0, done.out + done.err
+
+
+@pytest.mark.parametrize("dist", [dist for dist, kind in GENERATED.items() if kind == "hooks"])
+def test_the_tests_of_generated_hooks_pass(installation: Installation, dist: str) -> None:
+    """The skeleton of a plugin with hooks has tests of its own, since the conformance kit is for providers and transports."""
+    source = installation.source(dist)
+    config = ("-c", str(source / "pyproject.toml"), "--rootdir", str(source), "-p", "no:cacheprovider")
+    done = installation.here.run("python", "-m", "pytest", "-q", *config, str(source / "tests"))
+    assert done.code == 0, done.out + done.err
 
 
 @pytest.mark.parametrize("dist", NAMES)

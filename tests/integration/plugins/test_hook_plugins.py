@@ -12,9 +12,11 @@ import pytest
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import PluginBroken
 from agentfield.plugins import HookRuntime, RecordedEvent
+from agentfield_cli.skeleton import write_plugin
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 from support.core.hooks import plugin, registry
+from support.packaging.third_party import conformance, install_project
 
 
 async def test_a_plugin_starts_before_the_control_plane_and_stops_after_it(tmp_path: Path) -> None:
@@ -40,6 +42,15 @@ async def test_a_plugin_starts_before_the_control_plane_and_stops_after_it(tmp_p
             assert await client.list_sessions() == []
         assert "stopped" not in told
     assert told[-1] == "stopped"
+
+
+def test_the_skeleton_works_as_it_is(tmp_path: Path) -> None:
+    """The tests of a project of `af init plugin NAME --kind hooks` pass, without a warning."""
+    folder, site = tmp_path / "agentfield-door-man", tmp_path / "site"
+    write_plugin("door_man", "hooks", folder)
+    done = conformance("-W", "error", cwd=folder, path=[str(site), install_project(site, folder)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("4 passed")
 
 
 async def test_a_plugin_that_fails_to_start_prevents_the_start(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def init() -> None:
 def plugin(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The name used in provider= or transport=.")],
     kind: Annotated[
-        Literal["provider", "transport"], typer.Option("--kind", help="What the plugin adds.")
+        Literal["provider", "transport", "hooks"], typer.Option("--kind", help="What the plugin adds.")
     ] = "provider",
     into: Annotated[Path | None, typer.Option("--into", help="The folder; default agentfield-NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the skeleton of a plugin: a manifest, the code, and a test peer for the conformance kit.
+    """Write the skeleton of a plugin: a manifest, the code, and a test peer for the conformance kit, or tests of its hooks.
 
     The skeleton works as it is, with an invented protocol; replace that with yours. No file is overwritten.
 
@@ -41,6 +41,7 @@ def plugin(
     Examples:
       af init plugin acme
       af init plugin pager --kind transport --into ~/src/pager
+      af init plugin audit --kind hooks
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.skeleton import write_plugin
     from agentfield_cli.terminal.output import Output
@@ -51,6 +52,9 @@ def plugin(
     out.result({"folder": str(folder), "files": [str(path) for path in written]})
     for path in written:
         out.line(str(path))
-    pair = f"{name}/websocket" if kind == "provider" else f"'*/{name}'"
     out.line(f"\ncd {folder} && pip install -e '.[testing]'")
-    out.line(f"pytest --pyargs agentfield.testing.conformance --adapter {pair}")
+    if kind == "hooks":
+        out.line("pytest")
+    else:
+        pair = f"{name}/websocket" if kind == "provider" else f"'*/{name}'"
+        out.line(f"pytest --pyargs agentfield.testing.conformance --adapter {pair}")

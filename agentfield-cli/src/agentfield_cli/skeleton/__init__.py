@@ -11,7 +11,7 @@ from agentfield.errors import Conflict, InvalidInput
 
 __all__ = ["KINDS", "write_plugin"]
 
-KINDS = ("provider", "transport")
+KINDS = ("provider", "transport", "hooks")
 """Kinds of plugin templates."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -22,7 +22,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
     """Write the project of a plugin.
 
     Args:
-        name: The name used in ``provider=`` or ``transport=``.
+        name: The name used in ``provider=`` or ``transport=``; that of the plugin for hooks.
         kind: One of `KINDS`.
         into: The folder; it must not exist or must be empty.
 
@@ -35,7 +35,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
     """
     if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{name!r} is not a valid name of a {kind}: use up to 32 lower-case letters, digits and _, starting with a letter.",
+            f"{name!r} is not a valid name of a {'plugin' if kind == 'hooks' else kind}: use up to 32 lower-case letters, digits and _, starting with a letter.",
             code="invalid_name",
             hint="af init plugin acme",
             field="name",
