@@ -162,6 +162,15 @@ async def test_calls_are_hung_up_when_the_control_plane_stops(tmp_path: Path) ->
     assert phone.socket.closed
 
 
+async def test_a_lost_stream_hangs_up(tmp_path: Path) -> None:
+    """A stream whose connection is lost is not opened again by Telnyx, so the call is hung up."""
+    async with telnyx_exchange(tmp_path, shop_agent()) as exchange:
+        phone = await exchange.open(await exchange.ring("shop.phone"))
+        await exchange.it.session()
+        await phone.leave()
+        await until(lambda: exchange.telnyx.is_hung_up(CALL))
+
+
 async def test_a_stream_that_stopped_without_the_call_hangs_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -279,6 +288,17 @@ async def test_a_refused_command(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert not exchange.telnyx.commands
     why = "Telnyx refused to answer the call (HTTP 422, 90018): Call has already ended"
     assert f"a call is not connected: {why}" in caplog.text
+
+
+async def test_a_call_whose_stream_is_refused_is_hung_up(tmp_path: Path) -> None:
+    """An answered call without a stream does not go on in silence."""
+    async with telnyx_exchange(tmp_path, shop_agent()) as exchange:
+        url = exchange.webhook("shop.phone")
+        await exchange.telnyx.send_event(url, "call.initiated", CALL, direction="incoming")
+        state = exchange.telnyx.command(CALL, "answer")["client_state"]
+        exchange.telnyx.refuse["streaming_start"] = 422
+        assert (await exchange.telnyx.send_event(url, "call.answered", CALL, client_state=state))[0] == 200
+        await until(lambda: exchange.telnyx.is_hung_up(CALL))
 
 
 async def test_events_of_other_calls_are_ignored(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from agentfield_telnyx.webhook import CLIENT_STATE
 __all__ = ["API_URL", "CallControl"]
 
 API_URL = "https://api.telnyx.com/v2"
-_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_TIMEOUT = aiohttp.ClientTimeout(total=4)
+"""Less than a transport has to stop, so that calls are hung up then."""
 _MAX_ANSWER = 64 * 1024
 _HINTS = {401: "check TELNYX_API_KEY", 403: "check what TELNYX_API_KEY may do", 404: "check TELNYX_API_URL"}
 

@@ -99,6 +99,8 @@ class TelnyxTransport:
             raise  # the request fails, and Telnyx delivers the event again
         except ProviderError as error:
             self._runtime.logger.warning("a call is not connected: %s", error.message)
+            if event.ours:
+                self._hang_up(event.call)  # it was answered, and would go on in silence
         return web.Response()
 
     async def media(self, request: web.Request, evidence: Evidence) -> web.WebSocketResponse:
