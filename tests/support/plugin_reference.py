@@ -52,6 +52,7 @@ RECORDED = {
     "speech.ended": "a speech of the agent ended: asked, generated and heard",
     "speech.started": "a speech of the agent began",
     "tool.answered": "the model was sent the result of a call, or that it is pending",
+    "tool.cancelled": "the provider took back a call of the model",
     "tool.input_changed": "a middleware changed the input of a call",
     "tool.input_redacted": "a middleware redacted the input of a call before it was recorded",
     "tool.middleware_failed": "a middleware failed, so the call has no result",
@@ -62,6 +63,7 @@ RECORDED = {
     "turn.committed": "the caller said or typed something",
     "turn.discarded": "a turn will not be answered",
     "turn.transcript": "the words of a turn came after the turn, or changed",
+    "turn.unanswered": "the model chose to say nothing",
     "usage": "a reply, transcription or turn was paid for",
     "warning": "something does not work as declared, and the call goes on",
 }
