@@ -56,7 +56,8 @@ class RealtimeSession:
         self._hang_up = hang_up
         self._reattachable = reattachable
         self._send_lock = asyncio.Lock()
-        self._configuration_events: deque[Event] = deque()
+        self._received: deque[Event] = deque()
+        """Events that `events` has not yielded yet."""
         self._reattach_times: deque[float] = deque(maxlen=_MAX_REATTACH)
 
     async def configure(self, timeout: float) -> None:  # noqa: ASYNC109 - a timeout is not an error here
@@ -74,11 +75,11 @@ class RealtimeSession:
         try:
             async with asyncio.timeout(timeout):
                 while not codec.configured and codec.refused is None and not codec.ended and codec.fatal is None:
-                    self._configuration_events.extend(self._read(await self._socket.receive()))
+                    self._received.extend(self._read(await self._socket.receive()))
                     await self._send_outgoing()
         except TimeoutError:
             message = f"{self._provider.title} did not confirm the configuration within {timeout:g} s."
-            self._configuration_events.append(Warned(code="configuration_unconfirmed", message=message))
+            self._received.append(Warned(code="configuration_unconfirmed", message=message))
         except ConnectionDropped as dropped:
             if self._reattachable:
                 return  # `events` reattaches, or reports the end of the call
@@ -87,7 +88,7 @@ class RealtimeSession:
         if codec.ended:
             self._check_expired()
             return
-        self._configuration_events.extend(codec.assume_ready())
+        self._received.extend(codec.assume_ready())
 
     async def send(self, command: Command) -> None:
         """Send a command; return once it is written.
@@ -129,11 +130,17 @@ class RealtimeSession:
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events of the session in order; the last one is `SessionClosed`. May be iterated once."""
-        while self._configuration_events:
-            yield self._configuration_events.popleft()
-        while not self._codec.ended:
-            for event in await self._next():
-                yield event
+        try:
+            while self._received or not self._codec.ended:
+                if not self._received:
+                    self._received.extend(await self._next())
+                if self._codec.ended:
+                    # the reader of these events may stop at the last one
+                    self._socket.give_up()
+                while self._received:
+                    yield self._received.popleft()
+        finally:
+            self._socket.give_up()
         await self._socket.close()
 
     async def close(self) -> None:

@@ -209,10 +209,14 @@ class RealtimeSocket:
         finally:
             connection.drained = False
 
-    async def close(self) -> None:
-        """Close the connection; a call continues without it. Idempotent."""
+    def give_up(self) -> None:
+        """Fail the senders, now and from now on: nobody reads any more, so nobody reopens a dropped connection. Idempotent."""
         self._closed = True
         self._up.set()
+
+    async def close(self) -> None:
+        """Close the connection; a call continues without it. Idempotent."""
+        self.give_up()
         if self._connection is not None:
             await self._connection.close()
 
@@ -281,7 +285,7 @@ class RealtimeSocket:
         self._up.set()
 
     def closed(self) -> bool:
-        """Return whether `close` was called."""
+        """Return whether `close` or `give_up` was called."""
         return self._closed
 
     def _refusal(self, response: Response) -> _Refused:

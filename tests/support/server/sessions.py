@@ -150,12 +150,19 @@ class Provider:
         self.sent: list[Command] = []
         self.closed = False
         self.fault: AgentFieldError | None = None
+        self.stuck = False
+        """Whether it reads nothing more: every command waits."""
+        self.tried = 0
+        """Commands that it was to take while it was stuck."""
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._items = itertools.count(1)
 
     async def send(self, command: Command) -> None:
         if self.fault is not None:
             raise self.fault
+        if self.stuck:
+            self.tried += 1
+            await asyncio.Event().wait()
         self.sent.append(command)
 
     async def events(self) -> AsyncIterator[Event]:

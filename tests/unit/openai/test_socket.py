@@ -247,6 +247,33 @@ async def test_closing_releases_a_waiting_sender() -> None:
             await sending
 
 
+@pytest.mark.parametrize("direct", [True, False])
+async def test_no_command_waits_after_the_end(direct: bool) -> None:
+    """After the last event nobody reopens a dropped connection: commands fail, although the events were not read on."""
+    gone = asyncio.Event()
+
+    async def expire(connection: ServerConnection, _: int) -> None:
+        await confirm(connection)
+        await connection.send(json.dumps({"type": "error", "error": EXPIRED}))
+        connection.transport.abort()
+        gone.set()
+
+    async with provider(expire) as fake, adapter(fake) as calls, own(fake) as sockets:
+        session = await (calls.attach(REF, config()) if direct else sockets.open(config(), PCM))
+        events = session.events()
+        async for event in events:
+            if isinstance(event, SessionClosed):
+                break
+        await gone.wait()
+        said = [session.send(SayCommand(id=f"spk_{number}", text="x")) for number in range(3)]
+        async with asyncio.timeout(5):
+            # the first one may be written before the loss is known
+            *_, last = await asyncio.gather(*said, return_exceptions=True)
+        assert isinstance(last, ProviderUnavailable)
+        await session.close()
+        await events.aclose()
+
+
 # sessions of their own ------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +289,7 @@ async def confirm(connection: ServerConnection) -> None:
     await connection.send(json.dumps({"type": "session.updated", "session": event["session"]}))
 
 
+EXPIRED = {"type": "invalid_request_error", "code": "session_expired", "message": "Over.", "event_id": None}
 QUOTA = {"type": "insufficient_quota", "code": "some_new_code", "message": "Pay.", "event_id": None}
 
 

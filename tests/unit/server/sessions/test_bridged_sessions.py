@@ -15,6 +15,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerAudio, CallerGone, CallerText
 from agentfield.realtime.commands import AddTextCommand, AppendAudioCommand, EndCommand, SayCommand
 from agentfield.realtime.events import SessionClosed
+from agentfield_server.sessions.actor import provider_connection
 from agentfield_server.sessions.conversation.timers import TimerKind
 from support.core.bridge import Leg
 from support.server.sessions import Adapter, Plane, ScriptedNode, plane
@@ -147,6 +148,25 @@ async def test_a_silently_lost_provider_connection_is_replaced(here: Plane, adap
     assert [warning["code"] for warning in warned] == ["provider_lost"]
     await here.sessions.end(session_id, "operator")
     await carried
+
+
+async def test_a_provider_that_reads_nothing_is_waited_for_once(
+    here: Plane, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first command that is not taken in time the connection is lost: later ones are not tried, nor is the end."""
+    monkeypatch.setattr(provider_connection, "_SEND_WAIT", 0.2)
+    session_id, leg, carried = await live(here)
+    first = adapter.opened[0][0]
+    first.stuck = True
+    leg.does(CallerText("one"), CallerText("two"), CallerText("three"))
+    second = await adapter.socket(2)
+    await until(lambda: "three" in [each.text for each in second.sent if isinstance(each, AddTextCommand)])
+    assert first.tried == 1
+    second.stuck = True
+    leg.does(CallerText("four"), CallerText("five"))
+    await here.sessions.end(session_id, "operator")
+    await carried
+    assert second.tried == 1
 
 
 async def test_a_refusal_of_the_provider_reaches_the_caller(here: Plane, adapter: Adapter) -> None:

@@ -120,6 +120,10 @@ class ProviderConnection:
         self._sent: OrderedDict[str, str] = OrderedDict()
         """Types of the last commands by their id."""
         self._provider: ProviderSession | None = None
+        self._session_number = 0
+        """Number of provider sessions so far, those behind one bridge included."""
+        self._unresponsive: int | None = None
+        """Number of the session that did not take a command in time: it counts as lost, and gets no more commands."""
         self._event_task: asyncio.Task[None] | None = None
 
     async def negotiate(self, offer: str) -> tuple[str, CallRef]:
@@ -241,6 +245,7 @@ class ProviderConnection:
             # detached, or opened anew, while the new session was being opened
             await self._close(provider)
             return
+        self._session_number += 1
         rotated(known)
         await bridge.replace_provider(provider)
 
@@ -252,9 +257,12 @@ class ProviderConnection:
     # --- any medium
 
     async def send(self, command: Command) -> None:
-        """Send a command to the provider; a failure becomes an input of the machine."""
-        provider = self._provider
-        if provider is None:
+        """Send a command to the provider; a failure becomes an input of the machine.
+
+        A session that does not take a command in time gets no more: each one would be waited for, also at the end of the call.
+        """
+        provider, number = self._provider, self._session_number
+        if provider is None or number == self._unresponsive:
             return
         if not isinstance(command, AppendAudioCommand) and not command.id:
             command = command.model_copy(update={"id": new_id("op")})
@@ -263,7 +271,9 @@ class ProviderConnection:
             async with asyncio.timeout(_SEND_WAIT):
                 await provider.send(command)
         except TimeoutError:
-            self._tell(ProviderFailed(f"the provider took no command for {_SEND_WAIT:g} s", retry=True))
+            if number == self._session_number:  # else a rotation has replaced that session meanwhile
+                self._unresponsive = number
+                self._tell(ProviderFailed(f"the provider took no command for {_SEND_WAIT:g} s", retry=True))
         except ProviderUnavailable as error:
             self._tell(ProviderFailed(error.message, retry=True))
         except AgentFieldError as error:
@@ -283,9 +293,12 @@ class ProviderConnection:
         return event.model_copy(update={"message": f"{kind} was refused: {event.message}"})
 
     async def hang_up(self) -> None:
-        """End the call at the provider and detach from it; idempotent."""
+        """End the call at the provider and detach from it; idempotent.
+
+        It takes `_HANG_UP_WAIT` and twice `_CLOSE_WAIT` at most, whatever the provider and its adapter do.
+        """
         ref, self.ref = self.ref, None
-        if self._bridge is not None:
+        if self._bridge is not None and self._unresponsive != self._session_number:
             await self._end_bridged(self._bridge)
         elif ref is not None and self._pair.media == "direct":
             await self._hang_up(ref)
@@ -304,7 +317,7 @@ class ProviderConnection:
         self._bridge = None
         if event_task is not None:
             event_task.cancel()
-            await asyncio.gather(event_task, return_exceptions=True)
+            await asyncio.wait((event_task,), timeout=_CLOSE_WAIT)
         if provider is not None:
             await self._close(provider)
 
@@ -329,6 +342,7 @@ class ProviderConnection:
     def _start_events(self, ref: CallRef, provider: ProviderSession) -> None:
         self.ref = ref
         self._provider = provider
+        self._session_number += 1
         self._event_task = asyncio.create_task(
             self._forward_events(provider), name=f"events of {self._config.session_id}"
         )
@@ -364,8 +378,8 @@ class ProviderConnection:
 
     async def _hang_up(self, ref: CallRef) -> None:
         try:
-            adapter = await self._direct_adapter()
             async with asyncio.timeout(_HANG_UP_WAIT):
+                adapter = await self._direct_adapter()
                 await adapter.hang_up(ref)
         except (AgentFieldError, TimeoutError) as error:
             _log.warning("session %s could not be hung up at the provider: %s", self._config.session_id, error)
