@@ -63,8 +63,8 @@ class ToneTts:
 
     @property
     def voices(self) -> tuple[str, ...]:
-        """Names of its voices."""
-        return ("tone",)
+        """Names of its voices; the second is the one that the pairs of `local` ask for."""
+        return ("tone", "joe")
 
     def say(self, text: str) -> Iterator[bytes]:
         """Yield s16le mono audio clause by clause; nothing for text without words."""
