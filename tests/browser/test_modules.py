@@ -217,16 +217,20 @@ async def test_a_tool_shows_lost_attempts_and_approvals(page: Page) -> None:
         _recorded(1, "execution.created", "exe_1", kind="call", target="n.f", parent_id="exe_t", status="running"),
         _recorded(2, "execution.started", "exe_1", attempt=1, node_id="n", instance_id="i"),
         _recorded(3, "execution.retrying", "exe_1", **lost),
-        _recorded(4, "execution.started", "exe_1", attempt=2, node_id="n", instance_id="j"),
-        _recorded(5, "approval.requested", "exe_1", approval_id="apr_1", title="Pay 80?"),
-        _recorded(6, "approval.decided", "exe_1", approval_id="apr_1", status="approved", by="mia", note=None),
-        _recorded(7, "execution.started", "exe_1", attempt=3, node_id="n", instance_id="j"),
-        _recorded(8, "execution.ended", "exe_1", kind="call", target="n.f", status="succeeded"),
+        _recorded(
+            4, "execution.returned", "exe_1", attempt=2, instance_id="k", reason="it was not sent to the instance k"
+        ),
+        _recorded(5, "execution.started", "exe_1", attempt=3, node_id="n", instance_id="j"),
+        _recorded(6, "approval.requested", "exe_1", approval_id="apr_1", title="Pay 80?"),
+        _recorded(7, "approval.decided", "exe_1", approval_id="apr_1", status="approved", by="mia", note=None),
+        _recorded(8, "execution.started", "exe_1", attempt=4, node_id="n", instance_id="j"),
+        _recorded(9, "execution.ended", "exe_1", kind="call", target="n.f", status="succeeded"),
     )
     tools = [event for event in told if event["told"] == "tool"]
     assert [(tool["status"], tool.get("waitsFor")) for tool in tools] == [
         ("running", None),
         ("running", None),
+        ("queued", None),
         ("queued", None),
         ("running", None),
         ("waiting", "Pay 80?"),
@@ -234,7 +238,12 @@ async def test_a_tool_shows_lost_attempts_and_approvals(page: Page) -> None:
         ("running", None),
         ("succeeded", None),
     ]
-    notes = ["attempt 1 did not succeed: The node was lost.", "asked: Pay 80?", "approved by mia"]
+    notes = [
+        "attempt 1 did not succeed: The node was lost.",
+        "attempt 2 did not begin: it was not sent to the instance k",
+        "asked: Pay 80?",
+        "approved by mia",
+    ]
     assert tools[-1]["notes"] == notes
 
 

@@ -97,6 +97,7 @@ class Agent(Decorators):
         return f"Agent({self.node_id!r})"
 
     @must_await("app", _dropped)
+    @checked_arguments
     async def call(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002, ASYNC109
         """Run a target through the control plane, on any node that exposes it, and return its output.
 
@@ -130,6 +131,7 @@ class Agent(Decorators):
         except TimeoutError as error:
             raise ExecutionTimeout(f"{target} did not answer in {timeout:g} seconds.", target=target) from error
 
+    @checked_arguments
     def call_sync(self, target: str, /, *, timeout: float | None = None, **input: Any) -> Any:  # noqa: A002
         """Run a target like `call` from a plain function, and block its thread until the output arrives.
 

@@ -27,19 +27,25 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def checked_arguments(fn: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function so that arguments that do not fit its signature raise `InvalidInput` instead of `TypeError`."""
     signature = inspect.signature(fn)
-    names = [name for name in signature.parameters if name != "self"]
+    names = [
+        f"**{name}" if each.kind is each.VAR_KEYWORD else name
+        for name, each in signature.parameters.items()
+        if name != "self"
+    ]
+    any_name = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
 
     @functools.wraps(fn)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            unknown = [name for name in kwargs if name not in names]
+            unknown = [name for name in kwargs if name not in names and not any_name]
             if unknown:
                 raise unknown_argument(fn.__qualname__, unknown[0], names) from None
             what = fn.__qualname__.removesuffix(".__init__")
+            by_name = " The input is given by name: order='427'." if any_name else ""
             raise InvalidInput(
-                f"{what}(...): {error}.", code="invalid_arguments", hint=f"It takes: {', '.join(names)}."
+                f"{what}(...): {error}.", code="invalid_arguments", hint=f"It takes: {', '.join(names)}.{by_name}"
             ) from None
         return fn(*args, **kwargs)
 

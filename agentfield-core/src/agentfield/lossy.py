@@ -8,6 +8,7 @@ relies on are converted by `agentfield.schema`, which refuses what it cannot rep
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -37,31 +38,42 @@ def lossy_text(value: object, limit: int = MAX_TEXT) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def lossy_json(value: object) -> Any:
-    """Return plain JSON that is equal to `value` where that is possible; other parts become texts, and large ones are cut."""
+def lossy_json(value: object, *, levels: int = _MAX_DEPTH, cut: bool = True) -> Any:
+    """Return plain JSON that is equal to `value` where that is possible; other parts become texts.
+
+    Args:
+        value: Any object.
+        levels: Levels of lists and objects that are kept.
+        cut: Whether long texts and large collections are cut, as for the data of an error.
+    """
+    limit, parts = (MAX_TEXT, _MAX_PARTS) if cut else (sys.maxsize, sys.maxsize)
     try:
-        return _json(value, 0, [_MAX_PARTS])
+        return _json(value, levels, limit, [parts])
     except BaseException:  # noqa: BLE001 -- the methods of a subclass of dict or list are user code
         return lossy_text(value)
 
 
-def _json(value: object, depth: int, left: list[int]) -> Any:
+def _json(value: object, levels: int, limit: int, left: list[int]) -> Any:
     left[0] -= 1
     match value:
         case None | bool():
             return value
         case str():
-            return lossy_text(value)
+            return lossy_text(value, limit)
         case int():
             return int(value) if -_MAX_INTEGER <= value <= _MAX_INTEGER else _integer_text(int(value))
         case float():
             return float(value) if math.isfinite(value) else str(float(value))
-        case Mapping() | list() | tuple() | set() | frozenset() if depth >= _MAX_DEPTH:
+        case Mapping() | list() | tuple() | set() | frozenset() if levels <= 0:
             return "…"
         case Mapping():
-            return {lossy_text(key, 200): _json(item, depth + 1, left) for key, item in value.items() if left[0] > 0}
+            return {
+                lossy_text(key, limit // 20): _json(item, levels - 1, limit, left)
+                for key, item in value.items()
+                if left[0] > 0
+            }
         case list() | tuple() | set() | frozenset():
-            return [_json(item, depth + 1, left) for item in value if left[0] > 0]
+            return [_json(item, levels - 1, limit, left) for item in value if left[0] > 0]
         case _:
             return lossy_text(value)
 

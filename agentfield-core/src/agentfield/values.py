@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from agentfield.errors import InvalidInput
 from agentfield.identity import canonical, digest_of
+from agentfield.lossy import lossy_json
 
 __all__ = [
     "MAX_DEPTH",
@@ -161,7 +162,7 @@ def nearest(value: Any, *, levels: int = MAX_DEPTH - 2) -> Any:
         value: The value.
         levels: Levels of lists and objects that are kept; by default there is room for those of a result or an event.
     """
-    return value if _is_carried(value, levels) else _nearest(value, levels)
+    return value if _is_carried(value, levels) else lossy_json(value, levels=levels, cut=False)
 
 
 def clean_text(text: str) -> str:
@@ -406,33 +407,3 @@ def _is_carried(value: Any, levels: int) -> bool:
             type(key) is str and _is_carried(key, 0) and _is_carried(item, levels - 1) for key, item in value.items()
         )
     return kind is list and levels > 0 and all(_is_carried(item, levels - 1) for item in value)
-
-
-def _nearest(value: Any, levels: int) -> Any:
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return clean_text(str.__str__(value))
-        case int():
-            return _nearest_integer(int(value))
-        case float():
-            return float(value) if math.isfinite(value) else str(float(value))
-        case Mapping() | list() | tuple() if not levels:
-            return "…"
-        case Mapping():
-            return {_nearest_key(key): _nearest(item, levels - 1) for key, item in value.items()}
-        case list() | tuple():
-            return [_nearest(item, levels - 1) for item in value]
-        case _:
-            return f"<{type(value).__name__}>"
-
-
-def _nearest_integer(number: int) -> int | str:
-    if -MAX_INTEGER <= number <= MAX_INTEGER:
-        return number
-    return str(number) if -_TOO_LARGE < number < _TOO_LARGE else f"an integer of more than {MAX_DIGITS} digits"
-
-
-def _nearest_key(key: Any) -> str:
-    return clean_text(str.__str__(key)) if isinstance(key, str) else f"<{type(key).__name__}>"

@@ -155,7 +155,7 @@ def read_settings(**given: Any) -> Settings:
         InvalidInput: A value is invalid (code `bad_setting`).
     """
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"]))
@@ -163,6 +163,17 @@ def read_settings(**given: Any) -> Settings:
         raise _bad_setting(str(first["loc"][0]), name, why) from None
     except SettingsError as error:
         raise InvalidInput(f"The environment cannot be read: {error}.", code="bad_setting") from None
+    # a given one may be made while the control plane runs: the `web` folder of a project
+    if settings.web_dir is not None and "web_dir" not in given and not _is_folder(settings.web_dir):
+        raise _bad_setting("web_dir", "web_dir", f"{settings.web_dir} is not a directory")
+    return settings
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder above that may not be read
+        return False
 
 
 def _bad_setting(setting: str, name: str, why: str) -> InvalidInput:

@@ -139,6 +139,27 @@ async def text_timeout(session: Session) -> None:
     await unchecked(session.call)("shop.lookup", timeout="20")
 
 
+async def input_timeout(session: Session) -> None:
+    await unchecked(session.input)(timeout=20)
+
+
+async def saved_value(session: Session) -> None:
+    await unchecked(session.save)({"step": 2})
+
+
+async def call_with_a_dict(session: Session) -> None:
+    await unchecked(session.call)("shop.lookup", {"order": "427"})
+
+
+async def call_of_nothing(session: Session) -> None:
+    await unchecked(session.call)(order="427")
+
+
+async def events_of_a_type(session: Session) -> None:
+    async for _ in unchecked(session.events)("turn.committed"):
+        pass
+
+
 async def dropped_then_next(session: Session) -> None:
     session.call("shop.charge")
     await session.input()
@@ -155,6 +176,11 @@ async def dropped_then_next(session: Session) -> None:
         (forgot_as_input, "was not awaited"),
         (unknown_option, "has no argument 'interuptible'. Did you mean 'interruptible'?"),
         (text_timeout, "timeout='20' is a str"),
+        (input_timeout, "Session.input(...) has no argument 'timeout'."),
+        (saved_value, "Session.save(...): too many positional arguments."),
+        (call_with_a_dict, "Session.call(...): too many positional arguments."),
+        (call_of_nothing, "Session.call(...): missing a required argument: 'target'."),
+        (events_of_a_type, "Session.events(...): too many positional arguments."),
         (dropped_then_next, "session.call(...) was not awaited, so it did not run (test_arguments.py:"),
     ],
 )

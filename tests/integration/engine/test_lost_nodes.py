@@ -209,6 +209,8 @@ async def test_work_that_was_not_entered_is_given_back(tmp_path: Path) -> None:
             await tell(GiveBack(number=1, entered=(attempt_of(invokes[entered]),)))
             again = await other.next(Invoke)
             assert again.context.execution_id == returned
+            shown = [(node.blocked, node.blocked_by) for node in cp.hub.views()]
+            assert shown == [(2.5, "shop.charge at agent.py:13"), (0.0, None)]
             await other.answer(again, "elsewhere")
             await blocked.next(GivenBack, number=1)
             fresh = await cp.start("node.fn", n=3)
@@ -221,9 +223,16 @@ async def test_work_that_was_not_entered_is_given_back(tmp_path: Path) -> None:
                 assert (await cp.finished(name))["output"] == "here"
             view = await cp.finished(returned)
             events = await cp.events(view["run_id"])
+            _, graph = await cp.get(f"/workflows/{view['run_id']}/dag")
             await until(lambda: link.takes_work)
+            assert {node.blocked for node in cp.hub.views()} == {0.0}
     assert (view["output"], view["attempt"]) == ("elsewhere", 2)
     assert [event["body"]["attempt"] for event in events if event["type"] == "execution.returned"] == [1]
+    [told] = graph["executions"][0]["history"]
+    assert (told["type"], told["body"]["reason"]) == (
+        "execution.returned",
+        f"the event loop of the instance {link.instance_id} is blocked",
+    )
 
 
 async def test_a_watched_instance_keeps_its_work_without_a_link(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_the_tree_shows_retries_and_approvals(capsys):
     node_lost = {"attempt": 1, "problem": {"code": "node_lost", "detail": "The node 'n' was lost."}}
     describe_event = (
         ("execution.retrying", node_lost),
+        ("execution.returned", {"attempt": 2, "reason": "the event loop of the instance i is blocked"}),
         ("approval.requested", {"approval_id": "apr_1", "title": "[Pay] 80?"}),
         ("approval.decided", {"status": "changes_requested", "by": "mia", "note": "[20] is enough"}),
         ("approval.requested", {"approval_id": "apr_2", "title": "Pay 20?"}),
@@ -199,6 +200,7 @@ def test_the_tree_shows_retries_and_approvals(capsys):
         "run_1",
         "└── call n.pay running exe_c",
         "    attempt 1 did not succeed: The node 'n' was lost.",
+        "    attempt 2 did not begin: the event loop of the instance i is blocked",
         "    asked: [Pay] 80? (apr_1)",
         "    sent back by mia: [20] is enough",
         "    asked: Pay 20? (apr_2)",
@@ -210,12 +212,14 @@ def test_retries_and_approvals_are_printed(happens, capsys):
     """A retry, an approval request with the command that shows it, and the decision are printed."""
     happens("execution.created", "exe_c", kind="call", target="n.pay", status="running")
     happens("execution.retrying", "exe_c", attempt=1, problem={"detail": "The node 'n' was lost."})
+    happens("execution.returned", "exe_c", attempt=2, reason="the event loop of the instance i is blocked")
     happens("approval.requested", "exe_c", approval_id="apr_1", title="Pay 80?")
     happens("approval.decided", "exe_c", approval_id="apr_1", status="approved", by="mia", note=None)
     happens("approval.decided", "exe_unknown", approval_id="apr_2", status="approved", by="mia", note=None)
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
         "calls   n.pay",
         "waits   n.pay attempt 1 did not succeed: The node 'n' was lost.",
+        "waits   n.pay attempt 2 did not begin: the event loop of the instance i is blocked",
         "waits   n.pay asked: Pay 80? (apr_1)",
         "hint    af approvals show apr_1",
         "waits   n.pay approved by mia",

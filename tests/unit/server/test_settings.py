@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -92,6 +94,18 @@ def test_networks_of_webhooks_are_a_comma_list(monkeypatch: pytest.MonkeyPatch) 
         assert read_settings().webhook_allow == ("10.0.0.0/8", "hooks.internal")
 
 
+def test_a_folder_of_files_must_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder that does not exist would serve nothing without a word; the one of a project may be made later."""
+    monkeypatch.setenv("AGENTFIELD_WEB_DIR", str(tmp_path / "wbe"))
+    with pytest.raises(InvalidInput, match="wbe is not a directory") as refused:
+        read_settings()
+    assert (refused.value.code, refused.value.hint) == ("bad_setting", "check AGENTFIELD_WEB_DIR")
+    assert read_settings(web_dir=tmp_path / "web").web_dir == tmp_path / "web"
+    monkeypatch.setenv("AGENTFIELD_WEB_DIR", str(tmp_path))
+    assert read_settings().web_dir == tmp_path
+
+
+@example(name="web_dir", text="nothing\uffff")
 @example(name="prices", text="~nobody-of-that-name")
 @given(
     name=st.sampled_from(sorted(Settings.model_fields)),

@@ -87,9 +87,15 @@ def _show(views: list[NodeView], *, as_json: bool) -> None:
     ]
     empty = "No node is connected. Start one with: af run agent.py"
     out.table(("node", "instance", "state", "running", "offers"), rows, empty=empty)
+    for view in views:
+        if view.connected and view.blocked:
+            by = f" by {view.blocked_by}" if view.blocked_by else ""
+            out.line(f"{view.instance_id} gets no new work: its event loop is blocked{by}", style="yellow")
 
 
 def _state(view: NodeView) -> str:
     if not view.connected:
         return "away"
+    if view.blocked:
+        return f"blocked {view.blocked:.0f} s"
     return "draining" if view.draining else "connected"

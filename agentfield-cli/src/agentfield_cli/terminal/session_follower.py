@@ -144,7 +144,7 @@ class SessionFollower:
                 self._speech(kind, body)
             case "execution.created" | "execution.started" | "execution.ended":
                 self._execution(kind, body, event)
-            case "execution.retrying" | "approval.requested" | "approval.decided":
+            case "execution.retrying" | "execution.returned" | "approval.requested" | "approval.decided":
                 self._progress(kind, body, event)
             case "backchannel":
                 self.out.line("  (backchannel: the agent continues)", style="dim")

@@ -51,12 +51,14 @@ def describe_event(kind: str, body: Mapping[str, Any]) -> str:
     """Return an event of an execution as a phrase.
 
     Args:
-        kind: The event type: `execution.retrying`, `approval.requested` or `approval.decided`.
+        kind: The event type: `execution.retrying`, `execution.returned`, `approval.requested` or `approval.decided`.
         body: The body of the event.
     """
     match kind:
         case "execution.retrying":
             return f"attempt {body.get('attempt')} did not succeed: {(body.get('problem') or {}).get('detail', '')}"
+        case "execution.returned":
+            return f"attempt {body.get('attempt')} did not begin: {body.get('reason')}"
         case "approval.requested":
             return f"asked: {body.get('title')} ({body.get('approval_id')})"
         case _:

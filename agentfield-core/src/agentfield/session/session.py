@@ -127,6 +127,7 @@ class Session:
         return self._ended
 
     @must_await("session", _dropped)
+    @checked_arguments
     async def input(self) -> Turn:
         """Wait for the caller's next turn.
 
@@ -206,6 +207,7 @@ class Session:
             raise
 
     @must_await("session", _dropped)
+    @checked_arguments
     async def call(
         self,
         target: str,
@@ -238,6 +240,7 @@ class Session:
             if not answer.done() or answer.cancelled():
                 self._sender.forget(op_id)
 
+    @checked_arguments
     async def events(self) -> AsyncIterator[Event]:
         """Iterate over the events of the conversation from now on, until it ends."""
         self._require_live()
@@ -253,6 +256,7 @@ class Session:
             self._event_queues.remove(queue)
 
     @must_await("session", _dropped)
+    @checked_arguments
     async def save(self) -> None:
         """Make `state` durable now.
 

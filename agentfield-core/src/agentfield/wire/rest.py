@@ -82,10 +82,10 @@ class StatusRequest(_Request):
 
 
 class HistoryView(_View):
-    """An event of an execution before its end: a retry, an approval request or a decision."""
+    """An event of an execution before its end: a retry, a return to the queue, an approval request or a decision."""
 
     type: str
-    """`execution.retrying`, `approval.requested` or `approval.decided`."""
+    """`execution.retrying`, `execution.returned`, `approval.requested` or `approval.decided`."""
     at: float
     body: dict[str, Any]
     """The body of the event."""
@@ -330,6 +330,10 @@ class NodeView(_View):
     """Sessions that are not registered, each with the error code; starting one returns the full error."""
     running: int = 0
     concurrency: int = 0
+    blocked: float = 0.0
+    """Seconds for which its event loop had not turned, as it last said; 0 if it gets work."""
+    blocked_by: str | None = None
+    """The function that blocks it, and the source line."""
     linked_at: float
 
 

@@ -20,7 +20,7 @@ from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
 from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link
-from agentfield_server.nodes.linked_node import LinkedNode
+from agentfield_server.nodes.linked_node import BLOCKED_LIMIT, LinkedNode
 from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
 from agentfield_server.nodes.registry import NodeRegistry
@@ -343,6 +343,7 @@ class LinkHub:
 
 
 def _view(link: LinkedNode) -> NodeView:
+    blocked = link.loop_blocked >= BLOCKED_LIMIT
     return NodeView(
         node_id=link.node_id,
         instance_id=link.instance_id,
@@ -354,5 +355,7 @@ def _view(link: LinkedNode) -> NodeView:
         refused={name: error.code for name, error in link.refused.items()},
         running=link.running,
         concurrency=link.hello.concurrency,
+        blocked=link.loop_blocked if blocked else 0.0,
+        blocked_by=link.blocked_by if blocked else None,
         linked_at=link.linked_at,
     )

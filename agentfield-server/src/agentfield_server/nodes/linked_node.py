@@ -124,6 +124,8 @@ class LinkedNode:
         """Whether the node closed the link; otherwise frames of the node may have been lost."""
         self.loop_blocked = 0.0
         """Seconds for which the node's event loop had not turned, as its watchdog last said."""
+        self.blocked_by: str | None = None
+        """The function that blocked it, and the source line, as its watchdog last said."""
         self.handlers_lost = False
         """Whether the handlers on this instance count as lost because its event loop is blocked."""
         self.given_back = hello.given_back

@@ -104,6 +104,7 @@ class NodeLiveness:
 
     async def _loop_state(self, link: LinkedNode, frame: LoopState) -> None:
         before, link.loop_blocked = link.loop_blocked, frame.blocked
+        link.blocked_by = frame.function
         if before < BLOCKED_LIMIT <= frame.blocked:
             _log.warning(
                 "node %s (%s) gets no new work: its event loop has not turned for %.1f s; %s blocks it",

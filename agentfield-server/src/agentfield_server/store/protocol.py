@@ -284,7 +284,7 @@ class Store(Protocol):
         """Return recorded events with a larger `seq`, in order."""
 
     async def history(self, run_id: str, execution_ids: Sequence[str]) -> list[EventRow]:
-        """Return the events between start and end of executions of a run, in order: retries, approval requests and decisions."""
+        """Return the events between start and end of executions of a run, in order: retries, returns, approval requests and decisions."""
 
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""

@@ -83,16 +83,16 @@ async def test_create_can_lease_in_the_same_transaction(store: Store) -> None:
 
 
 async def test_history_returns_retries_and_approvals(store: Store) -> None:
-    """`history` returns retries, approval requests and decisions of the given executions, in order."""
+    """`history` returns retries, returns to the queue, approval requests and decisions of the given executions, in order."""
     first, second, other = call(), call(), call()
     await store.create_execution(first)
     for new in (second, other):
         await store.create_execution(replace(new, run_id=first.run_id))
-    kinds = ("execution.retrying", "something.else", "approval.requested", "execution.progress", "approval.decided")
+    wanted = ("execution.retrying", "execution.returned", "approval.requested", "approval.decided")
+    kinds = (wanted[0], "something.else", *wanted[1:3], "execution.progress", wanted[3])
     for new in (first, other, second):
         await store.append_events(first.run_id, [NewEvent(type=kind, execution_id=new.id) for kind in kinds])
     told = await store.history(first.run_id, [second.id, first.id, "exe_none"])
-    wanted = ("execution.retrying", "approval.requested", "approval.decided")
     assert [(event.execution_id, event.type) for event in told] == [
         (new.id, kind) for new in (first, second) for kind in wanted
     ]

@@ -62,8 +62,8 @@ async def dag_page(
     """
     rows = await store.list_executions(run_id, after=after, limit=limit)
     history: dict[str | None, list[EventRow]] = {}
-    # read for retried or paused executions only: the log of a run is long, and most have no history
-    if eventful := [row.id for row in rows if row.attempt > 1 or row.pauses]:
+    # read for executions with several attempts or pauses only: the log of a run is long, and most have no history
+    if eventful := [row.id for row in rows if row.attempt > (0 if row.status == "queued" else 1) or row.pauses]:
         for event in await store.history(run_id, eventful):
             history.setdefault(event.execution_id, []).append(event)
     return DagView(

@@ -49,6 +49,9 @@ export class CallReducer {
       case 'execution.retrying':
         this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not succeed: ${body.problem?.detail ?? body.status}`);
         break;
+      case 'execution.returned':
+        this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not begin: ${body.reason}`);
+        break;
       case 'approval.requested':
         this.#noted(event, {status: 'waiting', waitsFor: body.title}, `asked: ${body.title}`);
         break;

@@ -115,7 +115,7 @@ class SessionMethods(SqliteDatabase):
         """Return the events between start and end of executions, see `Store.history`."""
         rows = await self._read(
             f"SELECT {EVENT_COLUMNS} FROM events WHERE run_id = {KNOWN_RUN} "  # noqa: S608
-            "AND type IN ('execution.retrying', 'approval.requested', 'approval.decided') "
+            "AND type IN ('execution.retrying', 'execution.returned', 'approval.requested', 'approval.decided') "
             "AND execution_id IN (SELECT value FROM json_each(?)) ORDER BY seq",
             run_id,
             dump(list(execution_ids)),
