@@ -234,7 +234,11 @@ def _gauges(hub: LinkHub, sessions: SessionService) -> Gauges:
         return values
 
     return {
-        "agentfield_sessions": ("Sessions that have not ended.", "state", sessions.states),
+        "agentfield_sessions": (
+            "Sessions by state; ended ones count for the minute in which their handlers may still call.",
+            "state",
+            sessions.states,
+        ),
         "agentfield_nodes": ("Instances that are linked.", "node", by_node(lambda _: 1)),
         "agentfield_executions_held": ("Executions that instances hold.", "node", by_node(lambda link: link.running)),
     }

@@ -67,7 +67,8 @@ def release_transports(peer: RTCPeerConnection) -> None:
 
 
 def _transports(peer: RTCPeerConnection) -> list[RTCDtlsTransport]:
-    found = [transceiver.sender.transport for transceiver in peer.getTransceivers()]
+    # aiortc gives the media no transport where the group of an offer names an m-line that it does not have
+    found = [each.sender.transport for each in peer.getTransceivers() if each.sender.transport is not None]
     if peer.sctp is not None and peer.sctp.transport is not None:
         found.append(peer.sctp.transport)
     return found
