@@ -156,6 +156,8 @@ class Installation:
             ran = (await self.client.workflow(talk.id)).executions
             return [f"{each.kind} {each.target}" for each in ran if each.status in ("queued", "running", "waiting")]
 
+        # the handler first: for a minute after the end it may still call
+        await talk.until(lambda: not any(talk.id in link.sessions for link in self.plane.hub.links()))
         await until_async(open_ones, lambda left: not left, what="the end of all executions")
         await talk.until(lambda: not self.server.sessions and all(call.legs == 0 for call in self.server.calls))
         assert (await self.client.get_session(talk.id)).state == "ended"

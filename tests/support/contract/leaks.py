@@ -69,7 +69,8 @@ def nothing_open(home: Path) -> None:
     """Check that a stopped control plane's store holds no open execution or session."""
     store = apsw.Connection(str(home / "agentfield.db"), flags=apsw.SQLITE_OPEN_READONLY)
     try:
-        assert [row[0] for row in store.execute(_OPEN)] == []
+        left = [row[0] for row in store.execute(_OPEN)]
+        assert not left, f"{left}"
     finally:
         store.close()
 
