@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from agentfield.errors import InvalidInput, Unavailable
 from agentfield.identity import (
+    SALT_BYTES,
     NodeKey,
     b64url,
     canonical,
     challenge_message,
+    commitment,
     digest,
     leaf_hash,
+    new_salt,
     result_message,
     unb64url,
     verify_signature,
@@ -168,3 +171,30 @@ def test_non_canonical_base64url_is_refused(text: str) -> None:
     """Padding, other alphabets, impossible lengths and stray bits are refused."""
     with pytest.raises(InvalidInput):
         unb64url(text)
+
+
+def test_a_commitment_is_the_digest_of_its_prefix_the_salt_and_the_body() -> None:
+    """The format is SHA-256(0x02 ‖ salt ‖ canonical body); other implementations give the same bytes."""
+    salt = bytes(range(32))
+    assert (
+        commitment(salt, canonical({"b": 1, "a": [None, "é"]}))
+        == hashlib.sha256(b"\x02" + salt + '{"a":[null,"é"],"b":1}'.encode()).digest()
+    )
+
+
+def test_salts_are_random_and_of_one_length() -> None:
+    """No two bodies share a salt, and a salt of another length is refused."""
+    assert len({new_salt() for _ in range(100)}) == 100
+    assert {len(new_salt()) for _ in range(10)} == {SALT_BYTES}
+    for length in (0, 31, 33):
+        with pytest.raises(ValueError, match="a salt has 32 bytes"):
+            commitment(bytes(length), b"{}")
+
+
+@given(json_values, json_values)
+def test_a_commitment_binds_salt_and_body(one: Any, other: Any) -> None:
+    """Another body or another salt gives another commitment."""
+    salt, data = new_salt(), canonical(one)
+    assert commitment(salt, data) == commitment(salt, data)
+    assert commitment(new_salt(), data) != commitment(salt, data)
+    assert (commitment(salt, canonical(other)) == commitment(salt, data)) == (canonical(other) == data)
