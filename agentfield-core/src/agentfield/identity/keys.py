@@ -1,4 +1,4 @@
-"""The Ed25519 key of a node: generated and kept on the node (mode 0600), known to others by its ``did:key``."""
+"""The Ed25519 key of a node or control plane: generated and kept there (mode 0600), known to others by its ``did:key``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DID_KEY = "did:key:z"
 
 
 class NodeKey:
-    """An Ed25519 key pair and its ``did:key``."""
+    """An Ed25519 key pair and its ``did:key``, of a node or of a control plane."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
@@ -56,7 +56,7 @@ class NodeKey:
             return cls(_parse(path))
         except OSError as error:
             raise Unavailable(
-                f"The key of this node cannot be stored at {path}: {error.strerror or error}.",
+                f"The key of this process cannot be stored at {path}: {error.strerror or error}.",
                 hint="Set AGENTFIELD_HOME to a writable folder.",
             ) from error
 
