@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 from aiohttp import web
 
+from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
@@ -74,7 +75,7 @@ def _commit_seconds(folder: Path) -> float:
 async def _dispatch(folder: Path) -> list[float]:
     store = SqliteStore(folder / "a.db", on_commit=lambda _: None, clock=time.time)
     await store.open()
-    hub = LinkHub(store, clock=time.time)
+    hub = LinkHub(store, key=NodeKey.generate(), clock=time.time)
     async with Engine(store, hub, Bus(), clock=time.time) as engine:
         guard = AuthGuard(Settings(home=folder), BrowserTokenService(store, clock=time.time, code_ttl=60))
         runner = web.AppRunner(build_application(nodes.routes(hub), guard))

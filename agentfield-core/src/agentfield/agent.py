@@ -19,12 +19,12 @@ from agentfield.declarations.decorators import DEFAULT, Decorators
 from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
-from agentfield.link import LinkListener, NodeLink
+from agentfield.link import KnownControlPlanes, LinkListener, NodeLink
 from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_process, run_until_stopped
 from agentfield.plugins.install import cli_command
 from agentfield.schema import jsonable
 from agentfield.session.awaited import NotAwaited, must_await
-from agentfield.settings import discover_api_key, discover_url, drain_seconds, home
+from agentfield.settings import control_plane_did, discover_api_key, discover_url, drain_seconds, home
 from agentfield.wire.frames import Call, PauseRequest
 
 if TYPE_CHECKING:
@@ -320,6 +320,7 @@ class Agent(Decorators):
             concurrency=self.concurrency,
             listener=listener,
             pairs=self._pairs(),
+            known=KnownControlPlanes(home() / "control_planes", required=control_plane_did()),
         )
         self._task = asyncio.create_task(self._link.run(), name=f"{self.node_id} link")
         return self._link, self._task

@@ -6,13 +6,23 @@ import ipaddress
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["DEFAULT_URL", "DRAIN_SECONDS", "discover_api_key", "discover_url", "drain_seconds", "home", "is_loopback"]
+__all__ = [
+    "DEFAULT_URL",
+    "DRAIN_SECONDS",
+    "control_plane_did",
+    "discover_api_key",
+    "discover_url",
+    "drain_seconds",
+    "home",
+    "is_loopback",
+]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 """Default address of a control plane."""
@@ -56,6 +66,22 @@ def discover_url(flag: str | None = None, env: Mapping[str, str] = os.environ) -
 def discover_api_key(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str | None:
     """Return the control plane's API key: `flag`, else ``AGENTFIELD_API_KEY``, else None."""
     return flag or env.get("AGENTFIELD_API_KEY") or None
+
+
+def control_plane_did(env: Mapping[str, str] = os.environ) -> str | None:
+    """Return ``AGENTFIELD_CONTROL_PLANE_DID``: the DID of the one control plane that nodes may link to, or None.
+
+    Raises:
+        InvalidInput: The value is no ``did:key``.
+    """
+    value = env.get("AGENTFIELD_CONTROL_PLANE_DID", "").strip()
+    if value and not re.fullmatch(r"did:key:z[1-9A-HJ-NP-Za-km-z]{40,60}", value):
+        raise InvalidInput(
+            f"AGENTFIELD_CONTROL_PLANE_DID is {value!r}, which is not the DID of a control plane.",
+            hint="the control plane logs its DID when it starts; it begins with did:key:z",
+            field="AGENTFIELD_CONTROL_PLANE_DID",
+        )
+    return value or None
 
 
 def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.environ) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfield.errors import InvalidInput
+from agentfield.identity import NodeKey
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.lifespan import PluginLifespans
 from agentfield.plugins.hooks.observers import ObserverDispatcher
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
 __all__ = ["ControlPlane", "control_plane", "run_server"]
+
+_log = logging.getLogger("agentfield.nodes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,9 @@ async def control_plane(
         stack.push_async_callback(store.close)
         if traces is not None:
             await stack.enter_async_context(traces.running(store))
-        hub = LinkHub(store, clock=time.time, refused=partial(refused_sessions, registry))
+        key = NodeKey.load_or_create(settings.home / "control_plane.pem")
+        _log.info("this control plane is %s", key.did)
+        hub = LinkHub(store, key=key, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.count_execution)
         )

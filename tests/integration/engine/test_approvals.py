@@ -304,17 +304,20 @@ async def test_signed_decision_of_another_system(cp: Plane) -> None:
         assert (await cp.finished(execution_id))["output"]["by"] == "shop system"
 
 
-async def test_unsigned_pause_fails_the_attempt(cp: Plane) -> None:
+@pytest.mark.parametrize(("protocol", "code"), [(1, "digest_mismatch"), (2, "bad_proof")])
+async def test_unsigned_pause_fails_the_attempt(cp: Plane, protocol: int, code: str) -> None:
     """A pause that differs from what the node signed fails the attempt."""
-    here = RawNode()
+    here = RawNode(protocol=protocol)
     async with here.linked(cp):
-        for changes in ({"pause": None}, {"output_digest": "sha-256:00"}):
+        pause, other = PauseRequest(key="k", title="t", expires=60), PauseRequest(key="other", title="t", expires=60)
+        for instead in (None, other):
             execution_id = await cp.start("node.fn")
             invoke = await here.next(Invoke)
-            pause = PauseRequest(key="k", title="t", expires=60)
-            await here.answer(invoke, **{"status": "parked", "pause": pause, **changes})
+            await here.accept(invoke)
+            signed = here.result_of(invoke, status="parked", pause=pause)
+            await here.send(signed.model_copy(update={"pause": instead}))
             view = await cp.finished(execution_id)
-            assert (view["status"], view["problem"]["code"]) == ("failed", "digest_mismatch")
+            assert (view["status"], view["problem"]["code"]) == ("failed", code)
     assert (await cp.get("/approvals"))[1] == {"approvals": []}
 
 

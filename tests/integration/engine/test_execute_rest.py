@@ -11,7 +11,9 @@ import pytest
 
 from agentfield.identity import digest
 from agentfield.wire.frames import Accepted, Call, CallAccepted, CallResult, Cancel, Invoke, ResultAck, encode_frame
+from agentfield.wire.link_protocol import PROTOCOLS
 from agentfield.wire.node_declarations import FunctionSpec
+from agentfield_server.engine.results import check_record
 from support.server.engine import Plane, RawNode, plane
 from support.waiting import until
 
@@ -42,7 +44,7 @@ async def test_execute_waits_for_the_result(cp: Plane) -> None:
     row = await cp.store.get_execution(body["id"])
     assert row is not None
     assert row.signer == node.key.did
-    assert (row.input_digest, row.output_digest) == (digest({"a": 1, "b": None}), digest({"sum": [1, None]}))
+    assert check_record(row)
     events = await cp.events(body["run_id"])
     assert [event["type"] for event in events] == ["execution.created", "execution.started", "execution.ended"]
     about = {"kind": "call", "target": body["target"], "node_id": "node", "instance_id": node.instance_id}
@@ -156,8 +158,8 @@ async def test_large_inputs_are_refused(cp: Plane) -> None:
 async def test_result_with_wrong_signature_or_digest_is_a_failure(
     cp: Plane, changes: dict[str, str], code: str
 ) -> None:
-    """Such a result is recorded as a failure without a signature."""
-    node = RawNode()
+    """Such a result of a node of protocol 1 is recorded as a failure without a signature."""
+    node = RawNode(protocol=1)
     async with node.linked(cp):
         execution_id = await cp.start("node.fn")
         await node.answer(await node.next(Invoke), "output", **changes)
@@ -166,7 +168,7 @@ async def test_result_with_wrong_signature_or_digest_is_a_failure(
     assert (view["status"], view["problem"]["code"], view["output"]) == ("failed", code, None)
     row = await cp.store.get_execution(execution_id)
     assert row is not None
-    assert row.signature is None
+    assert (row.signature, row.signer) == (None, None)
 
 
 async def test_large_outputs_are_refused(cp: Plane) -> None:
@@ -180,9 +182,10 @@ async def test_large_outputs_are_refused(cp: Plane) -> None:
         assert (await cp.finished(second))["status"] == "succeeded"
 
 
-async def test_result_counts_once(cp: Plane) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_result_counts_once(cp: Plane, protocol: int) -> None:
     """A repeated result is acknowledged and changes nothing; a different one for a closed attempt is not used."""
-    node = RawNode()
+    node = RawNode(protocol=protocol)
     async with node.linked(cp):
         execution_id = await cp.start("node.fn")
         invoke = await node.next(Invoke)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentfield import Agent, context
+from agentfield_server.engine.results import check_record
 from support.server.engine import Plane, plane
 from support.waiting import until
 
@@ -48,8 +49,8 @@ async def test_two_agents_make_one_signed_workflow(cp: Plane) -> None:
     for execution_id in (root["id"], child["id"]):
         row = await cp.store.get_execution(execution_id)
         assert row is not None
-        assert row.signature is not None
-        assert row.signer is not None
+        assert check_record(row)
+        assert row.statement is not None
     assert [event["type"] for event in await cp.events(body["run_id"])] == [
         "execution.created",
         "execution.started",

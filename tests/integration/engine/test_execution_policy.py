@@ -93,7 +93,7 @@ async def test_unsigned_failure_is_not_retried(cp: Plane) -> None:
         invoke = await here.next(Invoke)
         await here.answer(invoke, **failed(invoke, retry=True, signature="AAAA"))
         view = await cp.finished(execution_id)
-    assert (view["status"], view["problem"]["code"], view["attempt"]) == ("failed", "bad_signature", 1)
+    assert (view["status"], view["problem"]["code"], view["attempt"]) == ("failed", "bad_proof", 1)
 
 
 async def test_attempts_end_with_the_deadline(cp: Plane) -> None:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aiohttp import WSMsgType, web
 
-from agentfield.identity import challenge_message, digest, result_message, verify_signature
+from agentfield.identity import (
+    NodeKey,
+    b64url,
+    canonical,
+    challenge_message,
+    commitment,
+    digest,
+    hello_message,
+    parse_proof,
+    result_leaf,
+    result_message,
+    result_statement,
+    root_message,
+    verify_signature,
+    welcome_message,
+)
 from agentfield.wire.frames import (
     Challenge,
     ExecutionContext,
@@ -30,6 +46,8 @@ from agentfield.wire.frames import (
     encode_frame,
 )
 from agentfield.wire.framing import split_frames
+from agentfield.wire.handshake import hello_digest
+from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
 from support.waiting import SECONDS
 
 F = TypeVar("F")
@@ -38,15 +56,19 @@ F = TypeVar("F")
 class Link:
     """The control plane's end of one link."""
 
-    def __init__(self, socket: web.WebSocketResponse, hello: Any) -> None:
+    def __init__(self, socket: web.WebSocketResponse, hello: Any, audience: str) -> None:
         self.socket = socket
         self.hello = hello
+        self.audience = audience
         self.frames: asyncio.Queue[Any] = asyncio.Queue()
         self.pings = 0
         self.pongs = 0
         self.mute = False
 
     async def send(self, frame: Any) -> None:
+        if isinstance(frame, Invoke) and self.hello.protocol >= PROOFS:
+            given, ended = map(b64url, salts(frame))
+            frame = frame.model_copy(update={"input_salt": given, "output_salt": ended})
         await self.socket.send_str(encode_frame(frame))
 
     async def expect(self, kind: type[F]) -> F:
@@ -79,14 +101,55 @@ class Link:
     async def result(self, invoke: Invoke) -> Result:
         """Return the next result after checking its signature and acknowledging it."""
         result = await self.expect(Result)
+        self.check(result, invoke)
+        await self.send(ResultAck(execution_id=result.execution_id, attempt=result.attempt))
+        return result
+
+    def check(self, result: Result, invoke: Invoke) -> None:
+        """Check the signature of a result."""
+        if self.hello.protocol >= PROOFS:
+            self.check_proof(result, invoke)
+            return
         output = digest(result.output) if result.status == "succeeded" else None
+        assert result.input_digest is not None
+        assert result.signature is not None
+        assert result.proof is None
         assert (result.input_digest, result.output_digest) == (digest(invoke.input), output)
         message = result_message(
             result.execution_id, result.attempt, result.status, result.input_digest, result.output_digest
         )
         assert verify_signature(self.hello.did, message, result.signature)
-        await self.send(ResultAck(execution_id=result.execution_id, attempt=result.attempt))
-        return result
+
+    def check_proof(self, result: Result, invoke: Invoke) -> None:
+        """Check the proof of a result."""
+        input_salt, output_salt = salts(invoke)
+        name, body = "problem", result.problem
+        if result.status == "succeeded":
+            name, body = "output", result.output
+        elif result.pause is not None:
+            name, body = "pause", result.pause.model_dump(mode="json")
+        statement = result_statement(
+            audience=self.audience,
+            node_id=self.hello.node_id,
+            instance_id=self.hello.instance_id,
+            execution_id=result.execution_id,
+            attempt=result.attempt,
+            epoch=result.epoch,
+            target=f"{self.hello.node_id}.{invoke.function}",
+            run_id=invoke.context.run_id,
+            parent_id=invoke.context.parent_id,
+            session_id=invoke.context.session_id,
+            status=result.status,
+            retry=result.retry,
+            input=commitment(input_salt, canonical(invoke.input)),
+            body=name,  # type: ignore[arg-type]
+            outcome=commitment(output_salt, canonical(body)),
+        )
+        proof = parse_proof(result.proof)
+        assert proof.leads_from(result_leaf(statement))
+        message = root_message(audience=self.audience, did=self.hello.did, root=proof.root, size=proof.size)
+        assert verify_signature(self.hello.did, message, proof.signature)
+        assert (result.signature, result.input_digest, result.output_digest) == (None, None, None)
 
     async def drop(self) -> None:
         """Abort the connection, as a killed process does."""
@@ -102,8 +165,9 @@ class Plane:
     def __init__(self) -> None:
         self.links: asyncio.Queue[Link] = asyncio.Queue()
         self.watches: asyncio.Queue[Link] = asyncio.Queue()
-        self.offered: tuple[int, ...] = ()
+        self.offered: tuple[int, ...] = PROTOCOLS
         """Versions of the link in the challenge; empty as a control plane of version 1 does."""
+        self.key = NodeKey.generate()
         self.url = ""
         self.api_key: str | None = None
         self.refusals: list[Refused] = []
@@ -127,12 +191,24 @@ class Plane:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         nonce = f"nonce-{self.knocks}"
-        await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=self.offered)))
-        hello = decode_node_frame(await socket.receive_str())
+        did = self.key.did if PROOFS in self.offered else None
+        await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=self.offered, did=did)))
+        try:
+            text = await socket.receive_str()
+        except TypeError:  # the node does not accept this control plane, and closes the connection
+            return socket
+        hello = decode_node_frame(text)
         assert isinstance(hello, (Hello, WatchHello))
-        signed = challenge_message(nonce, hello.node_id, hello.instance_id)
+        welcome = self.welcome
+        if hello.protocol < PROOFS:
+            signed = challenge_message(nonce, hello.node_id, hello.instance_id)
+        else:
+            of_hello = hello_digest(text)
+            signed = hello_message(audience=self.key.did, protocol=hello.protocol, nonce=nonce, hello=of_hello)
+            proven = self.key.sign(welcome_message(hello=of_hello, protocol=hello.protocol))
+            welcome = welcome.model_copy(update={"signature": welcome.signature or b64url(proven)})
         assert verify_signature(hello.did, signed, hello.signature)
-        link = Link(socket, hello)
+        link = Link(socket, hello, self.key.did)
         if isinstance(hello, WatchHello):
             self.watches.put_nowait(link)
             await self._read(link)
@@ -141,7 +217,7 @@ class Plane:
             await socket.send_str(encode_frame(self.refusals.pop(0)))
             await socket.close()
             return socket
-        await socket.send_str(encode_frame(self.welcome))
+        await socket.send_str(encode_frame(welcome))
         self.links.put_nowait(link)
         await self._read(link)
         return socket
@@ -180,6 +256,12 @@ async def control_plane() -> AsyncIterator[Plane]:
         yield plane
     finally:
         await runner.cleanup()
+
+
+def salts(frame: Invoke) -> tuple[bytes, bytes]:
+    """Return the salts of an attempt: for its input, and for what it ends with."""
+    attempt = f"{frame.context.execution_id} {frame.context.attempt}"
+    return hashlib.sha256(b"input").digest(), hashlib.sha256(attempt.encode()).digest()
 
 
 def invoke(

@@ -17,8 +17,12 @@ import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
-from agentfield.identity import NodeKey, b64url, challenge_message, digest, leaf_hash, result_message
+from agentfield.identity import NodeKey, b64url, digest, leaf_hash, result_message, sign_results
 from agentfield.ids import new_id
+from agentfield.link.greetings import Greeter
+from agentfield.link.known_control_planes import KnownControlPlanes
+from agentfield.link.results import Outcome, ResultSigner
+from agentfield.values import encode
 from agentfield.wire.frames import (
     Accepted,
     Challenge,
@@ -33,6 +37,7 @@ from agentfield.wire.frames import (
     encode_frame,
 )
 from agentfield.wire.framing import split_frames
+from agentfield.wire.link_protocol import PROOFS
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
@@ -64,6 +69,7 @@ class Plane:
     hub: LinkHub
     engine: Engine
     bus: Bus
+    key: NodeKey
     url: str
 
     async def post(self, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any], Any]:
@@ -128,7 +134,8 @@ async def plane(
 
     store = SqliteStore(path, on_commit=publish, clock=now)
     await store.open()
-    hub = LinkHub(store, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
+    key = NodeKey.load_or_create(path.with_suffix(".pem"))
+    hub = LinkHub(store, key=key, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
     try:
         async with Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine:
             guard = AuthGuard(Settings(home=path.parent), BrowserTokenService(store, clock=now, code_ttl=60))
@@ -145,7 +152,7 @@ async def plane(
             server = TestServer(build_application(routes, guard), port=port or None)
             async with TestClient(server) as client, webhooks:
                 try:
-                    yield Plane(client, store, hub, engine, bus, str(server.make_url("")).rstrip("/"))
+                    yield Plane(client, store, hub, engine, bus, key, str(server.make_url("")).rstrip("/"))
                 finally:
                     await hub.close()
     finally:
@@ -196,18 +203,22 @@ class RawNode:
         """Answer the challenge and return the next frame."""
         challenge = await self.receive()
         assert isinstance(challenge, Challenge)
-        message = challenge_message(challenge.nonce, self.node_id, self.instance_id)
         self.challenge = challenge
+        signature = values.pop("signature", None)
         hello = Hello(
             protocol=self.protocol,
             node_id=self.node_id,
             instance_id=self.instance_id,
             did=self.key.did,
-            signature=b64url(self.key.sign(message)),
+            signature="",
             concurrency=self.concurrency,
             functions=self.functions,
-        )
-        await self.send(hello.model_copy(update=values))
+        ).model_copy(update=values)
+        text = Greeter(self.key, KnownControlPlanes()).hello(hello, challenge, "http://plane")
+        if signature is not None:
+            text = encode_frame(hello.model_copy(update={"signature": signature}))
+        assert self.socket is not None
+        await self.socket.send_str(text)
         return await self.receive()
 
     async def receive(self) -> Any:
@@ -266,7 +277,15 @@ class RawNode:
         await self.send(self.acceptance(invoke))
 
     def result_of(self, invoke: Invoke, output: Any = None, **changes: Any) -> Result:
-        """Return the signed result of an attempt."""
+        """Return the signed result of an attempt; `changes` are made after a proof and before a signature of its own.
+
+        With `retry`, `status`, `problem` or `pause` the result says so from the start.
+        """
+        if self.protocol >= PROOFS:
+            said = {
+                name: changes.pop(name) for name in ("status", "problem", "pause", "retry", "took") if name in changes
+            }
+            return self.proven(invoke, output, **said).model_copy(update=changes)
         values: dict[str, Any] = {
             "execution_id": invoke.context.execution_id,
             "attempt": invoke.context.attempt,
@@ -287,6 +306,24 @@ class RawNode:
         )
         values.setdefault("signature", b64url(self.key.sign(message)))
         return Result(**values)
+
+    def proven(self, invoke: Invoke, output: Any = None, **outcome: Any) -> Result:
+        """Return the result of an attempt with a proof of its own."""
+        result, leaf = self.stated(invoke, output, **outcome)
+        assert self.challenge is not None
+        (proof,) = sign_results(self.key, audience=self.challenge.did or "", leaves=[leaf])
+        return result.model_copy(update={"proof": proof.document()})
+
+    def stated(self, invoke: Invoke, output: Any = None, **outcome: Any) -> tuple[Result, bytes]:
+        """Return the result of an attempt without its proof, and its leaf."""
+        assert self.challenge is not None
+        signer = ResultSigner(self.key, node_id=self.node_id, instance_id=self.instance_id)
+        signer.audience = self.challenge.did or ""
+        status, took = outcome.pop("status", "succeeded"), outcome.pop("took", None)
+        body = encode(output, name="output") if status == "succeeded" else None
+        result, leaf = signer.result(invoke, Outcome(status, output=body, **outcome), took=took)
+        assert leaf is not None
+        return result, leaf
 
     async def answer(self, invoke: Invoke, output: Any = None, **changes: Any) -> None:
         """Accept an invocation and send its result."""
@@ -309,15 +346,14 @@ class RawNode:
         """Open the connection of the node's watchdog; yield a function that sends a frame over it."""
         async with aiohttp.ClientSession() as http, http.ws_connect(f"{at.url}/api/v1/nodes/link") as socket:
             challenge = decode_server_frame(await socket.receive_str())
-            message = challenge_message(challenge.nonce, self.node_id, self.instance_id)
             hello = WatchHello(
                 protocol=self.protocol,
                 node_id=self.node_id,
                 instance_id=self.instance_id,
                 did=self.key.did,
-                signature=b64url(self.key.sign(message)),
+                signature="",
             )
-            await socket.send_str(encode_frame(hello))
+            await socket.send_str(Greeter(self.key, KnownControlPlanes()).watch(hello, challenge, at.url))
 
             async def send(frame: Any) -> None:
                 await socket.send_str(encode_frame(frame))

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from agentfield.errors import AgentFieldError, LimitExceeded, NotFound
+from agentfield.identity import NodeKey
 from agentfield.plugins import Capabilities, Catalog, Manifest, PairSpec, ProviderSpec, Registry, hookimpl
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.commands import Command, ReplyCommand, SayCommand
@@ -320,7 +321,7 @@ async def plane(
         store = SqliteStore(folder / "agentfield.db", on_commit=lambda rows: publish(bus, rows), clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
-        hub = LinkHub(store, clock=time.time)
+        hub = LinkHub(store, key=NodeKey.generate(), clock=time.time)
         engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
         registry = registry or Registry.of([Acme(), *plugins])
         sessions = SessionService(store, engine, hub, bus, registry=registry, adapters=adapter, clock=clock)

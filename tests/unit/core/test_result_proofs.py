@@ -29,6 +29,7 @@ from agentfield.identity import (
     verify_signature,
 )
 from support.core.signature_vectors import SIZES, VECTORS, vectors
+from support.paths import ROOT
 
 AUDIENCE = NodeKey.generate().did
 KEY = NodeKey.generate()
@@ -232,6 +233,16 @@ def test_the_vectors_verify_without_this_implementation() -> None:
     answered = {"protocol": 2, "hello": of_frame}
     assert hello["welcome_message"] == "agentfield/link-welcome/2\n" + rfc8785.dumps(answered).decode()
     key(plane).verify(unb64(hello["welcome_signature"]), hello["welcome_message"].encode())
+
+
+def test_the_page_shows_the_vectors() -> None:
+    """The example of docs/link-signatures.md is the first result of the vectors, and its proof among three."""
+    page = (ROOT / "docs" / "link-signatures.md").read_text(encoding="utf-8")
+    file = json.loads(VECTORS.read_text(encoding="utf-8"))
+    result, tree = file["results"][0], file["trees"][2]
+    shown = [result[name] for name in ("input_salt", "input_commitment", "leaf", "statement")]
+    for text in (*shown, tree["root"], file["keys"]["node"]["did"], json.dumps(tree["proofs"][0], indent=1)):
+        assert text in page
 
 
 def unb64(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Runs attempts of reasoners: concurrency, time limits, cancellation, and signed results."""
+"""Runs attempts of reasoners: concurrency, time limits, cancellation, and their results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
 
 from agentfield import context
 from agentfield.attempt_state import AttemptState, ExecutionSuspended
@@ -14,23 +13,21 @@ from agentfield.declarations.reasoner import Reasoner
 from agentfield.errors import (
     ExecutionCancelled,
     ExecutionTimeout,
-    InvalidInput,
     LimitExceeded,
     NotFound,
 )
-from agentfield.identity import NodeKey, b64url, digest, result_message
 from agentfield.link.concurrency_limiter import ConcurrencyLimiter
 from agentfield.link.effects import Effect, Send
 from agentfield.link.failures import is_cancelled, log_failure, reasoner_problem, suspension_in
 from agentfield.link.progress_reporter import ProgressReporter
+from agentfield.link.results import Outcome, ResultSigner
 from agentfield.link.state import GIVEN_BACK, LinkState
 from agentfield.link.thread_calls import ThreadCalls
-from agentfield.values import Encoded, encode, nearest
-from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, PauseRequest, Progress, Result
+from agentfield.values import Encoded
+from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, Progress
 
 __all__ = ["AttemptRunner"]
 
-_Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
 _MAX_PAUSE_BYTES = 64 * 1024
 """Maximum size of a pause request, in bytes of JSON."""
 
@@ -41,7 +38,7 @@ class AttemptRunner:
     Args:
         node_id: The node.
         reasoners: Its reasoners by name.
-        key: Signs results.
+        signer: Makes their results.
         state: Receives the start and the result of each attempt.
         apply: Carries out the effects that `state` returns.
         enter: Reports the entry of an attempt; returns once the kernel has the report, False if it was given back.
@@ -56,7 +53,7 @@ class AttemptRunner:
         *,
         node_id: str,
         reasoners: Mapping[str, Reasoner],
-        key: NodeKey,
+        signer: ResultSigner,
         state: LinkState,
         apply: Callable[[Sequence[Effect]], None],
         enter: Callable[[Invoke], Awaitable[bool]],
@@ -66,7 +63,7 @@ class AttemptRunner:
     ) -> None:
         self._node_id = node_id
         self._reasoners = reasoners
-        self._key = key
+        self._signer = signer
         self._state = state
         self._apply = apply
         self._enter = enter
@@ -92,7 +89,7 @@ class AttemptRunner:
     def reject(self, invoke: Invoke) -> None:
         """Answer an `Invoke` that exceeds the number of waiting attempts with a failure."""
         problem = LimitExceeded(f"{self._node_id} has too many attempts waiting.", retry_after=1).to_problem()
-        self._apply(self._state.attempt_finished(self._signed(invoke, "failed", problem=problem)))
+        self._report(invoke, Outcome("failed", problem=problem))
 
     def cancel(self) -> None:
         """Cancel all attempts without a result; the control plane will find them lost."""
@@ -112,18 +109,20 @@ class AttemptRunner:
                     return
                 started_at = time.monotonic()
                 try:
-                    result = await self._result_of(invoke)
+                    outcome = await self._outcome_of(invoke)
                 finally:
                     self._thread_calls.release(state)
                     reporter.close()
-                took = round(time.monotonic() - started_at, 6)
-                self._apply(self._state.attempt_finished(result.model_copy(update={"took": took})))
+                self._report(invoke, outcome, took=round(time.monotonic() - started_at, 6))
 
     def _send_progress(self, frame: Progress) -> None:
         self._apply([Send(frame)])
 
-    async def _result_of(self, invoke: Invoke) -> Result:
-        """Run the function and return the result frame of its outcome."""
+    def _report(self, invoke: Invoke, outcome: Outcome, *, took: float | None = None) -> None:
+        self._apply(self._state.attempt_finished(*self._signer.result(invoke, outcome, took=took)))
+
+    async def _outcome_of(self, invoke: Invoke) -> Outcome:
+        """Run the function and return its outcome."""
         target = f"{self._node_id}.{invoke.function}"
         seconds, deadline = self._seconds(invoke), None
         try:
@@ -137,8 +136,7 @@ class AttemptRunner:
             if deadline is None or not deadline.expired():  # the function's own TimeoutError
                 return self._failed(invoke, target, error)
             late = ExecutionTimeout(f"{target} exceeded its time limit.", target=target)
-            result = self._signed(invoke, "timeout", problem=late.to_problem())
-            return self._with_retry(invoke, result, error)
+            return Outcome("timeout", problem=late.to_problem(), retry=self._retries(invoke, error))
         except BaseException as error:  # whatever user code raises, also SystemExit, is the attempt's result
             if is_cancelled(error):
                 raise
@@ -148,16 +146,16 @@ class AttemptRunner:
                 return self._suspended(invoke, suspension_inside)
             return self._failed(invoke, target, error)
 
-    def _succeeded(self, invoke: Invoke, output: Encoded) -> Result:
+    def _succeeded(self, invoke: Invoke, output: Encoded) -> Outcome:
         size = len(output)
         if size > MAX_VALUE_BYTES:
             raise LimitExceeded(
                 f"{self._node_id}.{invoke.function} returned {size} bytes of JSON; the maximum is {MAX_VALUE_BYTES}.",
                 hint="Return a reference to large data instead of the data.",
             )
-        return self._signed(invoke, "succeeded", output=output)
+        return Outcome("succeeded", output=output)
 
-    def _suspended(self, invoke: Invoke, suspension: ExecutionSuspended) -> Result:
+    def _suspended(self, invoke: Invoke, suspension: ExecutionSuspended) -> Outcome:
         request = suspension.request
         size = len(request.model_dump_json())
         if size > _MAX_PAUSE_BYTES:
@@ -166,52 +164,20 @@ class AttemptRunner:
                 hint="Pass a reference to large data instead of the data.",
             )
             return self._failed(invoke, f"{self._node_id}.{invoke.function}", error)
-        return self._signed(invoke, "parked", pause=request)
+        return Outcome("parked", pause=request)
 
-    def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Result:
+    def _failed(self, invoke: Invoke, target: str, error: BaseException) -> Outcome:
         log_failure(target, error, invoke.context)
-        result = self._signed(invoke, "failed", problem=reasoner_problem(target, error))
-        return self._with_retry(invoke, result, error)
+        problem = reasoner_problem(target, error)
+        return Outcome("failed", problem=problem, retry=self._retries(invoke, error))
 
-    def _with_retry(self, invoke: Invoke, result: Result, error: BaseException) -> Result:
-        """Set `retry` if the reasoner declares retries for this error; the control plane decides whether an attempt is left."""
+    def _retries(self, invoke: Invoke, error: BaseException) -> bool:
+        """Return whether the reasoner declares retries for an error; the control plane decides whether an attempt is left."""
         reasoner = self._reasoners.get(invoke.function)
         try:
-            again = reasoner is not None and reasoner.retries_after(error)
+            return reasoner is not None and reasoner.retries_after(error)
         except Exception:  # noqa: BLE001 -- the class and code of an exception are user code
-            again = False
-        return result.model_copy(update={"retry": True}) if again else result
-
-    def _signed(
-        self,
-        invoke: Invoke,
-        status: _Status,
-        *,
-        output: Encoded | None = None,
-        problem: dict[str, Any] | None = None,
-        pause: PauseRequest | None = None,
-    ) -> Result:
-        execution_id, attempt = _key(invoke)
-        try:
-            input_digest = encode(invoke.input, name="input").digest
-        except InvalidInput as error:
-            input_digest, status, output, problem = digest(None), "failed", None, error.to_problem()
-        output_digest = output.digest if output is not None else None
-        if pause is not None:
-            output_digest = digest(pause.model_dump(mode="json"))
-        message = result_message(execution_id, attempt, status, input_digest, output_digest)
-        return Result(
-            execution_id=execution_id,
-            attempt=attempt,
-            epoch=invoke.epoch,
-            status=status,
-            output=None if output is None else output.value,
-            problem=nearest(problem),
-            input_digest=input_digest,
-            output_digest=output_digest,
-            signature=b64url(self._key.sign(message)),
-            pause=pause,
-        )
+            return False
 
     def _ended(self, invoke: Invoke, task: asyncio.Task[None]) -> None:
         key = _key(invoke)
@@ -223,7 +189,7 @@ class AttemptRunner:
         if reason is not None:
             target = f"{self._node_id}.{invoke.function}"
             problem = ExecutionCancelled(f"{target} was cancelled: {reason}.", target=target, reason=reason)
-            self._apply(self._state.attempt_finished(self._signed(invoke, "cancelled", problem=problem.to_problem())))
+            self._report(invoke, Outcome("cancelled", problem=problem.to_problem()))
         else:  # the node stops, or the attempt was superseded before its function began
             self._state.attempt_abandoned(*key)
 

@@ -46,6 +46,8 @@ class Send:
     """Send a frame."""
 
     frame: Outgoing
+    leaf: bytes | None = None
+    """Of a result of version 2: its leaf, with which it is signed when it is written."""
 
 
 @dataclass(frozen=True, slots=True)

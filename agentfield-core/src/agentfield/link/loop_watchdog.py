@@ -17,7 +17,7 @@ import aiohttp
 from agentfield.errors import AgentFieldError
 from agentfield.link.entry_gate import EntryGate
 from agentfield.link.socket import HANDSHAKE_TIMEOUT, LinkLost, opened, receive_frames
-from agentfield.wire.frames import Challenge, GiveBack, LoopState, WatchHello, encode_frame
+from agentfield.wire.frames import Challenge, GiveBack, LoopState, encode_frame
 
 __all__ = ["LoopWatchdog"]
 
@@ -64,7 +64,7 @@ class LoopWatchdog:
         *,
         url: Callable[[], str],
         api_key: str | None,
-        hello: Callable[[Challenge], WatchHello | None],
+        hello: Callable[[Challenge, str], str | None],
         turns_again: Callable[[], None],
     ) -> None:
         self._node_id = node_id
@@ -154,12 +154,13 @@ class LoopWatchdog:
         """Report over a connection of this thread, opened again when it is lost, until the loop turns."""
         while self._blocked_now(loop):
             try:
-                async with opened(self._url(), self._api_key) as socket:
+                url = self._url()
+                async with opened(url, self._api_key) as socket:
                     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                         challenge, *_ = await receive_frames(socket)
-                    hello = self._hello(challenge) if isinstance(challenge, Challenge) else None
+                    hello = self._hello(challenge, url) if isinstance(challenge, Challenge) else None
                     if hello is not None:
-                        await socket.send_str(encode_frame(hello))
+                        await socket.send_str(hello)
                         await self._talk(loop, socket)
                         continue
             except (aiohttp.ClientError, OSError, TimeoutError, LinkLost, AgentFieldError) as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from agentfield.declarations.reasoner import Reasoner
 from agentfield.declarations.session_declaration import DeclaredSession
 from agentfield.errors import AgentFieldError, Conflict, Unavailable, error_from_problem
-from agentfield.identity import NodeKey, b64url, challenge_message
+from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link.attempt_runner import AttemptRunner
 from agentfield.link.effects import (
@@ -27,8 +28,11 @@ from agentfield.link.effects import (
     StopHandler,
 )
 from agentfield.link.entry_gate import EntryGate
+from agentfield.link.greetings import Greeter
 from agentfield.link.handler_runner import HandlerRunner
+from agentfield.link.known_control_planes import KnownControlPlanes
 from agentfield.link.loop_watchdog import LoopWatchdog
+from agentfield.link.results import ResultSigner, UnsignedResult
 from agentfield.link.socket import LinkSocket
 from agentfield.link.state import LinkState
 from agentfield.link.thread_calls import ThreadCalls
@@ -44,7 +48,7 @@ from agentfield.wire.frames import (
     WatchHello,
     Welcome,
 )
-from agentfield.wire.link_protocol import WATCHED
+from agentfield.wire.link_protocol import PROOFS, WATCHED
 from agentfield.wire.node_declarations import InstalledPair
 
 __all__ = ["LinkListener", "NodeLink"]
@@ -71,6 +75,7 @@ class NodeLink:
         concurrency: Attempts that may run at a time.
         listener: Called when the link opens and when it is lost.
         pairs: The provider/transport pairs that this node has plugins for.
+        known: The control planes that it may link to; by default the first one of each address, in this process.
     """
 
     def __init__(
@@ -85,10 +90,12 @@ class NodeLink:
         concurrency: int = 100,
         listener: LinkListener | None = None,
         pairs: tuple[InstalledPair, ...] = (),
+        known: KnownControlPlanes | None = None,
     ) -> None:
         self.node_id = node_id
         self.instance_id = new_id("node")
-        self._key = key
+        self._greeter = Greeter(key, known or KnownControlPlanes())
+        self._signer = ResultSigner(key, node_id=node_id, instance_id=self.instance_id)
         self._reasoners = reasoners
         self._sessions = sessions
         self._concurrency = concurrency
@@ -104,7 +111,7 @@ class NodeLink:
         self._attempts = AttemptRunner(
             node_id=node_id,
             reasoners=reasoners,
-            key=key,
+            signer=self._signer,
             state=self._state,
             apply=self._apply,
             enter=self._enter,
@@ -242,15 +249,21 @@ class NodeLink:
 
     # --- LinkDelegate of the socket ----------------------------------------------------------------------------------
 
-    def hello(self, challenge: Challenge, protocol: int) -> Hello:
-        """Return the signed introduction of this instance."""
+    @property
+    def newest_protocol(self) -> int:
+        """Newest version of the link that the node's work can be reported in."""
+        return self._state.newest_protocol
+
+    def hello(self, challenge: Challenge, protocol: int, url: str) -> str:
+        """Return the signed introduction of this instance, as it is sent."""
         self._protocol = protocol
-        return Hello(
+        hello = Hello(
             protocol=protocol,
             node_id=self.node_id,
             instance_id=self.instance_id,
-            did=self._key.did,
-            signature=self._signature(challenge),
+            did=self._greeter.did,
+            signature="",
+            nonce=None if protocol < PROOFS else secrets.token_urlsafe(32),
             concurrency=self._concurrency,
             functions=tuple(reasoner.spec for reasoner in self._reasoners.values()),
             sessions=tuple(entry.declaration for entry in self._sessions.values()),
@@ -258,9 +271,12 @@ class NodeLink:
             draining=self._draining,
             **self._state.hello_fields(),
         )
+        return self._greeter.hello(hello, challenge, url)
 
     def welcomed(self, welcome: Welcome, url: str) -> None:
         """Handle an opened link: send everything that is not answered."""
+        if self._protocol >= PROOFS:
+            self._signer.audience = self._greeter.welcomed(welcome, url)
         self.last_failure = ""
         self._note_refused(welcome)
         self.linked.set()
@@ -269,6 +285,10 @@ class NodeLink:
         self._apply(self._state.link_opened(welcome))
         self._send_unsettled()
         self._notify("linked", url, "")
+
+    def message(self, frames: Iterable[str | UnsignedResult]) -> str:
+        """Return the text of a message, with its results signed."""
+        return self._signer.sign(frames)
 
     def received(self, frame: Any) -> None:
         """Handle a frame."""
@@ -308,20 +328,18 @@ class NodeLink:
             if await self._socket.written():
                 return True
 
-    def _signature(self, challenge: Challenge) -> str:
-        return b64url(self._key.sign(challenge_message(challenge.nonce, self.node_id, self.instance_id)))
-
-    def _watch_hello(self, challenge: Challenge) -> WatchHello | None:
+    def _watch_hello(self, challenge: Challenge, url: str) -> str | None:
         """Return the first frame of the watchdog's connection, None if the link has no such; called in its thread."""
         if self._protocol < WATCHED:
             return None
-        return WatchHello(
+        hello = WatchHello(
             protocol=self._protocol,
             node_id=self.node_id,
             instance_id=self.instance_id,
-            did=self._key.did,
-            signature=self._signature(challenge),
+            did=self._greeter.did,
+            signature="",
         )
+        return self._greeter.watch(hello, challenge, url)
 
     def _turns_again(self) -> None:
         """Tell the control plane that the event loop turns again, and what was given back while it did not."""
@@ -356,7 +374,7 @@ class NodeLink:
         for effect in effects:
             match effect:
                 case Send():
-                    self._socket.send(effect.frame)
+                    self._socket.send(effect.frame, effect.leaf)
                 case StartAttempt():
                     self._start(effect)
                 case RejectAttempt():

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
@@ -15,17 +15,17 @@ import aiohttp
 from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused
+from agentfield.link.results import UnsignedResult, unsigned
 from agentfield.settings import is_loopback
 from agentfield.wire.frames import (
     Challenge,
-    Hello,
     Ping,
     Refused,
     Welcome,
     decode_server_frame,
     encode_frame,
 )
-from agentfield.wire.framing import join_frames, split_frames
+from agentfield.wire.framing import split_frames, take_frames
 from agentfield.wire.link_protocol import PROTOCOLS, choose_protocol
 from agentfield.wire.unreachable import unreachable_reason
 
@@ -58,11 +58,26 @@ _MAX_INCOMING = 16 * 1024 * 1024
 class LinkDelegate(Protocol):
     """The node at this end of the link, called by `LinkSocket`."""
 
-    def hello(self, challenge: Challenge, protocol: int) -> Hello:
-        """Return the signed introduction for the chosen version of the link."""
+    @property
+    def newest_protocol(self) -> int:
+        """Newest version of the link that the node's work can be reported in."""
+
+    def hello(self, challenge: Challenge, protocol: int, url: str) -> str:
+        """Return the signed introduction for the chosen version of the link, as it is sent.
+
+        Raises:
+            NodeRefused: The control plane is not the one that this node knows.
+        """
 
     def welcomed(self, welcome: Welcome, url: str) -> None:
-        """Handle an opened link."""
+        """Handle an opened link.
+
+        Raises:
+            NodeRefused: The control plane does not prove its DID.
+        """
+
+    def message(self, frames: Iterable[str | UnsignedResult]) -> str:
+        """Return the text of a message, with its results signed."""
 
     def received(self, frame: Any) -> None:
         """Handle a frame without blocking."""
@@ -113,7 +128,7 @@ class LinkSocket:
         self._delegate = delegate
         self._url = url
         self._api_key = api_key
-        self._outbox: asyncio.Queue[str] | None = None
+        self._outbox: asyncio.Queue[str | UnsignedResult] | None = None
         self._queued = 0
         """Frames that were put into the outbox of this link."""
         self._written = 0
@@ -123,12 +138,17 @@ class LinkSocket:
         self._overflow = asyncio.Event()
         self._heard = 0.0
 
-    def send(self, frame: Any) -> None:
-        """Queue a frame; without a link it is dropped, since `LinkState` sends unanswered frames again on the next one."""
+    def send(self, frame: Any, leaf: bytes | None = None) -> None:
+        """Queue a frame; without a link it is dropped, since `LinkState` sends unanswered frames again on the next one.
+
+        Args:
+            frame: The frame.
+            leaf: Of a result that is signed when it is written: its leaf.
+        """
         if self._outbox is None:
             return
         try:
-            self._outbox.put_nowait(encode_frame(frame))
+            self._outbox.put_nowait(encode_frame(frame) if leaf is None else unsigned(frame, leaf))
             self._queued += 1
         except asyncio.QueueFull:
             self._overflow.set()
@@ -170,7 +190,7 @@ class LinkSocket:
         async with opened(url, self._api_key) as socket:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 welcome = await self._handshake(socket, url)
-            outbox = self._outbox = asyncio.Queue[str](MAX_OUTBOX)
+            outbox = self._outbox = asyncio.Queue[str | UnsignedResult](MAX_OUTBOX)
             self._queued = self._written = 0
             self._overflow.clear()
             try:
@@ -184,7 +204,8 @@ class LinkSocket:
                 with suppress(aiohttp.ClientError, OSError, TimeoutError):
                     async with asyncio.timeout(_LAST_FRAMES):
                         while not outbox.empty() and not socket.closed:
-                            await socket.send_str(join_frames(outbox.get_nowait(), outbox))
+                            frames = take_frames(outbox.get_nowait(), outbox)
+                            await socket.send_str(self._delegate.message(frames))
 
     async def _handshake(self, socket: aiohttp.ClientWebSocketResponse, url: str) -> Welcome:
         challenge, *_ = await receive_frames(socket)
@@ -193,14 +214,14 @@ class LinkSocket:
         if not isinstance(challenge, Challenge):
             raise LinkLost("the control plane did not open with a challenge")
         offered = challenge.protocols or (challenge.protocol,)
-        protocol = choose_protocol(offered)
+        protocol = choose_protocol(offered, newest=self._delegate.newest_protocol)
         if protocol is None:
             raise NodeRefused(
                 f"The control plane at {url} speaks version {_versions(offered)} of the node link,"
                 f" this node {_versions(PROTOCOLS)}.",
                 hint="Install the same version of agentfield-core and agentfield-server.",
             )
-        await socket.send_str(encode_frame(self._delegate.hello(challenge, protocol)))
+        await socket.send_str(self._delegate.hello(challenge, protocol, url))
         answer, *_ = await receive_frames(socket)
         match answer:
             case Welcome():
@@ -244,7 +265,7 @@ class LinkSocket:
     async def _write(self, socket: _WebSocket) -> None:
         outbox = self._outbox
         while outbox is not None:
-            text = join_frames(await outbox.get(), outbox)
+            text = self._delegate.message(take_frames(await outbox.get(), outbox))
             taken = self._queued - outbox.qsize()
             async with asyncio.timeout(SILENCE_TIMEOUT):
                 await socket.send_str(text)

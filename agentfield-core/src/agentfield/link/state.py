@@ -49,6 +49,7 @@ from agentfield.wire.frames import (
     TurnDelivered,
     Welcome,
 )
+from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
 
 __all__ = ["GIVEN_BACK", "LinkState"]
 
@@ -78,7 +79,8 @@ class LinkState:
         self._max_operations = max_operations
         self._running: dict[str, Invoke] = {}
         self._started: set[tuple[str, int]] = set()
-        self._results: dict[tuple[str, int], Result] = {}
+        self._results: dict[tuple[str, int], tuple[Result, bytes | None]] = {}
+        """By attempt, each with its leaf."""
         self._operations: dict[str, Operation] = {}
         self._handlers: dict[str, int] = {}
         self._stopped: dict[str, int] = {}
@@ -88,6 +90,12 @@ class LinkState:
     def outstanding(self) -> int:
         """Number of attempts that run or whose result is not acknowledged."""
         return len(self._running) + len(self._results)
+
+    @property
+    def newest_protocol(self) -> int:
+        """Newest version of the link that fits the work: an attempt without salts can be reported in version 1 only."""
+        unsalted = any(invoke.output_salt is None for invoke in self._running.values())
+        return PROOFS - 1 if unsalted or any(leaf is None for _, leaf in self._results.values()) else PROTOCOLS[-1]
 
     # --- connecting and losing the link -------------------------------------------------------------------------------------
 
@@ -104,7 +112,7 @@ class LinkState:
             ),
             "results": tuple(
                 RunningAttempt(execution_id=r.execution_id, attempt=r.attempt, epoch=r.epoch)
-                for r in self._results.values()
+                for r, _leaf in self._results.values()
             ),
             "open_sessions": tuple(self._handlers.items()),
         }
@@ -123,7 +131,7 @@ class LinkState:
             self._forget_result(key)
         for execution_id in frame.cancel:
             effects += self._cancelled(execution_id, "cancelled")
-        effects += [Send(result) for result in self._results.values()]
+        effects += [Send(*result) for result in self._results.values()]
         effects += [Send(operation) for operation in self._operations.values()]
         effects += [Send(done) for done in self._done.values()]
         return effects
@@ -195,16 +203,21 @@ class LinkState:
         self._started.add((execution_id, attempt))
         return self._send(Accepted(**_attempt(invoke).model_dump()))
 
-    def attempt_finished(self, result: Result) -> list[Effect]:
-        """Keep and send the result of an attempt; the result of a superseded attempt is dropped."""
+    def attempt_finished(self, result: Result, leaf: bytes | None = None) -> list[Effect]:
+        """Keep and send the result of an attempt; the result of a superseded attempt is dropped.
+
+        Args:
+            result: The result.
+            leaf: Its leaf; None if it has a signature of its own.
+        """
         invoke = self._running.get(result.execution_id)
         if invoke is None or invoke.context.attempt != result.attempt:
             return []
         del self._running[result.execution_id]
         key = (result.execution_id, result.attempt)
         self._started.discard(key)
-        self._results[key] = result
-        return self._send(result)
+        self._results[key] = result, leaf
+        return [Send(result, leaf)] if self.linked else []
 
     def attempt_abandoned(self, execution_id: str, attempt: int) -> None:
         """Forget an attempt that was cancelled because the node stops; the control plane will find it lost."""
@@ -221,7 +234,7 @@ class LinkState:
     def _invoked(self, invoke: Invoke) -> list[Effect]:
         execution_id, attempt = invoke.context.execution_id, invoke.context.attempt
         if (result := self._results.get((execution_id, attempt))) is not None:
-            return self._send(result)
+            return [Send(*result)] if self.linked else []
         before = self._running.get(execution_id)
         # A duplicate is answered with `Accepted` only if the function was entered: an attempt that still waits for a slot must
         # not count as entered, or the control plane could not give it to another instance.
@@ -330,7 +343,7 @@ class LinkState:
             c for c in commands if isinstance(c, SessionCommand) and c.session_id == session_id and c.epoch <= epoch
         ]
 
-    def _send(self, frame: Accepted | Result | Operation | SessionDone) -> list[Effect]:
+    def _send(self, frame: Accepted | Operation | SessionDone) -> list[Effect]:
         return [Send(frame)] if self.linked else []
 
 

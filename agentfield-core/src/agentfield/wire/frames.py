@@ -12,19 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.link_protocol import (
-    NODE_ID,
-    OLDEST_PROTOCOL,
-    GiveBack,
-    GivenBack,
-    LoopState,
-    RunningAttempt,
-    WatchHello,
-)
+from agentfield.wire.handshake import Challenge, Hello, Refused, WatchHello, Welcome
 from agentfield.wire.link_protocol import Frame as _Frame
+from agentfield.wire.link_protocol import GiveBack, GivenBack, LoopState, RunningAttempt
 from agentfield.wire.link_protocol import Number as _Number
-from agentfield.wire.node_declarations import FunctionSpec, InstalledPair
 from agentfield.wire.trace_context import TRACEPARENT, traceparent
 
 __all__ = [
@@ -67,6 +58,8 @@ __all__ = [
     "encode_frame",
 ]
 
+_SALT = r"^[A-Za-z0-9_-]{43}$"
+
 MAX_VALUE_BYTES = 1024 * 1024
 """Bytes of JSON that an input or output may be, so that its frame fits into a message of 4 MiB."""
 
@@ -101,35 +94,6 @@ class ExecutionContext(_Frame):
 # --- control plane to node -----------------------------------------------------------------------------------------
 
 
-class Challenge(_Frame):
-    """First frame: a nonce, which the node signs to prove possession of its key."""
-
-    type: Literal["challenge"] = "challenge"
-    nonce: str
-    protocol: int = OLDEST_PROTOCOL
-    protocols: tuple[int, ...] = ()
-    """Versions that the control plane speaks; empty if only `protocol`."""
-
-
-class Welcome(_Frame):
-    """The node is linked: decisions about the work that it still runs, and acknowledged results."""
-
-    type: Literal["welcome"] = "welcome"
-    keep: tuple[str, ...] = ()
-    cancel: tuple[str, ...] = ()
-    ack: tuple[str, ...] = ()
-    refused: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Sessions that are not registered, by name, each with a problem document; the rest of the node is registered."""
-
-
-class Refused(_Frame):
-    """The node may not link; it must not reconnect unless `retry`."""
-
-    type: Literal["refused"] = "refused"
-    problem: dict[str, Any]
-    retry: bool = False
-
-
 class Invoke(_Frame):
     """Run an attempt of a reasoner."""
 
@@ -142,6 +106,10 @@ class Invoke(_Frame):
     """Attempts of one lineage continue the previous one (after a pause or a lost node); a retry after a failure starts a new one."""
     decisions: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Decisions about the pauses of earlier attempts, by key; each has the fields of `agentfield.Decision`."""
+    input_salt: str | None = Field(default=None, pattern=_SALT)
+    """In version 2: salt of the commitment to the input, base64url."""
+    output_salt: str | None = Field(default=None, pattern=_SALT)
+    """In version 2: salt of the commitment to the output, problem or pause of this attempt."""
 
 
 class PauseRequest(_Frame):
@@ -269,34 +237,6 @@ class Pong(_Frame):
 # --- node to control plane -----------------------------------------------------------------------------------------
 
 
-class Hello(_Frame):
-    """The node's identity, its declarations, and the work that it still has."""
-
-    type: Literal["hello"] = "hello"
-    protocol: int = OLDEST_PROTOCOL
-    """The version that the node chose from `Challenge.protocols`."""
-    node_id: str = Field(pattern=NODE_ID)
-    instance_id: str
-    """New for every process; several instances may share a node id."""
-    did: str
-    signature: str
-    """Base64url Ed25519 signature over `agentfield.identity.challenge_message(nonce, node_id, instance_id)`."""
-    concurrency: int = Field(default=100, ge=1, le=10_000)
-    functions: tuple[FunctionSpec, ...] = ()
-    sessions: tuple[SessionDeclaration, ...] = ()
-    running: tuple[RunningAttempt, ...] = ()
-    results: tuple[RunningAttempt, ...] = ()
-    """Results that were not acknowledged; they follow as `Result` frames after `Welcome`."""
-    open_sessions: tuple[tuple[str, _Number], ...] = ()
-    """Session id and epoch of each handler that still runs."""
-    pairs: tuple[InstalledPair, ...] = Field(default=(), max_length=1000)
-    """Pairs of the node's own plugins, which may differ from those of the control plane."""
-    draining: bool = False
-    """Whether the instance accepts no new work."""
-    given_back: _Number = 0
-    """Number of the last `GiveBack`: `running` is what the node has after it."""
-
-
 class Accepted(_Frame):
     """The function of an attempt is entered; in version 2 the kernel has this frame before the function runs."""
 
@@ -314,13 +254,17 @@ class Result(_Frame):
     attempt: _Number
     epoch: _Number
     status: Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
-    """`parked`: the attempt is suspended for a human decision; `output_digest` is then that of `pause`."""
+    """`parked`: the attempt is suspended for a human decision."""
     output: Any = None
     problem: dict[str, Any] | None = None
-    input_digest: str
+    input_digest: str | None = None
+    """In version 1 only, like `output_digest` and `signature`."""
     output_digest: str | None = None
-    signature: str
+    """Digest of `output`, or of `pause`."""
+    signature: str | None = None
     """Base64url Ed25519 signature over `agentfield.identity.result_message(...)`."""
+    proof: Any = None
+    """In version 2: `agentfield.identity.ResultProof` as JSON, see `parse_proof`."""
     retry: bool = False
     """Whether the reasoner declares another attempt after this failure."""
     pause: PauseRequest | None = None

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
+from typing import TypeVar
 
-__all__ = ["MESSAGE_CHARACTERS", "join_frames", "split_frames"]
+__all__ = ["MESSAGE_CHARACTERS", "MESSAGE_FRAMES", "split_frames", "take_frames"]
+
+T = TypeVar("T", bound=Sized)
 
 MESSAGE_CHARACTERS = 64 * 1024
 """Length at which a message takes no further frame."""
 
+MESSAGE_FRAMES = 256
+"""Frames of a message; as many results may share a signature."""
 
-def join_frames(first: str, waiting: asyncio.Queue[str]) -> str:
-    """Return a message of a frame and the frames queued behind it, in order.
+
+def take_frames(first: T, waiting: asyncio.Queue[T]) -> list[T]:
+    """Return the frames of the next message, in order; they are joined with newlines.
 
     Args:
-        first: The next frame.
+        first: The next frame: its text, or what becomes its text.
         waiting: The queue of further frames; those in the message are removed from it.
     """
     frames, length = [first], len(first)
-    while length < MESSAGE_CHARACTERS and not waiting.empty():
+    while length < MESSAGE_CHARACTERS and len(frames) < MESSAGE_FRAMES and not waiting.empty():
         frames.append(waiting.get_nowait())
         length += len(frames[-1])
-    return "\n".join(frames)
+    return frames
 
 
 def split_frames(message: str) -> list[str]:

@@ -5,7 +5,8 @@ hello. A version is chosen once per link; neither side sends a frame that the ch
 
 Version 2: a node writes `Accepted` to the kernel before the function runs, closes its link with code 1000 only after
 everything else, and a thread of the node opens a second connection, which begins with `WatchHello`, while its event loop is
-blocked: it keeps the link alive (`LoopState`) and gives back what was not entered (`GiveBack`).
+blocked: it keeps the link alive (`LoopState`) and gives back what was not entered (`GiveBack`). The signatures of hello and
+welcome cover the whole hello, and one signature stands for all results of a message (docs/link-signatures.md).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = [
     "NODE_ID",
     "OLDEST_PROTOCOL",
+    "PROOFS",
     "PROTOCOLS",
     "WATCHED",
     "Frame",
@@ -26,7 +28,6 @@ __all__ = [
     "LoopState",
     "Number",
     "RunningAttempt",
-    "WatchHello",
     "choose_protocol",
 ]
 
@@ -35,6 +36,9 @@ PROTOCOLS = (1, 2)
 
 WATCHED = 2
 """First version in which `Accepted` precedes the function, and a watchdog reports a blocked event loop."""
+
+PROOFS = 2
+"""First version in which results carry proofs instead of signatures, and hello and welcome are signed as a whole."""
 
 OLDEST_PROTOCOL = 1
 """Value of `Challenge.protocol`: nodes of version 1 refuse any other one."""
@@ -45,9 +49,9 @@ Number = Annotated[int, Field(ge=0, le=2**53)]
 """An attempt, epoch or count sent by a node; the store holds no larger number."""
 
 
-def choose_protocol(offered: Iterable[int]) -> int | None:
-    """Return the newest of the offered versions that this package speaks; None when there is none."""
-    return max(set(PROTOCOLS).intersection(offered), default=None)
+def choose_protocol(offered: Iterable[int], *, newest: int = PROTOCOLS[-1]) -> int | None:
+    """Return the newest of the offered versions that this package speaks, up to `newest`; None when there is none."""
+    return max((version for version in PROTOCOLS if version in offered and version <= newest), default=None)
 
 
 class Frame(BaseModel):
@@ -62,18 +66,6 @@ class RunningAttempt(Frame):
     execution_id: str
     attempt: Number
     epoch: Number
-
-
-class WatchHello(Frame):
-    """First frame of the second connection of a node, which its watchdog opens while the event loop is blocked."""
-
-    type: Literal["watch"] = "watch"
-    protocol: int
-    node_id: str = Field(pattern=NODE_ID)
-    instance_id: str
-    did: str
-    signature: str
-    """Signature as in `Hello`, over the nonce of this connection."""
 
 
 class LoopState(Frame):

@@ -6,6 +6,7 @@ import difflib
 from dataclasses import replace
 
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
+from agentfield.identity import commitment
 from agentfield.values import encode_off_loop
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.engine.backoff import max_backoff
@@ -78,6 +79,7 @@ async def prepare_execution(new: NewExecution, spec: FunctionSpec) -> NewExecuti
         backoff=spec.backoff,
         timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),
         input_digest=given.digest,
+        input_commitment=commitment(new.input_salt, given.canonical),
     )
 
 

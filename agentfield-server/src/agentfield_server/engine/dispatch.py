@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
+from agentfield.identity import b64url
 from agentfield.wire.frames import ExecutionContext, Invoke
+from agentfield.wire.link_protocol import PROOFS
+from agentfield_server.engine.results import commit_input
 from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewEvent, NewExecution
@@ -101,7 +104,10 @@ class Dispatcher:
                 actor_id=new.actor_id,
                 function=function,
                 deadline=None if new.timeout is None else self._clock() + new.timeout,
+                parent_id=new.parent_id,
                 input_digest=new.input_digest,
+                input_salt=new.input_salt,
+                input_commitment=new.input_commitment,
             )
         return link
 
@@ -183,7 +189,11 @@ class Dispatcher:
         """Send the invocation to the assigned node; return the lease when its link has ended."""
         if execution.id not in link.assigned and self._hub.instance(link.instance_id) is link:
             return  # closed while the lease was committed
-        frame = invoke_frame(execution, await self._decisions(execution))
+        frame = invoke_frame(execution, await self._decisions(execution), salted=link.protocol >= PROOFS)
+        if (assigned := link.assigned.get(execution.id)) is not None:
+            assigned.output_salt = execution.output_salt
+            if assigned.input_commitment is None and execution.input_salt is not None and link.protocol >= PROOFS:
+                assigned.input_commitment = await commit_input(execution.input_salt, execution.input)
         if not link.takes_work and not link.draining:
             await self._return_lease(execution, link)
             return
@@ -221,14 +231,16 @@ def returned(row: Execution, why: str) -> NewEvent:
     return NewEvent(type="execution.returned", body=body, execution_id=row.id)
 
 
-def invoke_frame(execution: Execution, decisions: dict[str, dict[str, Any]]) -> Invoke:
-    """Return the frame that invokes an attempt."""
+def invoke_frame(execution: Execution, decisions: dict[str, dict[str, Any]], *, salted: bool) -> Invoke:
+    """Return the frame that invokes an attempt, with the salts of its commitments if the link has proofs."""
+    salts = {"input_salt": execution.input_salt, "output_salt": execution.output_salt} if salted else {}
     return Invoke(
         epoch=execution.lease_epoch,
         function=execution.target.partition(".")[2],
         input=execution.input,
         lineage=execution.lineage,
         decisions=decisions,
+        **{name: b64url(salt) for name, salt in salts.items() if salt is not None},
         context=ExecutionContext(
             execution_id=execution.id,
             run_id=execution.run_id,

@@ -29,7 +29,7 @@ from agentfield_server.engine.dispatch import LEASE, Dispatcher
 from agentfield_server.engine.entries import EntryRecorder
 from agentfield_server.engine.leases import LeaseManager
 from agentfield_server.engine.node_calls import NodeCalls
-from agentfield_server.engine.results import Outcome, verify_result
+from agentfield_server.engine.results import Outcome, ResultVerifier, commit_input
 from agentfield_server.engine.tasks import BackgroundTasks
 from agentfield_server.engine.waiters import FINAL, ExecutionWaiters
 from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
@@ -77,6 +77,7 @@ class Engine:
         self._max_queued = max_queued
         self._ended = ended
         self._tasks = BackgroundTasks()
+        self._results = ResultVerifier(hub.did)
         self._entries = EntryRecorder(store, self._tasks.start)
         self._waiters = ExecutionWaiters(self.find, bus)
         self.approvals = Approvals(store, self._resume, clock=clock)
@@ -362,11 +363,15 @@ class Engine:
         """
         assigned = link.assigned.get(frame.execution_id)
         used = assigned is not None and await self._record(link, frame, assigned)
-        used = used or await self._already_recorded(frame)
+        used = used or await self._already_recorded(link, frame)
         await link.send(ResultAck(execution_id=frame.execution_id, attempt=frame.attempt, accepted=used))
 
     async def _record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt) -> bool:
-        outcome = await verify_result(frame, did=link.did, input_digest=assigned.input_digest)
+        if assigned.input_commitment is None and assigned.input_salt is not None:  # taken over from an earlier link
+            row = await self._store.get_execution(frame.execution_id)
+            if row is not None:
+                assigned.input_commitment = await commit_input(assigned.input_salt, row.input)
+        outcome = await self._results.verify(frame, link=link, assigned=assigned)
         if outcome.status != "succeeded":
             await self._entries.record(frame.execution_id)  # another attempt may follow
         entered = self._entries.take(frame.execution_id, frame.attempt, frame.epoch)
@@ -385,6 +390,8 @@ class Engine:
             output_digest=outcome.output_digest,
             signature=outcome.signature,
             signer=outcome.signer,
+            statement=outcome.statement,
+            proof=outcome.proof,
             entered=entered if entered is None or frame.took is None else frame.took,
         )
         if done is not None:
@@ -394,7 +401,7 @@ class Engine:
     async def _schedule_retry(self, link: LinkedNode, frame: Result, outcome: Outcome) -> bool:
         """Queue another attempt if one is left and the result is signed by the node."""
         row = await self._store.get_execution(frame.execution_id)
-        if row is None or row.attempt >= row.max_attempts or outcome.signature is None:
+        if row is None or row.attempt >= row.max_attempts or outcome.signer is None:
             return False
         at = self._clock() + backoff_delay(row.backoff, row.attempt)
         if row.deadline is not None and at >= row.deadline:
@@ -430,14 +437,9 @@ class Engine:
             value = nearest(dict(frame.value))
             await self._store.progress(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=value)
 
-    async def _already_recorded(self, frame: Result) -> bool:
+    async def _already_recorded(self, link: LinkedNode, frame: Result) -> bool:
         row = await self._store.get_execution(frame.execution_id)
-        return (
-            row is not None
-            and row.status in FINAL
-            and row.attempt == frame.attempt
-            and row.signature == frame.signature
-        )
+        return row is not None and row.status in FINAL and await self._results.is_recorded(frame, link=link, row=row)
 
     async def call(self, link: LinkedNode, frame: Call) -> None:
         """Commit a call of a node and follow it to its end."""

@@ -13,24 +13,37 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused, Unavailable
-from agentfield.identity import challenge_message, verify_signature
+from agentfield.identity import (
+    NodeKey,
+    b64url,
+    challenge_message,
+    hello_message,
+    verify_signature,
+    welcome_message,
+)
 from agentfield.values import encode
-from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, decode_node_frame, encode_frame
+from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, Welcome, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
-from agentfield.wire.link_protocol import PROTOCOLS
+from agentfield.wire.handshake import hello_digest
+from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
 from agentfield_server.nodes.linked_node import LinkedNode
 
-__all__ = ["decode_frames", "node_id_in_use", "perform_handshake", "refuse_link"]
+__all__ = ["decode_frames", "node_id_in_use", "perform_handshake", "refuse_link", "signed_welcome"]
 
 _log = logging.getLogger("agentfield.nodes")
 _HANDSHAKE_TIMEOUT = 10.0
 
 
-async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable[[], bool]) -> Hello | WatchHello:
-    """Challenge a node and return its verified hello: of a link, or of the connection of its watchdog.
+async def perform_handshake(
+    socket: web.WebSocketResponse, *, did: str, stopping: Callable[[], bool]
+) -> tuple[Hello | WatchHello, str]:
+    """Challenge a node and return its verified hello, of a link or of the connection of its watchdog, and its digest.
+
+    The digest, which the welcome is signed with, is empty in version 1.
 
     Args:
         socket: The WebSocket of the link.
+        did: DID of this control plane.
         stopping: Returns whether the control plane is stopping and accepts no more nodes.
 
     Raises:
@@ -39,7 +52,7 @@ async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable
         Unavailable: The control plane is stopping.
     """
     nonce = secrets.token_urlsafe(32)
-    await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=PROTOCOLS)))
+    await socket.send_str(encode_frame(Challenge(nonce=nonce, protocols=PROTOCOLS, did=did)))
     try:
         message = await socket.receive(timeout=_HANDSHAKE_TIMEOUT)
     except TimeoutError:
@@ -51,8 +64,15 @@ async def perform_handshake(socket: web.WebSocketResponse, *, stopping: Callable
         raise NodeRefused("A link begins with hello.", code="no_hello")
     if stopping():
         raise Unavailable("The control plane is stopping.", code="stopping", retry=True)
-    _check(hello, nonce)
-    return hello
+    return hello, _check(hello, split_frames(message.data)[0], nonce=nonce, did=did)
+
+
+def signed_welcome(welcome: Welcome, key: NodeKey, hello: Hello, digest: str) -> Welcome:
+    """Return a welcome with the signature by which the control plane proves its DID; without one in version 1."""
+    if hello.protocol < PROOFS:
+        return welcome
+    message = welcome_message(hello=digest, protocol=hello.protocol)
+    return welcome.model_copy(update={"signature": b64url(key.sign(message))})
 
 
 async def refuse_link(socket: web.WebSocketResponse, error: AgentFieldError) -> None:
@@ -116,7 +136,8 @@ def decode_frames(message: aiohttp.WSMessage) -> list[Any]:
         ) from None
 
 
-def _check(hello: Hello | WatchHello, nonce: str) -> None:
+def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str:
+    """Check a hello and return its digest; the version that it states decides how it is signed."""
     if hello.protocol not in PROTOCOLS:
         raise NodeRefused(
             f"The node speaks version {hello.protocol} of the node link, this control plane"
@@ -124,11 +145,26 @@ def _check(hello: Hello | WatchHello, nonce: str) -> None:
             code="protocol_mismatch",
             hint="install the same version of agentfield-core and agentfield-server",
         )
-    message = challenge_message(nonce, hello.node_id, hello.instance_id)
+    if isinstance(hello, Hello):
+        _check_declarations(hello)  # first, because what cannot be carried cannot be signed either
+    of_frame = ""
+    if hello.protocol < PROOFS:
+        message = challenge_message(nonce, hello.node_id, hello.instance_id)
+    else:
+        try:
+            of_frame = hello_digest(text)
+        except InvalidInput as error:
+            raise NodeRefused(error.message, code=error.code, hint=error.hint) from None
+        message = hello_message(audience=did, protocol=hello.protocol, nonce=nonce, hello=of_frame)
     if not verify_signature(hello.did, message, hello.signature):
-        raise NodeRefused(f"The signature of {hello.node_id!r} does not fit its did.", code="bad_signature")
-    if isinstance(hello, WatchHello):
-        return
+        raise NodeRefused(
+            f"The signature of {hello.node_id!r} does not fit its did, this control plane ({did}) and its hello.",
+            code="bad_signature",
+        )
+    return of_frame
+
+
+def _check_declarations(hello: Hello) -> None:
     names = _names(hello)
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise NodeRefused(

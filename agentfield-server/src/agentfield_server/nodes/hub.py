@@ -13,13 +13,14 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
+from agentfield.identity import NodeKey
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import Drain, Hello, WatchHello, encode_frame
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import NodeView
 from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
-from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link
+from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link, signed_welcome
 from agentfield_server.nodes.linked_node import BLOCKED_LIMIT, LinkedNode
 from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
@@ -39,6 +40,7 @@ class LinkHub:
 
     Args:
         store: Keeps declarations of nodes; knows the node of a session.
+        key: The key of this control plane.
         clock: Seconds since the epoch.
         ping_interval: Seconds between pings.
         ping_timeout: Seconds of silence after which a link is ended.
@@ -50,6 +52,7 @@ class LinkHub:
         self,
         store: Store,
         *,
+        key: NodeKey,
         clock: Callable[[], float],
         ping_interval: float = 2.0,
         ping_timeout: float = 6.0,
@@ -57,6 +60,9 @@ class LinkHub:
         refused: Callable[[Hello], Mapping[str, AgentFieldError]] = lambda _hello: {},
     ) -> None:
         self._store = store
+        self._key = key
+        self.did = key.did
+        """DID of this control plane: nodes state their results for it only."""
         self._clock = clock
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
@@ -212,7 +218,9 @@ class LinkHub:
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_DEADLINE)
         await socket.prepare(request)
         try:
-            hello = await perform_handshake(socket, stopping=lambda: self._closing or self._engine is None)
+            hello, of_hello = await perform_handshake(
+                socket, did=self.did, stopping=lambda: self._closing or self._engine is None
+            )
             self._check(hello)
             if isinstance(hello, WatchHello):
                 await self._liveness.serve(socket, hello)
@@ -229,14 +237,16 @@ class LinkHub:
         self._idle.clear()
         # aiohttp cancels the request handler when the connection is lost; the task lives on, so that frames that were
         # received before are still handled
-        self._serving[link] = asyncio.create_task(self._serve_whole(link, socket, request))
+        self._serving[link] = asyncio.create_task(self._serve_whole(link, socket, request, of_hello))
         await asyncio.shield(self._serving[link])
         return socket
 
-    async def _serve_whole(self, link: LinkedNode, socket: web.WebSocketResponse, request: web.Request) -> None:
+    async def _serve_whole(
+        self, link: LinkedNode, socket: web.WebSocketResponse, request: web.Request, of_hello: str
+    ) -> None:
         try:
             with log_context(node_id=link.node_id):
-                await self._serve(link, socket)
+                await self._serve(link, socket, of_hello)
         finally:
             self._serving.pop(link, None)
             if not self._serving:
@@ -278,7 +288,7 @@ class LinkHub:
         finally:
             self._replaceable -= replaced
 
-    async def _serve(self, link: LinkedNode, socket: web.WebSocketResponse) -> None:
+    async def _serve(self, link: LinkedNode, socket: web.WebSocketResponse, of_hello: str) -> None:
         engine = self._bound_engine()
         if (old := self._links.pop(link.instance_id, None)) is not None:
             old.end("the instance linked anew")
@@ -289,7 +299,8 @@ class LinkHub:
             await self._store.remember_node(link.node_id, self._registry.declared(_view(link)))
             welcome = await engine.reconcile(link)
             problems = {name: error.to_problem() for name, error in link.refused.items()}
-            await socket.send_str(encode_frame(welcome.model_copy(update={"refused": problems})))
+            welcome = signed_welcome(welcome.model_copy(update={"refused": problems}), self._key, link.hello, of_hello)
+            await socket.send_str(encode_frame(welcome))
             # only after the welcome is sent: a node expects it before any work
             if (newer := self._links.get(link.instance_id)) is not None:
                 newer.end("the instance linked anew")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.identity import digest
 from agentfield.wire.frames import Drained, GiveBack, GivenBack, Hello, SessionDone, SessionOpen, encode_frame
-from agentfield.wire.framing import join_frames
+from agentfield.wire.framing import take_frames
 from agentfield_server.store.records import Execution
 
 __all__ = ["HANDLERS_LOST", "AssignedAttempt", "LinkedNode", "declaration_hash"]
@@ -46,6 +46,11 @@ class AssignedAttempt:
     function: str
     deadline: float | None
     input_digest: str | None
+    parent_id: str | None = None
+    input_salt: bytes | None = None
+    output_salt: bytes | None = None
+    input_commitment: bytes | None = None
+    """Commitment to the input; None until it is needed, where the input was not read."""
     attempt: int = 1
     accepted: bool = False
     """Whether the node said that it entered the function."""
@@ -64,7 +69,10 @@ class AssignedAttempt:
             actor_id=execution.actor_id,
             function=execution.target.partition(".")[2],
             deadline=execution.deadline,
+            parent_id=execution.parent_id,
             input_digest=execution.input_digest,
+            input_salt=execution.input_salt,
+            output_salt=execution.output_salt,
             attempt=execution.attempt,
             accepted=execution.accepted,
         )
@@ -273,7 +281,7 @@ class LinkedNode:
     async def write(self) -> None:
         """Write frames from the outbox to the socket until it blocks or breaks."""
         while True:
-            text = join_frames(await self._outbox.get(), self._outbox)
+            text = "\n".join(take_frames(await self._outbox.get(), self._outbox))
             try:
                 async with asyncio.timeout(self._send_timeout):
                     await self._socket.send_str(text)

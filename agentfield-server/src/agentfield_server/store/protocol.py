@@ -67,7 +67,7 @@ class Store(Protocol):
         """
 
     async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
-        """Lease a queued execution: attempt and epoch rise, status `running`; None when it is not queued."""
+        """Lease a queued execution: attempt and epoch rise, status `running`, a new `output_salt`; None when it is not queued."""
 
     async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int, ago: float | None = None) -> bool:
         """Record that the function was entered (event `execution.started`); False when the attempt is not current.
@@ -113,6 +113,8 @@ class Store(Protocol):
         output_digest: str | None = None,
         signature: str | None = None,
         signer: str | None = None,
+        statement: str | None = None,
+        proof: str | None = None,
         entered: float | None = None,
         events: Sequence[NewEvent] = (),
     ) -> Execution | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agentfield.identity import new_salt
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
@@ -98,7 +99,11 @@ class NewExecution:
     """Operation id chosen by the caller, unique in the store: a repetition returns the first execution."""
     idempotency: IdempotencyKey | None = None
     input_digest: str | None = None
-    """`agentfield.identity.digest(input)`; a result must be signed for it."""
+    """`agentfield.identity.digest(input)`; a result of a node of protocol 1 must be signed for it."""
+    input_salt: bytes = field(default_factory=new_salt)
+    """Salt of the commitment to the input."""
+    input_commitment: bytes | None = None
+    """That commitment, where it is computed already; not stored."""
     traceparent: str | None = None
     """W3C trace context of an external caller, validated by `parse_traceparent`; recorded, never trusted."""
     events: tuple[NewEvent, ...] = ()
@@ -141,7 +146,17 @@ class Execution:
     input_digest: str | None
     output_digest: str | None
     signature: str | None
+    """Signature over this result alone, of a node of protocol 1."""
     signer: str | None
+    """DID of the node that signed the result, alone or with others."""
+    statement: str | None
+    """What the node stated about the result, as canonical JSON (`agentfield.identity.result_statement`)."""
+    proof: str | None
+    """Proof of the statement as canonical JSON (`agentfield.identity.ResultProof`)."""
+    input_salt: bytes | None
+    """Opens the commitment to the input in the statement."""
+    output_salt: bytes | None
+    """Opens the commitment to the output or problem in the statement; new for each attempt."""
     created_at: float
     started_at: float | None
     ended_at: float | None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentfield.wire.frames import Accepted, Ping, Progress, decode_node_frame, encode_frame
-from agentfield.wire.framing import MESSAGE_CHARACTERS, join_frames, split_frames
+from agentfield.wire.framing import MESSAGE_CHARACTERS, MESSAGE_FRAMES, split_frames, take_frames
 
 FRAMES = st.lists(
     st.just(Ping())
@@ -31,7 +31,7 @@ def test_joined_frames_are_split_again(frames: list[Accepted | Ping | Progress])
     waiting = asyncio.Queue[str]()
     for each in others:
         waiting.put_nowait(each)
-    message = join_frames(first, waiting)
+    message = "\n".join(take_frames(first, waiting))
     assert waiting.empty()
     assert [decode_node_frame(each) for each in split_frames(message)] == frames
 
@@ -41,5 +41,14 @@ def test_a_long_message_takes_no_further_frame() -> None:
     waiting = asyncio.Queue[str]()
     for each in ("b" * MESSAGE_CHARACTERS, "c"):
         waiting.put_nowait(each)
-    assert join_frames("a", waiting) == "a\n" + "b" * MESSAGE_CHARACTERS
-    assert split_frames(join_frames(waiting.get_nowait(), waiting)) == ["c"]
+    assert take_frames("a", waiting) == ["a", "b" * MESSAGE_CHARACTERS]
+    assert take_frames(waiting.get_nowait(), waiting) == ["c"]
+
+
+def test_a_message_has_a_bounded_number_of_frames() -> None:
+    """One signature stands for at most 256 results, so a message has no more frames, however short."""
+    waiting = asyncio.Queue[str]()
+    for number in range(2 * MESSAGE_FRAMES):
+        waiting.put_nowait(str(number))
+    assert len(take_frames("a", waiting)) == MESSAGE_FRAMES
+    assert waiting.qsize() == MESSAGE_FRAMES + 1

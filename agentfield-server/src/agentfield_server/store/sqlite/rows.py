@@ -28,7 +28,7 @@ __all__ = [
 _EXECUTION_FIELDS = (
     "id, run_id, kind, target, status, problem, parent_id, session_id, actor_id, attempt, max_attempts, priority, backoff, "
     "progress, lineage, pauses, lease_owner, lease_epoch, lease_until, accepted, not_before, deadline, input_digest, "
-    "output_digest, signature, signer, created_at, started_at, ended_at"
+    "output_digest, signature, signer, statement, proof, input_salt, output_salt, created_at, started_at, ended_at"
 )
 
 

@@ -235,7 +235,17 @@ CREATE TRIGGER runs_pruned_when_over BEFORE UPDATE OF pruned_at ON runs
     BEGIN SELECT RAISE(ABORT, 'a run with something open stays'); END;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS, _RETENTION)
+# open executions get their salts here, since they may still be invoked over a link of protocol 2
+_PROOFS = """
+ALTER TABLE executions ADD COLUMN statement TEXT;
+ALTER TABLE executions ADD COLUMN proof TEXT;
+ALTER TABLE executions ADD COLUMN input_salt BLOB;
+ALTER TABLE executions ADD COLUMN output_salt BLOB;
+UPDATE executions SET input_salt = randomblob(32), output_salt = randomblob(32)
+    WHERE status IN ('queued', 'running', 'waiting');
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS, _RETENTION, _PROOFS)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 
 

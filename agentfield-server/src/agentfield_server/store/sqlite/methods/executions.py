@@ -92,6 +92,8 @@ class ExecutionMethods(SqliteDatabase):
         output_digest: str | None = None,
         signature: str | None = None,
         signer: str | None = None,
+        statement: str | None = None,
+        proof: str | None = None,
         entered: float | None = None,
         events: Sequence[NewEvent] = (),
     ) -> Execution | None:
@@ -109,6 +111,8 @@ class ExecutionMethods(SqliteDatabase):
                 output_digest=output_digest,
                 signature=signature,
                 signer=signer,
+                statement=statement,
+                proof=proof,
                 entered=entered,
                 events=events,
             )

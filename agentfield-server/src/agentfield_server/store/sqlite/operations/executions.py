@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agentfield.errors import InvalidInput, LimitExceeded
+from agentfield.identity import new_salt
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.records import LIVE_PRIORITY, Execution, NewEvent, NewExecution
@@ -22,15 +23,15 @@ _BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: 
 _INSERT = """
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
     max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
-    input_digest, created_at, started_at, input_payload, input_size)
+    input_digest, input_salt, output_salt, created_at, started_at, input_payload, input_size)
 VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
     :max_attempts, :priority, :share, :place, :backoff, :lease_owner, :lease_epoch, :lease_until, :not_before, :deadline,
-    :op_id, :input_digest, :created_at, :started_at, :input_payload, :input_size)
+    :op_id, :input_digest, :input_salt, :output_salt, :created_at, :started_at, :input_payload, :input_size)
 """
 _NOT_IN_RECORD = {"node_id", "share", "place", "op_id"}
 _LEASE = f"""
 UPDATE executions SET status = 'running', attempt = attempt + 1, lease_epoch = lease_epoch + 1, lease_owner = ?,
-    lease_until = ?, accepted = 0, not_before = NULL, started_at = NULL
+    lease_until = ?, accepted = 0, not_before = NULL, started_at = NULL, output_salt = ?
 WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
@@ -51,6 +52,7 @@ _RETRY_AFTER = 2
 _COMPLETE = f"""
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
     input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
+    statement = :statement, proof = :proof,
     lease_until = NULL, ended_at = :now, output_payload = :output_payload, output_size = :output_size
 WHERE id = :id AND status IN ('queued', 'running', 'waiting')
     AND (:attempt IS NULL OR (attempt = :attempt AND status <> 'queued'))
@@ -168,6 +170,8 @@ def _values(
         "deadline": None if new.timeout is None else now + new.delay + new.timeout,
         "op_id": new.op_id,
         "input_digest": new.input_digest,
+        "input_salt": new.input_salt,
+        "output_salt": new_salt() if leased else None,
         "created_at": now,
         "started_at": now if begun and not leased else None,
     }
@@ -187,6 +191,8 @@ def _as_created(new: NewExecution, values: Mapping[str, Any]) -> Execution:
         output_digest=None,
         signature=None,
         signer=None,
+        statement=None,
+        proof=None,
         ended_at=None,
     )
 
@@ -200,7 +206,7 @@ def _payload_columns(transaction: Transaction, name: str, text: str | None, *, i
 
 def lease(transaction: Transaction, execution_id: str, *, owner: str, until: float) -> Execution | None:
     """Lease a queued execution, see `Store.lease_execution`."""
-    row = transaction.one(_LEASE, owner, until, execution_id)
+    row = transaction.one(_LEASE, owner, until, new_salt(), execution_id)
     return None if row is None else execution_row(row)
 
 
@@ -281,6 +287,8 @@ def complete(
     output_digest: str | None,
     signature: str | None,
     signer: str | None,
+    statement: str | None,
+    proof: str | None,
     entered: float | None,
     events: Sequence[NewEvent],
 ) -> Execution | None:
@@ -300,6 +308,8 @@ def complete(
         "output_digest": output_digest,
         "signature": signature,
         "signer": signer,
+        "statement": statement,
+        "proof": proof,
         "now": transaction.now,
     }
     row = transaction.one(_COMPLETE, values | kept)

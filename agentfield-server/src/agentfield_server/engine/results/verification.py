@@ -1,0 +1,234 @@
+"""Verification of the result that a node reports for an attempt: signature or proof, bodies and size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agentfield.errors import (
+    ExecutionCancelled,
+    ExecutionError,
+    ExecutionFailed,
+    ExecutionTimeout,
+    InvalidInput,
+)
+from agentfield.identity import canonical, digest, result_leaf, result_message, verify_signature
+from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
+from agentfield.wire.frames import Result
+from agentfield.wire.link_protocol import PROOFS
+from agentfield.wire.rest import ExecutionStatus
+from agentfield_server.engine.results.proofs import Body, ProofVerifier, commit_input
+from agentfield_server.nodes import AssignedAttempt, LinkedNode
+from agentfield_server.store.records import Execution
+
+__all__ = ["MAX_OUTPUT", "Outcome", "ResultVerifier"]
+
+MAX_OUTPUT = 1024 * 1024
+"""Bytes of an output as canonical JSON."""
+
+_MAX_PROBLEM = 32 * 1024
+_MAX_DETAIL = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verified outcome of an attempt, as it is recorded."""
+
+    status: ExecutionStatus
+    output: Any = None
+    problem: dict[str, Any] | None = None
+    input_digest: str | None = None
+    output_digest: str | None = None
+    signature: str | None = None
+    signer: str | None = None
+    """DID of the node; None if it did not sign this outcome."""
+    statement: str | None = None
+    proof: str | None = None
+
+
+class ResultVerifier:
+    """Checks signatures, bodies and sizes of results.
+
+    Args:
+        audience: DID of this control plane, for which results must be stated.
+    """
+
+    def __init__(self, audience: str) -> None:
+        self._proofs = ProofVerifier(audience)
+
+    async def verify(self, frame: Result, *, link: LinkedNode, assigned: AssignedAttempt) -> Outcome:
+        """Return the outcome of an attempt, or a failure with the reason when a check fails.
+
+        Args:
+            frame: The result of the node.
+            link: The instance that reports it; the version of its link decides how it must be signed.
+            assigned: The attempt as it was invoked.
+        """
+        if link.protocol < PROOFS:
+            return await _verify_alone(frame, did=link.did, input_digest=assigned.input_digest)
+        if frame.proof is None or frame.signature is not None:
+            return _refused(frame, "The result is signed as in protocol 1; its link has protocol 2.", "bad_proof")
+        if frame.status == "parked" and frame.pause is None:
+            return _refused(frame, "The result says that the attempt waits, and not for what.", "bad_proof")
+        try:
+            body, ended_with, output = await _ended_with(frame)
+        except InvalidInput as error:
+            return _cannot_be_carried(frame, _WHAT.get(frame.status, "The problem of the result"), error)
+        try:
+            statement = self._proofs.statement(frame, link=link, assigned=assigned, body=body, ended_with=ended_with)
+            proof = self._proofs.verify(link.did, statement, frame.proof)
+        except InvalidInput as error:
+            return _refused(frame, error.message, error.code)
+        if frame.status == "parked":
+            return Outcome(status="waiting")
+        if output is not None and len(output) > MAX_OUTPUT:
+            return _too_large(frame, output)
+        return Outcome(
+            status=frame.status,
+            output=None if output is None else output.value,
+            problem=None if output is not None else _problem(frame),
+            signer=link.did,
+            statement=statement.decode(),
+            proof=proof,
+        )
+
+    async def is_recorded(self, frame: Result, *, link: LinkedNode, row: Execution) -> bool:
+        """Return whether a result that comes again is the recorded one: by its leaf, or in protocol 1 by its signature."""
+        if row.attempt != frame.attempt:
+            return False
+        if link.protocol < PROOFS or row.statement is None:
+            return row.signature is not None and row.signature == frame.signature
+        if row.input_salt is None:
+            return False
+        assigned = AssignedAttempt.of(row)
+        assigned.input_commitment = await commit_input(row.input_salt, row.input)
+        try:
+            body, ended_with, _ = await _ended_with(frame)
+            stated = self._proofs.statement(frame, link=link, assigned=assigned, body=body, ended_with=ended_with)
+        except InvalidInput:
+            return False
+        return result_leaf(stated) == result_leaf(row.statement.encode())
+
+
+async def _ended_with(frame: Result) -> tuple[Body, bytes, Encoded | None]:
+    """Return what a result commits to: name, canonical form, and the output if it is one.
+
+    Raises:
+        InvalidInput: It has no canonical form.
+    """
+    if frame.status == "succeeded":
+        output = await encode_off_loop(frame.output, name="the output")
+        return "output", output.canonical, output
+    if frame.status == "parked":
+        if frame.pause is not None:
+            encode(frame.pause.details, name="details")
+        return "pause", canonical(None if frame.pause is None else frame.pause.model_dump(mode="json")), None
+    return "problem", canonical(frame.problem), None
+
+
+_WHAT = {
+    "succeeded": "The function ran, but its result",
+    "parked": "The pause that the function asked for",
+}
+
+
+async def _verify_alone(frame: Result, *, did: str, input_digest: str | None) -> Outcome:
+    """Check a result of protocol 1, which has digests and a signature of its own.
+
+    Args:
+        frame: The result of the node.
+        did: Decentralised identifier that the node proved at the handshake.
+        input_digest: Digest of the input that it was given, None when it is not known.
+    """
+    if frame.signature is None or frame.input_digest is None or frame.proof is not None:
+        return _refused(frame, "The result is signed as in protocol 2; its link has protocol 1.", "bad_signature")
+    output: Encoded | None = None
+    unfit: InvalidInput | None = None
+    try:
+        output = await encode_off_loop(frame.output, name="the output")
+    except InvalidInput as error:
+        unfit = error
+    message = result_message(frame.execution_id, frame.attempt, frame.status, frame.input_digest, frame.output_digest)
+    if not verify_signature(did, message, frame.signature):
+        return _refused(frame, "The signature of the result does not fit the node's key.", "bad_signature")
+    if input_digest is not None and frame.input_digest != input_digest:
+        return _refused(frame, "The node signed for another input than it was given.", "digest_mismatch")
+    if frame.status == "parked":
+        refusal = _check_pause(frame)
+        return refusal or Outcome(status="waiting", input_digest=frame.input_digest)
+    succeeded = frame.status == "succeeded"
+    if succeeded and (refusal := _check_output(frame, output, unfit)) is not None:
+        return refusal
+    return Outcome(
+        status=frame.status,
+        output=output.value if output is not None and succeeded else None,
+        problem=None if succeeded else _problem(frame),
+        input_digest=frame.input_digest,
+        output_digest=frame.output_digest,
+        signature=frame.signature,
+        signer=did,
+    )
+
+
+def _check_pause(frame: Result) -> Outcome | None:
+    try:
+        encode(None if frame.pause is None else frame.pause.details, name="details")
+    except InvalidInput as error:
+        return _cannot_be_carried(frame, _WHAT["parked"], error)
+    if frame.pause is None or frame.output_digest != digest(frame.pause.model_dump(mode="json")):
+        return _refused(frame, "The node signed for another pause than it asked for.", "digest_mismatch")
+    return None
+
+
+def _check_output(frame: Result, output: Encoded | None, unfit: InvalidInput | None) -> Outcome | None:
+    if output is None or unfit is not None:
+        return _cannot_be_carried(frame, _WHAT["succeeded"], unfit)
+    if len(output) > MAX_OUTPUT:
+        return _too_large(frame, output)
+    if frame.output_digest != output.digest:
+        return _refused(frame, "The node signed for another output than it sent.", "digest_mismatch")
+    return None
+
+
+def _too_large(frame: Result, output: Encoded) -> Outcome:
+    return _refused(
+        frame,
+        f"The output has {len(output)} bytes, more than the {MAX_OUTPUT} that may be returned.",
+        "output_too_large",
+        hint="return a reference to large data (a path, an address) instead of the data",
+    )
+
+
+def _cannot_be_carried(frame: Result, what: str, unfit: InvalidInput | None) -> Outcome:
+    why, hint, field = (unfit.message, unfit.hint, unfit.data.get("field")) if unfit else ("", None, None)
+    error = ExecutionFailed(
+        f"{what} cannot be carried: {why}",
+        hint=hint,
+        reason="unrepresentable",
+        field=field,
+        execution_id=frame.execution_id,
+    )
+    return Outcome(status="failed", problem=error.to_problem())
+
+
+def _refused(frame: Result, message: str, code: str, *, hint: str | None = None) -> Outcome:
+    """Return a failure without a signature: the node did not sign it."""
+    error = ExecutionFailed(message, code=code, hint=hint, execution_id=frame.execution_id)
+    return Outcome(status="failed", problem=error.to_problem())
+
+
+def _problem(frame: Result) -> dict[str, Any]:
+    """Return the problem document of the node; one that is too large is reduced to a truncated detail."""
+    default = _DEFAULTS[frame.status]("The node gave no reason.").to_problem()
+    given: dict[str, Any] = nearest(dict(frame.problem or {}))
+    if len(encode(given)) <= _MAX_PROBLEM:
+        return {**default, **given}
+    detail = clean_text(str(given.get("detail", default["detail"])))[:_MAX_DETAIL]
+    return {**default, "detail": detail}
+
+
+_DEFAULTS: dict[str, type[ExecutionError]] = {
+    "failed": ExecutionFailed,
+    "cancelled": ExecutionCancelled,
+    "timeout": ExecutionTimeout,
+}
