@@ -10,7 +10,7 @@ import asyncio
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from agentfield import Agent, AgentFieldError, Limits
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import ExecutionError, InvalidInput
-from agentfield.identity import NodeKey, b64url, challenge_message
+from agentfield.identity import NodeKey, b64url, challenge_message, hello_message
 from agentfield.plugins import Registry
 from agentfield.testing.scripted.answers import ToolUse
 from agentfield.values import MAX_INTEGER, load_canonical
 from agentfield.wire.frames import Hello
+from agentfield.wire.handshake import hello_digest
+from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.app import ControlPlane
 from agentfield_server.testing.caller import Caller
@@ -363,26 +365,37 @@ def test_the_hello_of_a_node(at: Any) -> None:
     key = NodeKey.generate()
 
     @EXAMPLES
-    @given(TEXTS)
-    def check(text: str) -> None:
+    @given(TEXTS, st.sampled_from(PROTOCOLS))
+    def check(text: str, protocol: int) -> None:
         async def example(border: Border) -> None:
             async with (
                 aiohttp.ClientSession(trust_env=False) as http,
                 http.ws_connect(f"{border.plane.url}/api/v1/nodes/link") as socket,
             ):
-                nonce = (await socket.receive_json())["nonce"]
+                challenge = await socket.receive_json()
                 hello = Hello(
+                    protocol=protocol,
                     node_id="odd",
                     instance_id="one",
                     did=key.did,
-                    signature=b64url(key.sign(challenge_message(nonce, "odd", "one"))),
+                    signature="SIGNED",
                     functions=(FunctionSpec(name="fn", input_schema={"default": "HERE"}),),
                 )
-                await socket.send_str(hello.model_dump_json(exclude_none=True).replace('"HERE"', text))
+                sent = hello.model_dump_json(exclude_none=True).replace('"HERE"', text)
+                message = challenge_message(challenge["nonce"], "odd", "one")
+                if protocol >= PROOFS:
+                    with suppress(InvalidInput):
+                        message = hello_message(
+                            audience=challenge["did"],
+                            protocol=protocol,
+                            nonce=challenge["nonce"],
+                            hello=hello_digest(sent),
+                        )
+                await socket.send_str(sent.replace("SIGNED", b64url(key.sign(message))))
                 answer = await socket.receive_json()
                 assert answer["type"] in ("welcome", "refused")
                 if answer["type"] == "refused":
-                    assert answer["problem"]["code"] in ("bad_frame", "unrepresentable")
+                    assert answer["problem"]["code"] in ("bad_frame", "malformed_json", "unrepresentable")
 
         at(example)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import pytest
 
 from agentfield.errors import Unavailable
+from agentfield.identity import NodeKey, b64url, digest, result_message
+from agentfield_server.engine.results import check_record
 from agentfield_server.store.sqlite.schema import MIGRATIONS, migrate
 from agentfield_server.store.sqlite.store import SqliteStore
 
@@ -108,3 +111,31 @@ async def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         await SqliteStore(path, on_commit=lambda _: None, clock=lambda: 1.0).open()
     assert caught.value.code == "store_newer"
     assert tables(path) == before
+
+
+async def test_results_of_earlier_versions_stay_verifiable(tmp_path: Path) -> None:
+    """A signature of protocol 1 verifies after the migration, and open executions get salts for protocol 2."""
+    path, key = tmp_path / "a.db", NodeKey.generate()
+    database(path, 6)
+    message = result_message("exe_2", 1, "succeeded", digest({"n": 2}), digest("long"))
+    connection = apsw.Connection(str(path))
+    connection.execute(
+        "UPDATE executions SET input_digest = ?, output_digest = ?, signature = ?, signer = ?, output = '\"long\"' "
+        "WHERE id = 'exe_2'",
+        (digest({"n": 2}), digest("long"), b64url(key.sign(message)), key.did),
+    )
+    connection.close()
+    store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 100.0)
+    await store.open()
+    try:
+        open_row, ended = await store.get_execution("exe_1"), await store.get_execution("exe_2")
+    finally:
+        await store.close()
+    assert open_row is not None
+    assert ended is not None
+    assert check_record(ended)
+    assert not check_record(replace(ended, signer=NodeKey.generate().did))
+    assert not check_record(replace(ended, output_digest=digest("short")))
+    assert (ended.statement, ended.proof, ended.input_salt) == (None, None, None)
+    assert [len(salt or b"") for salt in (open_row.input_salt, open_row.output_salt)] == [32, 32]
+    assert open_row.input_salt != open_row.output_salt
