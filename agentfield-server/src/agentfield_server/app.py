@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlPlane", "control_plane", "run_server"]
 
-_log = logging.getLogger("agentfield.nodes")
+_log = logging.getLogger("agentfield.server")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,6 @@ async def control_plane(
         if traces is not None:
             await stack.enter_async_context(traces.running(store))
         key = NodeKey.load_or_create(settings.home / "control_plane.pem")
-        _log.info("this control plane is %s", key.did)
         hub = LinkHub(store, key=key, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.count_execution)
@@ -170,6 +169,7 @@ async def control_plane(
         public.bound = url
         stack.push_async_callback(hub.close)
         stack.enter_context(announce_address(settings.home, url))
+        _log.info("nodes know this control plane as %s", key.did)
         yield ControlPlane(
             url=url,
             sessions=sessions,

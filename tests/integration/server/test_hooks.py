@@ -16,10 +16,10 @@ import agentfield_local.plugin
 import agentfield_openai.plugin
 import agentfield_openrouter.plugin
 from agentfield.errors import AgentFieldError, Forbidden, PluginBroken
-from agentfield.identity import digest
 from agentfield.plugins import Proceed, RecordedEvent, Registry, SessionRequest, ToolCall
 from agentfield.wire.rest import StartRequest
 from agentfield_server.app import control_plane
+from agentfield_server.engine.results import check_record
 from agentfield_server.settings import Settings
 from support.contract.brains import ScriptedBrain
 from support.contract.installation import CANARY, Installation, declared, installation
@@ -154,8 +154,7 @@ async def test_the_model_gets_the_redacted_output(tmp_path: Path) -> None:
         execution = await here.plane.engine.find(tool.id)
     assert brain.results() == ['{"word":"hidden"}']
     assert (execution.status, execution.output) == ("succeeded", {"word": "4711"})
-    assert execution.output_digest == digest({"word": "4711"})
-    assert execution.signature
+    assert check_record(execution)
     (changed,) = talk.of("tool.output_changed")
     assert (changed["plugin"], changed["given"]) == ("redact", {"word": "hidden"})
 

@@ -19,9 +19,11 @@ from agentfield.identity import (
     NodeKey,
     ResultProof,
     b64url,
+    canonical,
     inclusion_paths,
     parse_proof,
     path_length,
+    proof_text,
     root_from_path,
     root_message,
     sign_results,
@@ -92,6 +94,7 @@ def test_a_change_of_any_byte_is_found(size: int, data: st.DataObject) -> None:
     nodes = leaves(size)
     proof = sign_results(KEY, audience=AUDIENCE, leaves=nodes)[index]
     assert accepted(nodes[index], proof)
+    assert proof_text(proof.document()).encode() == canonical(proof.document())
     flip = data.draw(st.integers(1, 255))
 
     def changed(value: bytes) -> bytes:
@@ -164,6 +167,10 @@ GOOD = sign_results(KEY, audience=AUDIENCE, leaves=leaves(3))[1].document()
         {"path": "AAAA"},
         {"path": [GOOD["path"][0], None]},
         {"path": [GOOD["path"][0] + "=", GOOD["path"][1]]},
+        {"path": [GOOD["path"][0][:-1] + "B", GOOD["path"][1]]},
+        {"path": ["+" * 42 + "A", GOOD["path"][1]]},
+        {"signature": GOOD["signature"][:-1] + "B"},
+        {"root": GOOD["root"] + "\n"},
         {"root": GOOD["root"][:-2]},
         {"root": None},
         {"signature": GOOD["root"]},

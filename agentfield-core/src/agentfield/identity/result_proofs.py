@@ -7,20 +7,23 @@ at once or years later, also after its bodies are erased.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentfield.errors import InvalidInput
-from agentfield.identity.canonical import b64url, canonical, unb64url
+from agentfield.identity.canonical import b64url, canonical
 from agentfield.identity.keys import NodeKey
-from agentfield.identity.merkle import HASH_BYTES, inclusion_paths, path_length, root_from_path
+from agentfield.identity.merkle import inclusion_paths, path_length, root_from_path
 
 __all__ = [
     "MAX_RESULTS",
     "ResultProof",
     "parse_proof",
+    "proof_text",
     "result_leaf",
     "result_statement",
     "root_message",
@@ -34,7 +37,10 @@ VERSION = 2
 
 _LEAF = b"\x00agentfield/result/2\n"
 _ROOT = b"agentfield/results-root/2\n"
-_SIGNATURE_BYTES = 64
+# 32 and 64 bytes; the bits of the last character that no byte uses are 0, so that there is one form only
+_HASH = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_SIGNATURE = re.compile(r"[A-Za-z0-9_-]{85}[AQgw]")
+_QUOTE = '"'
 _FIELDS = {"v", "index", "size", "path", "root", "signature"}
 
 
@@ -147,6 +153,19 @@ def sign_results(key: NodeKey, *, audience: str, leaves: Sequence[bytes]) -> lis
     return [ResultProof(index, len(leaves), path, root, signature) for index, path in enumerate(paths)]
 
 
+def proof_text(document: Mapping[str, Any]) -> str:
+    """Return a proof as canonical JSON; none of its values needs an escape, so that no encoder is needed.
+
+    Args:
+        document: The proof as `ResultProof.document` writes and `parse_proof` accepts it.
+    """
+    path = '","'.join(document["path"])
+    return (
+        f'{{"index":{document["index"]},"path":[{path and f"{_QUOTE}{path}{_QUOTE}"}],"root":"{document["root"]}",'
+        f'"signature":"{document["signature"]}","size":{document["size"]},"v":{VERSION}}}'
+    )
+
+
 def parse_proof(document: Any) -> ResultProof:
     """Return the proof that a JSON document holds; only the one form that `ResultProof.document` writes is accepted.
 
@@ -167,20 +186,16 @@ def parse_proof(document: Any) -> ResultProof:
     return ResultProof(
         index,
         size,
-        tuple(_bytes(sibling, HASH_BYTES, "a hash of the path") for sibling in path),
-        _bytes(document["root"], HASH_BYTES, "the root"),
-        _bytes(document["signature"], _SIGNATURE_BYTES, "the signature"),
+        tuple([_bytes(sibling, _HASH, "a hash of the path") for sibling in path]),
+        _bytes(document["root"], _HASH, "the root"),
+        _bytes(document["signature"], _SIGNATURE, "the signature"),
     )
 
 
-def _bytes(text: Any, length: int, name: str) -> bytes:
-    try:
-        data = unb64url(text) if isinstance(text, str) else b""
-    except InvalidInput:
-        data = b""
-    if len(data) != length:
-        raise _malformed(f"{name} is not {length} bytes in base64url")
-    return data
+def _bytes(text: Any, form: re.Pattern[str], name: str) -> bytes:
+    if not isinstance(text, str) or not form.fullmatch(text):
+        raise _malformed(f"{name} is not of that length in base64url")
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _malformed(why: str) -> InvalidInput:

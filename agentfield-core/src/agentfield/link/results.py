@@ -6,7 +6,6 @@ has the same leaf, and the signature of another message.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from agentfield.identity import (
     commitment,
     digest,
     digest_of,
+    proof_text,
     result_leaf,
     result_message,
     result_statement,
@@ -142,8 +142,7 @@ class ResultSigner:
         texts = []
         for frame in frames:
             if isinstance(frame, UnsignedResult):
-                proof = json.dumps(next(proofs).document(), separators=(",", ":"))
-                texts.append(f'{frame.text[:-1]},"proof":{proof}}}')
+                texts.append(f'{frame.text[:-1]},"proof":{proof_text(next(proofs).document())}}}')
             else:
                 texts.append(frame)
         return "\n".join(texts)

@@ -105,7 +105,10 @@ def hello_digest(text: str) -> str:
         del fields["signature"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(f"The hello cannot be signed: {error}.", code="malformed_json") from None
-    return digest(fields)
+    try:
+        return digest(fields)
+    except InvalidInput as error:
+        raise InvalidInput(f"The hello cannot be signed. {error.message}", code="unrepresentable") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from agentfield.identity import (
     canonical,
     commitment,
     parse_proof,
+    proof_text,
     result_leaf,
     result_message,
     result_statement,
@@ -83,7 +84,7 @@ class ProofVerifier:
             outcome=commitment(assigned.output_salt, ended_with),
         )
 
-    def verify(self, did: str, statement: bytes, proof: object) -> str:
+    def verify(self, did: str, statement: bytes, proof: Any) -> str:
         """Return the proof of a statement as canonical JSON, once it is verified.
 
         Args:
@@ -110,7 +111,7 @@ class ProofVerifier:
             self._verified[key] = None
             if len(self._verified) > _MAX_ROOTS:
                 self._verified.popitem(last=False)
-        return canonical(parsed.document()).decode()
+        return proof_text(proof)
 
 
 def check_record(execution: Execution) -> bool:
