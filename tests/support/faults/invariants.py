@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections import Counter, defaultdict
@@ -12,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentfield.identity import canonical
 from agentfield_server.engine import FINAL
+from support.server.log_entries import event_of, is_intact
 
 __all__ = ["Counts", "Receipt", "examine"]
 
@@ -136,7 +137,9 @@ class _Invariants:
         """Yield execution id and body of all events of a type, in order."""
         for rows in self._events.values():
             yield from (
-                (row["execution_id"], json.loads(row["canonical"])["body"]) for row in rows if row["type"] == kind
+                (row["execution_id"], event_of(row["entry"], row["body"])["body"])
+                for row in rows
+                if row["type"] == kind
             )
 
     def endings(self) -> Counter[str]:
@@ -155,8 +158,8 @@ class _Invariants:
             if [row["seq"] for row in rows] != list(range(1, last + 1)):
                 yield f"{run_id}: numbers of events are not 1 to {last}"
             for row in rows:
-                event = json.loads(row["canonical"])
-                if hashlib.sha256(b"\0" + row["canonical"]).digest() != row["leaf"] or event["seq"] != row["seq"]:
+                intact = is_intact(row["entry"], row["body"], row["salt"], row["leaf"])
+                if not intact or json.loads(row["entry"])["seq"] != row["seq"]:
                     yield f"{run_id}: event {row['seq']} was changed"
         yield from (f"{run_id}: events without a run" for run_id in self._events.keys() - self._runs.keys())
 
@@ -220,5 +223,6 @@ class _Invariants:
                 yield f"{name} is {delivery['status']}, and never arrived"
         for receipt in receipts:
             row = self.deliveries.get(receipt.delivery)
-            if row is None or log[row["run_id"], row["seq"]]["canonical"] != receipt.body:
+            event = None if row is None else log[row["run_id"], row["seq"]]
+            if event is None or canonical(event_of(event["entry"], event["body"])) != receipt.body:
                 yield f"{receipt.delivery} arrived with another event, or is unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from contextlib import closing
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfield_server.engine import FINAL
+from support.server.log_entries import event_of, is_intact
 
 __all__ = ["StoreReader"]
 
@@ -31,14 +31,14 @@ class StoreReader:
 
     def log(self, run_id: str) -> list[dict[str, Any]]:
         """Return the log of a run, checked: consecutive numbers, and each leaf the digest of its event."""
-        rows = self._rows("SELECT seq, canonical, leaf FROM events WHERE run_id = ? ORDER BY seq", run_id)
-        assert [seq for seq, _, _ in rows] == list(range(1, len(rows) + 1))
+        rows = self._rows("SELECT seq, entry, body, salt, leaf FROM events WHERE run_id = ? ORDER BY seq", run_id)
+        assert [row[0] for row in rows] == list(range(1, len(rows) + 1))
         [(last,)] = self._rows("SELECT seq FROM runs WHERE id = ?", run_id)
         assert last == len(rows)
         events = []
-        for seq, canonical, leaf in rows:
-            assert hashlib.sha256(b"\0" + canonical).digest() == leaf
-            event = json.loads(canonical)
+        for seq, entry, body, salt, leaf in rows:
+            assert is_intact(entry, body, salt, leaf)
+            event = event_of(entry, body)
             assert (event["seq"], event["run_id"]) == (seq, run_id)
             events.append(event)
         return events

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import SecretStr
 
-from agentfield.identity import NodeKey, b64url, digest, leaf_hash, result_message, sign_results
+from agentfield.identity import NodeKey, b64url, digest, result_message, sign_results
 from agentfield.ids import new_id
 from agentfield.link.greetings import Greeter
 from agentfield.link.known_control_planes import KnownControlPlanes
@@ -55,6 +55,7 @@ from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.log_entries import is_intact
 from support.waiting import SECONDS, until
 
 WEBHOOK_SECRET = "a secret of the test, long enough"
@@ -105,7 +106,7 @@ class Plane:
         """Return the log of a run, checked: consecutive numbers, and each leaf the digest of its event."""
         rows = await self.store.read_events(run_id)
         assert [row.seq for row in rows] == list(range(1, len(rows) + 1))
-        assert all(leaf_hash(row.canonical) == row.leaf for row in rows)
+        assert all(is_intact(row.entry, row.body, row.salt, row.leaf) for row in rows)
         return [json.loads(row.canonical) for row in rows]
 
 

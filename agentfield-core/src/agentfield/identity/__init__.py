@@ -1,13 +1,15 @@
 """Identity and signatures: keys with their DIDs, canonical JSON (RFC 8785), commitments, and what nodes sign.
 
 JSON values, keys and signatures go in; canonical bytes, digests, DIDs, proofs and verification results come out. Read
-`canonical` and `commitments`, then `keys` and `signed_messages`, then `merkle` and `result_proofs`.
+`canonical` and `commitments`, then `event_log`, `keys` and `signed_messages`,
+then `merkle` and `result_proofs`.
 """
 
 from __future__ import annotations
 
 from agentfield.identity.canonical import b64url, canonical, digest, digest_of, leaf_hash, unb64url
 from agentfield.identity.commitments import SALT_BYTES, commitment, new_salt
+from agentfield.identity.event_log import EventFrame, event_frame, event_frame_of
 from agentfield.identity.keys import NodeKey, verify_signature
 from agentfield.identity.merkle import inclusion_paths, path_length, root_from_path, tree_root
 from agentfield.identity.result_proofs import (
@@ -25,6 +27,7 @@ from agentfield.identity.signed_messages import challenge_message, hello_message
 __all__ = [
     "MAX_RESULTS",
     "SALT_BYTES",
+    "EventFrame",
     "NodeKey",
     "ResultProof",
     "b64url",
@@ -33,6 +36,8 @@ __all__ = [
     "commitment",
     "digest",
     "digest_of",
+    "event_frame",
+    "event_frame_of",
     "hello_message",
     "inclusion_paths",
     "leaf_hash",

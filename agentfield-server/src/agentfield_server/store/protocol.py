@@ -288,6 +288,15 @@ class Store(Protocol):
     async def history(self, run_id: str, execution_ids: Sequence[str]) -> list[EventRow]:
         """Return the events between start and end of executions of a run, in order: retries, returns, approval requests and decisions."""
 
+    async def erase_bodies(self, run_id: str, seqs: Sequence[int]) -> int | None:
+        """Erase bodies and salts of events; return how many there were. Entries and leaves stay, so the log stays verifiable.
+
+        Returns None when the run has format 1, whose entries hold their bodies.
+
+        Raises:
+            NotFound: The run does not exist or was pruned (code `unknown_run`).
+        """
+
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""
 

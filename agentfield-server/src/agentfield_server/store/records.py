@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentfield.identity import new_salt
+from agentfield.identity import event_frame_of, new_salt
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionKind, ExecutionStatus, SessionState
 
 __all__ = [
@@ -44,7 +44,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRow:
-    """A recorded event, immutable: gap-free `seq` per run, canonical bytes (RFC 8785) and their leaf digest."""
+    """A recorded event: gap-free `seq` per run; its entry and leaf never change, its body may be erased (format 2)."""
 
     run_id: str
     seq: int
@@ -53,21 +53,32 @@ class EventRow:
     at: float
     execution_id: str | None
     session_id: str | None
-    canonical: bytes
-    """The whole event as RFC 8785 JSON: served as it is, and the input of `leaf`."""
+    entry: bytes
+    """The event as RFC 8785 JSON, the input of `leaf`: with its body in format 1, with a commitment to it in format 2."""
     leaf: bytes
-    """SHA-256 of 0x00 and the canonical bytes (RFC 9162 §2.1.1)."""
+    """SHA-256 of 0x00 and the entry (RFC 9162 §2.1.1)."""
+    body: bytes | None
+    """The body as RFC 8785 JSON; None in format 1, where the entry has it, and when it was erased."""
+    salt: bytes | None
+    """The salt of the commitment; None in format 1, and when the body was erased."""
+
+    @property
+    def canonical(self) -> bytes:
+        """The whole event as RFC 8785 JSON, as it is served; an erased body is empty, and `erased` is true."""
+        frame = event_frame_of(self.entry)
+        return self.entry if frame is None else frame.shown(self.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """An idempotency key in its scope; the digest is of the canonical request."""
+    """An idempotency key in its scope."""
 
     principal: str
     route: str
     target: str
     key: str
     body_digest: bytes
+    """Of the canonical request; the store keeps it keyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

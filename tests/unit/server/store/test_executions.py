@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from agentfield.errors import InvalidInput, NotFound, Unavailable
-from agentfield.identity import leaf_hash
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import NewEvent
+from support.server.log_entries import is_intact
 from support.server.store import Opened, call, key
 
 
@@ -197,7 +197,7 @@ async def test_events_are_numbered_without_gaps_and_hash_to_their_leaves(opens: 
                 group.create_task(store.append_events(new.run_id, [NewEvent(type="t", body={"n": n})] * 2))
         events = await store.read_events(new.run_id)
     assert [event.seq for event in events] == list(range(1, 102))
-    assert all(leaf_hash(event.canonical) == event.leaf for event in events)
+    assert all(is_intact(event.entry, event.body, event.salt, event.leaf) for event in events)
     assert all(json.loads(event.canonical)["seq"] == event.seq for event in events)
     assert seen == events
 

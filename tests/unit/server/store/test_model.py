@@ -24,10 +24,10 @@ from hypothesis.stateful import (
 )
 
 from agentfield.errors import Conflict, InvalidInput
-from agentfield.identity import leaf_hash
 from agentfield.ids import new_id
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import EventRow, Execution, NewEvent, Webhook
+from support.server.log_entries import is_intact
 from support.server.store import Clock, Factory, Opened, call, key, session_pair
 from support.server.store_model import DAY, LARGE, OPEN, Key, Model, Row, Session, is_large
 
@@ -474,7 +474,7 @@ class StoreMachine(RuleBasedStateMachine):
         for run_id, types in self.model.logs.items():
             rows = self.do(self.store.read_events(run_id, limit=9999))
             assert [(row.seq, row.type) for row in rows] == list(enumerate(types, start=1))
-            assert all(leaf_hash(row.canonical) == row.leaf for row in rows)
+            assert all(is_intact(row.entry, row.body, row.salt, row.leaf) for row in rows)
             assert all(json.loads(row.canonical)["run_id"] == run_id for row in rows)
             assert [row for row in self.seen if row.run_id == run_id] == rows
 

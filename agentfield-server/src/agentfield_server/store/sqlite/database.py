@@ -101,6 +101,8 @@ class SqliteDatabase:
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "full")
             connection.pragma("foreign_keys", 1)
+            # an erased body leaves no copy in free space of the file
+            connection.pragma("secure_delete", 1)
         return connection
 
     async def close(self) -> None:

@@ -53,7 +53,7 @@ APPROVAL_COLUMNS = (
 )
 WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
-EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, canonical, leaf"
+EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, entry, leaf, body, salt"
 
 _EXECUTION = [*_EXECUTION_FIELDS.split(", "), "input", "input_size", "output", "output_size"]
 _SESSION = SESSION_COLUMNS.split(", ")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Any
 
 import apsw
 
 from agentfield.errors import Unavailable
 
-__all__ = ["LARGE", "MIGRATIONS", "migrate"]
+__all__ = ["LARGE", "MIGRATIONS", "digest_key", "keyed_digest", "migrate"]
 
 LARGE = 32 * 1024
 """Characters of JSON beyond which an input or output is stored separately from its execution."""
@@ -245,7 +246,35 @@ UPDATE executions SET input_salt = randomblob(32), output_salt = randomblob(32)
     WHERE status IN ('queued', 'running', 'waiting');
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS, _RETENTION, _PROOFS)
+# runs that began before stay in format 1: their entries hold the bodies, and are never rewritten
+_LOG_FORMAT_2 = """
+ALTER TABLE runs ADD COLUMN format INTEGER NOT NULL DEFAULT 1;
+CREATE TRIGGER runs_keep_their_format BEFORE UPDATE OF format ON runs
+    BEGIN SELECT RAISE(ABORT, 'the format of a log never changes'); END;
+DROP TRIGGER events_never_change;
+ALTER TABLE events RENAME COLUMN canonical TO entry;
+ALTER TABLE events ADD COLUMN body BLOB;
+ALTER TABLE events ADD COLUMN salt BLOB;
+CREATE TRIGGER events_never_change
+    BEFORE UPDATE OF run_id, seq, id, type, at, execution_id, session_id, entry, leaf ON events
+    BEGIN SELECT RAISE(ABORT, 'events never change'); END;
+CREATE TRIGGER bodies_are_only_erased BEFORE UPDATE OF body, salt ON events
+    WHEN NEW.body IS NOT NULL OR NEW.salt IS NOT NULL
+    BEGIN SELECT RAISE(ABORT, 'bodies of events never change'); END;
+CREATE TABLE secrets (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+INSERT INTO secrets (name, value) VALUES ('digests', randomblob(32));
+UPDATE executions SET input_payload = keyed((SELECT value FROM secrets WHERE name = 'digests'), input_payload)
+    WHERE input_payload IS NOT NULL;
+UPDATE executions SET output_payload = keyed((SELECT value FROM secrets WHERE name = 'digests'), output_payload)
+    WHERE output_payload IS NOT NULL;
+UPDATE payloads SET digest = keyed((SELECT value FROM secrets WHERE name = 'digests'), digest);
+UPDATE idempotency SET body_digest = keyed((SELECT value FROM secrets WHERE name = 'digests'), body_digest);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _NODES, _SHARES, _WEBHOOKS, _PAYLOADS, _RETENTION, _PROOFS, _LOG_FORMAT_2)
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 
 
@@ -260,6 +289,7 @@ def migrate(connection: apsw.Connection, version: int = len(MIGRATIONS)) -> None
         Unavailable: A newer version of this program wrote the database (code `store_newer`).
     """
     connection.create_scalar_function("sha256", _sha256, 1, deterministic=True)
+    connection.create_scalar_function("keyed", _keyed, 2, deterministic=True)
     connection.execute("BEGIN EXCLUSIVE")
     try:
         for script in MIGRATIONS[_known_version(connection) : version]:
@@ -273,6 +303,25 @@ def migrate(connection: apsw.Connection, version: int = len(MIGRATIONS)) -> None
 
 def _sha256(*values: Any) -> bytes:
     return hashlib.sha256(values[0].encode()).digest()
+
+
+def keyed_digest(key: bytes, digest: bytes) -> bytes:
+    """Return the keyed form of a digest of a body (HMAC-SHA-256).
+
+    A plain digest of a body would still confirm a guess of the body after its erasure.
+    """
+    return hmac.digest(key, digest, "sha256")
+
+
+def digest_key(connection: apsw.Connection) -> bytes:
+    """Return the key of `keyed_digest` in this database; random, made by the migration."""
+    [(key,)] = connection.execute("SELECT value FROM secrets WHERE name = 'digests'").fetchall()
+    assert isinstance(key, bytes)  # noqa: S101 - a BLOB
+    return key
+
+
+def _keyed(*values: Any) -> bytes:
+    return keyed_digest(values[0], values[1])
 
 
 def _known_version(connection: apsw.Connection) -> int:

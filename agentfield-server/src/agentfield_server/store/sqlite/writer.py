@@ -13,6 +13,7 @@ import apsw
 
 from agentfield.errors import AgentFieldError, LimitExceeded, Unavailable
 from agentfield_server.store.records import EventRow
+from agentfield_server.store.sqlite.schema import digest_key
 
 __all__ = ["BATCH", "Transaction", "Writer"]
 
@@ -30,6 +31,8 @@ class Transaction:
 
     connection: apsw.Connection
     now: float
+    digest_key: bytes
+    """Key of the digests of bodies that the store keeps, see `schema.keyed_digest`."""
     events: list[EventRow] = field(default_factory=list)
 
     def one(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
@@ -77,6 +80,7 @@ class Writer:
         batch: int = BATCH,
     ) -> None:
         self._connection = connection
+        self._digest_key = digest_key(connection)
         self._batch = batch
         self._clock = clock
         self._on_commit = on_commit
@@ -173,7 +177,7 @@ class Writer:
     def _run(self, job: _Job) -> None:
         connection = self._connection
         connection.execute("SAVEPOINT operation")
-        transaction = Transaction(connection, self._clock())
+        transaction = Transaction(connection, self._clock(), self._digest_key)
         try:
             job.result = job.operation(transaction)
         except BaseException as error:  # noqa: BLE001 - handed to the caller of the operation

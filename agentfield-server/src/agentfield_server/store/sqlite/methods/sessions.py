@@ -18,6 +18,7 @@ from agentfield_server.store.records import (
 )
 from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.operations import keys, sessions
+from agentfield_server.store.sqlite.operations.events import erase
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, event_row, session_row
 
 __all__ = ["SessionMethods"]
@@ -121,6 +122,10 @@ class SessionMethods(SqliteDatabase):
             dump(list(execution_ids)),
         )
         return [event_row(row) for row in rows]
+
+    async def erase_bodies(self, run_id: str, seqs: Sequence[int]) -> int | None:
+        """Erase bodies of events, see `Store.erase_bodies`."""
+        return await self._write(lambda tx: erase(tx, run_id, seqs))
 
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""

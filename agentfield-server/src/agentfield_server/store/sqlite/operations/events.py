@@ -1,4 +1,7 @@
-"""The event log of a run: numbered without gaps, canonical, with leaf digests, written with the change it records."""
+"""The event log of a run: numbered without gaps, canonical, with leaf digests, written with the change it records.
+
+A run keeps the format of the log in which it began: 1 (entries hold the bodies) or 2 (entries hold commitments to them).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,28 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from agentfield.errors import NotFound
-from agentfield.identity import canonical, leaf_hash
+from agentfield.identity import canonical, event_frame, leaf_hash, new_salt
 from agentfield.ids import new_id
+from agentfield_server.store.json_text import dump
 from agentfield_server.store.records import EventRow, NewEvent
 from agentfield_server.store.sqlite.operations import webhooks
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS
 from agentfield_server.store.sqlite.writer import Transaction
 
-__all__ = ["SequenceNumbers", "record", "reserve_numbers"]
+__all__ = ["LOG_FORMAT", "SequenceNumbers", "erase", "record", "reserve_numbers"]
 
-_INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
-_NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING seq, session_id"
+LOG_FORMAT = 2
+"""Format of the log of a new run."""
+
+_INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
+_NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING seq, session_id, format"
 _BEGIN = (
-    "INSERT INTO runs (id, seq, created_at) VALUES (?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING seq, session_id"
+    "INSERT INTO runs (id, seq, created_at, format) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING seq, session_id, format"
+)
+_ERASE = (
+    "UPDATE events SET body = NULL, salt = NULL "
+    "WHERE run_id = ? AND seq IN (SELECT value FROM json_each(?)) AND salt IS NOT NULL"
 )
 
 
@@ -28,6 +39,7 @@ class SequenceNumbers(NamedTuple):
 
     last: int
     session_id: str | None
+    format: int
 
 
 def reserve_numbers(transaction: Transaction, run_id: str, count: int) -> SequenceNumbers:
@@ -36,7 +48,7 @@ def reserve_numbers(transaction: Transaction, run_id: str, count: int) -> Sequen
     Raises:
         NotFound: The run was pruned.
     """
-    return _numbers(transaction.one(_BEGIN, run_id, count, transaction.now), run_id)
+    return _numbers(transaction.one(_BEGIN, run_id, count, transaction.now, LOG_FORMAT), run_id)
 
 
 def record(
@@ -57,9 +69,10 @@ def record(
     if not events:
         return []
     count = len(events)
-    last, session_id = numbers or _numbers(transaction.one(_NUMBER, count, run_id), run_id)
+    last, session_id, log_format = numbers or _numbers(transaction.one(_NUMBER, count, run_id), run_id)
+    at = round(transaction.now, 6)
     rows = [
-        _row(new, run_id=run_id, session_id=session_id, seq=last - count + offset, at=round(transaction.now, 6))
+        _row(new, run_id=run_id, session_id=session_id, seq=last - count + offset, at=at, log_format=log_format)
         for offset, new in enumerate(events, start=1)
     ]
     for row in rows:
@@ -72,8 +85,10 @@ def record(
             row.at,
             row.execution_id,
             row.session_id,
-            row.canonical,
+            row.entry,
             row.leaf,
+            row.body,
+            row.salt,
         )
     transaction.events.extend(rows)
     webhooks.enqueue(transaction, rows)
@@ -82,23 +97,28 @@ def record(
 
 def _numbers(run: tuple[Any, ...] | None, run_id: str) -> SequenceNumbers:
     if run is None:
-        raise NotFound(f"There is no run {run_id!r}.", code="unknown_run")
+        raise _unknown(run_id)
     return SequenceNumbers(*run)
 
 
-def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: float) -> EventRow:
+def _unknown(run_id: str) -> NotFound:
+    return NotFound(f"There is no run {run_id!r}.", code="unknown_run")
+
+
+def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: float, log_format: int) -> EventRow:
     event_id = new_id("evt")
-    content: dict[str, Any] = {
-        "id": event_id,
-        "seq": seq,
-        "type": new.type,
-        "at": at,
-        "run_id": run_id,
-        "session_id": session_id,
-        "execution_id": new.execution_id,
-        "body": dict(new.body),
-    }
-    data = canonical(content)
+    frame = event_frame(
+        event_id=event_id,
+        seq=seq,
+        kind=new.type,
+        at=at,
+        run_id=run_id,
+        session_id=session_id,
+        execution_id=new.execution_id,
+    )
+    given = canonical(dict(new.body))
+    body, salt = (None, None) if log_format == 1 else (given, new_salt())
+    entry = frame.shown(given) if salt is None else frame.entry(salt, given)
     return EventRow(
         run_id=run_id,
         seq=seq,
@@ -107,6 +127,18 @@ def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: fl
         at=at,
         execution_id=new.execution_id,
         session_id=session_id,
-        canonical=data,
-        leaf=leaf_hash(data),
+        entry=entry,
+        leaf=leaf_hash(entry),
+        body=body,
+        salt=salt,
     )
+
+
+def erase(transaction: Transaction, run_id: str, seqs: Sequence[int]) -> int | None:
+    """Erase bodies of events, see `Store.erase_bodies`."""
+    run = transaction.one("SELECT format FROM runs WHERE id = ? AND pruned_at IS NULL", run_id)
+    if run is None:
+        raise _unknown(run_id)
+    if run[0] == 1:
+        return None
+    return transaction.run(_ERASE, run_id, dump(list(seqs)))

@@ -8,6 +8,7 @@ from typing import Any
 from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.store.json_text import dump, load
 from agentfield_server.store.records import IdempotencyKey, TokenRow
+from agentfield_server.store.sqlite.schema import keyed_digest
 from agentfield_server.store.sqlite.writer import Transaction
 
 __all__ = [
@@ -48,7 +49,7 @@ def _find(transaction: Transaction, key: IdempotencyKey) -> tuple[Any, ...] | No
     if row[4] < transaction.now - KEY_LIFE:
         release_key(transaction, key)
         return None
-    if bytes(row[0]) != key.body_digest:
+    if bytes(row[0]) != keyed_digest(transaction.digest_key, key.body_digest):
         raise InvalidInput(
             "This Idempotency-Key was used with another body.",
             code="idempotency_mismatch",
@@ -73,7 +74,7 @@ def claim(
         "INSERT INTO idempotency (principal, route, target, key, body_digest, execution_id, session_id, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         *_values(key),
-        key.body_digest,
+        keyed_digest(transaction.digest_key, key.body_digest),
         execution_id,
         session_id,
         transaction.now,

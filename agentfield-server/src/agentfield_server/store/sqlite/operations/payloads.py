@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from agentfield_server.store.sqlite.schema import LARGE
+from agentfield_server.store.sqlite.schema import LARGE, keyed_digest
 from agentfield_server.store.sqlite.writer import Transaction
 
 __all__ = ["put", "sweep"]
@@ -19,11 +19,11 @@ DELETE FROM payloads WHERE digest = ?1
 
 
 def put(transaction: Transaction, text: str) -> tuple[bytes, int] | None:
-    """Store a large JSON text once per content; return its digest and size in bytes, None when it is not large."""
+    """Store a large JSON text once per content; return its keyed digest and size in bytes, None when it is not large."""
     if len(text) <= LARGE:
         return None
     data = text.encode()
-    digest = hashlib.sha256(data).digest()
+    digest = keyed_digest(transaction.digest_key, hashlib.sha256(data).digest())
     transaction.run("INSERT OR IGNORE INTO payloads (digest, body) VALUES (?, ?)", digest, text)
     return digest, len(data)
 

@@ -9,7 +9,7 @@ from agentfield.wire.rest import SessionState
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.records import EventRow, NewEvent, NewExecution, NewSession, SessionRow
 from agentfield_server.store.sqlite.operations import executions, keys
-from agentfield_server.store.sqlite.operations.events import record
+from agentfield_server.store.sqlite.operations.events import LOG_FORMAT, record
 from agentfield_server.store.sqlite.rows import SESSION_COLUMNS, session_row
 from agentfield_server.store.sqlite.writer import Transaction
 
@@ -56,7 +56,11 @@ def create(
         if earlier is not None and (known := find(transaction, earlier)) is not None:
             return known, False
     transaction.run(
-        "INSERT INTO runs (id, session_id, created_at) VALUES (?, ?, ?)", new.run_id, new.id, transaction.now
+        "INSERT INTO runs (id, session_id, created_at, format) VALUES (?, ?, ?, ?)",
+        new.run_id,
+        new.id,
+        transaction.now,
+        LOG_FORMAT,
     )
     record(transaction, new.run_id, events)
     executions.create(transaction, root)
