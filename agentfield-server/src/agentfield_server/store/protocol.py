@@ -117,12 +117,14 @@ class Store(Protocol):
         proof: str | None = None,
         entered: float | None = None,
         events: Sequence[NewEvent] = (),
+        known: Execution | None = None,
     ) -> Execution | None:
         """Close an open execution if that attempt is current (None: any), with the event `execution.ended`.
 
         Returns the closed execution, or None when nothing changed (closed already, or another attempt is current); then
         no event is written either. `entered` also records, as `accept_execution` does, that the function was entered so
-        many seconds ago: a short function takes one write. `events` are appended after `execution.ended`.
+        many seconds ago: a short function takes one write. `events` are appended after `execution.ended`. `known` is the
+        execution as the caller has it since its lease: then the closed one is made from it instead of being read back.
         """
 
     async def get_execution(self, execution_id: str) -> Execution | None:

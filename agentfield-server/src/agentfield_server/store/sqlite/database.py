@@ -8,18 +8,18 @@ import os
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
 
 from agentfield.errors import Unavailable
+from agentfield_server.store.operations import Operation, PurgeKeys
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.lock import StoreLock
-from agentfield_server.store.sqlite.operations import keys
+from agentfield_server.store.sqlite.operations.groups import execute
 from agentfield_server.store.sqlite.schema import migrate
-from agentfield_server.store.sqlite.writer import BATCH, Transaction, Writer
+from agentfield_server.store.sqlite.writer import BATCH, Writer
 
 __all__ = ["SqliteDatabase"]
 
@@ -67,9 +67,9 @@ class SqliteDatabase:
             self._release()
             raise
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="agentfield-read")
-        self._writer = Writer(connection, clock=self._clock, on_commit=self._on_commit, batch=self._batch)
+        self._writer = Writer(connection, execute, clock=self._clock, on_commit=self._on_commit, batch=self._batch)
         self._writer.start()
-        await self._write(partial(keys.purge, abandoned=True))
+        await self._write(PurgeKeys())
 
     def _prepare(self) -> apsw.Connection:
         try:
@@ -119,7 +119,7 @@ class SqliteDatabase:
             self._connections.pop().close()
         self._lock.release()
 
-    async def _write(self, operation: Callable[[Transaction], T]) -> T:
+    async def _write(self, operation: Operation[T]) -> T:
         if self._writer is None:
             raise Unavailable("The store is not open.", code="store_closed")
         return await self._writer.submit(operation)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard, TypeVar
 
 import apsw
 
 from agentfield.errors import AgentFieldError, LimitExceeded, Unavailable
+from agentfield_server.store.operations import Operation, plan
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.schema import digest_key
 
@@ -40,18 +41,23 @@ class Transaction:
         rows = self.connection.execute(sql, _bound(values)).fetchall()
         return rows[0] if rows else None
 
+    def many(self, sql: str, rows: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Execute a statement once per row of values and return all rows that it returns, in that order."""
+        return self.connection.executemany(sql, rows).fetchall() if rows else []
+
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed; `values` as in `one`."""
         self.connection.execute(sql, _bound(values))
         return self.connection.changes()
 
 
-Operation = Callable[[Transaction], Any]
+Execute = Callable[[Transaction, Sequence[Operation[Any]]], list[Any]]
+"""Executes the operations of a group and returns their results, or raises and leaves the rollback to the writer."""
 
 
 @dataclass(slots=True)
 class _Job:
-    operation: Operation
+    operation: Operation[Any]
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
@@ -59,13 +65,14 @@ class _Job:
 
 
 class Writer:
-    """Runs operations in the order of submission and answers after their commit.
+    """Runs operations as if one after the other, in the order of submission, and answers after their commit.
 
-    An operation that raises is rolled back alone (to its savepoint); the others of the commit are kept. If the commit
-    itself fails, all its operations fail.
+    The operations of a commit are executed in groups, each in a savepoint. When a group raises, it is rolled back and executed
+    again one by one, so that only the operation that is refused fails. If the commit itself fails, all its operations fail.
 
     Args:
         connection: Used by the writer thread only, from `start` on.
+        execute: Executes a group.
         clock: Seconds since the epoch.
         on_commit: Called on the event loop after each commit with the recorded events.
         batch: Maximum number of operations in one commit.
@@ -74,12 +81,14 @@ class Writer:
     def __init__(
         self,
         connection: apsw.Connection,
+        execute: Execute,
         *,
         clock: Callable[[], float],
         on_commit: Callable[[list[EventRow]], None],
         batch: int = BATCH,
     ) -> None:
         self._connection = connection
+        self._execute = execute
         self._digest_key = digest_key(connection)
         self._batch = batch
         self._clock = clock
@@ -94,7 +103,7 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    async def submit(self, operation: Callable[[Transaction], T]) -> T:
+    async def submit(self, operation: Operation[T]) -> T:
         """Run an operation and return its result once it is on disk.
 
         Cancelling the caller while it waits does not undo the operation.
@@ -160,8 +169,8 @@ class Writer:
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                self._run(job)
+            for begin, end in plan([job.operation for job in jobs]):
+                self._run(jobs[begin:end])
                 if not connection.in_transaction:
                     # SQLite rolled back the whole transaction (disk full, I/O error): the other operations are lost too
                     break
@@ -174,20 +183,36 @@ class Writer:
             for job in jobs:
                 job.error, job.events = failure, []
 
-    def _run(self, job: _Job) -> None:
+    def _run(self, group: list[_Job]) -> None:
+        error = self._try(group)
+        if error is None:
+            return
+        if len(group) == 1 or _is_fatal(error):
+            group[-1].error = error
+            return
+        for job in group:
+            job.error = self._try([job])
+            if _is_fatal(job.error):
+                return
+
+    def _try(self, group: list[_Job]) -> BaseException | None:
+        """Execute a group in a savepoint; roll back to it and return the error if it raises."""
         connection = self._connection
-        connection.execute("SAVEPOINT operation")
+        connection.execute("SAVEPOINT operations")
         transaction = Transaction(connection, self._clock(), self._digest_key)
         try:
-            job.result = job.operation(transaction)
-        except BaseException as error:  # noqa: BLE001 - handed to the caller of the operation
-            job.error = error
+            results = self._execute(transaction, [job.operation for job in group])
+        except BaseException as error:  # noqa: BLE001 - handed to the callers of the operations
             if connection.in_transaction:
-                connection.execute("ROLLBACK TO operation")
-        else:
-            job.events = transaction.events
-        if connection.in_transaction:
-            connection.execute("RELEASE operation")
+                connection.execute("ROLLBACK TO operations")
+                connection.execute("RELEASE operations")
+            return error
+        for job, result in zip(group, results, strict=True):
+            job.result = result
+        # all events of a group are announced together, whichever operation they belong to
+        group[0].events = transaction.events
+        connection.execute("RELEASE operations")
+        return None
 
     # --- back on the event loop
 

@@ -8,9 +8,17 @@ from typing import Any
 from agentfield.errors import InvalidInput
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.store.json_text import dump
+from agentfield_server.store.operations import (
+    AcceptExecution,
+    CompleteExecution,
+    CreateExecution,
+    LeaseExecution,
+    RecordProgress,
+    RenewLeases,
+    RequeueExecution,
+)
 from agentfield_server.store.records import Execution, NewEvent, NewExecution
 from agentfield_server.store.sqlite.database import SqliteDatabase
-from agentfield_server.store.sqlite.operations import executions
 from agentfield_server.store.sqlite.rows import EXECUTION_COLUMNS, EXECUTION_LISTED, KNOWN_RUN, execution_row
 
 __all__ = ["ExecutionMethods"]
@@ -31,20 +39,20 @@ class ExecutionMethods(SqliteDatabase):
     ) -> tuple[Execution, bool]:
         """Create an execution, see `Store.create_execution`."""
         return await self._write(
-            lambda tx: executions.create(tx, new, lease_to=lease_to, lease_until=lease_until, max_queued=max_queued)
+            CreateExecution(new, lease_to=lease_to, lease_until=lease_until, max_queued=max_queued)
         )
 
     async def lease_execution(self, execution_id: str, *, owner: str, until: float) -> Execution | None:
         """Lease a queued execution, see `Store.lease_execution`."""
-        return await self._write(lambda tx: executions.lease(tx, execution_id, owner=owner, until=until))
+        return await self._write(LeaseExecution(execution_id, owner=owner, until=until))
 
     async def accept_execution(self, execution_id: str, *, attempt: int, epoch: int, ago: float | None = None) -> bool:
         """Record that the function was entered, see `Store.accept_execution`."""
-        return await self._write(lambda tx: executions.accept(tx, execution_id, attempt=attempt, epoch=epoch, ago=ago))
+        return await self._write(AcceptExecution(execution_id, attempt=attempt, epoch=epoch, ago=ago))
 
     async def renew_leases(self, owner: str, *, until: float) -> int:
         """Extend all leases of a node instance."""
-        return await self._write(lambda tx: executions.renew(tx, owner, until=until))
+        return await self._write(RenewLeases(owner, until=until))
 
     async def requeue_execution(
         self,
@@ -60,8 +68,7 @@ class ExecutionMethods(SqliteDatabase):
     ) -> bool:
         """Put a leased execution back into the queue, see `Store.requeue_execution`."""
         return await self._write(
-            lambda tx: executions.requeue(
-                tx,
+            RequeueExecution(
                 execution_id,
                 attempt=attempt,
                 epoch=epoch,
@@ -75,9 +82,7 @@ class ExecutionMethods(SqliteDatabase):
 
     async def progress(self, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
         """Record how far a run has come, see `Store.progress`."""
-        return await self._write(
-            lambda tx: executions.progress(tx, execution_id, attempt=attempt, epoch=epoch, value=value)
-        )
+        return await self._write(RecordProgress(execution_id, attempt=attempt, epoch=epoch, value=value))
 
     async def complete_execution(
         self,
@@ -96,12 +101,12 @@ class ExecutionMethods(SqliteDatabase):
         proof: str | None = None,
         entered: float | None = None,
         events: Sequence[NewEvent] = (),
+        known: Execution | None = None,
     ) -> Execution | None:
         """Close an execution, see `Store.complete_execution`."""
         return await self._write(
-            lambda tx: executions.complete(
-                tx,
-                execution_id,
+            CompleteExecution(
+                execution_id=execution_id,
                 attempt=attempt,
                 epoch=epoch,
                 status=status,
@@ -115,6 +120,7 @@ class ExecutionMethods(SqliteDatabase):
                 proof=proof,
                 entered=entered,
                 events=events,
+                known=known,
             )
         )
 

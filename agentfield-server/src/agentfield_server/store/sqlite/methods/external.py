@@ -6,10 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus
-from agentfield_server.store.json_text import dump, load
+from agentfield_server.store.json_text import load
+from agentfield_server.store.operations import (
+    AddWebhook,
+    Decide,
+    RecordDelivered,
+    RecordNotDelivered,
+    Redrive,
+    ReleaseKey,
+    RememberNode,
+    RemoveWebhook,
+    SaveResponse,
+    SuspendExecution,
+)
 from agentfield_server.store.records import Approval, Delivery, EventRow, IdempotencyKey, Webhook
 from agentfield_server.store.sqlite.database import SqliteDatabase
-from agentfield_server.store.sqlite.operations import approvals, keys, webhooks
 from agentfield_server.store.sqlite.rows import (
     APPROVAL_COLUMNS,
     DELIVERY_COLUMNS,
@@ -34,8 +45,7 @@ class ExternalMethods(SqliteDatabase):
     ) -> Approval | None:
         """Suspend an execution for a decision, see `Store.park_execution`."""
         return await self._write(
-            lambda tx: approvals.suspend(
-                tx,
+            SuspendExecution(
                 execution_id,
                 attempt=attempt,
                 epoch=epoch,
@@ -57,9 +67,7 @@ class ExternalMethods(SqliteDatabase):
         data: Any = None,
     ) -> Approval | None:
         """Decide an approval and queue the execution again, see `Store.decide`."""
-        return await self._write(
-            lambda tx: approvals.decide(tx, approval_id, status=status, by=by, via=via, note=note, data=data)
-        )
+        return await self._write(Decide(approval_id, status=status, by=by, via=via, note=note, data=data))
 
     async def get_approval(self, approval_id: str) -> Approval | None:
         """Return an approval."""
@@ -88,11 +96,11 @@ class ExternalMethods(SqliteDatabase):
 
     async def add_webhook(self, webhook: Webhook) -> None:
         """Add a webhook."""
-        await self._write(lambda tx: webhooks.add(tx, webhook))
+        await self._write(AddWebhook(webhook))
 
     async def remove_webhook(self, webhook_id: str) -> bool:
         """Delete a webhook, see `Store.remove_webhook`."""
-        return await self._write(lambda tx: webhooks.remove(tx, webhook_id))
+        return await self._write(RemoveWebhook(webhook_id))
 
     async def list_webhooks(self) -> list[Webhook]:
         """Return the webhooks, oldest first."""
@@ -124,15 +132,15 @@ class ExternalMethods(SqliteDatabase):
 
     async def record_delivered(self, delivery_id: str, answer: str) -> None:
         """Record a successful delivery."""
-        await self._write(lambda tx: webhooks.succeeded(tx, delivery_id, answer))
+        await self._write(RecordDelivered(delivery_id, answer))
 
     async def record_not_delivered(self, delivery_id: str, answer: str, *, not_before: float | None) -> None:
         """Record a failed attempt, see `Store.record_not_delivered`."""
-        await self._write(lambda tx: webhooks.failed(tx, delivery_id, answer, not_before=not_before))
+        await self._write(RecordNotDelivered(delivery_id, answer, not_before=not_before))
 
     async def redrive(self, webhook_id: str) -> int:
         """Queue dead deliveries again, see `Store.redrive`."""
-        return await self._write(lambda tx: webhooks.redrive(tx, webhook_id))
+        return await self._write(Redrive(webhook_id))
 
     async def list_deliveries(
         self, webhook_id: str, *, status: DeliveryStatus | None = None, before: str | None = None, limit: int = 100
@@ -150,16 +158,7 @@ class ExternalMethods(SqliteDatabase):
 
     async def remember_node(self, node_id: str, declared: Mapping[str, Any]) -> None:
         """Store the declarations of a node, see `Store.remember_node`."""
-        text = dump(declared)
-        await self._write(
-            lambda tx: tx.run(
-                "INSERT INTO nodes (node_id, declared, linked_at) VALUES (?1, ?2, ?3) "
-                "ON CONFLICT (node_id) DO UPDATE SET declared = ?2, linked_at = ?3",
-                node_id,
-                text,
-                tx.now,
-            )
-        )
+        await self._write(RememberNode(node_id, declared))
 
     async def known_nodes(self) -> dict[str, Mapping[str, Any]]:
         """Return the declarations of nodes, see `Store.known_nodes`."""
@@ -171,8 +170,8 @@ class ExternalMethods(SqliteDatabase):
         self, key: IdempotencyKey, *, response: Mapping[str, Any] | None
     ) -> Mapping[str, Any] | None:
         """Claim a key or store its response, see `Store.remember`."""
-        return await self._write(lambda tx: keys.save_response(tx, key, response))
+        return await self._write(SaveResponse(key, response))
 
     async def release_key(self, key: IdempotencyKey) -> None:
         """Release a key."""
-        await self._write(lambda tx: keys.release_key(tx, key))
+        await self._write(ReleaseKey(key))

@@ -7,6 +7,7 @@ import asyncio
 import apsw
 
 from agentfield.errors import Unavailable
+from agentfield_server.store.operations import DeleteRows, MarkPruned, Vacuum
 from agentfield_server.store.records import EndedRun, EndedRuns, PrunedRun, StoreStats
 from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.operations import retention
@@ -83,9 +84,9 @@ class MaintenanceMethods(SqliteDatabase):
             ]
             root = await asyncio.to_thread(retention.root_of, leaves)
             run = PrunedRun(run_id=run_id, events=len(leaves), last_leaf=leaves[-1] if leaves else b"", root=root)
-            if not await self._write(lambda tx: retention.mark(tx, run, before=before)):
+            if not await self._write(MarkPruned(run, before=before)):
                 return None
-        return await self._write(lambda tx: retention.delete_rows(tx, run_id, rows=rows))
+        return await self._write(DeleteRows(run_id, rows=rows))
 
     async def pruned_run(self, run_id: str) -> PrunedRun | None:
         """Return the record of a pruned run, see `Store.pruned_run`."""
@@ -99,8 +100,7 @@ class MaintenanceMethods(SqliteDatabase):
 
     async def compact(self, *, pages: int = 1000) -> int:
         """Return free pages to the disk, see `Store.compact`."""
-        # each step of this statement returns one page, so it must be read to its end
-        await self._write(lambda tx: tx.one(f"PRAGMA incremental_vacuum({int(pages)})"))
+        await self._write(Vacuum(pages))
         await asyncio.to_thread(self._checkpoint)
         ((mode,),) = await self._read("PRAGMA auto_vacuum")
         ((left,),) = await self._read("PRAGMA freelist_count")

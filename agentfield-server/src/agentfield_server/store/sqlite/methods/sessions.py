@@ -7,6 +7,17 @@ from typing import Any
 
 from agentfield.wire.rest import SessionState
 from agentfield_server.store.json_text import dump
+from agentfield_server.store.operations import (
+    AppendEvents,
+    CreateSession,
+    DropTokens,
+    EraseBodies,
+    FindSessionForKey,
+    PutToken,
+    TakeSession,
+    UpdateSession,
+    UseToken,
+)
 from agentfield_server.store.records import (
     EventRow,
     IdempotencyKey,
@@ -17,8 +28,6 @@ from agentfield_server.store.records import (
     TokenRow,
 )
 from agentfield_server.store.sqlite.database import SqliteDatabase
-from agentfield_server.store.sqlite.operations import keys, sessions
-from agentfield_server.store.sqlite.operations.events import erase
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS, KNOWN_RUN, SESSION_COLUMNS, event_row, session_row
 
 __all__ = ["SessionMethods"]
@@ -31,7 +40,7 @@ class SessionMethods(SqliteDatabase):
         self, session: NewSession, root: NewExecution, *, owner: str, events: Sequence[NewEvent] = ()
     ) -> tuple[SessionRow, bool]:
         """Create a session with its run and root, see `Store.create_session`."""
-        return await self._write(lambda tx: sessions.create(tx, session, root, owner=owner, events=events))
+        return await self._write(CreateSession(session, root, owner=owner, events=events))
 
     async def update_session(
         self,
@@ -49,9 +58,8 @@ class SessionMethods(SqliteDatabase):
     ) -> SessionRow | None:
         """Change a session if the epoch owns it, see `Store.update_session`."""
         return await self._write(
-            lambda tx: sessions.update(
-                tx,
-                session_id,
+            UpdateSession(
+                session_id=session_id,
                 epoch=epoch,
                 state=state,
                 end_reason=end_reason,
@@ -66,7 +74,7 @@ class SessionMethods(SqliteDatabase):
 
     async def take_session(self, session_id: str, *, owner: str) -> SessionRow | None:
         """Take over a session, see `Store.take_session`."""
-        return await self._write(lambda tx: sessions.take(tx, session_id, owner=owner))
+        return await self._write(TakeSession(session_id, owner=owner))
 
     async def get_session(self, session_id: str) -> SessionRow | None:
         """Return a session."""
@@ -75,7 +83,7 @@ class SessionMethods(SqliteDatabase):
 
     async def session_for_key(self, key: IdempotencyKey) -> SessionRow | None:
         """Return the session of a key, see `Store.session_of`."""
-        session_id = await self._write(lambda tx: keys.session_for_key(tx, key))
+        session_id = await self._write(FindSessionForKey(key))
         return None if session_id is None else await self.get_session(session_id)
 
     async def list_sessions(
@@ -100,7 +108,7 @@ class SessionMethods(SqliteDatabase):
         self, run_id: str, events: Sequence[NewEvent], *, session_id: str | None = None, epoch: int | None = None
     ) -> list[EventRow]:
         """Append to the log of a run, see `Store.append_events`."""
-        return await self._write(lambda tx: sessions.append(tx, run_id, events, session_id=session_id, epoch=epoch))
+        return await self._write(AppendEvents(run_id, events, session_id=session_id, epoch=epoch))
 
     async def read_events(self, run_id: str, *, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Return recorded events with a larger `seq`, in order."""
@@ -125,7 +133,7 @@ class SessionMethods(SqliteDatabase):
 
     async def erase_bodies(self, run_id: str, seqs: Sequence[int]) -> int | None:
         """Erase bodies of events, see `Store.erase_bodies`."""
-        return await self._write(lambda tx: erase(tx, run_id, seqs))
+        return await self._write(EraseBodies(run_id, seqs))
 
     async def last_event(self, run_id: str, kind: str) -> EventRow | None:
         """Return the newest event of a type."""
@@ -138,14 +146,12 @@ class SessionMethods(SqliteDatabase):
 
     async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
         """Store a token by its digest."""
-        await self._write(
-            lambda tx: keys.put_token(tx, digest, session_id=session_id, kind=kind, expires_at=expires_at)
-        )
+        await self._write(PutToken(digest, session_id=session_id, kind=kind, expires_at=expires_at))
 
     async def use_token(self, digest: bytes, *, kind: str, now: float, once: bool = False) -> TokenRow | None:
         """Count a use of a token, see `Store.use_token`."""
-        return await self._write(lambda tx: keys.use_token(tx, digest, kind=kind, now=now, once=once))
+        return await self._write(UseToken(digest, kind=kind, now=now, once=once))
 
     async def drop_tokens(self, session_id: str) -> None:
         """Delete all tokens of a session."""
-        await self._write(lambda tx: keys.drop_tokens(tx, session_id))
+        await self._write(DropTokens(session_id))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from agentfield.ids import new_id
-from agentfield.wire.rest import ApprovalStatus
 from agentfield_server.store.json_text import dump
+from agentfield_server.store.operations import Decide, SuspendExecution
 from agentfield_server.store.records import Approval, NewEvent
 from agentfield_server.store.sqlite.operations.events import record
 from agentfield_server.store.sqlite.rows import APPROVAL_COLUMNS, approval_row
@@ -38,62 +38,48 @@ WHERE id = ?3 AND status = 'waiting'
 """
 
 
-def suspend(
-    transaction: Transaction,
-    execution_id: str,
-    *,
-    attempt: int,
-    epoch: int,
-    key: str,
-    title: str,
-    details: Any,
-    expires: float,
-) -> Approval | None:
+def suspend(transaction: Transaction, operation: SuspendExecution) -> Approval | None:
     """Suspend an execution for a decision, see `Store.park_execution`."""
-    before = transaction.one("SELECT deadline FROM executions WHERE id = ?", execution_id)
-    row = transaction.one(_PARK, execution_id, attempt, epoch)
+    before = transaction.one("SELECT deadline FROM executions WHERE id = ?", operation.execution_id)
+    row = transaction.one(_PARK, operation.execution_id, operation.attempt, operation.epoch)
     if row is None or before is None:
         return None
     left = None if before[0] is None else max(before[0] - transaction.now, 0.001)
     values = {
         "id": new_id("apr"),
-        "execution_id": execution_id,
-        "key": key,
+        "execution_id": operation.execution_id,
+        "key": operation.key,
         "run_id": row[0],
         "session_id": row[1],
         "target": row[2],
-        "title": title,
-        "details": dump(details),
+        "title": operation.title,
+        "details": dump(operation.details),
         "time_left": left,
         "now": transaction.now,
-        "expires_at": transaction.now + expires,
+        "expires_at": transaction.now + operation.expires,
     }
     made = transaction.one(_INSERT, values)
     assert made is not None  # noqa: S101 - an INSERT that did not raise returns its row
     approval = approval_row(made)
-    body = {"approval_id": approval.id, "key": key, "title": title, "expires_at": approval.expires_at}
-    record(transaction, row[0], [NewEvent(type="approval.requested", body=body, execution_id=execution_id)])
+    body = {
+        "approval_id": approval.id,
+        "key": operation.key,
+        "title": operation.title,
+        "expires_at": approval.expires_at,
+    }
+    record(transaction, row[0], [NewEvent(type="approval.requested", body=body, execution_id=operation.execution_id)])
     return approval
 
 
-def decide(
-    transaction: Transaction,
-    approval_id: str,
-    *,
-    status: ApprovalStatus,
-    by: str | None,
-    via: str,
-    note: str | None,
-    data: Any,
-) -> Approval | None:
+def decide(transaction: Transaction, operation: Decide) -> Approval | None:
     """Decide an approval and queue the execution again, see `Store.decide`."""
     values = {
-        "id": approval_id,
-        "status": status,
-        "by": by,
-        "via": via,
-        "note": note,
-        "data": None if data is None else dump(data),
+        "id": operation.approval_id,
+        "status": operation.status,
+        "by": operation.by,
+        "via": operation.via,
+        "note": operation.note,
+        "data": None if operation.data is None else dump(operation.data),
         "now": transaction.now,
     }
     row = transaction.one(_DECIDE, values)
@@ -101,17 +87,23 @@ def decide(
         return None
     approval, left = approval_row(row[:-1]), row[-1]
     transaction.run(_RESUME, left, transaction.now, approval.execution_id)
-    body = {"approval_id": approval.id, "key": approval.key, "status": status, "by": by, "via": via, "note": note}
+    body = {
+        "approval_id": approval.id,
+        "key": approval.key,
+        "status": operation.status,
+        "by": operation.by,
+        "via": operation.via,
+        "note": operation.note,
+    }
     record(
         transaction, approval.run_id, [NewEvent(type="approval.decided", body=body, execution_id=approval.execution_id)]
     )
     return approval
 
 
-def drop(transaction: Transaction, execution_id: str) -> None:
-    """Cancel the pending approval of an execution that has ended."""
-    transaction.run(
+def drop(transaction: Transaction, execution_ids: Sequence[str]) -> None:
+    """Cancel the pending approvals of executions that have ended."""
+    transaction.many(
         "UPDATE approvals SET status = 'cancelled', decided_at = ? WHERE execution_id = ? AND status = 'pending'",
-        transaction.now,
-        execution_id,
+        [(transaction.now, execution_id) for execution_id in execution_ids],
     )

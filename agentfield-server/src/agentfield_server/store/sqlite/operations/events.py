@@ -5,108 +5,155 @@ A run keeps the format of the log in which it began: 1 (entries hold the bodies)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from agentfield.errors import NotFound
 from agentfield.identity import canonical, event_frame, leaf_hash, new_salt
 from agentfield.ids import new_id
 from agentfield_server.store.json_text import dump
+from agentfield_server.store.operations import AppendEvents, EraseBodies
 from agentfield_server.store.records import EventRow, NewEvent
 from agentfield_server.store.sqlite.operations import webhooks
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS
 from agentfield_server.store.sqlite.writer import Transaction
 
-__all__ = ["LOG_FORMAT", "SequenceNumbers", "erase", "record", "reserve_numbers"]
+__all__ = ["LOG_FORMAT", "Change", "LogEnd", "append", "erase", "record", "reserve", "write"]
 
 LOG_FORMAT = 2
 """Format of the log of a new run."""
 
 _INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
-_NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING seq, session_id, format"
+_NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING id, seq, session_id, format"
 _BEGIN = (
     "INSERT INTO runs (id, seq, created_at, format) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING seq, session_id, format"
+    "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING id, seq, session_id, format"
 )
+_OWNED = "SELECT 1 FROM sessions WHERE id = ? AND epoch = ?"
 _ERASE = (
     "UPDATE events SET body = NULL, salt = NULL "
     "WHERE run_id = ? AND seq IN (SELECT value FROM json_each(?)) AND salt IS NOT NULL"
 )
 
 
-class SequenceNumbers(NamedTuple):
-    """Sequence numbers reserved in the log of a run."""
+@dataclass(slots=True)
+class Change:
+    """What an operation of a group did, and the events that record it."""
+
+    result: Any
+    run_id: str = ""
+    events: Sequence[NewEvent] = ()
+    row: Mapping[str, Any] | None = None
+    """An execution to be inserted, in a run that may begin with it."""
+    recorded: list[EventRow] = field(default_factory=list)
+    """Its events, once `write` has numbered them."""
+
+
+class LogEnd(NamedTuple):
+    """The last number of a log, with the numbers reserved for a group, and what its events have in common."""
 
     last: int
     session_id: str | None
     format: int
 
 
-def reserve_numbers(transaction: Transaction, run_id: str, count: int) -> SequenceNumbers:
-    """Reserve sequence numbers for `count` events of a run; create the run if it does not exist.
+def reserve(transaction: Transaction, changes: Sequence[Change]) -> dict[str, LogEnd]:
+    """Reserve numbers for the events of a group; create the runs that begin with it.
 
     Raises:
-        NotFound: The run was pruned.
+        NotFound: A run does not exist or was pruned (code `unknown_run`).
     """
-    return _numbers(transaction.one(_BEGIN, run_id, count, transaction.now, LOG_FORMAT), run_id)
+    counts: dict[str, int] = {}
+    begun = set[str]()
+    for change in changes:
+        if change.events:
+            counts[change.run_id] = counts.get(change.run_id, 0) + len(change.events)
+        if change.row is not None:
+            begun.add(change.run_id)
+    in_order = sorted(counts)
+    found = transaction.many(_NUMBER, [(counts[run_id], run_id) for run_id in in_order if run_id not in begun])
+    found += transaction.many(
+        _BEGIN, [(run_id, counts[run_id], transaction.now, LOG_FORMAT) for run_id in in_order if run_id in begun]
+    )
+    ends = {run_id: LogEnd(*end) for run_id, *end in found}
+    if len(ends) < len(counts):
+        raise _unknown(next(run_id for run_id in in_order if run_id not in ends))
+    return ends
 
 
-def record(
-    transaction: Transaction, run_id: str, events: Sequence[NewEvent], numbers: SequenceNumbers | None = None
-) -> list[EventRow]:
-    """Append events to a run and return their rows.
+def write(transaction: Transaction, changes: Sequence[Change], ends: Mapping[str, LogEnd]) -> None:
+    """Write the events of a group, numbered in the order of its operations, and their deliveries.
 
     Args:
-        transaction: The transaction of the change.
-        run_id: The run.
-        events: The events.
-        numbers: What `reserve_numbers` returned for them; else they get the next ones.
+        transaction: The transaction of the changes.
+        changes: The changes, in the order of submission.
+        ends: What `reserve` returned for them.
 
     Raises:
-        NotFound: The run does not exist or was pruned (code `unknown_run`).
         InvalidInput: A body has no canonical JSON form.
     """
-    if not events:
-        return []
-    count = len(events)
-    last, session_id, log_format = numbers or _numbers(transaction.one(_NUMBER, count, run_id), run_id)
+    left: dict[str, int] = {}
+    for change in changes:
+        if change.events:
+            left[change.run_id] = left.get(change.run_id, 0) + len(change.events)
     at = round(transaction.now, 6)
-    rows = [
-        _row(new, run_id=run_id, session_id=session_id, seq=last - count + offset, at=at, log_format=log_format)
-        for offset, new in enumerate(events, start=1)
+    rows: list[EventRow] = []
+    for change in changes:
+        for new in change.events:
+            end = ends[change.run_id]
+            left[change.run_id] -= 1
+            change.recorded.append(_row(new, run_id=change.run_id, end=end, seq=end.last - left[change.run_id], at=at))
+        rows += change.recorded
+    transaction.many(
+        _INSERT,
+        [
+            (
+                row.run_id,
+                row.seq,
+                row.id,
+                row.type,
+                row.at,
+                row.execution_id,
+                row.session_id,
+                row.entry,
+                row.leaf,
+                row.body,
+                row.salt,
+            )
+            for row in rows
+        ],
+    )
+    transaction.events += rows
+    if rows:
+        webhooks.enqueue(transaction, rows)
+
+
+def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) -> list[EventRow]:
+    """Append events to a run and return their rows, see `reserve` and `write`."""
+    change = Change(None, run_id, events)
+    write(transaction, [change], reserve(transaction, [change]))
+    return change.recorded
+
+
+def append(transaction: Transaction, operations: Sequence[AppendEvents]) -> list[Change]:
+    """Append to logs, see `Store.append_events`."""
+    return [
+        Change(None, operation.run_id, operation.events if _is_owned(transaction, operation) else ())
+        for operation in operations
     ]
-    for row in rows:
-        transaction.run(
-            _INSERT,
-            row.run_id,
-            row.seq,
-            row.id,
-            row.type,
-            row.at,
-            row.execution_id,
-            row.session_id,
-            row.entry,
-            row.leaf,
-            row.body,
-            row.salt,
-        )
-    transaction.events.extend(rows)
-    webhooks.enqueue(transaction, rows)
-    return rows
 
 
-def _numbers(run: tuple[Any, ...] | None, run_id: str) -> SequenceNumbers:
-    if run is None:
-        raise _unknown(run_id)
-    return SequenceNumbers(*run)
+def _is_owned(transaction: Transaction, operation: AppendEvents) -> bool:
+    return operation.epoch is None or transaction.one(_OWNED, operation.session_id, operation.epoch) is not None
 
 
 def _unknown(run_id: str) -> NotFound:
     return NotFound(f"There is no run {run_id!r}.", code="unknown_run")
 
 
-def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: float, log_format: int) -> EventRow:
-    event_id = new_id("evt")
+def _row(new: NewEvent, *, run_id: str, end: LogEnd, seq: int, at: float) -> EventRow:
+    event_id, session_id = new_id("evt"), end.session_id
     frame = event_frame(
         event_id=event_id,
         seq=seq,
@@ -117,7 +164,7 @@ def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: fl
         execution_id=new.execution_id,
     )
     given = canonical(dict(new.body))
-    body, salt = (None, None) if log_format == 1 else (given, new_salt())
+    body, salt = (None, None) if end.format == 1 else (given, new_salt())
     entry = frame.shown(given) if salt is None else frame.entry(salt, given)
     return EventRow(
         run_id=run_id,
@@ -134,11 +181,12 @@ def _row(new: NewEvent, *, run_id: str, session_id: str | None, seq: int, at: fl
     )
 
 
-def erase(transaction: Transaction, run_id: str, seqs: Sequence[int]) -> int | None:
+def erase(transaction: Transaction, operation: EraseBodies) -> int | None:
     """Erase bodies of events, see `Store.erase_bodies`."""
+    run_id = operation.run_id
     run = transaction.one("SELECT format FROM runs WHERE id = ? AND pruned_at IS NULL", run_id)
     if run is None:
         raise _unknown(run_id)
     if run[0] == 1:
         return None
-    return transaction.run(_ERASE, run_id, dump(list(seqs)))
+    return transaction.run(_ERASE, run_id, dump(list(operation.seqs)))

@@ -1,25 +1,36 @@
-"""Executions: each operation changes a row and records the event of that change."""
+"""Executions: each operation changes a row and records the event of that change; those of a group do it together."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from agentfield.errors import InvalidInput, LimitExceeded
 from agentfield.identity import new_salt
 from agentfield.wire.rest import ExecutionStatus
-from agentfield_server.store.json_text import dump
+from agentfield_server.store.json_text import dump, load
+from agentfield_server.store.operations import (
+    AcceptExecution,
+    CompleteExecution,
+    CreateExecution,
+    LeaseExecution,
+    RecordProgress,
+    RenewLeases,
+    RequeueExecution,
+)
 from agentfield_server.store.records import LIVE_PRIORITY, Execution, NewEvent, NewExecution
 from agentfield_server.store.sqlite.operations import approvals, keys, payloads
-from agentfield_server.store.sqlite.operations.events import record, reserve_numbers
+from agentfield_server.store.sqlite.operations.events import Change, record, reserve, write
 from agentfield_server.store.sqlite.rows import EXECUTION_COLUMNS, execution_row
 from agentfield_server.store.sqlite.writer import Transaction
 
-__all__ = ["accept", "complete", "create", "find", "lease", "progress", "renew", "requeue"]
+__all__ = ["accept", "complete", "create", "find", "lease", "progress", "renew", "requeue", "settle"]
 
 # All SQL below is built from constants; values are always bound.
 _SELECT = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE id = ?"  # noqa: S608
-_BY_OP = f"SELECT {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: S608
+_BY_OP = f"SELECT op_id, {EXECUTION_COLUMNS} FROM executions WHERE op_id = ?"  # noqa: S608
+_PARENT = "SELECT id, run_id, share FROM executions WHERE id = ?"
 _INSERT = """
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
     max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
@@ -35,21 +46,22 @@ UPDATE executions SET status = 'running', attempt = attempt + 1, lease_epoch = l
 WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
-_ENTER = f"UPDATE executions SET accepted = 1, started_at = MAX(created_at, ?) {_CURRENT} AND accepted = 0"  # noqa: S608
-_ACCEPT = f"{_ENTER} RETURNING run_id, lease_owner, kind, target, started_at"
+_ENTERED = f"UPDATE executions SET accepted = 1, started_at = MAX(created_at, ?) {_CURRENT} AND accepted = 0"  # noqa: S608
+_ENTER = f"{_ENTERED} RETURNING id"
+_ACCEPT = f"{_ENTERED} RETURNING id, run_id, lease_owner, kind, target, started_at"
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
     max_attempts = max_attempts + (accepted = 0 AND NOT ?), accepted = 0, not_before = ?, lineage = lineage + ?
 {_CURRENT} AND accepted <= ? RETURNING run_id
 """  # noqa: S608
-_PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING run_id"  # noqa: S608
+_PROGRESS = f"UPDATE executions SET progress = ? {_CURRENT} RETURNING id, run_id"  # noqa: S608
 _WAITING = "SELECT COUNT(*) FROM (SELECT 1 FROM executions WHERE status = 'queued' AND node_id = ? LIMIT ?)"
 _QUEUE_BOUNDS = """
 SELECT (SELECT MAX(place) FROM executions WHERE status = 'queued' AND node_id = ?1 AND priority = ?2 AND share = ?3),
     (SELECT place FROM executions WHERE status = 'queued' AND node_id = ?1 AND priority = ?2 ORDER BY place LIMIT 1)
 """
 _RETRY_AFTER = 2
-_COMPLETE = f"""
+_COMPLETE = """
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
     input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
     statement = :statement, proof = :proof,
@@ -57,8 +69,8 @@ UPDATE executions SET status = :status, output = :output, problem = :problem, ou
 WHERE id = :id AND status IN ('queued', 'running', 'waiting')
     AND (:attempt IS NULL OR (attempt = :attempt AND status <> 'queued'))
     AND (:epoch IS NULL OR lease_epoch = :epoch)
-RETURNING {EXECUTION_COLUMNS}
-"""  # noqa: S608
+RETURNING id, run_id, kind, target, attempt, lease_owner, lease_epoch, pauses, accepted, started_at, progress
+"""
 
 
 def find(transaction: Transaction, execution_id: str) -> Execution | None:
@@ -67,47 +79,65 @@ def find(transaction: Transaction, execution_id: str) -> Execution | None:
     return None if row is None else execution_row(row)
 
 
-def create(
+def create(transaction: Transaction, operations: Sequence[CreateExecution]) -> list[Change]:
+    """Create executions, see `Store.create_execution`; `settle` inserts them."""
+    earlier = _by_op_id(transaction, operations)
+    parents = _parents(transaction, operations)
+    return [_create(transaction, operation, earlier, parents) for operation in operations]
+
+
+def settle(transaction: Transaction, changes: Sequence[Change]) -> None:
+    """Insert the created executions of a group, then record the events of all its changes."""
+    ends = reserve(transaction, changes)
+    transaction.many(_INSERT, [change.row for change in changes if change.row is not None])
+    write(transaction, changes, ends)
+
+
+def _create(
     transaction: Transaction,
-    new: NewExecution,
-    *,
-    lease_to: str | None = None,
-    lease_until: float | None = None,
-    max_queued: int | None = None,
-) -> tuple[Execution, bool]:
-    """Create an execution, see `Store.create_execution`."""
-    if (earlier := _existing(transaction, new)) is not None:
-        return earlier, False
-    share = _share(transaction, new)
-    status: ExecutionStatus = "running" if lease_to is not None else new.status
-    values = _values(new, status, transaction.now, lease_to, lease_until) | {"share": share, "place": 0}
+    operation: CreateExecution,
+    earlier: Mapping[str, Execution],
+    parents: Mapping[str, tuple[str, str]],
+) -> Change:
+    new = operation.new
+    if new.op_id is not None and (first := earlier.get(new.op_id)) is not None:
+        return Change((first, False))
+    if new.idempotency is not None:
+        bound = keys.claim(transaction, new.idempotency, execution_id=new.id)
+        if bound is not None and (known := find(transaction, bound)) is not None:
+            return Change((known, False))
+    share = _share(new, parents)
+    status: ExecutionStatus = "running" if operation.lease_to is not None else new.status
+    values = _values(new, status, transaction.now, operation.lease_to, operation.lease_until)
+    values |= {"share": share, "place": 0}
     if status == "queued":
-        _check_queue_limit(transaction, values, max_queued)
+        _check_queue_limit(transaction, values, operation.max_queued)
         values["place"] = _queue_position(transaction, values)
-    numbers = reserve_numbers(transaction, new.run_id, 1 + len(new.events))
-    transaction.run(_INSERT, values | _payload_columns(transaction, "input", values["input"], instead="null"))
+    created = _as_created(new, values)
+    values |= _payload_columns(transaction, "input", values["input"], instead="null")
     body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     if new.traceparent is not None:
         body["traceparent"] = new.traceparent
-    created = NewEvent(type="execution.created", body=body, execution_id=new.id)
-    record(transaction, new.run_id, [created, *new.events], numbers)
-    return _as_created(new, values), True
+    event = NewEvent(type="execution.created", body=body, execution_id=new.id)
+    return Change((created, True), new.run_id, [event, *new.events], values)
 
 
-def _existing(transaction: Transaction, new: NewExecution) -> Execution | None:
-    if new.op_id is not None and (row := transaction.one(_BY_OP, new.op_id)) is not None:
-        return execution_row(row)
-    if new.idempotency is not None:
-        earlier = keys.claim(transaction, new.idempotency, execution_id=new.id)
-        return None if earlier is None else find(transaction, earlier)
-    return None
+def _by_op_id(transaction: Transaction, operations: Sequence[CreateExecution]) -> dict[str, Execution]:
+    asked = [(operation.new.op_id,) for operation in operations if operation.new.op_id is not None]
+    return {row[0]: execution_row(row[1:]) for row in transaction.many(_BY_OP, asked)}
 
 
-def _share(transaction: Transaction, new: NewExecution) -> str:
+def _parents(transaction: Transaction, operations: Sequence[CreateExecution]) -> dict[str, tuple[str, str]]:
+    """Return run and share of the parents."""
+    asked = {operation.new.parent_id for operation in operations if operation.new.parent_id is not None}
+    return {row[0]: row[1:] for row in transaction.many(_PARENT, [(parent_id,) for parent_id in sorted(asked)])}
+
+
+def _share(new: NewExecution, parents: Mapping[str, tuple[str, str]]) -> str:
     """Check the parent and return the fair-queueing share: as given, else the parent's, else the run."""
     if new.parent_id is None:
         return new.share or new.session_id or new.run_id
-    parent = transaction.one("SELECT run_id, share FROM executions WHERE id = ?", new.parent_id)
+    parent = parents.get(new.parent_id)
     if parent is None:
         raise InvalidInput(f"There is no execution {new.parent_id!r} to be the parent.", code="foreign_parent")
     if parent[0] != new.run_id:
@@ -204,21 +234,28 @@ def _payload_columns(transaction: Transaction, name: str, text: str | None, *, i
     return {name: text if apart is None else instead, f"{name}_payload": digest, f"{name}_size": size}
 
 
-def lease(transaction: Transaction, execution_id: str, *, owner: str, until: float) -> Execution | None:
+def lease(transaction: Transaction, operation: LeaseExecution) -> Execution | None:
     """Lease a queued execution, see `Store.lease_execution`."""
-    row = transaction.one(_LEASE, owner, until, new_salt(), execution_id)
+    row = transaction.one(_LEASE, operation.owner, operation.until, new_salt(), operation.execution_id)
     return None if row is None else execution_row(row)
 
 
-def accept(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, ago: float | None) -> bool:
-    """Record that the function was entered, see `Store.accept_execution`."""
-    row = transaction.one(_ACCEPT, transaction.now - (ago or 0.0), execution_id, attempt, epoch)
-    if row is None:
-        return False
-    run_id, instance_id, kind, target, started_at = row
-    at = None if ago is None else started_at
-    record(transaction, run_id, [_started(execution_id, kind, target, attempt, instance_id, at=at)])
-    return True
+def accept(transaction: Transaction, operations: Sequence[AcceptExecution]) -> list[Change]:
+    """Record that functions were entered, see `Store.accept_execution`."""
+    now = transaction.now
+    asked = [(now - (each.ago or 0.0), each.execution_id, each.attempt, each.epoch) for each in operations]
+    entered = {row[0]: row[1:] for row in transaction.many(_ACCEPT, asked)}
+    changes = []
+    for operation in operations:
+        execution_id, row = operation.execution_id, entered.get(operation.execution_id)
+        if row is None:
+            changes.append(Change(result=False))
+            continue
+        run_id, instance_id, kind, target, started_at = row
+        at = None if operation.ago is None else started_at
+        event = _started(execution_id, kind, target, operation.attempt, instance_id, at=at)
+        changes.append(Change(result=True, run_id=run_id, events=[event]))
+    return changes
 
 
 def _started(
@@ -233,101 +270,137 @@ def _started(
     return NewEvent(type="execution.started", body=body, execution_id=execution_id)
 
 
-def renew(transaction: Transaction, owner: str, *, until: float) -> int:
+def renew(transaction: Transaction, operation: RenewLeases) -> int:
     """Extend the leases of an instance."""
     return transaction.run(
         "UPDATE executions SET lease_until = ? WHERE lease_owner = ? AND status IN ('running', 'waiting')",
-        until,
-        owner,
+        operation.until,
+        operation.owner,
     )
 
 
-def requeue(
-    transaction: Transaction,
-    execution_id: str,
-    *,
-    attempt: int,
-    epoch: int,
-    entered: bool,
-    counts: bool,
-    not_before: float | None,
-    anew: bool,
-    events: Sequence[NewEvent],
-) -> bool:
+def requeue(transaction: Transaction, operation: RequeueExecution) -> bool:
     """Put a leased execution back into the queue; an attempt without a recorded entry counts only if `counts`."""
-    row = transaction.one(_REQUEUE, counts, not_before, anew, execution_id, attempt, epoch, entered)
+    row = transaction.one(
+        _REQUEUE,
+        operation.counts,
+        operation.not_before,
+        operation.anew,
+        operation.execution_id,
+        operation.attempt,
+        operation.epoch,
+        operation.entered,
+    )
     if row is None:
         return False
-    if events:
-        record(transaction, row[0], events)
+    record(transaction, row[0], operation.events)
     return True
 
 
-def progress(transaction: Transaction, execution_id: str, *, attempt: int, epoch: int, value: Any) -> bool:
-    """Record the progress of an attempt, see `Store.progress`."""
-    row = transaction.one(_PROGRESS, dump(value), execution_id, attempt, epoch)
-    if row is None:
-        return False
-    record(
-        transaction, row[0], [NewEvent(type="execution.progress", body={"progress": value}, execution_id=execution_id)]
-    )
-    return True
+def progress(transaction: Transaction, operations: Sequence[RecordProgress]) -> list[Change]:
+    """Record the progress of attempts, see `Store.progress`."""
+    asked = [(dump(each.value), each.execution_id, each.attempt, each.epoch) for each in operations]
+    runs = dict(transaction.many(_PROGRESS, asked))
+    changes = []
+    for operation in operations:
+        run_id = runs.get(operation.execution_id)
+        event = NewEvent(
+            type="execution.progress", body={"progress": operation.value}, execution_id=operation.execution_id
+        )
+        changes.append(Change(result=False) if run_id is None else Change(result=True, run_id=run_id, events=[event]))
+    return changes
 
 
-def complete(
-    transaction: Transaction,
-    execution_id: str,
-    *,
-    attempt: int | None,
-    epoch: int | None,
-    status: ExecutionStatus,
-    output: Any,
-    problem: Mapping[str, Any] | None,
-    input_digest: str | None,
-    output_digest: str | None,
-    signature: str | None,
-    signer: str | None,
-    statement: str | None,
-    proof: str | None,
-    entered: float | None,
-    events: Sequence[NewEvent],
-) -> Execution | None:
-    """Close an execution, see `Store.complete_execution`."""
-    begins = entered is not None and (
-        transaction.run(_ENTER, transaction.now - entered, execution_id, attempt, epoch) == 1
-    )
-    text = None if output is None else dump(output)
-    kept = _payload_columns(transaction, "output", text, instead=None)
-    values = {
-        "id": execution_id,
-        "attempt": attempt,
-        "epoch": epoch,
-        "status": status,
-        "problem": None if problem is None else dump(problem),
-        "input_digest": input_digest,
-        "output_digest": output_digest,
-        "signature": signature,
-        "signer": signer,
-        "statement": statement,
-        "proof": proof,
+def complete(transaction: Transaction, operations: Sequence[CompleteExecution]) -> list[Change]:
+    """Close executions, see `Store.complete_execution`."""
+    now = transaction.now
+    entered = [
+        (now - each.entered, each.execution_id, each.attempt, each.epoch)
+        for each in operations
+        if each.entered is not None
+    ]
+    begun = {execution_id for (execution_id,) in transaction.many(_ENTER, entered)}
+    values = [_closing_values(transaction, operation) for operation in operations]
+    closed = {row[0]: _Closed(*row) for row in transaction.many(_COMPLETE, values)}
+    if paused := [row.id for row in closed.values() if row.pauses]:
+        approvals.drop(transaction, paused)
+    changes = []
+    for operation, value in zip(operations, values, strict=True):
+        row = closed.get(operation.execution_id)
+        if row is None:
+            payloads.sweep(transaction, filter(None, [value["output_payload"]]))
+            changes.append(Change(None))
+            continue
+        done = _as_closed(transaction, operation, row)
+        body: dict[str, Any] = {"kind": row.kind, "target": row.target, "status": operation.status}
+        if operation.problem is not None:
+            body["problem"] = dict(operation.problem)
+        events = [NewEvent(type="execution.ended", body=body, execution_id=row.id), *operation.events]
+        if row.id in begun:
+            events.insert(0, _started(row.id, row.kind, row.target, row.attempt, row.lease_owner, at=row.started_at))
+        changes.append(Change(done, row.run_id, events))
+    return changes
+
+
+class _Closed(NamedTuple):
+    """What the store knows better than the caller about an execution that is closed."""
+
+    id: str
+    run_id: str
+    kind: str
+    target: str
+    attempt: int
+    lease_owner: str | None
+    lease_epoch: int
+    pauses: int
+    accepted: int
+    started_at: float | None
+    progress: str | None
+
+
+def _closing_values(transaction: Transaction, operation: CompleteExecution) -> dict[str, Any]:
+    text = None if operation.output is None else dump(operation.output)
+    return {
+        "id": operation.execution_id,
+        "attempt": operation.attempt,
+        "epoch": operation.epoch,
+        "status": operation.status,
+        "problem": None if operation.problem is None else dump(operation.problem),
+        "input_digest": operation.input_digest,
+        "output_digest": operation.output_digest,
+        "signature": operation.signature,
+        "signer": operation.signer,
+        "statement": operation.statement,
+        "proof": operation.proof,
         "now": transaction.now,
-    }
-    row = transaction.one(_COMPLETE, values | kept)
-    if row is None:
-        if kept["output_payload"] is not None:
-            payloads.sweep(transaction, [kept["output_payload"]])
-        return None
-    done = execution_row(row)
-    if done.pauses:
-        approvals.drop(transaction, execution_id)
-    body: dict[str, Any] = {"kind": done.kind, "target": done.target, "status": status}
-    if problem is not None:
-        body["problem"] = dict(problem)
-    ended = NewEvent(type="execution.ended", body=body, execution_id=execution_id)
-    started = (
-        [_started(done.id, done.kind, done.target, done.attempt, done.lease_owner, at=done.started_at)]
-        if begins
-        else []
+    } | _payload_columns(transaction, "output", text, instead=None)
+
+
+def _as_closed(transaction: Transaction, operation: CompleteExecution, row: _Closed) -> Execution:
+    """Return the closed execution: from what the caller has of this attempt, else read back."""
+    known = operation.known
+    if (
+        known is None
+        or known.left_out
+        or (known.id, known.attempt, known.lease_epoch) != (row.id, row.attempt, row.lease_epoch)
+    ):
+        found = find(transaction, row.id)
+        assert found is not None  # noqa: S101 - it was changed in this transaction
+        return found
+    return replace(
+        known,
+        status=operation.status,
+        output=operation.output,
+        problem=operation.problem,
+        progress=load(row.progress),
+        lease_until=None,
+        accepted=bool(row.accepted),
+        input_digest=operation.input_digest or known.input_digest,
+        output_digest=operation.output_digest,
+        signature=operation.signature,
+        signer=operation.signer,
+        statement=operation.statement,
+        proof=operation.proof,
+        started_at=row.started_at,
+        ended_at=transaction.now,
     )
-    record(transaction, done.run_id, [*started, ended, *events])
-    return done

@@ -7,6 +7,15 @@ from typing import Any
 
 from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.store.json_text import dump, load
+from agentfield_server.store.operations import (
+    DropTokens,
+    FindSessionForKey,
+    PurgeKeys,
+    PutToken,
+    ReleaseKey,
+    SaveResponse,
+    UseToken,
+)
 from agentfield_server.store.records import IdempotencyKey, TokenRow
 from agentfield_server.store.sqlite.schema import keyed_digest
 from agentfield_server.store.sqlite.writer import Transaction
@@ -29,11 +38,11 @@ KEY_LIFE = 24 * 3600.0
 _WHERE = "principal = ? AND route = ? AND target = ? AND key = ?"
 
 
-def purge(transaction: Transaction, *, abandoned: bool = False) -> None:
-    """Delete expired keys and tokens; with `abandoned` also keys whose first call can never finish."""
+def purge(transaction: Transaction, operation: PurgeKeys | None = None) -> None:
+    """Delete expired keys and tokens; for the operation also keys whose first call can never finish."""
     transaction.run("DELETE FROM idempotency WHERE created_at < ?", transaction.now - KEY_LIFE)
     transaction.run("DELETE FROM tokens WHERE expires_at < ?", transaction.now - KEY_LIFE)
-    if abandoned:
+    if operation is not None:
         transaction.run(
             "DELETE FROM idempotency WHERE response IS NULL AND execution_id IS NULL AND session_id IS NULL"
         )
@@ -47,7 +56,7 @@ def _find(transaction: Transaction, key: IdempotencyKey) -> tuple[Any, ...] | No
     if row is None:
         return None
     if row[4] < transaction.now - KEY_LIFE:
-        release_key(transaction, key)
+        _delete(transaction, key)
         return None
     if bytes(row[0]) != keyed_digest(transaction.digest_key, key.body_digest):
         raise InvalidInput(
@@ -82,17 +91,16 @@ def claim(
     return None
 
 
-def session_for_key(transaction: Transaction, key: IdempotencyKey) -> str | None:
-    """Return the session that an earlier call with this key created, see `Store.session_of`."""
-    row = _find(transaction, key)
+def session_for_key(transaction: Transaction, operation: FindSessionForKey) -> str | None:
+    """Return the session that an earlier call with this key created, see `Store.session_for_key`."""
+    row = _find(transaction, operation.key)
     session_id: str | None = None if row is None else row[2]
     return session_id
 
 
-def save_response(
-    transaction: Transaction, key: IdempotencyKey, response: Mapping[str, Any] | None
-) -> Mapping[str, Any] | None:
-    """Claim a key or store its response, see `Store.remember`."""
+def save_response(transaction: Transaction, operation: SaveResponse) -> Mapping[str, Any] | None:
+    """Claim a key or store its response, see `Store.save_response`."""
+    key, response = operation.key, operation.response
     row = _find(transaction, key)
     if row is None:
         claim(transaction, key)
@@ -111,8 +119,12 @@ def save_response(
     return response
 
 
-def release_key(transaction: Transaction, key: IdempotencyKey) -> None:
+def release_key(transaction: Transaction, operation: ReleaseKey) -> None:
     """Delete a key."""
+    _delete(transaction, operation.key)
+
+
+def _delete(transaction: Transaction, key: IdempotencyKey) -> None:
     transaction.run(f"DELETE FROM idempotency WHERE {_WHERE}", *_values(key))  # noqa: S608
 
 
@@ -120,32 +132,32 @@ def _values(key: IdempotencyKey) -> tuple[str, str, str, str]:
     return key.principal, key.route, key.target, key.key
 
 
-def put_token(transaction: Transaction, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
+def put_token(transaction: Transaction, operation: PutToken) -> None:
     """Store a token."""
     transaction.run(
         "INSERT INTO tokens (digest, session_id, kind, expires_at) VALUES (?, ?, ?, ?)",
-        digest,
-        session_id,
-        kind,
-        expires_at,
+        operation.digest,
+        operation.session_id,
+        operation.kind,
+        operation.expires_at,
     )
 
 
-def use_token(transaction: Transaction, digest: bytes, *, kind: str, now: float, once: bool) -> TokenRow | None:
+def use_token(transaction: Transaction, operation: UseToken) -> TokenRow | None:
     """Count a use, see `Store.use_token`."""
     row = transaction.one(
         "UPDATE tokens SET used = used + 1 WHERE digest = ? AND kind = ? AND expires_at > ? AND (used = 0 OR NOT ?) "
         "RETURNING digest, session_id, kind, expires_at, used",
-        digest,
-        kind,
-        now,
-        once,
+        operation.digest,
+        operation.kind,
+        operation.now,
+        operation.once,
     )
     if row is None:
         return None
     return TokenRow(digest=row[0], session_id=row[1], kind=row[2], expires_at=row[3], used=row[4])
 
 
-def drop_tokens(transaction: Transaction, session_id: str) -> None:
+def drop_tokens(transaction: Transaction, operation: DropTokens) -> None:
     """Delete all tokens of a session."""
-    transaction.run("DELETE FROM tokens WHERE session_id = ?", session_id)
+    transaction.run("DELETE FROM tokens WHERE session_id = ?", operation.session_id)

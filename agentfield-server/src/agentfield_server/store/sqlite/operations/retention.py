@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from agentfield_server.store.records import PrunedRun
+from agentfield_server.store.operations import DeleteRows, MarkPruned, Vacuum
 from agentfield_server.store.sqlite.operations import keys, payloads
 from agentfield_server.store.sqlite.writer import Transaction
 
-__all__ = ["PRUNABLE", "delete_rows", "mark", "root_of"]
+__all__ = ["PRUNABLE", "delete_rows", "mark", "root_of", "vacuum"]
 
 PRUNABLE = """
 runs.created_at < :before AND runs.pruned_at IS NULL
@@ -50,16 +50,17 @@ def _node(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def mark(transaction: Transaction, run: PrunedRun, *, before: float) -> bool:
+def mark(transaction: Transaction, operation: MarkPruned) -> bool:
     """Mark a run as pruned if it still qualifies in this transaction; nothing is added to it afterwards."""
     keys.purge(transaction)
+    run = operation.run
     values = {
         "id": run.run_id,
         "seq": run.events,
         "leaf": run.last_leaf,
         "root": run.root,
         "now": transaction.now,
-        "before": before,
+        "before": operation.before,
     }
     if transaction.one(_MARK, values) is None:
         return False
@@ -71,10 +72,10 @@ def mark(transaction: Transaction, run: PrunedRun, *, before: float) -> bool:
     return True
 
 
-def delete_rows(transaction: Transaction, run_id: str, *, rows: int) -> int:
+def delete_rows(transaction: Transaction, operation: DeleteRows) -> int:
     """Delete up to `rows` rows of a pruned run, referring rows first; return 0 when none is left."""
     for step in (_events, _deliveries, _approvals, _executions):
-        if gone := step(transaction, run_id, rows):
+        if gone := step(transaction, operation.run_id, operation.rows):
             return gone
     return 0
 
@@ -119,3 +120,9 @@ def _executions(transaction: Transaction, run_id: str, rows: int) -> int:
     gone = transaction.run("DELETE FROM executions WHERE run_id = ? AND pos >= ?", run_id, last)
     payloads.sweep(transaction, apart)
     return gone
+
+
+def vacuum(transaction: Transaction, operation: Vacuum) -> None:
+    """Return free pages to the disk."""
+    # each step of this statement returns one page, so it must be read to its end
+    transaction.one(f"PRAGMA incremental_vacuum({int(operation.pages)})")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from agentfield.wire.rest import SessionState
 from agentfield_server.store.json_text import dump
-from agentfield_server.store.records import EventRow, NewEvent, NewExecution, NewSession, SessionRow
+from agentfield_server.store.operations import CreateExecution, CreateSession, TakeSession, UpdateSession
+from agentfield_server.store.records import SessionRow
 from agentfield_server.store.sqlite.operations import executions, keys
 from agentfield_server.store.sqlite.operations.events import LOG_FORMAT, record
 from agentfield_server.store.sqlite.rows import SESSION_COLUMNS, session_row
 from agentfield_server.store.sqlite.writer import Transaction
 
-__all__ = ["append", "create", "find", "take", "update"]
+__all__ = ["create", "find", "take", "update"]
 
 # All SQL below is built from constants; values are always bound.
 _SELECT = f"SELECT {SESSION_COLUMNS} FROM sessions WHERE id = ?"  # noqa: S608
@@ -47,10 +44,9 @@ def find(transaction: Transaction, session_id: str) -> SessionRow | None:
     return None if row is None else session_row(row)
 
 
-def create(
-    transaction: Transaction, new: NewSession, root: NewExecution, *, owner: str, events: Sequence[NewEvent]
-) -> tuple[SessionRow, bool]:
+def create(transaction: Transaction, operation: CreateSession) -> tuple[SessionRow, bool]:
     """Create a session, see `Store.create_session`."""
+    new, root = operation.session, operation.root
     if new.idempotency is not None:
         earlier = keys.claim(transaction, new.idempotency, session_id=new.id)
         if earlier is not None and (known := find(transaction, earlier)) is not None:
@@ -62,8 +58,8 @@ def create(
         transaction.now,
         LOG_FORMAT,
     )
-    record(transaction, new.run_id, events)
-    executions.create(transaction, root)
+    record(transaction, new.run_id, operation.events)
+    executions.settle(transaction, executions.create(transaction, [CreateExecution(root)]))
     row = transaction.one(
         _INSERT,
         new.id,
@@ -76,61 +72,38 @@ def create(
         dump(new.config),
         new.declaration_hash,
         new.principal,
-        owner,
+        operation.owner,
         transaction.now,
     )
     assert row is not None  # noqa: S101 - an INSERT that did not raise returns its row
     return session_row(row), True
 
 
-def update(
-    transaction: Transaction,
-    session_id: str,
-    *,
-    epoch: int,
-    state: SessionState | None,
-    end_reason: str | None,
-    end_detail: str | None,
-    call_ref: Mapping[str, str] | None,
-    handler_state: Mapping[str, Any] | None,
-    handler_epoch: int | None,
-    turns: int | None,
-    events: Sequence[NewEvent],
-) -> SessionRow | None:
+def update(transaction: Transaction, operation: UpdateSession) -> SessionRow | None:
     """Change a session, see `Store.update_session`."""
+    call_ref, handler_state = operation.call_ref, operation.handler_state
     values = {
-        "id": session_id,
-        "epoch": epoch,
-        "state": state,
-        "end_reason": end_reason,
+        "id": operation.session_id,
+        "epoch": operation.epoch,
+        "state": operation.state,
+        "end_reason": operation.end_reason,
         # the first reason and its detail are kept together
-        "end_detail": end_detail,
+        "end_detail": operation.end_detail,
         "call_ref": None if call_ref is None else dump(dict(call_ref)),
         "handler_state": None if handler_state is None else dump(dict(handler_state)),
-        "handler_epoch": handler_epoch,
-        "turns": turns,
+        "handler_epoch": operation.handler_epoch,
+        "turns": operation.turns,
         "now": transaction.now,
     }
     row = transaction.one(_UPDATE, values)
     if row is None:
         return None
     changed = session_row(row)
-    record(transaction, changed.run_id, events)
+    record(transaction, changed.run_id, operation.events)
     return changed
 
 
-def take(transaction: Transaction, session_id: str, *, owner: str) -> SessionRow | None:
+def take(transaction: Transaction, operation: TakeSession) -> SessionRow | None:
     """Take over a session, see `Store.take_session`."""
-    row = transaction.one(_TAKE, owner, session_id)
+    row = transaction.one(_TAKE, operation.owner, operation.session_id)
     return None if row is None else session_row(row)
-
-
-def append(
-    transaction: Transaction, run_id: str, events: Sequence[NewEvent], *, session_id: str | None, epoch: int | None
-) -> list[EventRow]:
-    """Append to the log of a run, see `Store.append_events`."""
-    if epoch is not None:
-        owned = transaction.one("SELECT 1 FROM sessions WHERE id = ? AND epoch = ?", session_id, epoch)
-        if owned is None:
-            return []
-    return record(transaction, run_id, events)

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from agentfield.ids import new_id
 from agentfield_server.store.json_text import dump
-from agentfield_server.store.records import EventRow, Webhook
+from agentfield_server.store.operations import (
+    AddWebhook,
+    RecordDelivered,
+    RecordNotDelivered,
+    Redrive,
+    RemoveWebhook,
+)
+from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.writer import Transaction
 
 __all__ = ["DELIVERED_KEPT", "add", "enqueue", "failed", "redrive", "remove", "succeeded"]
@@ -23,22 +30,23 @@ def enqueue(transaction: Transaction, rows: Sequence[EventRow]) -> None:
     """Create the deliveries of events to subscribed webhooks, in the transaction that records the events."""
     if transaction.one("SELECT 1 FROM webhooks LIMIT 1") is None:
         return
-    for row in rows:
-        for (webhook_id,) in transaction.connection.execute(_SUBSCRIBED, (row.type,)).fetchall():
-            transaction.run(
-                "INSERT INTO deliveries (id, webhook_id, run_id, seq, type, status, not_before, created_at) "
-                "VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?6)",
-                new_id("dlv"),
-                webhook_id,
-                row.run_id,
-                row.seq,
-                row.type,
-                transaction.now,
-            )
+    subscribed: dict[str, list[str]] = {}
+    for kind in {row.type for row in rows}:
+        subscribed[kind] = [webhook_id for (webhook_id,) in transaction.many(_SUBSCRIBED, [(kind,)])]
+    transaction.many(
+        "INSERT INTO deliveries (id, webhook_id, run_id, seq, type, status, not_before, created_at) "
+        "VALUES (?1, ?2, ?3, ?4, ?5, 'pending', ?6, ?6)",
+        [
+            (new_id("dlv"), webhook_id, row.run_id, row.seq, row.type, transaction.now)
+            for row in rows
+            for webhook_id in subscribed[row.type]
+        ],
+    )
 
 
-def add(transaction: Transaction, webhook: Webhook) -> None:
+def add(transaction: Transaction, operation: AddWebhook) -> None:
     """Add a webhook."""
+    webhook = operation.webhook
     transaction.run(
         "INSERT INTO webhooks (id, url, events, secret, created_at) VALUES (?, ?, ?, ?, ?)",
         webhook.id,
@@ -49,41 +57,41 @@ def add(transaction: Transaction, webhook: Webhook) -> None:
     )
 
 
-def remove(transaction: Transaction, webhook_id: str) -> bool:
+def remove(transaction: Transaction, operation: RemoveWebhook) -> bool:
     """Delete a webhook; its deliveries follow by cascade."""
-    return transaction.run("DELETE FROM webhooks WHERE id = ?", webhook_id) == 1
+    return transaction.run("DELETE FROM webhooks WHERE id = ?", operation.webhook_id) == 1
 
 
-def succeeded(transaction: Transaction, delivery_id: str, answer: str) -> None:
+def succeeded(transaction: Transaction, operation: RecordDelivered) -> None:
     """Record a successful delivery; delete those that are older than `DELIVERED_KEPT`."""
     transaction.run(
         "UPDATE deliveries SET status = 'delivered', attempts = attempts + 1, answer = ?, ended_at = ? WHERE id = ?",
-        answer,
+        operation.answer,
         transaction.now,
-        delivery_id,
+        operation.delivery_id,
     )
     transaction.run(
         "DELETE FROM deliveries WHERE status = 'delivered' AND ended_at < ?", transaction.now - DELIVERED_KEPT
     )
 
 
-def failed(transaction: Transaction, delivery_id: str, answer: str, *, not_before: float | None) -> None:
+def failed(transaction: Transaction, operation: RecordNotDelivered) -> None:
     """Record a failed attempt: pending until `not_before`, or dead with None."""
     transaction.run(
         "UPDATE deliveries SET status = CASE WHEN ?2 IS NULL THEN 'dead' ELSE 'pending' END, attempts = attempts + 1, "
         "answer = ?1, not_before = COALESCE(?2, not_before), ended_at = CASE WHEN ?2 IS NULL THEN ?3 END WHERE id = ?4",
-        answer,
-        not_before,
+        operation.answer,
+        operation.not_before,
         transaction.now,
-        delivery_id,
+        operation.delivery_id,
     )
 
 
-def redrive(transaction: Transaction, webhook_id: str) -> int:
+def redrive(transaction: Transaction, operation: Redrive) -> int:
     """Queue the dead deliveries of a webhook again; return how many."""
     return transaction.run(
         "UPDATE deliveries SET status = 'pending', attempts = 0, not_before = ?, ended_at = NULL "
         "WHERE webhook_id = ? AND status = 'dead'",
         transaction.now,
-        webhook_id,
+        operation.webhook_id,
     )
