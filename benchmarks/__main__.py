@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
-NAMES = ("imports", "plugins", "signatures", "dispatch", "offer", "reply", "bridge", "media", "engine")
+NAMES = ("imports", "plugins", "signatures", "dispatch", "offer", "reply", "bridge", "media", "store", "engine")
 
 
 def main() -> int:

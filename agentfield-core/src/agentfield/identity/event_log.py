@@ -7,6 +7,7 @@ the Merkle tree of its run is `leaf_hash` of the entry, in both formats. docs/ev
 
 from __future__ import annotations
 
+import functools
 import re
 from json.encoder import encode_basestring
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def event_frame(
         f'"session_id":{_text(session_id)},"type":{_text(kind)}}}'
     )
     try:
-        return EventFrame(b'{"at":' + canonical(at) + b',"body":', tail.encode())
+        return EventFrame(_head(at), tail.encode())
     except UnicodeEncodeError as error:
         raise InvalidInput(f"This event has no canonical JSON form: {error}.") from error
 
@@ -58,6 +59,12 @@ def event_frame_of(entry: bytes) -> EventFrame | None:
     """Return the frame of an entry of format 2; None for one of format 1, which holds its body."""
     found = _COMMITTED.match(entry)
     return None if found is None else EventFrame(found[1], entry[found.end() :])
+
+
+@functools.lru_cache(16)
+def _head(at: float) -> bytes:
+    """Return the begin of an event; cached, since the events of a commit have one time."""
+    return b'{"at":' + canonical(at) + b',"body":'
 
 
 def _text(value: str | None) -> str:

@@ -192,6 +192,7 @@ class Dispatcher:
         frame = invoke_frame(execution, await self._decisions(execution), salted=link.protocol >= PROOFS)
         if (assigned := link.assigned.get(execution.id)) is not None:
             assigned.output_salt = execution.output_salt
+            assigned.execution = execution
             if assigned.input_commitment is None and execution.input_salt is not None and link.protocol >= PROOFS:
                 assigned.input_commitment = await commit_input(execution.input_salt, execution.input)
         if not link.takes_work and not link.draining:

@@ -393,6 +393,7 @@ class Engine:
             statement=outcome.statement,
             proof=outcome.proof,
             entered=entered if entered is None or frame.took is None else frame.took,
+            known=assigned.execution,
         )
         if done is not None:
             self._announce_closed(done, link)

@@ -58,6 +58,8 @@ class AssignedAttempt:
     """Whether the node may have received the invocation."""
     entered_at: float | None = None
     """When this control plane heard of the entry, on its monotonic clock."""
+    execution: Execution | None = None
+    """The execution as its lease returned it, so that it is not read back when it ends."""
 
     @classmethod
     def of(cls, execution: Execution) -> AssignedAttempt:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, TypeGuard, TypeVar
 
 import apsw
@@ -24,6 +27,7 @@ BATCH = 256
 """Maximum number of operations in one commit."""
 _CAPACITY = 4096
 _SLOT_TIMEOUT = 10.0
+_NAMED = re.compile(r":(\w+)")
 
 
 @dataclass(slots=True)
@@ -42,8 +46,17 @@ class Transaction:
         return rows[0] if rows else None
 
     def many(self, sql: str, rows: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Execute a statement once per row of values and return all rows that it returns, in that order."""
-        return self.connection.executemany(sql, rows).fetchall() if rows else []
+        """Execute a statement once per row of values and return all rows that it returns, in that order.
+
+        The values of a row are bound as in `one`.
+        """
+        if not rows:
+            return []
+        if isinstance(rows[0], dict):
+            # binding by name takes SQLite's driver a quarter of the time of an update
+            sql, values_of = _by_position(sql)
+            rows = [values_of(row) for row in rows]
+        return self.connection.executemany(sql, rows).fetchall()
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed; `values` as in `one`."""
@@ -229,6 +242,13 @@ class Writer:
                     job.future.set_exception(_fresh_copy(job.error))
                 else:
                     job.future.set_result(job.result)
+
+
+@functools.lru_cache
+def _by_position(sql: str) -> tuple[str, Callable[[Any], Any]]:
+    """Return a statement with numbered in place of named values, and what takes its values from a dict; it has two or more."""
+    names = list(dict.fromkeys(_NAMED.findall(sql)))
+    return _NAMED.sub(lambda found: f"?{names.index(found[1]) + 1}", sql), itemgetter(*names)
 
 
 def _bound(values: tuple[Any, ...]) -> Any:
