@@ -9,6 +9,7 @@ _MANIFEST = {
     "providers": "lies_provider",
     "transports": "t_routes",
     "pairs": "lies_transport",
+    "settings": "lies_settings",
 }
 _PROVIDER = {
     "name": "lies_name",

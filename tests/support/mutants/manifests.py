@@ -425,6 +425,13 @@ MANIFESTS = (
         ("api=(2, 0)", "api=(9, 0)"),
     ),
     _mutant(
+        "lies_settings",
+        "`settings` has a name that no environment variable has",
+        _COMPLETE,
+        "settings has 'my secret', no name of an environment variable",
+        ("api=(2, 0)", 'settings=("my secret",), api=(2, 0)'),
+    ),
+    _mutant(
         "lies_light",
         "the manifest imports an HTTP client",
         "test_the_manifest_is_light",

@@ -16,7 +16,7 @@ from importlib_metadata import packages_distributions
 
 from agentfield.entry_points import PEER_GROUP, installed_entry_points, normalized_name
 from agentfield.errors import AgentFieldError, NotFound
-from agentfield.plugins.manifest.completeness import pair_gaps, provider_gaps, transport_gaps
+from agentfield.plugins.manifest.completeness import manifest_gaps, pair_gaps, provider_gaps, transport_gaps
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.plugins.manifest.spec import Manifest
 from agentfield.plugins.registry.records import PluginRecord
@@ -110,6 +110,7 @@ def _id(record: PluginRecord) -> tuple[str, str]:
 
 
 def _problems(registry: Registry, manifest: Manifest) -> Iterator[str]:
+    yield from manifest_gaps(manifest)
     for spec in manifest.pairs:
         try:
             registry.resolve(spec.provider, spec.transport)

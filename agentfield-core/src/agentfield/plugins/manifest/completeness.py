@@ -9,11 +9,20 @@ import re
 from collections.abc import Iterator
 
 from agentfield.plugins.manifest.core_transports import CORE_TRANSPORTS
-from agentfield.plugins.manifest.spec import Capabilities, Catalog, PairSpec, ProviderSpec, RouteSpec, TransportSpec
+from agentfield.plugins.manifest.spec import (
+    Capabilities,
+    Catalog,
+    Manifest,
+    PairSpec,
+    ProviderSpec,
+    RouteSpec,
+    TransportSpec,
+)
 
-__all__ = ["pair_gaps", "provider_gaps", "transport_gaps", "voices_of"]
+__all__ = ["manifest_gaps", "pair_gaps", "provider_gaps", "transport_gaps", "voices_of"]
 
 _ADDRESS = re.compile(r"(?:https?|wss?)://[^\s/]+.*")
+_SETTING = re.compile(r"[A-Z][A-Z0-9_]*")
 _ALWAYS = ("duration", "idle")
 
 
@@ -21,6 +30,13 @@ def voices_of(provider: ProviderSpec, model: str) -> Catalog:
     """Return the voices of a model."""
     own = next((spec.voices for spec in provider.model_specs if spec.model == model), None)
     return own or provider.voices
+
+
+def manifest_gaps(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong in a manifest beside its providers, transports and pairs."""
+    for name in manifest.settings:
+        if not _SETTING.fullmatch(name):
+            yield f"settings has {name!r}, no name of an environment variable such as ACME_SECRET"
 
 
 def provider_gaps(provider: ProviderSpec) -> Iterator[str]:

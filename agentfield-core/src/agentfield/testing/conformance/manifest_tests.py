@@ -16,7 +16,7 @@ from agentfield.entry_points import PLUGIN_GROUP
 from agentfield.errors import CapabilityMissing, InvalidInput
 from agentfield.plugins import PLUGIN_API, Capabilities, PluginRecord
 from agentfield.plugins.manifest.choices import check_options
-from agentfield.plugins.manifest.completeness import pair_gaps, provider_gaps
+from agentfield.plugins.manifest.completeness import manifest_gaps, pair_gaps, provider_gaps
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.plugins.registry.session_checks import needs_of
 from agentfield.realtime.config import Limits, SemanticVad, ServerVad, SessionDeclaration
@@ -60,7 +60,7 @@ class AdapterManifestTests(ConformanceSuite):
         assert subject.record.state == "ok", subject.record.reason
         assert manifest is not None
         assert manifest.api[0] == PLUGIN_API[0], f"made for plugin API {manifest.api}, this is {PLUGIN_API}"
-        gaps = [*provider_gaps(subject.provider), *pair_gaps(subject.spec, subject.provider)]
+        gaps = [*manifest_gaps(manifest), *provider_gaps(subject.provider), *pair_gaps(subject.spec, subject.provider)]
         assert not gaps, "\n".join(gaps)
 
     async def test_unknown_options_are_refused(self, subject: PairUnderTest) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from agentfield.errors import AgentFieldError
 from agentfield.plugins import PLUGIN_API
-from agentfield.plugins.manifest.completeness import transport_gaps
+from agentfield.plugins.manifest.completeness import manifest_gaps, transport_gaps
 from agentfield.plugins.manifest.references import load_attribute
 from agentfield.realtime.caller import CallerGone, CallerText
 from agentfield.realtime.commands import CancelReplyCommand, CommitTurnCommand
@@ -61,7 +61,7 @@ class TransportSuite(ConformanceSuite):
         assert record.state == "ok", record.reason
         assert record.manifest is not None
         assert record.manifest.api[0] == PLUGIN_API[0], f"made for plugin API {record.manifest.api}"
-        gaps = list(transport_gaps(spec))
+        gaps = [*manifest_gaps(record.manifest), *transport_gaps(spec)]
         assert not gaps, "\n".join(gaps)
         missing = [name for name in spec.requires if importlib.util.find_spec(name.partition(".")[0]) is None]
         assert not missing, f"requires names modules that are not installed: {', '.join(missing)}"
