@@ -58,7 +58,7 @@ def adapters(
         _print_markdown(provider, transport)
         return
     views, notes = _remote(url) if url else _local()
-    views = _selected(views, provider, transport)
+    views = _selected(views, provider, transport, notes)
     fits = [not asked or not _unmet(view, asked) for view in views]
     out = Output(as_json=as_json)
     rows = [view.model_dump(mode="json") for view in views]
@@ -102,7 +102,9 @@ def _print_markdown(provider: str | None, transport: str | None) -> None:
     typer.echo(matrix_table(rows), nl=False)
 
 
-def _selected(views: Sequence[AdapterView], provider: str | None, transport: str | None) -> list[AdapterView]:
+def _selected(
+    views: Sequence[AdapterView], provider: str | None, transport: str | None, notes: Sequence[str] = ()
+) -> list[AdapterView]:
     from agentfield.errors import UnsupportedPair
     from agentfield.plugins.wording import did_you_mean, listed
 
@@ -110,8 +112,11 @@ def _selected(views: Sequence[AdapterView], provider: str | None, transport: str
         known = {getattr(view, kind) for view in views}
         if asked is not None and asked not in known:
             guess = did_you_mean(asked, known)
+            installed = {getattr(view, kind) for view in views if view.installed}
+            others = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
             raise UnsupportedPair(
-                f"no pair has the {kind} {asked!r}.{guess} Available: {listed(known)}.", hint="af adapters"
+                f"no pair has the {kind} {asked!r}.{guess} Available: {listed(installed)}.{others}",
+                hint="af adapters",
             )
     return [v for v in views if provider in (None, v.provider) and transport in (None, v.transport)]
 

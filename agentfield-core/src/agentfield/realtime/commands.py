@@ -30,12 +30,14 @@ class _Command(BaseModel):
 
 
 class SayCommand(_Command):
-    """Speak exactly this text."""
+    """Speak this text: exactly, or as well as the model can, as `Capabilities.say` declares."""
 
     type: Literal["say"] = "say"
     id: str
     text: str
     interruptible: bool = True
+    """Whether the caller's speech may stop it; False only where the pair declares `uninterruptible`, which also gets
+    `UpdateCommand` before."""
 
 
 class ReplyCommand(_Command):
@@ -54,7 +56,8 @@ class CancelReplyCommand(_Command):
     """Stop a reply and discard the audio that was not played.
 
     Where the media is carried, it also comes for a reply whose generation is over and that the caller interrupts while it is
-    still played: the model may then learn what was heard. An adapter whose provider has nothing to stop ignores it.
+    still played: the model may then learn what was heard. An adapter that can interrupt and whose provider has nothing to stop
+    ignores it.
     """
 
     type: Literal["cancel_reply"] = "cancel_reply"

@@ -288,7 +288,7 @@ class PlayoutCleared(_Event):
 
 
 class UsageReported(_Event):
-    """Usage that belongs to no reply, such as transcription of the caller."""
+    """Usage that is not part of `ReplyEnded`: of the transcription of a turn, or of a reply whose usage is counted later."""
 
     type: Literal["usage"] = "usage"
     kind: Literal["transcription", "reply"] = "transcription"

@@ -226,6 +226,7 @@ class Manifest:
     """The declarations of a plugin."""
 
     api: tuple[int, int]
+    """The lowest plugin API that it needs, as numbers: the installed one must have the same first and at least this second number."""
     providers: tuple[ProviderSpec, ...] = ()
     transports: tuple[TransportSpec, ...] = ()
     pairs: tuple[PairSpec, ...] = ()
