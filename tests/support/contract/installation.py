@@ -18,6 +18,7 @@ import pytest
 from agentfield import Agent
 from agentfield.errors import AgentFieldError
 from agentfield.plugins import Registry
+from agentfield.settings import home as agentfield_home
 from agentfield.wire.rest import StartRequest, StartResponse
 from agentfield_local.brain.obedient import ObedientBrain
 from agentfield_local.brain.protocol import Brain
@@ -272,6 +273,8 @@ async def enter(
     settings = Settings(home=home, port=0, prices=prices)
     plane = await stack.enter_async_context(control_plane(settings, registry=registry, environ=environ))
     app._url, app._api_key = plane.url, None
+    # the nodes of a test share a folder, and a port may have belonged to another control plane
+    (agentfield_home() / "control_planes" / plane.url.removeprefix("http://")).unlink(missing_ok=True)
     await stack.enter_async_context(app)
     client = await stack.enter_async_context(RecordingClient(plane.url))
     http = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
