@@ -8,6 +8,7 @@ import random
 import signal
 import sqlite3
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,9 @@ def full_shim(installation: Installation):
 
 def disks() -> list[object]:
     """Return the kinds of full disk to test: a real one where mounting is allowed, and both in the full run."""
-    real = os.geteuid() == 0 and mountable(Path("/tmp/agentfield-mountable"))
+    # a folder of its own: several processes collect these tests at once, and all must find the same ones
+    with tempfile.TemporaryDirectory() as folder:
+        real = os.geteuid() == 0 and mountable(Path(folder) / "disk")
     return [full_tmpfs, full_shim][not real : 2 if KILLS > 3 else 1 + (not real)]
 
 

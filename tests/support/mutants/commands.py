@@ -6,7 +6,7 @@ from support.mutants.mutant import Edit, Mutant
 
 __all__ = ["COMMANDS"]
 
-_REFUSED = "            case CommitTurnCommand() | ToolResultCommand() | ReplyCommand():\n"
+_REFUSED = "            case BeginTurnCommand() | CommitTurnCommand() | ToolResultCommand() | ReplyCommand():\n"
 _SEND = "        message = self._protocol.encode(command)\n"
 _ASYNCIO = (
     "adapter",
@@ -48,7 +48,7 @@ COMMANDS = (
         "test_tool_calls_round_trip",
         "tools is 'none', so send(ReplyCommand) must raise CapabilityMissing; it was taken and is lost",
         ("protocol", "            case ReplyCommand() if not command.tools:\n", "            case ReplyCommand():\n"),
-        ("protocol", _REFUSED, "            case CommitTurnCommand() | ToolResultCommand():\n"),
+        ("protocol", _REFUSED, "            case BeginTurnCommand() | CommitTurnCommand() | ToolResultCommand():\n"),
     ),
     _mutant(
         "takes_results",
