@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentfield.lossy import lossy_json, lossy_text
+from agentfield.problem_status import http_status
 
 __all__ = [
     "AdapterNotInstalled",
@@ -94,7 +95,7 @@ class AgentFieldError(Exception):
             **(data if isinstance(data, dict) else {}),
             "type": f"urn:agentfield:problem:{code}",
             "title": code.replace("_", " "),
-            "status": self.status if type(self.status) is int else AgentFieldError.status,
+            "status": http_status(self.status, own_key=isinstance(self, Unauthorized)),
             "code": code,
             "detail": lossy_text(self.message),
         }
@@ -314,11 +315,12 @@ def error_from_problem(problem: Mapping[str, Any]) -> AgentFieldError:
     code = str(problem.get("code", "error"))
     # A plugin's subclass may reuse a code: only the classes of this module are constructed from a document.
     known = [cls for cls in _subclasses() if cls.__module__ == __name__]
-    cls = next((c for c in known if c.code == code), None) or _BY_STATUS.get(problem.get("status", 0))
+    status = http_status(problem["status"], own_key=True) if "status" in problem else None
+    cls = next((c for c in known if c.code == code), None) or _BY_STATUS.get(status or 0) or AgentFieldError
     data = {str(k): v for k, v in problem.items() if k not in _PROBLEM_FIELDS}
     hint = problem.get("hint")
-    error = (cls or AgentFieldError)(str(problem.get("detail") or code), code=code, hint=hint)
+    error = cls(str(problem.get("detail") or code), code=code, hint=hint)
     error.data.update(data)  # not as keywords: a document may have a member named like a parameter
-    if isinstance(problem.get("status"), int):
-        error.status = problem["status"]
+    if status is not None:
+        error.status = http_status(status, own_key=issubclass(cls, Unauthorized))
     return error

@@ -112,6 +112,20 @@ async def test_failure_is_a_problem_document(cp: Plane) -> None:
     assert body["execution_id"] == headers["X-Execution-ID"]
 
 
+@pytest.mark.parametrize("given", [200, 204, 304, 101, 99_999, -1, True, "404", None, [404], {}, 401, 418])
+async def test_the_status_of_a_nodes_problem_is_checked(cp: Plane, given: Any) -> None:
+    """The answer and the record have an error status, and never 401, which is about the caller's own key."""
+    node = RawNode()
+    async with node.linked(cp):
+        asking = asyncio.create_task(cp.execute("node.fn"))
+        problem = {"code": "mine", "detail": "Not today.", "status": given}
+        await node.answer(await node.next(Invoke), status="failed", problem=problem)
+        status, body, _ = await asking
+        view = await cp.finished(body["execution_id"])
+    assert status == body["status"] == view["problem"]["status"] == (given if given == 418 else 502)
+    assert (body["code"], body["detail"]) == ("mine", "Not today.")
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [

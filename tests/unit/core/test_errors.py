@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentfield import errors
 from agentfield.errors import AgentFieldError, error_from_problem
+from agentfield.problem_status import http_status
 
 CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "error_from_problem"]
 
@@ -52,3 +58,30 @@ def test_a_problem_document_has_the_standard_members() -> None:
         "detail": "Gone.",
         "hint": "af session list",
     }
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-1, 700) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(status=ANY_JSON, code=st.sampled_from(["unauthorized", "not_found", "never_seen"]))
+def test_any_status_of_a_problem_is_an_error_status(status: Any, code: str) -> None:
+    """An integer from 400 to 599 is kept, anything else becomes 502; 401 stays only where it is about the caller's key."""
+    fits = type(status) is int and 400 <= status <= 599
+    assert http_status(status) == (status if fits and status != 401 else 502)
+    error = error_from_problem({"code": code, "status": status, "detail": "?"})
+    kept = fits and (status != 401 or isinstance(error, errors.Unauthorized))
+    assert error.status == error.to_problem()["status"] == (status if kept else 502)
+    own = AgentFieldError("?", code=code)
+    own.status = status
+    assert own.to_problem()["status"] == http_status(status)
+
+
+def test_a_status_may_be_an_enumeration() -> None:
+    """An `HTTPStatus` is an integer."""
+    error = AgentFieldError("?")
+    error.status = HTTPStatus.CONFLICT
+    assert error.to_problem()["status"] == 409

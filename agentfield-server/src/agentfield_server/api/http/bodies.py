@@ -149,15 +149,16 @@ def json_reply(
 
 def problem_reply(error: AgentFieldError) -> web.Response:
     """Return an RFC 9457 problem document."""
+    problem = error.to_problem()
     headers = {}
     if (retry_after := error.data.get("retry_after")) is not None:
         headers["Retry-After"] = str(int(retry_after))
-    text = json.dumps(error.to_problem(), separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(problem, separators=(",", ":"), ensure_ascii=False)
     return web.Response(
         # a lone surrogate in an error's text must not cost the reply
         body=text.encode(errors="replace"),
         charset="utf-8",
-        status=error.status,
+        status=problem["status"],
         content_type="application/problem+json",
         headers=headers,
     )

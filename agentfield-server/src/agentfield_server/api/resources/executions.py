@@ -6,6 +6,7 @@ from aiohttp import web
 
 from agentfield.errors import Conflict, ExecutionTimeout, InvalidInput, error_from_problem
 from agentfield.ids import new_id
+from agentfield.problem_status import http_status
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
 from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
@@ -199,6 +200,8 @@ def _failed(execution: Execution) -> web.Response:
     else:
         problem = dict(execution.problem or {"code": "execution_failed", "detail": f"{execution.target} failed."})
     context = {"execution_id": execution.id, "run_id": execution.run_id, "target": execution.target}
+    if "status" in problem:
+        problem["status"] = http_status(problem["status"])
     return problem_reply(error_from_problem({**problem, **context}))
 
 

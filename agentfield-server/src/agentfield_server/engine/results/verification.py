@@ -13,6 +13,7 @@ from agentfield.errors import (
     InvalidInput,
 )
 from agentfield.identity import canonical, digest, result_leaf, result_message, verify_signature
+from agentfield.problem_status import http_status
 from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
 from agentfield.wire.frames import Result
 from agentfield.wire.link_protocol import PROOFS
@@ -221,6 +222,8 @@ def _problem(frame: Result) -> dict[str, Any]:
     """Return the problem document of the node; one that is too large is reduced to a truncated detail."""
     default = _DEFAULTS[frame.status]("The node gave no reason.").to_problem()
     given: dict[str, Any] = nearest(dict(frame.problem or {}))
+    if "status" in given:
+        given["status"] = http_status(given["status"])
     if len(encode(given)) <= _MAX_PROBLEM:
         return {**default, **given}
     detail = clean_text(str(given.get("detail", default["detail"])))[:_MAX_DETAIL]
