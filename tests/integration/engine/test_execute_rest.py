@@ -127,6 +127,22 @@ async def test_the_status_of_a_nodes_problem_is_checked(cp: Plane, given: Any) -
 
 
 @pytest.mark.parametrize(
+    ("given", "header"),
+    [(0, "0"), (3, "3"), (2.5, "2"), (86_400, "86400")]
+    + [(bad, None) for bad in ("soon", "3", None, True, -1, 86_401, 1e300, [3], {})],
+)
+async def test_retry_after_of_a_nodes_problem_is_checked(cp: Plane, given: Any, header: str | None) -> None:
+    """The header has a number from 0 to 86400, or is absent; the problem arrives in any case."""
+    node = RawNode()
+    async with node.linked(cp):
+        asking = asyncio.create_task(cp.execute("node.fn"))
+        problem = {"code": "busy", "detail": "Later.", "status": 429, "retry_after": given}
+        await node.answer(await node.next(Invoke), status="failed", problem=problem)
+        status, body, headers = await asking
+    assert (status, body["code"], headers.get("Retry-After")) == (429, "busy", header)
+
+
+@pytest.mark.parametrize(
     ("body", "code"),
     [
         ('{"input": {"a": 1}', "malformed_json"),

@@ -16,7 +16,7 @@ from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.access.browser_tokens import READ_AFTER_END, BrowserTokenService
 from agentfield_server.access.guard import PRINCIPAL, AuthGuard
 from agentfield_server.api.application import build_application
-from agentfield_server.api.http.bodies import json_reply, read_model, strict_json
+from agentfield_server.api.http.bodies import json_reply, problem_reply, read_model, strict_json
 from agentfield_server.api.http.route import Route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.settings import Settings, read_settings
@@ -359,3 +359,11 @@ def test_a_public_bind_without_a_key_is_refused() -> None:
     Settings(host="0.0.0.0", api_key=KEY).require_safe_bind()
     for host in ("127.0.0.1", "::1", "localhost"):
         Settings(host=host).require_safe_bind()
+
+
+@pytest.mark.parametrize("wait", [float("inf"), float("-inf"), float("nan"), "soon", b"3", object(), 10**400, -0.5])
+def test_a_retry_after_that_is_no_number_of_seconds_costs_the_header_only(wait: Any) -> None:
+    """The problem document is sent without the header."""
+    reply = problem_reply(Conflict("Taken.", retry_after=wait))
+    assert reply.status == 409
+    assert "Retry-After" not in reply.headers

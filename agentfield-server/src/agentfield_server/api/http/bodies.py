@@ -20,6 +20,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 MAX_BODY = 64 * 1024
 MAX_PAGE = 1000
+MAX_RETRY_AFTER = 86_400
 _SIZE_HINT = "send less: keep large data elsewhere and send where it is"
 _JSON_HINT = "send one JSON object in UTF-8"
 
@@ -150,9 +151,7 @@ def json_reply(
 def problem_reply(error: AgentFieldError) -> web.Response:
     """Return an RFC 9457 problem document."""
     problem = error.to_problem()
-    headers = {}
-    if (retry_after := error.data.get("retry_after")) is not None:
-        headers["Retry-After"] = str(int(retry_after))
+    headers = _retry_after(error.data.get("retry_after"))
     text = json.dumps(problem, separators=(",", ":"), ensure_ascii=False)
     return web.Response(
         # a lone surrogate in an error's text must not cost the reply
@@ -162,3 +161,10 @@ def problem_reply(error: AgentFieldError) -> web.Response:
         content_type="application/problem+json",
         headers=headers,
     )
+
+
+def _retry_after(seconds: object) -> dict[str, str]:
+    """Return the header for the `retry_after` of an error, which may be any value: user code and nodes set it."""
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and 0 <= seconds <= MAX_RETRY_AFTER:
+        return {"Retry-After": str(int(seconds))}
+    return {}
