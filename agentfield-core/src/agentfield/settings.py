@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agentfield.addresses import split_address
 from agentfield.errors import InvalidInput
 
 __all__ = [
@@ -117,9 +118,15 @@ def is_loopback(url: str) -> bool:
 
 
 def _checked(url: str, source: str) -> str:
-    parts = urlsplit(url.strip())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    why = ""
+    try:
+        parts = split_address(url.strip())
+    except ValueError as error:
+        parts, why = None, f": {error}"
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise InvalidInput(
-            f"{source} is {url!r}, which is not an http address.", hint=f"Use one like {DEFAULT_URL}.", field=source
+            f"{source} is {url!r}, which is not an http address{why}.",
+            hint=f"Use one like {DEFAULT_URL}.",
+            field=source,
         )
     return url.strip().rstrip("/")

@@ -39,7 +39,10 @@ class CreatedCall:
 
 def call_id_of(location: str) -> str | None:
     """Return the id of a call from a `Location` header: the last segment of the path that starts with ``rtc_``."""
-    segments = urlsplit(location).path.split("/")
+    try:
+        segments = urlsplit(location).path.split("/")
+    except ValueError:
+        return None
     return next((part for part in reversed(segments) if _CALL_ID.fullmatch(part)), None)
 
 

@@ -136,6 +136,13 @@ def test_every_command_reports_an_absent_control_plane_as_a_problem_document(now
                 "hint: Use one like http://127.0.0.1:8080.\ncode: invalid_input\n"
             ),
         ),
+        (
+            ["nodes", "--url", "http://[::1"],
+            (
+                "error: the given address is 'http://[::1', which is not an http address: its host is malformed.\n"
+                "hint: Use one like http://127.0.0.1:8080.\ncode: invalid_input\n"
+            ),
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -40,6 +40,11 @@ def test_proxies_apply_except_for_loopback(monkeypatch: pytest.MonkeyPatch) -> N
         assert is_loopback(f"http://{host}:8080/v1")
 
 
+def test_a_malformed_url_is_not_loopback() -> None:
+    """A URL without a valid host does not refer to this machine."""
+    assert not is_loopback("http://[::1")
+
+
 def test_insecure_base_urls_are_refused() -> None:
     """Plain HTTP is for loopback only; user, query and fragment are refused."""
     assert check_base_url("https://voice.test/v1/", None) == "https://voice.test/v1"
@@ -51,6 +56,8 @@ def test_insecure_base_urls_are_refused() -> None:
         "",
         "https://user:pass@x/v1",
         "https://x/v1?key=1",
+        "http://[::1",
+        "https://x:99999/v1",
     ):
         with pytest.raises(InvalidInput) as caught:
             check_base_url(url, "EXAMPLE_URL", example="https://voice.test/v1")

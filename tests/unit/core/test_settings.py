@@ -29,11 +29,18 @@ def test_an_invalid_address_file_is_named(tmp_path: Path, content: str) -> None:
         discover_url(None, {"AGENTFIELD_HOME": str(tmp_path)})
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://"])
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://", "http://[::1", "http://a]b"])
 def test_an_invalid_address_is_refused(url: str) -> None:
     """Only http and https addresses are accepted."""
     with pytest.raises(InvalidInput, match="AGENTFIELD_URL"):
         discover_url(None, {"AGENTFIELD_URL": url})
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "x"])
+def test_an_invalid_port_is_named(port: str) -> None:
+    """The error of a port that does not exist is about the port."""
+    with pytest.raises(InvalidInput, match="its port is not a number from 0 to 65535"):
+        discover_url(f"http://127.0.0.1:{port}", {})
 
 
 def test_the_data_folder_and_the_key() -> None:

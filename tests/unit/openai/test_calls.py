@@ -85,6 +85,7 @@ async def test_a_call_is_created_with_two_parts_in_order_and_nothing_else() -> N
         ("/v1/realtime/calls/", None),
         ("/v1/realtime/calls/rtc_../../x", None),
         ("", None),
+        ("https://[::1/rtc_1", None),
     ],
 )
 def test_the_id_of_a_call_is_read_from_every_known_location(location: str, call_id: str | None) -> None:

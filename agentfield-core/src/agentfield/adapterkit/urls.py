@@ -6,6 +6,7 @@ import ipaddress
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
+from agentfield.addresses import split_address
 from agentfield.errors import InvalidInput
 
 __all__ = ["check_base_url", "is_loopback", "proxy_for", "socket_url"]
@@ -22,9 +23,16 @@ def check_base_url(url: str, setting: str | None, *, example: str | None = None)
     Raises:
         InvalidInput: It is not an HTTPS URL. HTTP is accepted for loopback only, since the key is sent to it.
     """
-    parts = urlsplit(url)
-    fits = parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url)))
-    if not fits or parts.username or parts.password or parts.query or parts.fragment:
+    try:
+        parts = split_address(url)
+    except ValueError:
+        fits = False
+    else:
+        secure = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
+        fits = (
+            secure and bool(parts.hostname) and not any((parts.username, parts.password, parts.query, parts.fragment))
+        )
+    if not fits:
         like = "an https:// address" if example is None else f"an address such as {example}"
         raise InvalidInput(
             f"The address in {setting or 'the settings'} cannot be used: an https:// address is needed "
@@ -40,7 +48,10 @@ def is_loopback(url: str) -> bool:
 
     Names below ``.localhost`` do not count: a resolver may map them elsewhere, and the key is sent there.
     """
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
     if host == "localhost":
         return True
     try:

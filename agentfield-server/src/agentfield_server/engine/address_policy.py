@@ -9,11 +9,11 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from agentfield.addresses import split_address
 from agentfield.errors import InvalidInput
 
 __all__ = ["AddressPolicy", "outbound_session"]
@@ -61,7 +61,10 @@ class AddressPolicy:
         Raises:
             InvalidInput: It is not allowed (code `forbidden_address`).
         """
-        parts = urlsplit(url)
+        try:
+            parts = split_address(url)
+        except ValueError as error:
+            raise _forbidden(str(error)) from None
         host = parts.hostname or ""
         literal = _literal(host)
         listed = host.lower() in self._names or (literal is not None and self.address(literal) and not _public(literal))
@@ -75,12 +78,7 @@ class AddressPolicy:
             why = f"{host} is a name of this machine or network"
         else:
             return
-        raise InvalidInput(
-            f"The address cannot be used: {why}.",
-            code="forbidden_address",
-            hint="use a public https:// address, or list the host in AGENTFIELD_WEBHOOK_ALLOW",
-            field="url",
-        )
+        raise _forbidden(why)
 
 
 def outbound_session(allowed: AddressPolicy, *, seconds: float, at_once: int) -> aiohttp.ClientSession:
@@ -129,6 +127,15 @@ class _FilteringResolver(AbstractResolver):
     async def close(self) -> None:
         """Close the resolver."""
         await self._resolver.close()
+
+
+def _forbidden(why: str) -> InvalidInput:
+    return InvalidInput(
+        f"The address cannot be used: {why}.",
+        code="forbidden_address",
+        hint="use a public https:// address, or list the host in AGENTFIELD_WEBHOOK_ALLOW",
+        field="url",
+    )
 
 
 def _literal(host: str) -> Address | None:
