@@ -50,6 +50,34 @@ def nowhere(monkeypatch, tmp_path, unused_tcp_port):
     return url
 
 
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        (["execute", "shop.echo", "--timeout", "inf"], "timeout"),
+        (["execute", "shop.echo", "--timeout", "86401"], "timeout"),
+        (["execute", "shop.echo", "--async", "--delay", "1e300"], "delay"),
+        (["execute", "shop.echo", "--async", "--delay", "inf"], "delay"),
+        (["webhooks", "add", "https://\udcff", "--event", "x"], "url"),
+        (["approvals", "approve", "apr_1", "--note", "n" * 100_000], "note"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_a_request_that_cannot_be_built_is_refused_by_field(nowhere, capsys, command, field):
+    """An option out of range is a typed error that names the field, with exit code 2."""
+    assert run([*command, "--json"]) == 2
+    problem = json.loads(capsys.readouterr().out)
+    assert (problem["code"], problem["field"]) == ("invalid_input", field)
+
+
+def test_a_name_that_is_not_utf8_is_refused(nowhere, capsys):
+    """An argument with bytes that are not UTF-8 is a typed error."""
+    assert run(["execute", "sh\udcffop.echo"]) == 2
+    assert capsys.readouterr().err == (
+        "error: sh\\udcffop.echo cannot be asked for: it is not UTF-8.\n"
+        "hint: give the name in whole Unicode characters\ncode: unrepresentable\n"
+    )
+
+
 def test_an_absent_control_plane_is_explained(nowhere, capsys):
     """Without a control plane a command names the address and the command to start one, and exits with 3."""
     assert run(["session", "list"]) == 3

@@ -118,10 +118,11 @@ def _decide(
     *,
     as_json: bool,
 ) -> None:
+    from agentfield.wire.requests import make_request
     from agentfield.wire.rest import DecisionRequest
     from agentfield_cli.connect import connected, run
 
-    request = DecisionRequest(decision=decision, by=by or None, note=note, data=_json(data))
+    request = make_request(DecisionRequest, decision=decision, by=by or None, note=note, data=_json(data))
 
     async def ask() -> ApprovalView:
         async with connected(url) as client:

@@ -60,6 +60,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Delete runs that ended long ago, each as a whole; never a run with an open or suspended execution."""
+    from agentfield.wire.requests import make_request
     from agentfield.wire.rest import PruneRequest
     from agentfield_cli.connect import connected, run
     from agentfield_cli.terminal.output import Output
@@ -70,7 +71,9 @@ def prune(
         rounds, after = [], ""
         async with connected(url) as client:
             while True:
-                done = await client.prune_store(PruneRequest(older_than_days=days, dry_run=dry_run, after=after))
+                done = await client.prune_store(
+                    make_request(PruneRequest, older_than_days=days, dry_run=dry_run, after=after)
+                )
                 rounds.append(done)
                 if done.next is None:
                     return rounds

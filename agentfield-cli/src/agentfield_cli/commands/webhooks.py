@@ -39,13 +39,16 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add a webhook. The secret that signs its deliveries is shown only once."""
+    from agentfield.wire.requests import make_request
     from agentfield.wire.rest import WebhookRequest
     from agentfield_cli.connect import connected, run
     from agentfield_cli.terminal.output import Output
 
+    request = make_request(WebhookRequest, url=address, events=tuple(event))
+
     async def ask() -> WebhookView:
         async with connected(url) as client:
-            return await client.add_webhook(WebhookRequest(url=address, events=tuple(event)))
+            return await client.add_webhook(request)
 
     made = run(ask())
     out = Output(as_json=as_json)

@@ -86,6 +86,7 @@ def _start_request(
     metadata: Metadata = "{}",
 ) -> Any:
     from agentfield.errors import InvalidInput
+    from agentfield.wire.requests import make_request
     from agentfield.wire.rest import StartRequest
 
     values = parse_json_option("--metadata", metadata, example='--metadata \'{"name": "value"}\'')
@@ -93,7 +94,8 @@ def _start_request(
         raise InvalidInput("--metadata is JSON, but not an object.", hint='--metadata \'{"name": "value"}\'')
     if caller is not None and len(caller) > 256:
         raise InvalidInput("--caller is longer than 256 characters.", hint="af session start --help")
-    return StartRequest(
+    return make_request(
+        StartRequest,
         target=target,
         provider=provider,
         transport=transport,

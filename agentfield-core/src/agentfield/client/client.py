@@ -11,6 +11,7 @@ from agentfield.client.connection import ANSWER_TIMEOUT, parse, parse_list, path
 from agentfield.client.streams import SessionStreams
 from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
+from agentfield.wire.requests import make_request
 from agentfield.wire.rest import (
     AdapterView,
     ApprovalView,
@@ -285,5 +286,6 @@ class ControlPlaneClient(SessionStreams):
 
 def _execute_body(values: Mapping[str, Any] | None, timeout: float | None, **more: float) -> dict[str, Any]:
     given = {name: value for name, value in more.items() if value}
-    request = ExecuteRequest(input=jsonable(dict(values or {}), name="input", untyped="keep"), timeout=timeout, **given)
+    data = jsonable(dict(values or {}), name="input", untyped="keep")
+    request = make_request(ExecuteRequest, input=data, timeout=timeout, **given)
     return request.model_dump(mode="json", exclude_none=True, exclude_unset=True)

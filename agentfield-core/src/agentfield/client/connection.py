@@ -13,7 +13,8 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, error_from_problem
+from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, InvalidInput, error_from_problem
+from agentfield.lossy import lossy_text
 from agentfield.plugins.install import cli_command
 from agentfield.settings import discover_api_key, discover_url, is_loopback
 from agentfield.wire.headers import IDEMPOTENCY_KEY
@@ -155,8 +156,19 @@ class Connection:
 
 
 def path_segment(text: str) -> str:
-    """Return a text quoted as one segment of a URL path."""
-    return quote(text, safe="")
+    """Return a text quoted as one segment of a URL path.
+
+    Raises:
+        InvalidInput: It holds half of a surrogate pair, as an argument that is not UTF-8 does.
+    """
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise InvalidInput(
+            f"{lossy_text(text, 200)} cannot be asked for: it is not UTF-8.",
+            code="unrepresentable",
+            hint="give the name in whole Unicode characters",
+        ) from None
 
 
 def parse(model: type[M], value: Any) -> M:

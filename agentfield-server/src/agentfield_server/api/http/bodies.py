@@ -11,8 +11,8 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from agentfield.errors import AgentFieldError, InvalidInput, LimitExceeded
-from agentfield.schema import validation_message
 from agentfield.values import parse
+from agentfield.wire.requests import request_error
 
 __all__ = ["json_reply", "problem_reply", "read_limit", "read_model", "read_text", "strict_json", "validation_error"]
 
@@ -44,12 +44,7 @@ def strict_json(text: str) -> Any:
 
 def validation_error(error: ValidationError, model: type[BaseModel]) -> InvalidInput:
     """Return the error for the first invalid field of `model`; the message does not repeat its value."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    reason = f"{field}: " * bool(field) + validation_message(first["type"], first["msg"])
-    return InvalidInput(
-        f"The body does not fit: {reason}.", hint=f"it takes: {', '.join(model.model_fields)}", field=field
-    )
+    return request_error(error, model, "body")
 
 
 async def read_text(request: web.Request, *, media_type: str, max_bytes: int, timeout: float = 10.0) -> str:  # noqa: ASYNC109
