@@ -27,8 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agentfield.lossy import lossy_json, lossy_text
-from agentfield.problem_status import http_status
+from agentfield.lossy import http_status, lossy_json, lossy_text
 
 __all__ = [
     "AdapterNotInstalled",

@@ -1,4 +1,4 @@
-"""Text and JSON of any object, for errors and logs: bounded, always encodable, and made without raising.
+"""Text, JSON and HTTP status of any object, for errors and logs: bounded, always encodable, and made without raising.
 
 What an error carries comes from anywhere: a message with half of a surrogate pair, a `__str__` that raises, a hint that is no
 text. An error must be reported all the same, so these functions prefer an approximation to a refusal. Values that a program
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["MAX_TEXT", "lossy_json", "lossy_text"]
+__all__ = ["MAX_TEXT", "http_status", "lossy_json", "lossy_text"]
 
 MAX_TEXT: Final = 4000
 """Characters of one text."""
@@ -51,6 +51,19 @@ def lossy_json(value: object, *, levels: int = _MAX_DEPTH, cut: bool = True) -> 
         return _json(value, levels, limit, [parts])
     except BaseException:  # noqa: BLE001 -- the methods of a subclass of dict or list are user code
         return lossy_text(value)
+
+
+def http_status(value: object, *, own_key: bool = False) -> int:
+    """Return the HTTP status of a problem, whose own status may be any value: user code and nodes set it.
+
+    An integer from 400 to 599 is kept, anything else becomes 502.
+
+    Args:
+        value: The status of the problem.
+        own_key: Whether 401 is about the key of the caller itself; elsewhere it becomes 502, so as not to look like it.
+    """
+    status = int.__int__(value) if isinstance(value, int) and not isinstance(value, bool) else 0
+    return status if 400 <= status <= 599 and (own_key or status != 401) else 502
 
 
 def _json(value: object, levels: int, limit: int, left: list[int]) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentfield import errors
 from agentfield.errors import AgentFieldError, error_from_problem
-from agentfield.problem_status import http_status
+from agentfield.lossy import http_status
 
 CLASSES = [getattr(errors, name) for name in errors.__all__ if name != "error_from_problem"]
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from agentfield.errors import Conflict, ExecutionTimeout, InvalidInput, error_from_problem
 from agentfield.ids import new_id
-from agentfield.problem_status import http_status
+from agentfield.lossy import http_status
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
 from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent

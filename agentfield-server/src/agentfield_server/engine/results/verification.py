@@ -13,7 +13,7 @@ from agentfield.errors import (
     InvalidInput,
 )
 from agentfield.identity import canonical, digest, result_leaf, result_message, verify_signature
-from agentfield.problem_status import http_status
+from agentfield.lossy import http_status
 from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
 from agentfield.wire.frames import Result
 from agentfield.wire.link_protocol import PROOFS
