@@ -145,6 +145,10 @@ async def test_retry_after_of_a_nodes_problem_is_checked(cp: Plane, given: Any, 
 @pytest.mark.parametrize(
     ("body", "code"),
     [
+        ('{"timeout": true}', "invalid_input"),
+        ('{"timeout": false}', "invalid_input"),
+        ('{"priority": true}', "invalid_input"),
+        ('{"delay": false}', "invalid_input"),
         ('{"input": {"a": 1}', "malformed_json"),
         ('{"input": {"a": NaN}}', "unrepresentable"),
         ('{"input": {}, "input": {}}', "malformed_json"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "AdapterView",
@@ -48,6 +49,17 @@ ApprovalStatus = Literal["pending", "approved", "rejected", "changes_requested",
 SessionState = Literal["created", "connecting", "live", "ending", "ended"]
 
 
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number_type", "input should be a number, not a boolean")
+    return value
+
+
+# pydantic takes `true` as 1; a client that sends it has made an error
+_Float = Annotated[float, BeforeValidator(_no_boolean)]
+_Int = Annotated[int, BeforeValidator(_no_boolean)]
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -60,10 +72,10 @@ class ExecuteRequest(_Request):
     """``POST /api/v1/execute/{target}`` and ``/execute/async/{target}``."""
 
     input: dict[str, Any] = Field(default_factory=dict)
-    timeout: float | None = Field(default=None, gt=0, le=86_400)
-    priority: int = Field(default=0, ge=-10, le=10)
+    timeout: _Float | None = Field(default=None, gt=0, le=86_400)
+    priority: _Int = Field(default=0, ge=-10, le=10)
     """Among queued executions higher ones start first; those that a live call waits for come before all others."""
-    delay: float = Field(default=0, ge=0, le=30 * 86_400)
+    delay: _Float = Field(default=0, ge=0, le=30 * 86_400)
     """Seconds to wait before the start (``/execute/async`` only)."""
 
 
@@ -403,7 +415,7 @@ class StoreView(_View):
 class PruneRequest(_Request):
     """``POST /api/v1/store/prune``: one round of pruning."""
 
-    older_than_days: float = Field(ge=1, le=36_500)
+    older_than_days: _Float = Field(ge=1, le=36_500)
     """Minimum days since the last event of a run."""
     dry_run: bool = False
     """Only count, delete nothing."""
