@@ -8,14 +8,18 @@ relies on are converted by `agentfield.schema`, which refuses what it cannot rep
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["MAX_TEXT", "http_status", "lossy_json", "lossy_text"]
+__all__ = ["MAX_TEXT", "http_status", "lossy_json", "lossy_text", "visible_text"]
 
 MAX_TEXT: Final = 4000
 """Characters of one text."""
+
+# controls except tab and line feed, the bidirectional controls, and halves of surrogate pairs
+_UNSAFE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_DEPTH = 8
@@ -36,6 +40,11 @@ def lossy_text(value: object, limit: int = MAX_TEXT) -> str:
     if len(text) > limit:
         text = f"{text[:limit]}… ({len(text)} characters)"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def visible_text(text: str) -> str:
+    """Return a text for a terminal: characters that would control it, or reorder the text, are escaped as in Python."""
+    return text if text.isprintable() else _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def lossy_json(value: object, *, levels: int = _MAX_DEPTH, cut: bool = True) -> Any:

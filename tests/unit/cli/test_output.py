@@ -17,8 +17,10 @@ from agentfield.errors import (
     ProviderError,
     SessionEnded,
 )
+from agentfield.wire.rest import DagView, ExecutionView
 from agentfield_cli.main import run
-from agentfield_cli.terminal.output import ExitCode, Output, exit_code
+from agentfield_cli.terminal.output import ExitCode, Output, exit_code, report_error
+from agentfield_cli.terminal.tree import workflow_tree
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,48 @@ from agentfield_cli.terminal.output import ExitCode, Output, exit_code
 def test_exit_codes(error, code):
     """A refusal exits with 2, a failure with 1, an unreachable control plane with 3."""
     assert exit_code(error) == code
+
+
+RAW = "d\x1b[31mRED\x07\x9b\r\u202etxt\u2066\x7f\udcff end"
+SEEN = r"d\x1b[31mRED\x07\x9b\r\u202etxt\u2066\x7f\udcff end"
+
+
+def test_control_characters_are_shown_escaped(capsys):
+    """Lines, tables, trees, notes, progress and errors show text of nodes and callers without executing it."""
+    out = Output()
+    out.line(RAW, "bold")
+    out.table(("name",), [(RAW,)], empty="none")
+    execution = {
+        "id": "exe_1",
+        "kind": "call",
+        "target": "a.b",
+        "status": "failed",
+        "run_id": "run_1",
+        "created_at": 1.0,
+    }
+    failed = ExecutionView.model_validate({**execution, "problem": {"detail": RAW}})
+    out.show(workflow_tree(DagView(run_id="run_1", executions=(failed,))))
+    out.note(RAW)
+    with out.progress(RAW) as change:
+        change(RAW)
+    report_error(InvalidInput(RAW, hint=RAW, code=RAW), as_json=False)
+    printed = "".join(capsys.readouterr())
+    assert printed.count(SEEN) == 8
+    # rich itself leaves out some control characters of a label
+    assert r"d\x1b[31mRED\x9b" in printed
+    assert not set(printed) & set(RAW) - set(SEEN)
+
+
+def test_json_output_keeps_control_characters(capsys):
+    """JSON escapes them in its own way, so its values are unchanged."""
+    Output(as_json=True).result({"text": "d\x1b[31mRED\x07\u202e"})
+    assert json.loads(capsys.readouterr().out) == {"text": "d\x1b[31mRED\x07\u202e"}
+
+
+def test_line_breaks_and_tabs_are_kept(capsys):
+    """Text of several lines stays so."""
+    Output().line("a\n\tb é 日本")
+    assert capsys.readouterr().out.split() == ["a", "b", "é", "日本"]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Output of `af`: text for people, one JSON object for programs, errors in one form, and progress.
 
-Results go to standard output; errors, notes and progress go to standard error.
+Results go to standard output; errors, notes and progress go to standard error. Text of nodes and callers may hold anything, so
+control characters are escaped in every line for people.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
 from agentfield.errors import AgentFieldError, ControlPlaneUnavailable
+from agentfield.lossy import visible_text
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from typer import TyperException
 
 __all__ = ["ExitCode", "Output", "exit_code", "plain", "report_error", "report_usage"]
@@ -62,7 +64,7 @@ def report_error(error: AgentFieldError, *, as_json: bool) -> int:
         _print_json(error.to_problem())
     else:
         hint = f"hint: {error.hint}\n" if error.hint else ""
-        sys.stderr.write(f"error: {error.message}\n{hint}code: {error.code}\n")
+        sys.stderr.write(visible_text(f"error: {error.message}\n{hint}code: {error.code}\n"))
     return exit_code(error)
 
 
@@ -95,7 +97,7 @@ class Output:
     def line(self, text: str = "", style: str | None = None) -> None:
         """Print a line of text."""
         if not self.as_json:
-            self._stdout().print(text, style=style, markup=False, soft_wrap=True)
+            self._stdout().print(visible_text(text), style=style, markup=False, soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
         """Print a rich table or tree."""
@@ -122,13 +124,13 @@ class Output:
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+            table.add_row(*(Text("-" if cell is None else visible_text(str(cell))) for cell in row))
         self._stdout().print(table)
 
     def note(self, text: str) -> None:
         """Print a status line on standard error."""
         if not self.as_json:
-            self._stderr().print(text, style="dim", markup=False, soft_wrap=True)
+            self._stderr().print(visible_text(text), style="dim", markup=False, soft_wrap=True)
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Callable[[str], None]]:
@@ -143,8 +145,8 @@ class Output:
             return
         from rich.markup import escape
 
-        with console.status(escape(text)) as status:
-            yield lambda text: status.update(escape(text))
+        with console.status(escape(visible_text(text))) as status:
+            yield lambda text: status.update(escape(visible_text(text)))
 
     def result(self, value: Any) -> None:
         """Print `value` as the JSON object of the command; does nothing without `as_json`."""
@@ -164,6 +166,14 @@ class Output:
 
 def _console(file: TextIO) -> Console:
     from rich.console import Console
+    from rich.segment import Segment
+
+    class VisibleConsole(Console):
+        """A console that escapes the text of renderables as well, such as the labels of a tree."""
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for part in super().render(renderable, options):
+                yield part if part.control else Segment(visible_text(part.text), part.style)
 
     # rich would fold piped text to the width of a terminal that does not exist
-    return Console(file=file, width=None if file.isatty() else _PIPE_WIDTH, highlight=False, emoji=False)
+    return VisibleConsole(file=file, width=None if file.isatty() else _PIPE_WIDTH, highlight=False, emoji=False)
