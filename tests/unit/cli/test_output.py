@@ -122,6 +122,32 @@ def test_a_name_that_is_not_utf8_is_refused(nowhere, capsys):
     )
 
 
+def test_a_syntax_error_of_an_agent_file_shows_the_users_part(nowhere, capsys, tmp_path):
+    """The file, the line and the message are shown, no frame of `af`, and the exit code is 1."""
+    file = tmp_path / "bad.py"
+    file.write_text("x = 1\ndef (:\n")
+    assert run(["run", str(file)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f'  File "{file}", line 2\n    def (:\n')
+    assert err.endswith(
+        "\nSyntaxError: invalid syntax\n"
+        f"error: {file} cannot be run: SyntaxError: invalid syntax (bad.py, line 2).\n"
+        f"hint: python {file}\ncode: agent_file_failed\n"
+    )
+    assert "agentfield_cli" not in err
+
+
+def test_an_exception_of_an_agent_file_shows_the_users_frames(nowhere, capsys, tmp_path):
+    """The traceback begins in the file; with --json the problem is the only output on standard output."""
+    file = tmp_path / "bad.py"
+    file.write_text("def f():\n    raise ValueError('no')\nf()\n")
+    assert run(["run", str(file), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["code"] == "agent_file_failed"
+    assert captured.err.startswith(f'Traceback (most recent call last):\n  File "{file}", line 3, in <module>\n')
+    assert captured.err.endswith("ValueError: no\n")
+
+
 def test_an_absent_control_plane_is_explained(nowhere, capsys):
     """Without a control plane a command names the address and the command to start one, and exits with 3."""
     assert run(["session", "list"]) == 3
