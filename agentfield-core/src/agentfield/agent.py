@@ -16,11 +16,25 @@ from agentfield import context
 from agentfield.arguments import check_seconds, check_target, checked_arguments, did_you_mean
 from agentfield.attempt_state import Decision, ExecutionSuspended
 from agentfield.declarations.decorators import DEFAULT, Decorators
-from agentfield.errors import Conflict, ControlPlaneUnavailable, ExecutionTimeout, InvalidInput, Unavailable
+from agentfield.errors import (
+    AgentFieldError,
+    Conflict,
+    ControlPlaneUnavailable,
+    ExecutionTimeout,
+    InvalidInput,
+    Unavailable,
+)
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import KnownControlPlanes, LinkListener, NodeLink
-from agentfield.node_process import LinkAnnouncer, cancel_and_wait, log_link_changes, run_process, run_until_stopped
+from agentfield.node_process import (
+    LinkAnnouncer,
+    cancel_and_wait,
+    log_link_changes,
+    print_if_uncaught,
+    run_process,
+    run_until_stopped,
+)
 from agentfield.plugins.install import cli_command
 from agentfield.schema import jsonable
 from agentfield.session.awaited import NotAwaited, must_await
@@ -214,7 +228,8 @@ class Agent(Decorators):
             drain: Seconds that running work may take to finish; by default ``AGENTFIELD_DRAIN_SECONDS``, or 30.
 
         Raises:
-            NodeRefused: The control plane refused this node.
+            NodeRefused: The control plane refused this node. If a program does not catch it, Python ends with the message,
+                the hint and the code instead of a traceback, and with exit code 1.
             InvalidInput: An argument is invalid.
             Conflict: An event loop is running already, or the agent is.
         """
@@ -228,7 +243,11 @@ class Agent(Decorators):
             )
         self._url = discover_url(url) if url else self._url
         self._api_key = api_key or self._api_key
-        run_process(self._serve(drain_seconds(drain)))
+        try:
+            run_process(self._serve(drain_seconds(drain)))
+        except AgentFieldError as error:
+            print_if_uncaught(error)
+            raise
 
     async def __aenter__(self) -> Self:
         """Link to the control plane and work in the background.

@@ -8,13 +8,22 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from types import TracebackType
 from typing import Any
 
 from agentfield.errors import AgentFieldError
 from agentfield.link import LinkListener, NodeLink
+from agentfield.lossy import visible_text
 from agentfield.plugins.install import cli_command
 
-__all__ = ["LinkAnnouncer", "cancel_and_wait", "log_link_changes", "run_process", "run_until_stopped"]
+__all__ = [
+    "LinkAnnouncer",
+    "cancel_and_wait",
+    "log_link_changes",
+    "print_if_uncaught",
+    "run_process",
+    "run_until_stopped",
+]
 
 _DEFAULT_SIGINT = signal.default_int_handler
 _log = logging.getLogger("agentfield.node")
@@ -41,6 +50,14 @@ def run_process(main: Coroutine[Any, Any, None]) -> None:
                         loop.run_until_complete(task)
                     raise
                 _log.error("a task raised %s; the node works on", type(error).__name__, exc_info=error)
+
+
+def print_if_uncaught(error: AgentFieldError) -> None:
+    """Have Python print an error as `af` does, without a traceback, if it ends the program; others are printed as before."""
+    hook = sys.excepthook
+    if not isinstance(hook, _ExceptionHook):
+        hook = sys.excepthook = _ExceptionHook(hook)
+    hook.error = error
 
 
 async def run_until_stopped(link: NodeLink, task: asyncio.Task[None], *, grace: float) -> None:
@@ -141,6 +158,21 @@ def log_link_changes(node_id: str) -> LinkListener:
     return listener
 
 
+class _ExceptionHook:
+    """An exception hook of Python that prints one error without its traceback."""
+
+    def __init__(self, others: Callable[..., Any]) -> None:
+        self.error: AgentFieldError | None = None
+        self._others = others
+
+    def __call__(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if error is self.error:
+            hint = f"hint: {error.hint}\n" if error.hint else ""
+            _write(f"error: {error.message}\n{hint}code: {error.code}")
+        else:
+            self._others(kind, error, trace)
+
+
 def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> list[signal.Signals]:
     caught: list[signal.Signals] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -153,7 +185,7 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> lis
 
 
 def _write(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(visible_text(line) + "\n")
     sys.stderr.flush()
 
 

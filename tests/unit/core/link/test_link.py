@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -469,6 +471,22 @@ async def test_a_refused_node_does_not_reconnect(plane: Plane) -> None:
     with pytest.raises(NodeRefused, match="shop is another's") as caught:
         await shop(plane).__aenter__()
     assert (caught.value.hint, plane.knocks) == ("rename it", 1)
+
+
+@pytest.mark.parametrize("caught", [False, True])
+async def test_a_refused_program_ends_with_the_error_in_place_of_a_traceback(plane: Plane, caught: bool) -> None:
+    """`python agent.py` prints error, hint and code and fails; a program may still catch the error of `app.run()`."""
+    problem = {"code": "control_plane_changed", "detail": "shop is \x1b another's", "hint": "rename it"}
+    plane.refusals = [Refused(problem=problem)] * 2
+    first = "\ntry:\n    app.run()\nexcept NodeRefused as error:\n    print('caught', error.code)\n"
+    code = "from agentfield import Agent\nfrom agentfield.errors import NodeRefused\napp = Agent('shop')"
+    code += f"{first if caught else ''}\napp.run()"
+    env = {**os.environ, "AGENTFIELD_URL": plane.url}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=env, stdout=pipe, stderr=pipe)
+    out, err = await process.communicate()
+    assert (process.returncode, out.decode()) == (1, "caught control_plane_changed\n" if caught else "")
+    assert err.decode() == "error: shop is \\x1b another's\nhint: rename it\ncode: control_plane_changed\n"
 
 
 async def test_a_refusal_with_retry_is_followed_by_a_reconnect(plane: Plane) -> None:
