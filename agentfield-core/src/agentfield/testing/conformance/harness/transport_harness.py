@@ -317,7 +317,8 @@ def _handler(
                 evidence = await _evidence(route, transport, request, faults)
                 response: web.StreamResponse = await serve(request, evidence)  # type: ignore[misc]
         except AgentFieldError as error:
-            return web.json_response(error.to_problem(), status=error.status)
+            problem = error.to_problem()
+            return web.json_response(problem, status=problem["status"])
         except web.HTTPException:
             raise
         except Exception as error:
