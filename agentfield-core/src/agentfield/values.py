@@ -18,13 +18,14 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentfield.errors import InvalidInput
 from agentfield.identity import canonical, digest_of
 from agentfield.lossy import lossy_json
+from agentfield.schema_places import SchemaPlaces, mentions_integer
 
 __all__ = [
     "MAX_DEPTH",
@@ -57,6 +58,7 @@ Untyped = Literal["refuse", "text", "keep"]
 _LARGE = 32 * 1024
 _TOO_LARGE = 10**MAX_DIGITS
 _DECIMAL = re.compile(r"-?[1-9][0-9]{15,}")
+_FEW_DIGITS = 15
 _MAX_PATH = 120
 _AS_STRING = "Give the number as a string."
 _FINITE = "Give a finite number, null, or a string."
@@ -143,7 +145,7 @@ def restore_integers(value: Any, schema: Mapping[str, Any] | None) -> Any:
 
     Where the schema allows text as well, a text stays one.
     """
-    return _Walk(schema, "refuse").restore(value, [schema]) if schema and _mentions_integer(schema) else value
+    return _Walk(schema, "refuse").restore(value, [schema]) if schema and mentions_integer(schema) else value
 
 
 def load_canonical(data: bytes | str) -> Any:
@@ -184,7 +186,7 @@ class _Walk:
     """
 
     def __init__(self, root: Mapping[str, Any], untyped: Untyped) -> None:
-        self._root = root
+        self._places = SchemaPlaces(root)
         self._untyped = untyped
         self.kept = False
 
@@ -201,14 +203,19 @@ class _Walk:
             raise unrepresentable(path, f"is of type {type(value).__name__}, which JSON cannot hold")
         if depth > MAX_DEPTH:
             raise _too_deep(path)
-        options = self._options(schemas)
+        places = self._places
+        options = places.options(schemas)
         if isinstance(value, dict):
             return {
-                _key(key, path): self.convert(item, _of_key(options, key), _member(path, key), depth + 1)
+                _key(key, path): self.convert(
+                    item, places.of_key(options, key) if _has_schema(item) else (), _member(path, key), depth + 1
+                )
                 for key, item in value.items()
             }
         return [
-            self.convert(item, _of_index(options, index), f"{path}[{index}]", depth + 1)
+            self.convert(
+                item, places.of_index(options, index) if _has_schema(item) else (), f"{path}[{index}]", depth + 1
+            )
             for index, item in enumerate(value)
         ]
 
@@ -216,15 +223,22 @@ class _Walk:
         if isinstance(value, str):
             if not _DECIMAL.fullmatch(value) or len(value) > MAX_DIGITS:
                 return value
-            types = _types(self._options(schemas))
+            types = self._places.types(schemas)
             number = int(value) if "integer" in types and "string" not in types else 0
             return number if abs(number) > MAX_INTEGER else value
         if not isinstance(value, dict | list) or not schemas:
             return value
-        options = self._options(schemas)
+        places = self._places
+        options = places.options(schemas)
         if isinstance(value, dict):
-            return {key: self.restore(item, _of_key(options, key)) for key, item in value.items()}
-        return [self.restore(item, _of_index(options, index)) for index, item in enumerate(value)]
+            return {
+                key: self.restore(item, places.of_key(options, key)) if _may_restore(item) else item
+                for key, item in value.items()
+            }
+        return [
+            self.restore(item, places.of_index(options, index)) if _may_restore(item) else item
+            for index, item in enumerate(value)
+        ]
 
     def _integer(self, number: int, schemas: Sequence[Any], path: str) -> int | float | str:
         if -MAX_INTEGER <= number <= MAX_INTEGER:
@@ -234,7 +248,7 @@ class _Walk:
         if self._untyped == "keep":
             self.kept = True
             return number
-        types = _types(self._options(schemas))
+        types = self._places.types(schemas)
         if "integer" in types or self._untyped == "text":
             return str(number)
         if "number" in types and abs(number) <= sys.float_info.max and float(number) == number:
@@ -245,78 +259,20 @@ class _Walk:
         if not math.isfinite(number):
             raise unrepresentable(path, f"is {float(number)}, which JSON cannot hold", hint=_FINITE)
         # all of these are whole numbers; their canonical form may be that of an integer
-        if abs(number) > MAX_INTEGER and self._untyped != "keep" and "integer" in _types(self._options(schemas)):
+        if abs(number) > MAX_INTEGER and self._untyped != "keep" and "integer" in self._places.types(schemas):
             return str(int(number))
         return float(number)
 
-    def _options(self, schemas: Sequence[Any]) -> list[Mapping[str, Any]]:
-        """Return the schemas with their references and alternatives."""
-        options: list[Mapping[str, Any]] = []
-        seen: set[int] = set()
-        waiting = list(schemas)
-        while waiting:
-            schema = waiting.pop()
-            if not isinstance(schema, Mapping) or id(schema) in seen:
-                continue
-            seen.add(id(schema))
-            options.append(schema)
-            for word in ("anyOf", "oneOf", "allOf"):
-                waiting.extend(schema.get(word) or ())
-            if isinstance(reference := schema.get("$ref"), str):
-                waiting.append(self._referenced(reference))
-        return options
 
-    def _referenced(self, reference: str) -> Any:
-        here: Any = self._root
-        for part in reference.removeprefix("#").strip("/").split("/") if reference.startswith("#") else ():
-            part = part.replace("~1", "/").replace("~0", "~")  # noqa: PLW2901 -- RFC 6901, section 4
-            here = here.get(part) if isinstance(here, Mapping) else None
-        return here
+def _has_schema(value: Any) -> bool:
+    """Return whether the walk reads the schema of a value: of containers and of large numbers."""
+    return not (value is None or isinstance(value, str)) and not (
+        isinstance(value, int | float) and -MAX_INTEGER <= value <= MAX_INTEGER
+    )
 
 
-def _of_key(options: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
-    """Return the schemas of an object's member."""
-    found = []
-    for schema in options:
-        properties = schema.get("properties")
-        if isinstance(properties, Mapping) and key in properties:
-            found.append(properties[key])
-        else:
-            found.append(schema.get("additionalProperties"))
-    return found
-
-
-def _of_index(options: Sequence[Mapping[str, Any]], index: int) -> list[Any]:
-    """Return the schemas of a list's item."""
-    found = []
-    for schema in options:
-        first = schema.get("prefixItems")
-        at = first[index] if isinstance(first, Sequence) and index < len(first) else schema.get("items")
-        found.append(at)
-    return found
-
-
-def _types(options: Sequence[Mapping[str, Any]]) -> set[str]:
-    types: set[str] = set()
-    for schema in options:
-        declared = schema.get("type")
-        types.update([declared] if isinstance(declared, str) else declared or ())
-    return types
-
-
-def _mentions_integer(schema: Mapping[str, Any]) -> bool:
-    return any(each == "integer" for each in _leaves(schema))
-
-
-def _leaves(schema: Any) -> Iterator[Any]:
-    if isinstance(schema, Mapping):
-        for item in schema.values():
-            yield from _leaves(item)
-    elif isinstance(schema, list | tuple):
-        for item in schema:
-            yield from _leaves(item)
-    else:
-        yield schema
+def _may_restore(value: Any) -> bool:
+    return isinstance(value, dict | list) or (isinstance(value, str) and len(value) > _FEW_DIGITS)
 
 
 def _is_plain(value: Any, depth: int) -> bool:

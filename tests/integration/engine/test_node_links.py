@@ -14,8 +14,18 @@ import pytest
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.frames import (
+    Call,
+    CallResult,
+    Invoke,
+    Ping,
+    Pong,
+    Refused,
+    RunningAttempt,
+    SessionDone,
+    SessionOpen,
+)
 from agentfield.wire.frames import ExecutionContext as Context
-from agentfield.wire.frames import Invoke, Ping, Pong, Refused, RunningAttempt, SessionDone, SessionOpen
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.nodes import LinkedNode
 from support.server.engine import Plane, RawNode, plane
@@ -80,6 +90,37 @@ async def test_unknown_frame_type_ends_the_link(cp: Plane) -> None:
         refused = await node.next(Refused)
         assert refused.problem["code"] == "bad_frame"
         await until(lambda: not cp.hub.links())
+
+
+@pytest.mark.parametrize("schema", [{"anyOf": 5}, {"type": ["object", {}], "properties": {"n": {"type": [{}]}}}])
+async def test_a_malformed_schema_of_another_node_breaks_no_call(cp: Plane, schema: Any) -> None:
+    """A call of a reasoner with a malformed schema is refused or runs; the link of its caller stays open."""
+    bad = RawNode(functions=(FunctionSpec(name="fn", input_schema=schema, output_schema=schema),), node_id="bad")
+    caller = RawNode(node_id="caller")
+    async with bad.linked(cp), caller.linked(cp):
+        await caller.send(Call(op_id="large", target="bad.fn", input={"n": [2**53 + 1]}))
+        refused = await caller.next(CallResult, op_id="large")
+        assert refused.problem["code"] == "unrepresentable"
+        await caller.send(Call(op_id="small", target="bad.fn", input={"n": 1}))
+        await bad.answer(await bad.next(Invoke), {"n": 2})
+        assert (await caller.next(CallResult, op_id="small")).output == {"n": 2}
+
+
+async def test_a_call_that_the_control_plane_fails_at_is_answered(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the control plane ends the call with a problem; the link stays open."""
+
+    async def broken(*_: object) -> None:
+        raise TypeError("a fault")
+
+    node = RawNode()
+    async with node.linked(cp):
+        with monkeypatch.context() as patch:
+            patch.setattr(cp.engine._calls, "_commit", broken)
+            await node.send(Call(op_id="one", target="shop.fn", input={}))
+            failed = await node.next(CallResult, op_id="one")
+        assert (failed.problem["code"], failed.problem["status"]) == ("internal_error", 500)
+        await node.send(Ping())
+        await node.next(Pong)
 
 
 async def test_declarations_stay_known_while_the_node_is_away(cp: Plane) -> None:

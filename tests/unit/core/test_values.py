@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
 
@@ -299,3 +300,62 @@ def test_integers_survive_a_border_without_the_schema(value: Any) -> None:
     assert kept.value == value
     assert kept.canonical == encode(value, untyped="text").canonical
     assert all(abs(number) <= MAX_INTEGER for number in integers(load_canonical(kept.canonical)))
+
+
+not_schemas: list[Any] = [
+    {"anyOf": 5},
+    {"anyOf": {"a": 1}, "allOf": "text", "oneOf": True},
+    {"type": ["object", {}], "properties": {"n": {"type": [{}]}}},
+    {"type": [[]], "properties": [1], "prefixItems": 3, "items": {"type": 4}, "additionalProperties": {"type": {}}},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    {"$ref": "#/anyOf/0", "anyOf": [{"type": 7}]},
+]
+
+
+@pytest.mark.parametrize("schema", not_schemas)
+@pytest.mark.parametrize("value", [{"n": BIG}, {"n": [BIG, 1e300]}])
+def test_what_is_no_schema_says_nothing_about_types(schema: Any, value: Any) -> None:
+    """A malformed schema makes no integer of a part, and no other error than that of a schema without types."""
+    with pytest.raises(InvalidInput) as caught:
+        encode(value, schema=schema)
+    assert caught.value.code == "unrepresentable"
+    carried = encode(value, schema=schema, untyped="text").value
+    assert restore_integers(carried, {**schema, "title": "integer"}) == carried
+
+
+words = st.sampled_from(
+    ["type", "anyOf", "oneOf", "allOf", "$ref", "properties", "prefixItems", "items", "n", "integer"]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | words | st.sampled_from(["#", "#/n", "#/anyOf/n", "#/~1~0", "a"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@pytest.mark.fuzz
+@given(json_values, anything)
+def test_any_json_can_be_given_as_schema(schema: Any, value: Any) -> None:
+    """Any JSON as schema: a value is carried or refused, and comes back; no other exception."""
+    if not isinstance(schema, dict):
+        schema = {"anyOf": schema, "properties": schema, "items": schema, "additionalProperties": schema}
+    for untyped in ("refuse", "text", "keep"):
+        try:
+            carried = encode(value, schema=schema, untyped=untyped)  # type: ignore[arg-type]
+        except InvalidInput:
+            continue
+        restore_integers(carried.value, schema)
+        restore_integers(value, {"title": "integer", **schema})
+
+
+def test_a_schema_of_many_alternatives_takes_bounded_time() -> None:
+    """Alternatives and references beyond the bound say nothing; the time does not grow with their product."""
+    many = [{"items": {"type": "number", "title": str(i)}} for i in range(20_000)]
+    wide = {"properties": {"n": {"anyOf": many}}}
+    types = {"properties": {"n": {"items": {"type": ["null"] * 500_000}}}}
+    value = {"n": [str(BIG + i) for i in range(20_000)]}
+    began = time.process_time()
+    for schema in (wide, types):
+        assert encode({"n": [[0]] * 20_000 + [BIG]}, schema=schema, untyped="text")
+        restore_integers(value, {"title": "integer", **schema})
+    assert time.process_time() - began < 10

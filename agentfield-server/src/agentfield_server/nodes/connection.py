@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from agentfield.errors import AgentFieldError, NodeRefused
+from agentfield.errors import AgentFieldError, NodeNotConnected, NodeRefused
 from agentfield.wire.frames import (
     Accepted,
     Call,
+    CallResult,
     Drain,
     GiveBack,
     LoopState,
@@ -36,6 +38,7 @@ _log = logging.getLogger("agentfield.nodes")
 CLOSE_DEADLINE = 1.0
 """Seconds that a node has to answer a close frame."""
 _AT_ONCE = 256
+_LOG = "the log of the control plane says why"
 
 
 class LinkConnection:
@@ -188,12 +191,24 @@ async def _handle_frame(
         # not acknowledged: the node sends the frame again over its next link
         _log.warning("a frame of node %s could not be handled: %s", link.node_id, error.message)
         link.end(error.message)
-    except Exception as error:  # noqa: BLE001 - logged, and ends the link
+    except Exception as error:  # noqa: BLE001 - logged, and answered or ends the link
         # caught here, since an exception in the task group would cancel the handling of all other frames
         _log.exception("a frame of node %s could not be handled", link.node_id)
-        link.end(f"the control plane failed at it ({type(error).__name__})")
+        if isinstance(frame, Call):
+            await _answer_failed(link, frame)
+        else:
+            link.end(f"the control plane failed at it ({type(error).__name__})")
     finally:
         slots.release()
+
+
+async def _answer_failed(link: LinkedNode, frame: Call) -> None:
+    """Answer a call that the control plane failed at; the node would repeat it over every next link."""
+    error = AgentFieldError(
+        f"The control plane failed at the call of {frame.target!r}.", hint=_LOG, code="internal_error"
+    )
+    with contextlib.suppress(NodeNotConnected):
+        await link.send(CallResult(op_id=frame.op_id, problem=error.to_problem()))
 
 
 async def close_socket(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:
