@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -66,6 +67,35 @@ async def test_invalid_hello_is_refused_with_a_code(cp: Plane, hello: dict[str, 
     assert isinstance(answer, Refused)
     assert (answer.problem["code"], answer.retry) == (code, False)
     assert cp.hub.links() == []
+
+
+@pytest.mark.parametrize("kind", ["functions", "sessions"])
+async def test_a_hello_of_too_many_declarations_is_refused_at_once(cp: Plane, kind: str) -> None:
+    """A node may declare 1000 functions and 1000 sessions; more are refused with the limit, and nothing waits for it."""
+
+    def declared(number: int) -> tuple[Any, ...]:
+        if kind == "sessions":
+            return tuple(VOICE.model_copy(update={"name": f"voice{i}"}) for i in range(number))
+        return tuple(FunctionSpec(name=f"f{i}", input_schema={}) for i in range(number))
+
+    async with dialled(cp, RawNode()) as node:
+        began = time.process_time()
+        answer = await node.greet(**{kind: declared(20_000)})
+        took = time.process_time() - began
+    assert isinstance(answer, Refused)
+    assert (answer.problem["code"], answer.retry) == ("too_many_declarations", False)
+    assert "20000" in answer.problem["detail"]
+    assert "1000" in answer.problem["detail"]
+    assert took < 10
+    async with RawNode().linked(cp, **{kind: declared(1000)}):
+        pass
+
+
+async def test_the_signature_is_checked_before_the_names(cp: Plane) -> None:
+    """A hello with a wrong signature is refused for it, whatever it declares."""
+    async with dialled(cp, RawNode()) as node:
+        answer = await node.greet(signature="AAAA", functions=(FunctionSpec(name="fn", input_schema={}),) * 2)
+    assert answer.problem["code"] == "bad_signature"
 
 
 async def test_instance_cannot_be_taken_over_with_another_key(cp: Plane) -> None:

@@ -13,7 +13,10 @@ from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.link_protocol import NODE_ID, OLDEST_PROTOCOL, Frame, Number, RunningAttempt
 from agentfield.wire.node_declarations import FunctionSpec, InstalledPair
 
-__all__ = ["Challenge", "Hello", "Refused", "WatchHello", "Welcome", "hello_digest"]
+__all__ = ["MAX_DECLARATIONS", "Challenge", "Hello", "Refused", "WatchHello", "Welcome", "hello_digest"]
+
+MAX_DECLARATIONS = 1000
+"""Reasoners, and sessions, that one node may declare; the control plane refuses more with the code `too_many_declarations`."""
 
 
 class Challenge(Frame):

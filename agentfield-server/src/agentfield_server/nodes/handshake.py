@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from agentfield.identity import (
 from agentfield.values import encode
 from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, Welcome, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
-from agentfield.wire.handshake import hello_digest
+from agentfield.wire.handshake import MAX_DECLARATIONS, hello_digest
 from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
 from agentfield_server.nodes.linked_node import LinkedNode
 
@@ -146,7 +147,7 @@ def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str
             hint="install the same version of agentfield-core and agentfield-server",
         )
     if isinstance(hello, Hello):
-        _check_declarations(hello)  # first, because what cannot be carried cannot be signed either
+        _check_number(hello)
     of_frame = ""
     if hello.protocol < PROOFS:
         message = challenge_message(nonce, hello.node_id, hello.instance_id)
@@ -154,6 +155,9 @@ def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str
         try:
             of_frame = hello_digest(text)
         except InvalidInput as error:
+            # before the signature, because what cannot be carried cannot be signed either: the declaration is named
+            if isinstance(hello, Hello):
+                _check_carried(hello)
             raise NodeRefused(error.message, code=error.code, hint=error.hint) from None
         message = hello_message(audience=did, protocol=hello.protocol, nonce=nonce, hello=of_frame)
     if not verify_signature(hello.did, message, hello.signature):
@@ -161,17 +165,33 @@ def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str
             f"The signature of {hello.node_id!r} does not fit its did, this control plane ({did}) and its hello.",
             code="bad_signature",
         )
+    if isinstance(hello, Hello):
+        _check_names(hello)
+        _check_carried(hello)
     return of_frame
 
 
-def _check_declarations(hello: Hello) -> None:
-    names = _names(hello)
-    if doubles := sorted({name for name in names if names.count(name) > 1}):
+def _check_number(hello: Hello) -> None:
+    for what, number in (("functions", len(hello.functions)), ("sessions", len(hello.sessions))):
+        if number > MAX_DECLARATIONS:
+            raise NodeRefused(
+                f"The node {hello.node_id!r} declares {number} {what}; a node may declare {MAX_DECLARATIONS}.",
+                code="too_many_declarations",
+                hint="distribute them over several agents, each with an id of its own",
+                field=what,
+            )
+
+
+def _check_names(hello: Hello) -> None:
+    if doubles := sorted(name for name, number in Counter(_names(hello)).items() if number > 1):
         raise NodeRefused(
-            f"The node {hello.node_id!r} declares {', '.join(doubles)} more than once.",
+            f"The node {hello.node_id!r} declares {_listed(doubles)} more than once.",
             code="duplicate_name",
             hint="give each reasoner and session its own name",
         )
+
+
+def _check_carried(hello: Hello) -> None:
     for name, spec in [*((f.name, f) for f in hello.functions), *((s.name, s) for s in hello.sessions)]:
         try:
             encode(spec.model_dump(mode="json"), name=name)
