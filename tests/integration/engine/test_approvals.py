@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from agentfield import Agent, Decision
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import Conflict, Unavailable
-from agentfield.wire.frames import Cancel, Invoke, PauseRequest, ResultAck
+from agentfield.identity import digest
+from agentfield.wire.frames import MAX_PAUSE_BYTES, Cancel, Invoke, PauseRequest, ResultAck
 from agentfield.wire.rest import DecisionRequest
 from agentfield_server.access.webhook_signatures import HEADER, signature
 from support.processes.installation import EXAMPLES, run_installation
@@ -319,6 +320,35 @@ async def test_unsigned_pause_fails_the_attempt(cp: Plane, protocol: int, code: 
             view = await cp.finished(execution_id)
             assert (view["status"], view["problem"]["code"]) == ("failed", code)
     assert (await cp.get("/approvals"))[1] == {"approvals": []}
+
+
+@pytest.mark.parametrize("protocol", [1, 2])
+async def test_a_pause_of_more_than_64_kib_fails_the_attempt(cp: Plane, protocol: int) -> None:
+    """The control plane refuses what `app.pause` refuses, also from a node that does not; the largest pause is kept."""
+    here = RawNode(protocol=protocol)
+    async with here.linked(cp):
+        empty = PauseRequest(key="k", title="t", details="", expires=60)
+        largest = empty.model_copy(update={"details": "x" * (MAX_PAUSE_BYTES - empty.size)})
+        wide = empty.model_copy(update={"details": "ü" * (MAX_PAUSE_BYTES // 2)})
+        for pause in (largest.model_copy(update={"details": f"{largest.details}x"}), wide):
+            execution_id = await cp.start("node.fn")
+            await parked(here, pause)
+            view = await cp.finished(execution_id)
+            assert (view["status"], view["problem"]["code"]) == ("failed", "limit_exceeded")
+            assert str(MAX_PAUSE_BYTES) in view["problem"]["detail"]
+        assert (await cp.get("/approvals"))[1] == {"approvals": []}
+        await cp.start("node.fn")
+        await parked(here, largest)
+        (approval,) = await pending(cp)
+        assert approval["details"] == largest.details
+
+
+async def parked(node: RawNode, pause: PauseRequest) -> None:
+    """Suspend the next attempt of a node."""
+    invoke = await node.next(Invoke)
+    await node.accept(invoke)
+    alone = {"output_digest": digest(pause.model_dump(mode="json"))} if node.protocol == 1 else {}
+    await node.send(node.result_of(invoke, status="parked", pause=pause, **alone))
 
 
 async def test_frames_of_a_suspended_attempt_are_ignored(cp: Plane) -> None:

@@ -24,12 +24,9 @@ from agentfield.link.results import Outcome, ResultSigner
 from agentfield.link.state import GIVEN_BACK, LinkState
 from agentfield.link.thread_calls import ThreadCalls
 from agentfield.values import Encoded
-from agentfield.wire.frames import MAX_VALUE_BYTES, Invoke, Progress
+from agentfield.wire.frames import MAX_PAUSE_BYTES, MAX_VALUE_BYTES, Invoke, Progress
 
 __all__ = ["AttemptRunner"]
-
-_MAX_PAUSE_BYTES = 64 * 1024
-"""Maximum size of a pause request, in bytes of JSON."""
 
 
 class AttemptRunner:
@@ -157,10 +154,10 @@ class AttemptRunner:
 
     def _suspended(self, invoke: Invoke, suspension: ExecutionSuspended) -> Outcome:
         request = suspension.request
-        size = len(request.model_dump_json())
-        if size > _MAX_PAUSE_BYTES:
+        size = request.size
+        if size > MAX_PAUSE_BYTES:
             error = LimitExceeded(
-                f"A pause request may be {_MAX_PAUSE_BYTES} bytes of JSON; this one is {size}.",
+                f"A pause request may be {MAX_PAUSE_BYTES} bytes of JSON; this one is {size}.",
                 hint="Pass a reference to large data instead of the data.",
             )
             return self._failed(invoke, f"{self._node_id}.{invoke.function}", error)

@@ -19,6 +19,7 @@ from agentfield.wire.link_protocol import Number as _Number
 from agentfield.wire.trace_context import TRACEPARENT, traceparent
 
 __all__ = [
+    "MAX_PAUSE_BYTES",
     "MAX_VALUE_BYTES",
     "Accepted",
     "Call",
@@ -62,6 +63,9 @@ _SALT = r"^[A-Za-z0-9_-]{43}$"
 
 MAX_VALUE_BYTES = 1024 * 1024
 """Bytes of JSON that an input or output may be, so that its frame fits into a message of 4 MiB."""
+
+MAX_PAUSE_BYTES = 64 * 1024
+"""Bytes of JSON that a pause request may be, its details included."""
 
 
 class ExecutionContext(_Frame):
@@ -120,6 +124,11 @@ class PauseRequest(_Frame):
     details: Any = None
     expires: float = Field(gt=0, le=366 * 86_400)
     """Seconds until the pause expires."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its JSON, at most `MAX_PAUSE_BYTES`; the node and the control plane refuse more."""
+        return len(self.model_dump_json().encode())
 
 
 class ResultAck(_Frame):

@@ -15,7 +15,7 @@ from agentfield.errors import (
 from agentfield.identity import canonical, digest, result_leaf, result_message, verify_signature
 from agentfield.lossy import http_status
 from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
-from agentfield.wire.frames import Result
+from agentfield.wire.frames import MAX_PAUSE_BYTES, Result
 from agentfield.wire.link_protocol import PROOFS
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.engine.results.proofs import Body, ProofVerifier, commit_input
@@ -81,7 +81,7 @@ class ResultVerifier:
         except InvalidInput as error:
             return _refused(frame, error.message, error.code)
         if frame.status == "parked":
-            return Outcome(status="waiting")
+            return _pause_too_large(frame) or Outcome(status="waiting")
         if output is not None and len(output) > MAX_OUTPUT:
             return _too_large(frame, output)
         return Outcome(
@@ -156,6 +156,7 @@ async def _verify_alone(frame: Result, *, did: str, input_digest: str | None) ->
         return _refused(frame, "The node signed for another input than it was given.", "digest_mismatch")
     if frame.status == "parked":
         refusal = _check_pause(frame)
+        refusal = refusal or _pause_too_large(frame)
         return refusal or Outcome(status="waiting", input_digest=frame.input_digest)
     succeeded = frame.status == "succeeded"
     if succeeded and (refusal := _check_output(frame, output, unfit)) is not None:
@@ -197,6 +198,18 @@ def _too_large(frame: Result, output: Encoded) -> Outcome:
         f"The output has {len(output)} bytes, more than the {MAX_OUTPUT} that may be returned.",
         "output_too_large",
         hint="return a reference to large data (a path, an address) instead of the data",
+    )
+
+
+def _pause_too_large(frame: Result) -> Outcome | None:
+    size = 0 if frame.pause is None else frame.pause.size
+    if size <= MAX_PAUSE_BYTES:
+        return None
+    return _refused(
+        frame,
+        f"A pause request may be {MAX_PAUSE_BYTES} bytes of JSON; this one is {size}.",
+        "limit_exceeded",
+        hint="pass a reference to large data instead of the data",
     )
 
 
