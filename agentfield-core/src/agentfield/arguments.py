@@ -12,7 +12,17 @@ from typing import ParamSpec, TypeVar
 from agentfield.errors import InvalidInput
 from agentfield.lossy import lossy_text
 
-__all__ = ["check_seconds", "check_target", "checked_arguments", "did_you_mean", "unknown_argument"]
+__all__ = [
+    "MAX_TIMEOUT",
+    "check_seconds",
+    "check_target",
+    "checked_arguments",
+    "did_you_mean",
+    "unknown_argument",
+]
+
+MAX_TIMEOUT = 86_400
+"""Seconds that a timeout may be: one day."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +78,7 @@ def check_seconds(value: object, name: str = "timeout") -> None:
     """Check a number of seconds; None is no limit.
 
     Raises:
-        InvalidInput: The value is not a positive number.
+        InvalidInput: The value is not a positive number, or more than `MAX_TIMEOUT`.
     """
     if value is None:
         return
@@ -82,6 +92,13 @@ def check_seconds(value: object, name: str = "timeout") -> None:
     if math.isnan(value) or value <= 0:
         raise InvalidInput(
             f"{name}={value}: it must be more than 0 seconds.",
+            code="invalid_arguments",
+            hint=f"Leave {name} out for no limit.",
+            field=name,
+        )
+    if value > MAX_TIMEOUT:
+        raise InvalidInput(
+            f"{name}={value:g}: it may be {MAX_TIMEOUT} seconds, one day.",
             code="invalid_arguments",
             hint=f"Leave {name} out for no limit.",
             field=name,

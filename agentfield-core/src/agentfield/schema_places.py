@@ -78,8 +78,10 @@ class SchemaPlaces:
         found = []
         for schema in self._afforded(options):
             first = schema.get("prefixItems")
-            listed = isinstance(first, list | tuple) and index < len(first)
-            found.append(first[index] if listed else schema.get("items"))
+            if isinstance(first, list | tuple) and index < len(first):
+                found.append(first[index])
+            else:
+                found.append(schema.get("items"))
         return found
 
     def _afforded(self, options: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:

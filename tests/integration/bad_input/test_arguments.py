@@ -62,6 +62,7 @@ async def plain() -> None: ...
         (lambda: unchecked(SemanticVad)("low"), "SemanticVad('low'): the values are given by name."),
         (lambda: unchecked(agent().reasoner)(timeout="20")(plain), "timeout='20' is a str; timeout is a number of seconds."),
         (lambda: agent().reasoner(timeout=0)(plain), "timeout=0: it must be more than 0 seconds."),
+        (lambda: agent().reasoner(timeout=1e308)(plain), "timeout=1e+308: it may be 86400 seconds, one day."),
         (lambda: unchecked(agent().reasoner)(retries="3")(plain), "retries"),
     ],
 )  # fmt: skip

@@ -379,6 +379,7 @@ def test_the_hello_of_a_node(at: Any) -> None:
                     instance_id="one",
                     did=key.did,
                     signature="SIGNED",
+                    nonce="n",
                     functions=(FunctionSpec(name="fn", input_schema={"default": "HERE"}),),
                 )
                 sent = hello.model_dump_json(exclude_none=True).replace('"HERE"', text)

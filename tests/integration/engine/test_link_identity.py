@@ -37,7 +37,7 @@ async def said(cp: Plane, hello: Any) -> Any:
 
 
 def hello(key: NodeKey, challenge: Challenge, protocol: int = 2, **fields: Any) -> str:
-    frame = Hello(protocol=protocol, node_id="shop", instance_id="one", did=key.did, signature="", **fields)
+    frame = Hello(protocol=protocol, node_id="shop", instance_id="one", did=key.did, signature="", nonce="n", **fields)
     return Greeter(key, KnownControlPlanes()).hello(frame, challenge, "http://plane")
 
 

@@ -11,24 +11,33 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import ValidationError
 
-from agentfield.identity import NodeKey
+from agentfield.errors import InvalidInput
+from agentfield.identity import NodeKey, b64url, hello_message
 from agentfield.ids import new_id
+from agentfield.link.greetings import Greeter
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import (
     Call,
     CallResult,
+    Challenge,
+    Hello,
     Invoke,
     Ping,
     Pong,
     Refused,
     RunningAttempt,
+    SessionCommand,
     SessionDone,
     SessionOpen,
+    encode_frame,
 )
 from agentfield.wire.frames import ExecutionContext as Context
+from agentfield.wire.handshake import hello_digest
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.nodes import LinkedNode
+from agentfield_server.sessions.actor.handler_channel import parse_command
 from support.server.engine import Plane, RawNode, plane
 from support.waiting import until
 
@@ -57,6 +66,8 @@ async def dialled(cp: Plane, node: RawNode) -> AsyncIterator[RawNode]:
         ({"did": "did:web:example.org"}, "bad_signature"),
         ({"protocol": 99}, "protocol_mismatch"),
         ({"functions": (FunctionSpec(name="fn", input_schema={}),) * 2}, "duplicate_name"),
+        ({"functions": (FunctionSpec(name="fn", input_schema={}, timeout=1e308),)}, "invalid_declaration"),
+        ({"functions": (FunctionSpec(name="fn", input_schema={}, timeout=86_401),)}, "invalid_declaration"),
         ({"sessions": (VOICE.model_copy(update={"name": "fn"}),)}, "duplicate_name"),
     ],
 )
@@ -134,6 +145,54 @@ async def test_a_malformed_schema_of_another_node_breaks_no_call(cp: Plane, sche
         await caller.send(Call(op_id="small", target="bad.fn", input={"n": 1}))
         await bad.answer(await bad.next(Invoke), {"n": 2})
         assert (await caller.next(CallResult, op_id="small")).output == {"n": 2}
+
+
+@pytest.mark.parametrize("seconds", ["1e308", "Infinity", "86401"])
+async def test_the_timeout_of_a_call_is_one_day_at_most(cp: Plane, seconds: str) -> None:
+    """A call with a longer timeout is answered with a problem; the link stays open."""
+    node = RawNode()
+    async with node.linked(cp):
+        frame = encode_frame(Call(op_id="one", target="node.fn", input={}, timeout=7))
+        assert node.socket is not None
+        await node.socket.send_str(frame.replace('"timeout":7.0', f'"timeout":{seconds}'))
+        refused = await node.next(CallResult, op_id="one")
+        assert (refused.problem["code"], refused.problem["field"]) == ("invalid_input", "timeout")
+        await node.send(Call(op_id="two", target="node.fn", input={}, timeout=86_400))
+        await node.next(Invoke)
+
+
+@pytest.mark.parametrize("seconds", [86_401, 1e308, 10**400, 0])
+def test_the_timeout_of_a_call_in_a_session_is_one_day_at_most(seconds: float) -> None:
+    """A handler's call has the same limit."""
+    args = {"target": "shop.fn", "timeout": seconds}
+    refused = parse_command(SessionCommand(op_id="one", session_id="ses", epoch=1, command="call", args=args))
+    assert isinstance(refused, InvalidInput)
+
+
+@pytest.mark.parametrize("epoch", [2**53, 2**60])
+def test_numbers_of_frames_end_where_json_readers_round(epoch: int) -> None:
+    """An epoch beyond 2^53 - 1 is no number of a frame, and an instance id has 200 characters at most."""
+    RunningAttempt(execution_id="exe", attempt=1, epoch=2**53 - 1)
+    with pytest.raises(ValidationError):
+        RunningAttempt(execution_id="exe", attempt=1, epoch=epoch)
+    with pytest.raises(ValidationError):
+        Hello(node_id="node", instance_id="i" * 201, did="did", signature="")
+
+
+async def test_a_hello_of_version_2_without_a_nonce_is_refused(cp: Plane) -> None:
+    """The nonce makes the welcome one for this hello; version 1 has none."""
+
+    def unasked(self: Greeter, hello: Hello, challenge: Challenge, _url: str) -> str:
+        digest = hello_digest(encode_frame(hello))
+        message = hello_message(audience=challenge.did or "", protocol=2, nonce=challenge.nonce, hello=digest)
+        return encode_frame(hello.model_copy(update={"signature": b64url(node.key.sign(message))}))
+
+    async with dialled(cp, RawNode()) as node:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Greeter, "hello", unasked)
+            answer = await node.greet(nonce=None)
+    assert isinstance(answer, Refused)
+    assert (answer.problem["code"], answer.problem["field"], answer.retry) == ("bad_frame", "nonce", False)
 
 
 async def test_a_call_that_the_control_plane_fails_at_is_answered(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:

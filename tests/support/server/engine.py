@@ -212,6 +212,7 @@ class RawNode:
             instance_id=self.instance_id,
             did=self.key.did,
             signature="",
+            nonce=None if self.protocol < PROOFS else new_id("op"),
             concurrency=self.concurrency,
             functions=self.functions,
         ).model_copy(update=values)

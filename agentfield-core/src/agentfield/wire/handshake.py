@@ -38,7 +38,7 @@ class Hello(Frame):
     protocol: int = OLDEST_PROTOCOL
     """The version that the node chose from `Challenge.protocols`."""
     node_id: str = Field(pattern=NODE_ID)
-    instance_id: str
+    instance_id: str = Field(max_length=200)
     """New for every process; several instances may share a node id."""
     did: str
     signature: str
@@ -88,7 +88,7 @@ class WatchHello(Frame):
     type: Literal["watch"] = "watch"
     protocol: int
     node_id: str = Field(pattern=NODE_ID)
-    instance_id: str
+    instance_id: str = Field(max_length=200)
     did: str
     signature: str
     """Signature as in `Hello`, over this frame and the nonce of this connection."""

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentfield.values import MAX_INTEGER
+
 __all__ = [
     "NODE_ID",
     "OLDEST_PROTOCOL",
@@ -45,7 +47,7 @@ OLDEST_PROTOCOL = 1
 
 NODE_ID = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 
-Number = Annotated[int, Field(ge=0, le=2**53)]
+Number = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 """An attempt, epoch or count sent by a node; the store holds no larger number."""
 
 

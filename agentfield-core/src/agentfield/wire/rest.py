@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from agentfield.arguments import MAX_TIMEOUT
+
 __all__ = [
     "AdapterView",
     "ApprovalStatus",
@@ -72,7 +74,7 @@ class ExecuteRequest(_Request):
     """``POST /api/v1/execute/{target}`` and ``/execute/async/{target}``."""
 
     input: dict[str, Any] = Field(default_factory=dict)
-    timeout: _Float | None = Field(default=None, gt=0, le=86_400)
+    timeout: _Float | None = Field(default=None, gt=0, le=MAX_TIMEOUT)
     priority: _Int = Field(default=0, ge=-10, le=10)
     """Among queued executions higher ones start first; those that a live call waits for come before all others."""
     delay: _Float = Field(default=0, ge=0, le=30 * 86_400)

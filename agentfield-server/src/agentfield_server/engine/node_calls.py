@@ -8,7 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from agentfield.errors import AgentFieldError, Forbidden, LimitExceeded, NodeNotConnected, error_from_problem
+from agentfield.arguments import MAX_TIMEOUT
+from agentfield.errors import (
+    AgentFieldError,
+    Forbidden,
+    InvalidInput,
+    LimitExceeded,
+    NodeNotConnected,
+    error_from_problem,
+)
 from agentfield.ids import new_id
 from agentfield.values import restore_integers
 from agentfield.wire.frames import Call, CallAccepted, CallResult
@@ -101,8 +109,10 @@ class NodeCalls:
             del self._pending[link]
 
     async def _commit(self, link: LinkedNode, frame: Call, now: float) -> Execution:
-        parent = await self._parent_of_call(link, frame)
         timeout = frame.timeout
+        if timeout is not None and timeout > MAX_TIMEOUT:
+            raise InvalidInput(f"The timeout of a call may be {MAX_TIMEOUT} seconds, one day.", field="timeout")
+        parent = await self._parent_of_call(link, frame)
         if parent.deadline is not None:
             remaining = max(parent.deadline - now, 0.001)
             timeout = remaining if timeout is None else min(timeout, remaining)

@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import web
 from pydantic import ValidationError
 
+from agentfield.arguments import MAX_TIMEOUT
 from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused, Unavailable
 from agentfield.identity import (
     NodeKey,
@@ -148,6 +149,13 @@ def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str
         )
     if isinstance(hello, Hello):
         _check_number(hello)
+        if hello.protocol >= PROOFS and not hello.nonce:
+            raise NodeRefused(
+                f"The hello of {hello.node_id!r} has no nonce, which version {PROOFS} of the node link requires.",
+                code="bad_frame",
+                hint="install the same version of agentfield-core and agentfield-server",
+                field="nonce",
+            )
     of_frame = ""
     if hello.protocol < PROOFS:
         message = challenge_message(nonce, hello.node_id, hello.instance_id)
@@ -167,6 +175,7 @@ def _check(hello: Hello | WatchHello, text: str, *, nonce: str, did: str) -> str
         )
     if isinstance(hello, Hello):
         _check_names(hello)
+        _check_timeouts(hello)
         _check_carried(hello)
     return of_frame
 
@@ -189,6 +198,18 @@ def _check_names(hello: Hello) -> None:
             code="duplicate_name",
             hint="give each reasoner and session its own name",
         )
+
+
+def _check_timeouts(hello: Hello) -> None:
+    for spec in hello.functions:
+        if spec.timeout is not None and spec.timeout > MAX_TIMEOUT:
+            raise NodeRefused(
+                f"The reasoner {spec.name!r} of the node {hello.node_id!r} declares a timeout of {spec.timeout:g} s; it may be"
+                f" {MAX_TIMEOUT} s, one day.",
+                code="invalid_declaration",
+                hint="leave timeout out for no limit",
+                field=f"{spec.name}.timeout",
+            )
 
 
 def _check_carried(hello: Hello) -> None:

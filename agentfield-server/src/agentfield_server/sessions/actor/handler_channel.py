@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from agentfield.arguments import MAX_TIMEOUT
 from agentfield.errors import AgentFieldError, InvalidInput, NodeNotConnected
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.values import encode
@@ -270,7 +271,7 @@ def parse_command(frame: SessionCommand) -> HandlerCommand | AgentFieldError:
                 return HandlerEnd(**base, reason=str(args.get("reason") or "handler_ended"))
     except InvalidInput as error:
         return error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         return InvalidInput(f"the command {frame.command!r} has bad arguments: {error}", field="args")
     return InvalidInput(f"a session has no command {frame.command!r}", field="command")
 
@@ -279,6 +280,8 @@ def _call(frame: SessionCommand, args: Mapping[str, Any]) -> HandlerCall:
     given, timeout = args.get("input") or {}, args.get("timeout")
     if not isinstance(given, dict):
         raise TypeError("`input` must be an object")
+    if timeout is not None and not 0 < float(timeout) <= MAX_TIMEOUT:
+        raise InvalidInput(f"The timeout of a call is more than 0 and at most {MAX_TIMEOUT} seconds.", field="timeout")
     return HandlerCall(
         op_id=frame.op_id,
         epoch=frame.epoch,
