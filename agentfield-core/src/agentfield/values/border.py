@@ -25,7 +25,7 @@ from typing import Any, Literal
 from agentfield.errors import InvalidInput
 from agentfield.identity import canonical, digest_of
 from agentfield.lossy import lossy_json
-from agentfield.schema_places import SchemaPlaces, mentions_integer
+from agentfield.values.schema_places import SchemaPlaces, mentions_integer
 
 __all__ = [
     "MAX_DEPTH",
