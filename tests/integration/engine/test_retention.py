@@ -112,7 +112,7 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
             answering.cancel()
             after = await af(cp, capsys, "stats")
 
-        assert before["bytes"] > 6_000_000 > 1_500_000 > after["bytes"]
+        assert before["bytes"] > 6_000_000 > 3_000_000 > after["bytes"]  # also with what was answered meanwhile
         assert sizes["after"]["bytes"] < sizes["before"]["bytes"]
         assert (after["pruned_runs"], after["payloads"], after["sessions"]) == (61, 0, 0)
         for run_id in answered:
