@@ -35,7 +35,7 @@ _Status = Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt ended with."""
+    """The end of an attempt."""
 
     status: _Status
     output: Encoded | None = None

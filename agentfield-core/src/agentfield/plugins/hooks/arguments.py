@@ -21,7 +21,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class HookRuntime(Protocol):
-    """What a plugin with hooks gets when a control plane starts; it sees nothing else of the control plane."""
+    """The argument of a plugin's lifespan; the plugin sees nothing else of the control plane."""
 
     @property
     def logger(self) -> logging.Logger:

@@ -59,7 +59,7 @@ class ModelPrices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What one model has instead of what the provider and its pairs declare; None is no difference."""
+    """The differences of one model from what the provider and its pairs declare; None is no difference."""
 
     model: str
     """Name of the model as sessions request it."""
@@ -173,7 +173,7 @@ class Capabilities:
     """Whether a turn of push to talk begins with `BeginTurnCommand`."""
     text_input: bool = False
     resumption: Literal["none", "attach", "replay", "handle", "stateless"] = "none"
-    """How a conversation continues after a lost connection or a restart: the same call is attached to; a new session receives
+    """Continuation of a conversation after a lost connection or a restart: the same call is attached to; a new session receives
     the conversation so far as text; a session is resumed by the handle that the provider gave last (`SessionResumable`,
     `ResumableAdapter`), without one as with `replay`; there is no session to lose."""
     usage: Literal["none", "tokens", "cost"] = "none"
@@ -190,7 +190,7 @@ class Capabilities:
     output_formats: frozenset[str] = frozenset()
     """Formats of its replies where they differ from `formats`, which are then those of the caller's audio (`SeparateOutput`)."""
     echoes: frozenset[Literal["model", "voice"]] = frozenset({"model", "voice"})
-    """What `SessionReady` repeats. What a provider never repeats is recorded as unverified, without a warning in each call."""
+    """Values that `SessionReady` repeats. One that is never repeated is recorded as unverified, without a warning in each call."""
     dtmf: bool = False
     """Whether telephone keys reach the handler."""
 
