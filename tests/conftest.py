@@ -1,8 +1,9 @@
-"""Rules for all tests: they leave the root logger unchanged, and no property test fails on a slow machine."""
+"""Rules for all tests: each has a home folder of its own, leaves the root logger unchanged, and may be slow."""
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ from hypothesis import HealthCheck, settings
 
 settings.register_profile("agentfield", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("agentfield")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the test a home folder: keys and known control planes of one test or of the developer reach no other."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path_factory.getbasetemp() / "homes" / secrets.token_hex(8)))
 
 
 @pytest.fixture(autouse=True)
