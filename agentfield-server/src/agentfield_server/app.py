@@ -158,7 +158,14 @@ async def control_plane(
             *StoreRoutes(retention, store).routes(),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
-            Route("GET", "/metrics", metrics.serve, "operator", "Metrics for Prometheus", media_type="text/plain"),
+            Route(
+                "GET",
+                "/metrics",
+                metrics.serve,
+                ("operator", "reader"),
+                "Metrics for Prometheus",
+                media_type="text/plain",
+            ),
             *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.access.browser_tokens import READ_AFTER_END, BrowserTokenService
-from agentfield_server.access.guard import PRINCIPAL, AuthGuard
+from agentfield_server.access.guard import AuthGuard
+from agentfield_server.access.principals import PRINCIPAL
 from agentfield_server.api.application import build_application
 from agentfield_server.api.http.bodies import json_reply, problem_reply, read_model, strict_json
 from agentfield_server.api.http.route import Route
@@ -46,7 +47,7 @@ async def echo(request: web.Request) -> web.Response:
 
 
 async def who(request: web.Request) -> web.Response:
-    return json_reply({"principal": request[PRINCIPAL]})
+    return json_reply({"principal": request[PRINCIPAL].id})
 
 
 async def explode(_request: web.Request) -> web.Response:
@@ -58,11 +59,11 @@ async def conflict(_request: web.Request) -> web.Response:
 
 
 ROUTES = [
-    Route("POST", "/echo", echo, "operator", "Echo"),
-    Route("GET", "/who/{session_id}", who, "session", "Who"),
-    Route("GET", "/operator", who, "operator", "Who"),
-    Route("GET", "/explode", explode, "public", "Fail"),
-    Route("GET", "/conflict", conflict, "public", "Conflict"),
+    Route("POST", "/echo", echo, ("operator",), "Echo"),
+    Route("GET", "/who/{session_id}", who, ("token", "operator"), "Who"),
+    Route("GET", "/operator", who, ("operator",), "Who"),
+    Route("GET", "/explode", explode, ("public",), "Fail"),
+    Route("GET", "/conflict", conflict, ("public",), "Conflict"),
 ]
 
 
@@ -244,7 +245,7 @@ async def test_the_operator_s_key_is_required(locked: TestClient[Any, Any]) -> N
         assert response.status == 401
     for headers in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
         async with locked.get("/operator", headers=headers) as response:
-            assert (await response.json()) == {"principal": "operator"}
+            assert (await response.json()) == {"principal": "key:settings"}
 
 
 async def test_a_browser_token_is_valid_for_its_own_session_only(

@@ -5,23 +5,16 @@ from __future__ import annotations
 import functools
 import hmac
 import ipaddress
-from typing import Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from agentfield.errors import Forbidden, Unauthorized
 from agentfield_server.access.browser_tokens import BrowserTokenService
+from agentfield_server.access.principals import ALL_SCOPES, LOCAL, PRINCIPAL, PUBLIC, Access, Principal
 from agentfield_server.settings import Settings
 
-__all__ = ["CALLER", "MEDIA_PROTOCOL", "PRINCIPAL", "Access", "AuthGuard"]
-
-Access = Literal["public", "operator", "session", "node", "verified"]
-"""Principals that may use a route: everyone; the operator; the operator or the holder of the session's browser token; a node; a
-request that the route's own transport has verified."""
-
-PRINCIPAL = web.RequestKey("agentfield_principal", str)
-"""The authenticated principal: ``operator``, or ``session:<id>`` for the holder of a browser token."""
+__all__ = ["CALLER", "MEDIA_PROTOCOL", "AuthGuard"]
 
 CALLER = web.RequestKey("agentfield_caller", bool)
 """Whether the request comes from the caller's page (a browser token)."""
@@ -91,9 +84,9 @@ class AuthGuard:
             Unauthorized: The credential is missing, unknown or expired.
             Forbidden: The credential belongs to another session.
         """
-        if access in ("public", "verified"):
-            # a verified route is checked by its transport (agentfield_server.api.callers.plugin_transports)
-            request[PRINCIPAL] = "public"
+        if "public" in access or "verified" in access:
+            # a verified route is checked by its own handler, such as agentfield_server.api.callers.plugin_transports
+            request[PRINCIPAL] = PUBLIC
             return
         credential = _credential(request)
         if credential is not None and credential.startswith("ek_af_"):
@@ -103,21 +96,21 @@ class AuthGuard:
 
     async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
         session_id = request.match_info.get("session_id")
-        if access != "session" or session_id is None:
+        if "token" not in access or session_id is None:
             raise Forbidden(
                 "A browser token opens its own session only.",
                 code="token_scope",
                 hint="use the operator's key (AGENTFIELD_API_KEY) here",
             )
         await self._tokens.check(token, session_id)
-        request[PRINCIPAL] = f"session:{session_id}"
+        request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
         request[CALLER] = True
 
     def _admit_operator(self, request: web.Request, credential: str | None) -> None:
         key = self._settings.api_key
         if key is None:
             # reachable from this machine only: Settings.require_safe_bind
-            request[PRINCIPAL] = "operator"
+            request[PRINCIPAL] = LOCAL
             return
         if credential is None or not hmac.compare_digest(
             # header bytes beyond ASCII arrive as surrogates
@@ -130,7 +123,7 @@ class AuthGuard:
                 else "That is not this control plane's key.",
                 hint="set AGENTFIELD_API_KEY to the key that the control plane was started with",
             )
-        request[PRINCIPAL] = "operator"
+        request[PRINCIPAL] = Principal("key:settings", "key", ALL_SCOPES)
 
 
 def _own_address(request: web.Request) -> str:

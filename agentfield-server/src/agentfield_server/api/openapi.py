@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from agentfield_server.access.guard import Access
+from agentfield_server.access.principals import Access
 from agentfield_server.api.http.bodies import json_reply
 from agentfield_server.api.http.route import Route
 
@@ -19,20 +19,13 @@ __all__ = ["openapi_document", "openapi_route"]
 
 _REF = "#/components/schemas/{model}"
 _PLACEHOLDER = re.compile(r"\{(?P<name>\w+)(?::[^}]*)?\}")
-_SECURITY: dict[Access, list[dict[str, list[str]]]] = {
-    "public": [],
-    "verified": [],  # the description tells how it is verified
-    "operator": [{"operatorKey": []}, {"operatorHeader": []}],
-    "node": [{"operatorKey": []}, {"operatorHeader": []}],
-    "session": [{"browserToken": []}, {"operatorKey": []}, {"operatorHeader": []}],
-}
 _SCHEMES = {
-    "operatorKey": {
+    "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "The operator's key; not required on loopback if none is set.",
+        "description": "A key with one of the scopes that are listed; not required in development mode.",
     },
-    "operatorHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The operator's key."},
+    "keyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
     "browserToken": {"type": "http", "scheme": "bearer", "description": "A token `ek_af_…` of this one session."},
 }
 _PROBLEM = {
@@ -57,7 +50,7 @@ def openapi_route(routes: Sequence[Route]) -> Route:
         """Serve the document."""
         return json_reply(openapi_document([*routes, route]))
 
-    route = Route("GET", "/api/v1/openapi.json", serve, "public", "This document")
+    route = Route("GET", "/api/v1/openapi.json", serve, ("public",), "This document")
     return route
 
 
@@ -95,7 +88,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[type[BaseModel], dict[str, A
 def _operation(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
-        "security": _SECURITY[route.access],
+        "security": _security(route.access),
         "responses": {**_answer(route, refs), "default": _refusal()},
     }
     if route.description:
@@ -110,6 +103,16 @@ def _operation(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
     elif route.accepts:
         operation["requestBody"] = {"required": True, "content": {kind: _raw(kind) for kind in route.accepts}}
     return operation
+
+
+def _security(access: Access) -> list[dict[str, list[str]]]:
+    """Return the security requirements of a route; OpenAPI 3.1 lists roles of schemes that are not OAuth as well."""
+    # a verified route is public here: its description tells how it is verified
+    if "public" in access or "verified" in access:
+        return []
+    scopes = [str(grant) for grant in access if grant != "token"]
+    token: list[dict[str, list[str]]] = [{"browserToken": []}] if "token" in access else []
+    return [*token, {"key": scopes}, {"keyHeader": scopes}]
 
 
 def _answer(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:

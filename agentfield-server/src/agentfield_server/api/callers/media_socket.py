@@ -75,7 +75,18 @@ class MediaRoutes:
         """Return the route."""
         path = "/api/v1/sessions/{session_id}/media"
         summary = "Carry the audio of a call"
-        return [Route("GET", path, self.media, "session", summary, stream=True, socket=True, description=_PROTOCOL)]
+        return [
+            Route(
+                "GET",
+                path,
+                self.media,
+                ("token", "starter", "operator"),
+                summary,
+                stream=True,
+                socket=True,
+                description=_PROTOCOL,
+            )
+        ]
 
     async def media(self, request: web.Request) -> web.StreamResponse:
         """Carry a caller's audio until the caller hangs up, the connection is lost, or the session ends."""

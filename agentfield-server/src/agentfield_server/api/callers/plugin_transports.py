@@ -13,7 +13,7 @@ from aiohttp import web
 from agentfield.errors import AgentFieldError, Forbidden, LimitExceeded, PluginBroken
 from agentfield.plugins import RouteSpec
 from agentfield.realtime.transport import Evidence, Transport
-from agentfield_server.access.guard import PRINCIPAL
+from agentfield_server.access.principals import PRINCIPAL, Access, transport_principal
 from agentfield_server.api.http.route import RESPONSE_STARTED, Route
 from agentfield_server.transports import TransportHost
 from agentfield_server.transports.manager import ROUTE_PREFIX
@@ -22,6 +22,11 @@ __all__ = ["TransportRoutes"]
 
 _log = logging.getLogger("agentfield.transports")
 
+_ACCESS: dict[str, Access] = {
+    "operator": ("operator",),
+    "session": ("token", "starter", "operator"),
+    "verified": ("verified",),
+}
 _VERIFY_WAIT = 5.0
 _HANDLER_WAIT = 30.0
 _BODY_WAIT = 10.0
@@ -84,7 +89,7 @@ def _route_of(host: TransportHost, route: RouteSpec) -> Route:
         route.method,
         path,
         partial(_serve, host, route, limiter),
-        route.access,
+        _ACCESS[route.access],
         route.summary,
         stream=route.socket,
         socket=route.socket,
@@ -104,7 +109,7 @@ async def _serve(
         evidence: Evidence | None = None
         if route.access == "verified":
             evidence = await _verify(host, transport, request)
-            request[PRINCIPAL] = f"transport:{host.info.name}"
+            request[PRINCIPAL] = transport_principal(host.info.name)
         try:
             return await _handle(host, route, transport, request, evidence)
         except AgentFieldError:

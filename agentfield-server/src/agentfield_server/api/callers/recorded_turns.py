@@ -63,7 +63,7 @@ class TurnRoutes:
                 "POST",
                 path,
                 self.post,
-                "session",
+                ("token", "starter", "operator"),
                 "Send a recorded turn",
                 accepts=MEDIA_TYPES,
                 media_type="text/event-stream",

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from agentfield.errors import InvalidInput
 from agentfield.values import encode
 from agentfield.wire.headers import IDEMPOTENCY_KEY
-from agentfield_server.access.guard import PRINCIPAL
+from agentfield_server.access.principals import PRINCIPAL
 from agentfield_server.store.records import IdempotencyKey
 
 __all__ = ["idempotency_key"]
@@ -30,4 +30,4 @@ def idempotency_key(request: web.Request, *, route: str, target: str, body: Base
     if not 1 <= len(key) <= _MAX_KEY or not key.isascii() or not key.isprintable():
         raise InvalidInput(f"{IDEMPOTENCY_KEY} is 1 to {_MAX_KEY} printable ASCII characters.", field=IDEMPOTENCY_KEY)
     digest = hashlib.sha256(encode(body.model_dump(mode="json"), name="", untyped="text").canonical).digest()
-    return IdempotencyKey(principal=request[PRINCIPAL], route=route, target=target, key=key, body_digest=digest)
+    return IdempotencyKey(principal=request[PRINCIPAL].id, route=route, target=target, key=key, body_digest=digest)

@@ -9,7 +9,7 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel
 
-from agentfield_server.access.guard import Access
+from agentfield_server.access.principals import Access
 
 __all__ = ["RESPONSE_STARTED", "Handler", "Route"]
 
@@ -25,9 +25,10 @@ class Route:
 
     method: Literal["GET", "POST", "DELETE"]
     path: str
-    """Absolute path with aiohttp's placeholders; a `session` route has ``{session_id}``."""
+    """Absolute path with aiohttp's placeholders; a route that grants `token` has ``{session_id}``."""
     handler: Handler
     access: Access
+    """Grants that may use the route, any of which suffices; at least one."""
     summary: str
     _: KW_ONLY
     request: type[BaseModel] | None = None
@@ -42,3 +43,7 @@ class Route:
     """True for a WebSocket."""
     description: str = ""
     """Further text for the OpenAPI document."""
+
+    def __post_init__(self) -> None:
+        if not self.access:
+            raise ValueError(f"{self.method} {self.path} names no grant of access")

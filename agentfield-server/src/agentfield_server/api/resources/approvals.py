@@ -11,6 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from agentfield.errors import InvalidInput
 from agentfield.wire.rest import ApprovalStatus, ApprovalView, DecisionRequest, SignedDecision
+from agentfield_server.access.principals import Access
 from agentfield_server.access.webhook_signatures import HEADER, check_signature
 from agentfield_server.api.http.bodies import (
     MAX_BODY,
@@ -28,6 +29,7 @@ from agentfield_server.store.records import Approval
 
 __all__ = ["ApprovalRoutes"]
 
+_READ: Access = ("approver", "operator", "reader")
 _SIGNED = (
     f"For systems without a key: `{HEADER}: t=SECONDS,v1=HEX`, the HMAC-SHA256 of the seconds, a dot and the body, with "
     "AGENTFIELD_WEBHOOK_SECRET. A signature whose time is more than five minutes away is refused."
@@ -56,13 +58,13 @@ class ApprovalRoutes:
         """Return the routes of the resource."""
         base = "/api/v1/approvals"
         return [
-            Route("GET", base, self.index, "operator", "List approvals"),
-            Route("GET", base + "/{approval_id}", self.show, "operator", "Show an approval", response=ApprovalView),
+            Route("GET", base, self.index, _READ, "List approvals"),
+            Route("GET", base + "/{approval_id}", self.show, _READ, "Show an approval", response=ApprovalView),
             Route(
                 "POST",
                 base + "/{approval_id}/decision",
                 self.decide,
-                "operator",
+                ("approver",),
                 "Approve, reject, or ask for changes",
                 request=DecisionRequest,
                 response=ApprovalView,
@@ -71,7 +73,7 @@ class ApprovalRoutes:
                 "POST",
                 "/api/v1/webhooks/approvals",
                 self.decide_signed,
-                "public",
+                ("verified",),
                 "Decide with a signed request",
                 request=SignedDecision,
                 response=ApprovalView,

@@ -10,7 +10,7 @@ from agentfield.lossy import http_status
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
 from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
-from agentfield_server.access.guard import PRINCIPAL
+from agentfield_server.access.principals import PRINCIPAL
 from agentfield_server.api.http.bodies import json_reply, problem_reply, read_model
 from agentfield_server.api.http.idempotency import idempotency_key
 from agentfield_server.api.http.route import Route
@@ -48,7 +48,7 @@ class _ExecutionRoutes:
                 "POST",
                 base + "/execute/{target}",
                 self.execute,
-                "operator",
+                ("caller",),
                 "Call a target and wait for its result",
                 request=ExecuteRequest,
                 response=ExecutionView,
@@ -58,7 +58,7 @@ class _ExecutionRoutes:
                 "POST",
                 base + "/execute/async/{target}",
                 self.execute_async,
-                "operator",
+                ("caller",),
                 "Call a target; respond as soon as the call is committed",
                 request=ExecuteRequest,
                 response=ExecutionView,
@@ -67,7 +67,7 @@ class _ExecutionRoutes:
                 "GET",
                 base + "/executions/{execution_id}",
                 self.show,
-                "operator",
+                ("caller", "operator", "reader"),
                 "Show an execution",
                 response=ExecutionView,
                 stream=True,
@@ -77,7 +77,7 @@ class _ExecutionRoutes:
                 "POST",
                 base + "/executions/status",
                 self.status,
-                "operator",
+                ("caller", "operator", "reader"),
                 "Show the status of many executions",
                 request=StatusRequest,
                 response=StatusView,
@@ -86,7 +86,7 @@ class _ExecutionRoutes:
                 "POST",
                 base + "/executions/{execution_id}/cancel",
                 self.cancel,
-                "operator",
+                ("caller", "operator"),
                 "Cancel an execution and its children",
                 request=CancelRequest,
                 response=ExecutionView,
@@ -168,7 +168,7 @@ class _ExecutionRoutes:
             session_id=parent.session_id,
             actor_id=parent.actor_id,
             priority=body.priority,
-            share=parent.session_id or request[PRINCIPAL],
+            share=parent.session_id or request[PRINCIPAL].id,
             delay=body.delay,
             timeout=timeout,
             idempotency=idempotency_key(request, route=route, target=target, body=body),

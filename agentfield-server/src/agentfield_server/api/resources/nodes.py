@@ -23,9 +23,17 @@ def routes(hub: LinkHub) -> list[Route]:
         return json_reply(await hub.drain(request.match_info["name"]), status=202)
 
     return [
-        Route("GET", "/api/v1/nodes", nodes, "operator", "List the nodes"),
-        Route("POST", "/api/v1/nodes/{name}/drain", drain, "operator", "Drain a node: it ends when its work is done"),
+        Route("GET", "/api/v1/nodes", nodes, ("operator", "reader"), "List the nodes"),
         Route(
-            "GET", "/api/v1/nodes/link", hub.handle, "node", "The WebSocket of a node's link", stream=True, socket=True
+            "POST", "/api/v1/nodes/{name}/drain", drain, ("operator",), "Drain a node: it ends when its work is done"
+        ),
+        Route(
+            "GET",
+            "/api/v1/nodes/link",
+            hub.handle,
+            ("node",),
+            "The WebSocket of a node's link",
+            stream=True,
+            socket=True,
         ),
     ]

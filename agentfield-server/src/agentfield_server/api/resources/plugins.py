@@ -6,10 +6,13 @@ from aiohttp import web
 
 from agentfield.plugins import Registry
 from agentfield.plugins.registry.views import adapter_views, plugin_views
+from agentfield_server.access.principals import Access
 from agentfield_server.api.http.bodies import json_reply
 from agentfield_server.api.http.route import Route
 
 __all__ = ["CatalogueRoutes"]
+
+_READ: Access = ("operator", "reader", "starter", "caller")
 
 
 class CatalogueRoutes:
@@ -25,10 +28,10 @@ class CatalogueRoutes:
     def routes(self) -> list[Route]:
         """Return the routes of the resource."""
         return [
-            Route("GET", "/api/v1/adapters", self.adapters, "operator", "List the provider/transport pairs"),
-            Route("GET", "/api/v1/plugins", self.plugins, "operator", "List the plugins and their states"),
-            Route("GET", "/healthz", self.health, "public", "Liveness: the process runs"),
-            Route("GET", "/readyz", self.health, "public", "Readiness: the process takes calls"),
+            Route("GET", "/api/v1/adapters", self.adapters, _READ, "List the provider/transport pairs"),
+            Route("GET", "/api/v1/plugins", self.plugins, _READ, "List the plugins and their states"),
+            Route("GET", "/healthz", self.health, ("public",), "Liveness: the process runs"),
+            Route("GET", "/readyz", self.health, ("public",), "Readiness: the process takes calls"),
         ]
 
     async def adapters(self, _request: web.Request) -> web.Response:

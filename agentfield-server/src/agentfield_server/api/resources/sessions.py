@@ -24,7 +24,8 @@ from agentfield.wire.rest import (
 )
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
 from agentfield_server.access.browser_tokens import BrowserTokenService
-from agentfield_server.access.guard import CALLER, PRINCIPAL
+from agentfield_server.access.guard import CALLER
+from agentfield_server.access.principals import PRINCIPAL, Access
 from agentfield_server.api.http.bodies import json_reply, read_limit, read_model, read_text
 from agentfield_server.api.http.event_stream import follow, last_event_id, new_event_hints, open_stream, send
 from agentfield_server.api.http.idempotency import idempotency_key
@@ -38,6 +39,8 @@ from agentfield_server.store.records import EventRow, SessionRow
 
 __all__ = ["SessionRoutes"]
 
+_READ: Access = ("token", "starter", "operator", "reader")
+_USE: Access = ("token", "starter", "operator")
 _EVENTS = (
     "Recorded events have an id, and `Last-Event-ID` resumes after one; live ones have none. With `audio=1`, on sessions "
     "of recorded turns, live events `reply.audio` carry the audio that belongs to no turn."
@@ -79,33 +82,33 @@ class SessionRoutes:
         one = base + "/{session_id}"
         return [
             Route(
-                "POST", base, self.start, "operator", "Start a session", request=StartRequest, response=StartResponse
+                "POST", base, self.start, ("starter",), "Start a session", request=StartRequest, response=StartResponse
             ),
             Route(
                 "POST",
                 "/api/v1/session-targets/{target}/start",
                 self.start,
-                "operator",
+                ("starter",),
                 "Start a session (alias)",
                 request=TargetStartRequest,
                 response=StartResponse,
             ),
-            Route("GET", base, self.list_all, "operator", "List sessions"),
+            Route("GET", base, self.list_all, ("operator", "reader", "starter"), "List sessions"),
             Route(
                 "POST",
                 base + "/exchange",
                 self.exchange,
-                "public",
+                ("verified",),
                 "Exchange a one-time code for a browser token",
                 request=ExchangeRequest,
                 response=ExchangeResponse,
             ),
-            Route("GET", one, self.show, "session", "Show a session", response=SessionView),
+            Route("GET", one, self.show, _READ, "Show a session", response=SessionView),
             Route(
                 "POST",
                 one + "/offer",
                 self.offer,
-                "session",
+                _USE,
                 "Exchange an SDP offer for an answer",
                 accepts=("application/sdp",),
                 media_type="application/sdp",
@@ -114,7 +117,7 @@ class SessionRoutes:
                 "POST",
                 "/api/v1/session-instances/{session_id}/realtime-offer",
                 self.offer,
-                "session",
+                _USE,
                 "Exchange an SDP offer for an answer (alias)",
                 accepts=("application/sdp",),
                 media_type="application/sdp",
@@ -123,17 +126,15 @@ class SessionRoutes:
                 "GET",
                 one + "/events",
                 self.events,
-                "session",
+                _READ,
                 "Follow a session",
                 stream=True,
                 media_type="text/event-stream",
                 description=_EVENTS,
             ),
-            Route("POST", one + "/input", self.input, "session", "Send typed text", request=InputRequest),
-            Route("POST", one + "/end", self.end, "session", "End a session", request=EndRequest),
-            Route(
-                "GET", one + "/workflows", self.workflows, "session", "The executions of a session", response=DagView
-            ),
+            Route("POST", one + "/input", self.input, _USE, "Send typed text", request=InputRequest),
+            Route("POST", one + "/end", self.end, _USE, "End a session", request=EndRequest),
+            Route("GET", one + "/workflows", self.workflows, _READ, "The executions of a session", response=DagView),
         ]
 
     async def start(self, request: web.Request) -> web.Response:
@@ -142,7 +143,7 @@ class SessionRoutes:
         key = idempotency_key(request, route="sessions", target=body.target, body=body)
         row, config = await self._sessions.start(
             body,
-            principal=request[PRINCIPAL],
+            principal=request[PRINCIPAL].id,
             idempotency=key,
             traceparent=parse_traceparent(request.headers.get(TRACEPARENT)),
         )

@@ -36,12 +36,12 @@ class StoreRoutes:
         """Return the routes of the resource."""
         base = "/api/v1/store"
         return [
-            Route("GET", base, self.show, "operator", "Show the size of the store", response=StoreView),
+            Route("GET", base, self.show, ("operator",), "Show the size of the store", response=StoreView),
             Route(
                 "POST",
                 base + "/prune",
                 self.prune,
-                "operator",
+                ("operator",),
                 "Prune runs that ended long ago",
                 request=PruneRequest,
                 response=PruneView,
@@ -51,7 +51,7 @@ class StoreRoutes:
                 "POST",
                 base + "/compact",
                 self.compact,
-                "operator",
+                ("operator",),
                 "Return free pages to the file system",
                 response=CompactView,
                 description="One request returns about 4 MB at most; repeat it while `free_pages` is not 0.",

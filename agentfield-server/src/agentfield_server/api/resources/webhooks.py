@@ -45,16 +45,16 @@ class WebhookRoutes:
                 "POST",
                 base,
                 self.add,
-                "operator",
+                ("operator",),
                 "Create a webhook",
                 request=WebhookRequest,
                 response=WebhookView,
                 description=_DELIVERY_DESCRIPTION,
             ),
-            Route("GET", base, self.index, "operator", "List the webhooks"),
-            Route("DELETE", one, self.remove, "operator", "Delete a webhook and its pending deliveries"),
-            Route("GET", one + "/deliveries", self.deliveries, "operator", "List the deliveries of a webhook"),
-            Route("POST", one + "/redrive", self.redrive, "operator", "Retry the dead deliveries of a webhook"),
+            Route("GET", base, self.index, ("operator",), "List the webhooks"),
+            Route("DELETE", one, self.remove, ("operator",), "Delete a webhook and its pending deliveries"),
+            Route("GET", one + "/deliveries", self.deliveries, ("operator",), "List the deliveries of a webhook"),
+            Route("POST", one + "/redrive", self.redrive, ("operator",), "Retry the dead deliveries of a webhook"),
         ]
 
     async def add(self, request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from agentfield.errors import NotFound
 from agentfield.wire.rest import CancelRequest, DagView
+from agentfield_server.access.principals import Access
 from agentfield_server.api.http.bodies import json_reply, read_limit, read_model
 from agentfield_server.api.http.event_stream import follow, last_event_id, new_event_hints, open_stream
 from agentfield_server.api.http.route import Route
@@ -16,6 +17,8 @@ from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import PrunedRun
 
 __all__ = ["routes"]
+
+_READ: Access = ("operator", "reader", "caller", "starter")
 
 
 def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
@@ -51,7 +54,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
             "GET",
             "/api/v1/workflows/{run_id}/events",
             events,
-            "operator",
+            _READ,
             "Follow a run",
             stream=True,
             media_type="text/event-stream",
@@ -61,7 +64,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
             "GET",
             "/api/v1/workflows/{run_id}/dag",
             dag,
-            "operator",
+            _READ,
             "Show the executions of a run and their parents",
             response=DagView,
         ),
@@ -69,7 +72,7 @@ def routes(store: Store, engine: Engine, bus: Bus) -> list[Route]:
             "POST",
             "/api/v1/workflows/{run_id}/cancel",
             cancel,
-            "operator",
+            ("caller", "operator"),
             "Cancel every open execution of a run",
             request=CancelRequest,
         ),
