@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agentfield import Agent
 from agentfield.identity import NodeKey, ResultProof, inclusion_paths, parse_proof, sign_results
@@ -296,7 +297,7 @@ async def test_a_record_is_verifiable_without_its_bodies(cp: Plane) -> None:
         await cp.finished(execution_id)
     row = await record(cp, execution_id)
     assert check_record(row)
-    assert check_record(replace(row, input=None, output=None, input_salt=None, output_salt=None))
+    assert check_record(structs.replace(row, input=None, output=None, input_salt=None, output_salt=None))
     for change in (
         {"output": {"sum": 4}},
         {"input": {"n": 2}},
@@ -307,7 +308,7 @@ async def test_a_record_is_verifiable_without_its_bodies(cp: Plane) -> None:
         {"run_id": "run_other"},
         {"signer": None},
     ):
-        assert not check_record(replace(row, **change)), change
+        assert not check_record(structs.replace(row, **change)), change
 
 
 async def test_a_node_of_protocol_1_is_served(cp: Plane) -> None:
@@ -323,7 +324,7 @@ async def test_a_node_of_protocol_1_is_served(cp: Plane) -> None:
             row = await record(cp, execution_id)
             assert check_record(row)
             assert (row.signature is None, row.proof is None) == (node is new, node is old)
-            assert not check_record(replace(row, signer=NodeKey.generate().did))
+            assert not check_record(structs.replace(row, signer=NodeKey.generate().did))
         execution_id = await cp.start("old.fn")
         invoke = await old.next(Invoke)
         await old.accept(invoke)

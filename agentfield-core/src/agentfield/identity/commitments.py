@@ -7,7 +7,7 @@ nothing about the body, also if the body is one of few possible values.
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 
 __all__ = ["SALT_BYTES", "commitment", "new_salt"]
 
@@ -19,7 +19,7 @@ _PREFIX = b"\x02"
 
 def new_salt() -> bytes:
     """Return a random salt for one body."""
-    return secrets.token_bytes(SALT_BYTES)
+    return os.urandom(SALT_BYTES)
 
 
 def commitment(salt: bytes, body: bytes) -> bytes:

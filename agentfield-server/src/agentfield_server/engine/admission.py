@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
 from agentfield.identity import commitment

@@ -8,8 +8,9 @@ decided by the store.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from msgspec import Struct
 
 from agentfield.wire.rest import ApprovalStatus, ExecutionStatus, SessionState
 from agentfield_server.store.records import (
@@ -72,10 +73,8 @@ class Touched(NamedTuple):
     writes: tuple[str, ...]
 
 
-class Operation(Generic[T]):
+class Operation(Struct, Generic[T], frozen=True):
     """A write whose result is a `T`."""
-
-    __slots__ = ()
 
     def touches(self) -> Touched | None:
         """Return what it touches; None when it is executed alone."""
@@ -116,8 +115,7 @@ def plan(operations: Sequence[Operation[Any]]) -> Iterator[tuple[int, int]]:
 # --- executions
 
 
-@dataclass(frozen=True, slots=True)
-class CreateExecution(Operation[tuple[Execution, bool]]):
+class CreateExecution(Operation[tuple[Execution, bool]], frozen=True):
     """See `Store.create_execution`."""
 
     new: NewExecution
@@ -138,8 +136,7 @@ class CreateExecution(Operation[tuple[Execution, bool]]):
         return Touched(() if new.parent_id is None else (new.parent_id,), tuple(writes))
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseExecution(Operation[Execution | None]):
+class LeaseExecution(Operation[Execution | None], frozen=True):
     """See `Store.lease_execution`."""
 
     execution_id: str
@@ -147,8 +144,7 @@ class LeaseExecution(Operation[Execution | None]):
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class AcceptExecution(Operation[bool]):
+class AcceptExecution(Operation[bool], frozen=True):
     """See `Store.accept_execution`."""
 
     execution_id: str
@@ -161,16 +157,14 @@ class AcceptExecution(Operation[bool]):
         return Touched((), (self.execution_id,))
 
 
-@dataclass(frozen=True, slots=True)
-class RenewLeases(Operation[int]):
+class RenewLeases(Operation[int], frozen=True):
     """See `Store.renew_leases`."""
 
     owner: str
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class RequeueExecution(Operation[bool]):
+class RequeueExecution(Operation[bool], frozen=True):
     """See `Store.requeue_execution`."""
 
     execution_id: str
@@ -183,8 +177,7 @@ class RequeueExecution(Operation[bool]):
     events: Sequence[NewEvent]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordProgress(Operation[bool]):
+class RecordProgress(Operation[bool], frozen=True):
     """See `Store.progress`."""
 
     execution_id: str
@@ -197,8 +190,7 @@ class RecordProgress(Operation[bool]):
         return Touched((), (self.execution_id,))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompleteExecution(Operation[Execution | None]):
+class CompleteExecution(Operation[Execution | None], frozen=True, kw_only=True):
     """See `Store.complete_execution`."""
 
     execution_id: str
@@ -225,8 +217,7 @@ class CompleteExecution(Operation[Execution | None]):
 # --- approvals
 
 
-@dataclass(frozen=True, slots=True)
-class SuspendExecution(Operation[Approval | None]):
+class SuspendExecution(Operation[Approval | None], frozen=True):
     """See `Store.suspend_execution`."""
 
     execution_id: str
@@ -238,8 +229,7 @@ class SuspendExecution(Operation[Approval | None]):
     expires: float
 
 
-@dataclass(frozen=True, slots=True)
-class Decide(Operation[Approval | None]):
+class Decide(Operation[Approval | None], frozen=True):
     """See `Store.decide`."""
 
     approval_id: str
@@ -253,8 +243,7 @@ class Decide(Operation[Approval | None]):
 # --- sessions and events
 
 
-@dataclass(frozen=True, slots=True)
-class CreateSession(Operation[tuple[SessionRow, bool]]):
+class CreateSession(Operation[tuple[SessionRow, bool]], frozen=True):
     """See `Store.create_session`."""
 
     session: NewSession
@@ -263,8 +252,7 @@ class CreateSession(Operation[tuple[SessionRow, bool]]):
     events: Sequence[NewEvent]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdateSession(Operation[SessionRow | None]):
+class UpdateSession(Operation[SessionRow | None], frozen=True, kw_only=True):
     """See `Store.update_session`."""
 
     session_id: str
@@ -279,16 +267,14 @@ class UpdateSession(Operation[SessionRow | None]):
     events: Sequence[NewEvent]
 
 
-@dataclass(frozen=True, slots=True)
-class TakeSession(Operation[SessionRow | None]):
+class TakeSession(Operation[SessionRow | None], frozen=True):
     """See `Store.take_session`."""
 
     session_id: str
     owner: str
 
 
-@dataclass(frozen=True, slots=True)
-class AppendEvents(Operation[list[EventRow]]):
+class AppendEvents(Operation[list[EventRow]], frozen=True):
     """See `Store.append_events`."""
 
     run_id: str
@@ -301,8 +287,7 @@ class AppendEvents(Operation[list[EventRow]]):
         return Touched(() if self.session_id is None else (self.session_id,), ())
 
 
-@dataclass(frozen=True, slots=True)
-class EraseBodies(Operation[int | None]):
+class EraseBodies(Operation[int | None], frozen=True):
     """See `Store.erase_bodies`."""
 
     run_id: str
@@ -312,30 +297,26 @@ class EraseBodies(Operation[int | None]):
 # --- webhooks and nodes
 
 
-@dataclass(frozen=True, slots=True)
-class AddWebhook(Operation[None]):
+class AddWebhook(Operation[None], frozen=True):
     """See `Store.add_webhook`."""
 
     webhook: Webhook
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveWebhook(Operation[bool]):
+class RemoveWebhook(Operation[bool], frozen=True):
     """See `Store.remove_webhook`."""
 
     webhook_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecordDelivered(Operation[None]):
+class RecordDelivered(Operation[None], frozen=True):
     """See `Store.record_delivered`."""
 
     delivery_id: str
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class RecordNotDelivered(Operation[None]):
+class RecordNotDelivered(Operation[None], frozen=True):
     """See `Store.record_not_delivered`."""
 
     delivery_id: str
@@ -343,15 +324,13 @@ class RecordNotDelivered(Operation[None]):
     not_before: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Redrive(Operation[int]):
+class Redrive(Operation[int], frozen=True):
     """See `Store.redrive`."""
 
     webhook_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class RememberNode(Operation[None]):
+class RememberNode(Operation[None], frozen=True):
     """See `Store.remember_node`."""
 
     node_id: str
@@ -361,30 +340,26 @@ class RememberNode(Operation[None]):
 # --- keys and tokens
 
 
-@dataclass(frozen=True, slots=True)
-class FindSessionForKey(Operation[str | None]):
+class FindSessionForKey(Operation[str | None], frozen=True):
     """See `Store.session_for_key`; it deletes an expired key."""
 
     key: IdempotencyKey
 
 
-@dataclass(frozen=True, slots=True)
-class SaveResponse(Operation[Mapping[str, Any] | None]):
+class SaveResponse(Operation[Mapping[str, Any] | None], frozen=True):
     """See `Store.save_response`."""
 
     key: IdempotencyKey
     response: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseKey(Operation[None]):
+class ReleaseKey(Operation[None], frozen=True):
     """See `Store.release_key`."""
 
     key: IdempotencyKey
 
 
-@dataclass(frozen=True, slots=True)
-class PutToken(Operation[None]):
+class PutToken(Operation[None], frozen=True):
     """See `Store.put_token`."""
 
     digest: bytes
@@ -393,8 +368,7 @@ class PutToken(Operation[None]):
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class UseToken(Operation[TokenRow | None]):
+class UseToken(Operation[TokenRow | None], frozen=True):
     """See `Store.use_token`."""
 
     digest: bytes
@@ -403,8 +377,7 @@ class UseToken(Operation[TokenRow | None]):
     once: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DropTokens(Operation[None]):
+class DropTokens(Operation[None], frozen=True):
     """See `Store.drop_tokens`."""
 
     session_id: str
@@ -413,29 +386,25 @@ class DropTokens(Operation[None]):
 # --- maintenance
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeKeys(Operation[None]):
+class PurgeKeys(Operation[None], frozen=True):
     """Delete expired keys and tokens, and keys whose first call can never finish: those of an earlier process."""
 
 
-@dataclass(frozen=True, slots=True)
-class MarkPruned(Operation[bool]):
+class MarkPruned(Operation[bool], frozen=True):
     """Mark a run as pruned if it still qualifies, see `Store.prune_run`."""
 
     run: PrunedRun
     before: float
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteRows(Operation[int]):
+class DeleteRows(Operation[int], frozen=True):
     """Delete a part of a pruned run, see `Store.prune_run`."""
 
     run_id: str
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class Vacuum(Operation[None]):
+class Vacuum(Operation[None], frozen=True):
     """Return free pages to the disk, see `Store.compact`."""
 
     pages: int

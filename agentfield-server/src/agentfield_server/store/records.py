@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from agentfield.identity import event_frame_of, new_salt
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionKind, ExecutionStatus, SessionState
@@ -33,8 +34,7 @@ LIVE_PRIORITY = 100
 """Priority of executions that a live session waits for; calls over REST may ask for less."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
+class NewEvent(Struct, frozen=True, kw_only=True):
     """An event to be appended to the log of a run, in the transaction of the change that it records."""
 
     type: str
@@ -42,8 +42,7 @@ class NewEvent:
     execution_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRow:
+class EventRow(Struct, frozen=True, kw_only=True):
     """A recorded event: gap-free `seq` per run; its entry and leaf never change, its body may be erased (format 2)."""
 
     run_id: str
@@ -69,8 +68,7 @@ class EventRow:
         return self.entry if frame is None else frame.shown(self.body)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdempotencyKey:
+class IdempotencyKey(Struct, frozen=True, kw_only=True):
     """An idempotency key in its scope."""
 
     principal: str
@@ -81,8 +79,7 @@ class IdempotencyKey:
     """Of the canonical request; the store keeps it keyed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewExecution:
+class NewExecution(Struct, frozen=True, kw_only=True):
     """An execution to be created."""
 
     id: str
@@ -121,8 +118,7 @@ class NewExecution:
     """Appended after `execution.created`; not for a repetition."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
+class Execution(Struct, frozen=True, kw_only=True):
     """An execution as stored. Times are seconds since the epoch."""
 
     id: str
@@ -175,8 +171,7 @@ class Execution:
     """In lists: bytes of `input` and `output` where they are omitted because they are large."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Approval:
+class Approval(Struct, frozen=True, kw_only=True):
     """A decision that an execution waits for or has resumed with."""
 
     id: str
@@ -199,8 +194,7 @@ class Approval:
     decided_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
+class Webhook(Struct, frozen=True, kw_only=True):
     """A subscriber of events."""
 
     id: str
@@ -212,8 +206,7 @@ class Webhook:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """The delivery of an event to a webhook."""
 
     id: str
@@ -231,8 +224,7 @@ class Delivery:
     ended_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewSession:
+class NewSession(Struct, frozen=True, kw_only=True):
     """A session to be created together with its root execution."""
 
     id: str
@@ -248,8 +240,7 @@ class NewSession:
     idempotency: IdempotencyKey | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
+class SessionRow(Struct, frozen=True, kw_only=True):
     """A session as stored."""
 
     id: str
@@ -279,8 +270,7 @@ class SessionRow:
     ended_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreStats:
+class StoreStats(Struct, frozen=True, kw_only=True):
     """Size of a store and number of its rows."""
 
     bytes: int
@@ -302,8 +292,7 @@ class StoreStats:
     oldest_run_at: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedRun:
+class EndedRun(Struct, frozen=True, kw_only=True):
     """A run that may be pruned."""
 
     run_id: str
@@ -311,8 +300,7 @@ class EndedRun:
     executions: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedRuns:
+class EndedRuns(Struct, frozen=True, kw_only=True):
     """A page of runs that may be pruned."""
 
     runs: tuple[EndedRun, ...]
@@ -320,8 +308,7 @@ class EndedRuns:
     """Cursor of the next page, also when this page is empty; None at the end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrunedRun:
+class PrunedRun(Struct, frozen=True, kw_only=True):
     """The record that remains of a pruned run: enough to verify an exported log."""
 
     run_id: str
@@ -334,8 +321,7 @@ class PrunedRun:
     pruned_at: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenRow:
+class TokenRow(Struct, frozen=True, kw_only=True):
     """A browser token or one-time code; only the SHA-256 digest is stored."""
 
     digest: bytes

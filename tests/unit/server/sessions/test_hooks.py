@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from msgspec.structs import replace
 
 from agentfield.errors import ExecutionCancelled, Forbidden, InvalidInput, PluginBroken
 from agentfield.identity import NodeKey, digest

@@ -6,11 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentfield.errors import AgentFieldError, LimitExceeded, ProviderError, Unavailable
 from agentfield.ids import new_id

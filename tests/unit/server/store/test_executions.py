@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from agentfield.errors import InvalidInput, NotFound, Unavailable
 from agentfield_server.store.protocol import Store

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from agentfield.errors import Unavailable
 from agentfield.identity import NodeKey, b64url, digest, result_message

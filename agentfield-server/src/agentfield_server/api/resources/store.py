@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from aiohttp import web
+from msgspec import structs
 
 from agentfield.wire.rest import CompactView, PruneRequest, PruneView, StoreView
 from agentfield_server.api.http.bodies import json_reply, read_model
@@ -60,7 +61,7 @@ class StoreRoutes:
 
     async def show(self, _: web.Request) -> web.Response:
         """Show the size of the store."""
-        return json_reply(StoreView(**asdict(await self._store.stats())))
+        return json_reply(StoreView(**structs.asdict(await self._store.stats())))
 
     async def prune(self, request: web.Request) -> web.Response:
         """Prune one round of runs."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import get_args
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from agentfield.errors import InvalidInput
 from agentfield.wire.rest import DeliveryStatus, DeliveryView, WebhookRequest, WebhookView
