@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import openai
 import pytest
 from openai import AsyncOpenAI
-from openai.types.audio import TranscriptionStreamEvent
+from openai.types.audio import TranscriptionStreamEvent, TranscriptionVerbose
 from openai.types.chat import ChatCompletion
 from pydantic import TypeAdapter
 
@@ -346,6 +347,71 @@ async def test_a_transcription_without_a_stream_has_usage() -> None:
                 model="m", file=("turn.wav", wav(tone(500))), extra_body={"stream": "maybe"}
             )
         assert wrong.value.param == "stream"
+
+
+SPOKEN_TWICE = silence(400, 24_000) + tone(600) + silence(1200, 24_000) + tone(700) + silence(400, 24_000)
+"""Two utterances with a pause: about 0.4 to 1.0 s, and 2.2 to 2.9 s."""
+
+
+async def transcribed(client: AsyncOpenAI, **fields: Any) -> Any:
+    return await client.audio.transcriptions.create(
+        **{"model": "whisper-1", "file": ("turn.wav", wav(SPOKEN_TWICE)), **fields}
+    )
+
+
+async def test_a_verbose_transcription_has_the_times_of_its_utterances() -> None:
+    """`verbose_json` is the official type: language, duration, and a segment for each utterance."""
+    async with serving() as (_, client):
+        answer = await transcribed(client, response_format="verbose_json", timestamp_granularities=["segment"])
+        verbose = TranscriptionVerbose.model_validate(answer.model_dump(exclude_unset=True), strict=True)
+        assert verbose.text == "where is my order where is my order"
+        assert verbose.language == "english"
+        assert verbose.duration == pytest.approx(3.3, abs=0.02)
+        assert verbose.segments is not None
+        first, second = verbose.segments
+        assert (first.id, second.id, first.text) == (0, 1, "where is my order")
+        # the start includes up to 0.3 s before the first sound, the end the half second that ended the utterance
+        assert (
+            0 <= first.start <= 0.45 < 1.0 <= first.end <= second.start <= 2.25 < 2.9 <= second.end <= verbose.duration
+        )
+
+
+async def test_subtitles() -> None:
+    """SRT and WebVTT have a cue for each utterance, in time order; a recording without speech has none."""
+    async with serving() as (_, client):
+        srt = await transcribed(client, response_format="srt")
+        first, second = srt.strip().split("\n\n")
+        for number, cue in ((1, first), (2, second)):
+            assert re.fullmatch(rf"{number}\n00:00:0\d,\d{{3}} --> 00:00:0\d,\d{{3}}\nwhere is my order", cue), cue
+        vtt = await transcribed(client, response_format="vtt")
+        assert vtt == "WEBVTT\n\n" + re.sub(r"^\d\n|(?<=\d),(?=\d{3})", _as_vtt, srt, flags=re.MULTILINE)
+        quiet = ("quiet.wav", wav(silence(900, 24_000)))
+        assert await transcribed(client, response_format="srt", file=quiet) == ""
+        assert await transcribed(client, response_format="vtt", file=quiet) == "WEBVTT\n\n"
+
+
+def _as_vtt(found: re.Match[str]) -> str:
+    return "." if found.group() == "," else ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": "diarized_json"}, "response_format"),
+        ({"response_format": "srt", "stream": True}, "response_format"),
+        (
+            {"response_format": "verbose_json", "timestamp_granularities": ["segment", "word"]},
+            "timestamp_granularities[]",
+        ),
+    ],
+    ids=["speakers", "subtitles as a stream", "times of words"],
+)
+async def test_transcripts_that_the_engine_cannot_give_are_refused(fields: dict[str, Any], param: str) -> None:
+    """The refusal names the parameter and the values that are supported."""
+    async with serving() as (_, client):
+        with pytest.raises(openai.BadRequestError, match=r"Supported values are: '(json|segment)'") as refused:
+            await transcribed(client, **fields)
+        assert (refused.value.code, refused.value.param) == ("invalid_value", param)
 
 
 # chat completions --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from agentfield_local.audio.transcript_formats import Utterance
 from agentfield_local.brain.tokens import text_tokens
 from agentfield_local.http.sse import open_event_stream, send_event
 from agentfield_local.speech.protocols import SPEECH_RATE
@@ -16,7 +17,7 @@ _TOKENS_PER_SECOND = 10
 
 
 async def stream_transcript(
-    request: web.Request, utterances: AsyncIterator[str], *, samples: int
+    request: web.Request, utterances: AsyncIterator[Utterance], *, samples: int
 ) -> web.StreamResponse:
     """Answer with `transcript.text.delta` events and one `transcript.text.done`.
 
@@ -24,16 +25,16 @@ async def stream_transcript(
 
     Args:
         request: The request.
-        utterances: Words of each utterance, none of them empty.
+        utterances: Utterances in order.
         samples: Length of the recording.
     """
     first = await anext(utterances, None)
     response = await open_event_stream(request)
     text = ""
     if first is not None:
-        text = await _send_words(response, text, first)
-        async for words in utterances:
-            text = await _send_words(response, text, words)
+        text = await _send_words(response, text, first.text)
+        async for utterance in utterances:
+            text = await _send_words(response, text, utterance.text)
     heard, written = round(samples / SPEECH_RATE * _TOKENS_PER_SECOND), text_tokens(text)
     usage = {
         "type": "tokens",

@@ -66,7 +66,7 @@ async def read_model(request: web.Request, model: type[ModelT], limit: int, *, e
 
 
 async def read_form(request: web.Request, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """Return the fields of a multipart body.
+    """Return the fields of a multipart body; the values of a list (`name[]`) are joined with commas.
 
     Args:
         request: The request.
@@ -83,7 +83,9 @@ async def read_form(request: web.Request, limits: Mapping[str, int]) -> dict[str
             if part is None:
                 return fields
             if isinstance(part, BodyPartReader) and part.name is not None and part.name in limits:
-                fields[part.name] = await _read_part(part, limits[part.name])
+                value = await _read_part(part, limits[part.name])
+                earlier = fields.get(part.name) if part.name.endswith("[]") else None
+                fields[part.name] = value if earlier is None else earlier + b"," + value
     except (ValueError, AssertionError):  # aiohttp asserts on malformed multipart headers
         raise Refusal("The body is not a valid multipart form.", code="invalid_body") from None
     raise Refusal("The form has too many parts.", code="invalid_body")
