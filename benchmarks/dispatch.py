@@ -16,6 +16,8 @@ from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
+from agentfield_server.access.keys import KeyService
+from agentfield_server.access.open_requests import OpenRequests
 from agentfield_server.api.application import build_application
 from agentfield_server.api.resources import nodes
 from agentfield_server.bus import Bus
@@ -77,7 +79,8 @@ async def _dispatch(folder: Path) -> list[float]:
     await store.open()
     hub = LinkHub(store, key=NodeKey.generate(), clock=time.time)
     async with Engine(store, hub, Bus(), clock=time.time) as engine:
-        guard = AuthGuard(Settings(home=folder), BrowserTokenService(store, clock=time.time, code_ttl=60))
+        keys, tokens = KeyService(store, clock=time.time), BrowserTokenService(store, clock=time.time, code_ttl=60)
+        guard = AuthGuard(Settings(home=folder), tokens, keys, store, OpenRequests())
         runner = web.AppRunner(build_application(nodes.routes(hub), guard))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

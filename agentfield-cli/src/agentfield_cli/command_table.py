@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "execute": "Call a target through the control plane.",
     "approvals": "List pending approvals and decide them.",
     "nodes": "List and drain the connected agent nodes.",
+    "keys": "Make, list and revoke keys.",
     "adapters": "List provider/transport pairs and their capabilities.",
     "plugins": "List and check the installed plugins.",
     "webhooks": "Send events to other systems.",

@@ -24,6 +24,8 @@ from agentfield.plugins.registry.session_checks import refused_sessions
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
+from agentfield_server.access.keys import KeyService
+from agentfield_server.access.open_requests import OpenRequests
 from agentfield_server.adapter_pool import AdapterPool
 from agentfield_server.api.application import build_application
 from agentfield_server.api.callers.media_socket import MediaRoutes
@@ -34,6 +36,7 @@ from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.resources import executions, nodes, workflows
 from agentfield_server.api.resources.approvals import ApprovalRoutes
+from agentfield_server.api.resources.keys import KeyRoutes
 from agentfield_server.api.resources.plugins import CatalogueRoutes
 from agentfield_server.api.resources.sessions import SessionRoutes
 from agentfield_server.api.resources.store import StoreRoutes
@@ -104,7 +107,6 @@ async def control_plane(
         Unavailable: Another process holds the store.
         PluginBroken: A plugin does not start, or declares an invalid tool middleware.
     """
-    settings.require_safe_bind()
     registry = registry or Registry.discover()
     _create_data_folder(settings.home)
     async with AsyncExitStack() as stack:
@@ -117,6 +119,16 @@ async def control_plane(
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
+        open_requests = OpenRequests()
+        keys = KeyService(
+            store,
+            clock=time.time,
+            settings_key=settings.api_key,
+            development=settings.development,
+            on_revoked=open_requests.close,
+        )
+        await keys.load()
+        settings.require_key(ever=bool(keys.list()), usable=keys.usable)
         if traces is not None:
             await stack.enter_async_context(traces.running(store))
         key = NodeKey.load_or_create(settings.home / "control_plane.pem")
@@ -156,6 +168,7 @@ async def control_plane(
             *WebhookRoutes(webhooks, store).routes(),
             *workflows.routes(store, engine, bus),
             *StoreRoutes(retention, store).routes(),
+            *KeyRoutes(keys, settings_key=settings.api_key is not None).routes(),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
             Route(
@@ -169,7 +182,8 @@ async def control_plane(
             *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
-        application = build_application(routes, AuthGuard(settings, tokens), middlewares=[metrics.middleware])
+        guard = AuthGuard(settings, tokens, keys, store, open_requests)
+        application = build_application(routes, guard, middlewares=[metrics.middleware])
         await hub.restore()
         await sessions.recover()
         url = await stack.enter_async_context(listen(application, settings))

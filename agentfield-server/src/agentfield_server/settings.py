@@ -130,19 +130,35 @@ class Settings(BaseSettings):
         except ValueError:
             return False
 
-    def require_safe_bind(self) -> None:
-        """Reject a non-loopback bind without a key.
+    @property
+    def development(self) -> bool:
+        """Whether these settings allow development mode: on loopback, without a key, with no public address."""
+        return self.loopback and self.api_key is None and self.public_url is None
+
+    def require_key(self, *, ever: bool, usable: bool) -> None:
+        """Reject a start without a key where others may reach the control plane, or where keys were made.
+
+        Args:
+            ever: Whether a key was ever made in this store.
+            usable: Whether an operator's key is valid now.
 
         Raises:
-            InvalidInput: `host` is not a loopback address and there is no `api_key`.
+            InvalidInput: There is no key, and this is not development mode (code `key_required`).
         """
-        if not self.loopback and self.api_key is None:
-            raise InvalidInput(
-                f"The control plane was asked to listen on {self.host}, where others can reach it, without a key.",
-                code="key_required",
-                hint="set AGENTFIELD_API_KEY to a secret of at least 16 characters, or use --host 127.0.0.1",
-                field="host",
-            )
+        if usable or (self.development and not ever):
+            return
+        if not self.loopback:
+            why, other = f"listen on {self.host}, where others can reach it,", ", or use --host 127.0.0.1"
+        elif self.public_url is not None:
+            why, other = f"serve {self.public_url}, where others can reach it,", ", or unset AGENTFIELD_PUBLIC_URL"
+        else:
+            why, other = "use a store in which every operator's key was revoked or has expired,", ""
+        raise InvalidInput(
+            f"The control plane was asked to {why} without a key.",
+            code="key_required",
+            hint=f"set AGENTFIELD_API_KEY to a secret of at least 16 characters{other}",
+            field="host" if not self.loopback else "api_key",
+        )
 
 
 def read_settings(**given: Any) -> Settings:

@@ -338,12 +338,15 @@ async def test_text_before_the_call_is_refused(installation: Installation) -> No
 async def test_a_missing_or_wrong_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing or wrong operator's key is refused over HTTP, in `af`, in Python and for a node."""
     monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path))
-    hint = "set AGENTFIELD_API_KEY to the key that the control plane was started with"
-    wrong = f"error: That is not this control plane's key.\nhint: {hint}\ncode: unauthorized\n"
+    hint = "set AGENTFIELD_API_KEY to a key of it; af keys list shows those that were made"
+    wrong = f"error: That is not a key of this control plane.\nhint: {hint}\ncode: unauthorized\n"
     async with run_installation(tmp_path, api_key=KEY) as installation:
         code, said = await af_refused("nodes", "--url", installation.url)
         assert (code, said.status) == (2, 401)
-        assert said.text() == f"error: This control plane requires its key.\nhint: {hint}\ncode: unauthorized\n"
+        assert said.text() == (
+            "error: This control plane requires a key.\nhint: set AGENTFIELD_API_KEY to a key of it; an operator makes one "
+            "with: af keys create\ncode: unauthorized\n"
+        )
         with monkeypatch.context() as given:
             given.setenv("AGENTFIELD_API_KEY", "another-key-987654321")
             code, said = await af_refused("session", "start", "shop.here", "--url", installation.url)

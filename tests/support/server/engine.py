@@ -40,7 +40,6 @@ from agentfield.wire.framing import split_frames
 from agentfield.wire.link_protocol import PROOFS
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.access.browser_tokens import BrowserTokenService
-from agentfield_server.access.guard import AuthGuard
 from agentfield_server.api.application import build_application
 from agentfield_server.api.resources import executions, nodes, workflows
 from agentfield_server.api.resources.approvals import ApprovalRoutes
@@ -55,6 +54,7 @@ from agentfield_server.nodes import LinkHub
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.access import guard_of
 from support.server.log_entries import is_intact
 from support.waiting import SECONDS, until
 
@@ -139,7 +139,9 @@ async def plane(
     hub = LinkHub(store, key=key, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
     try:
         async with Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine:
-            guard = AuthGuard(Settings(home=path.parent), BrowserTokenService(store, clock=now, code_ttl=60))
+            guard = await guard_of(
+                Settings(home=path.parent), BrowserTokenService(store, clock=now, code_ttl=60), store
+            )
             approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=now)
             webhooks = WebhookService(store, bus, AddressPolicy(("127.0.0.0/8",)), clock=clock, tick=0.02)
             routes = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from agentfield.errors import Conflict, InvalidInput
 from agentfield_server.access.browser_tokens import READ_AFTER_END, BrowserTokenService
-from agentfield_server.access.guard import AuthGuard
 from agentfield_server.access.principals import PRINCIPAL
 from agentfield_server.api.application import build_application
 from agentfield_server.api.http.bodies import json_reply, problem_reply, read_model, strict_json
@@ -23,6 +22,7 @@ from agentfield_server.api.pages import PageRoutes
 from agentfield_server.settings import Settings, read_settings
 from agentfield_server.store.records import NewExecution, NewSession
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.access import guard_of
 
 KEY = "operator-key-0123456789"
 
@@ -88,7 +88,8 @@ def tokens(store: SqliteStore, clock: Clock) -> BrowserTokenService:
 async def open_app(
     settings: Settings, tokens: BrowserTokenService, routes: list[Route] = ROUTES
 ) -> TestClient[Any, Any]:
-    client = TestClient(TestServer(build_application(routes, AuthGuard(settings, tokens))))
+    store = cast("SqliteStore", tokens._store)
+    client = TestClient(TestServer(build_application(routes, await guard_of(settings, tokens, store))))
     await client.start_server()
     return client
 
@@ -354,12 +355,16 @@ async def test_pages_are_served_under_a_strict_policy(tokens: BrowserTokenServic
 def test_a_public_bind_without_a_key_is_refused() -> None:
     """Binding beyond loopback needs a key."""
     with pytest.raises(InvalidInput) as caught:
-        Settings(host="0.0.0.0").require_safe_bind()
+        Settings(host="0.0.0.0").require_key(ever=False, usable=False)
     assert caught.value.code == "key_required"
     assert "AGENTFIELD_API_KEY" in str(caught.value)
-    Settings(host="0.0.0.0", api_key=KEY).require_safe_bind()
+    Settings(host="0.0.0.0", api_key=KEY).require_key(ever=False, usable=True)
     for host in ("127.0.0.1", "::1", "localhost"):
-        Settings(host=host).require_safe_bind()
+        Settings(host=host).require_key(ever=False, usable=False)
+        with pytest.raises(InvalidInput):
+            Settings(host=host, public_url="https://voice.example.com").require_key(ever=False, usable=False)
+        with pytest.raises(InvalidInput):
+            Settings(host=host).require_key(ever=True, usable=False)
 
 
 @pytest.mark.parametrize("wait", [float("inf"), float("-inf"), float("nan"), "soon", b"3", object(), 10**400, -0.5])

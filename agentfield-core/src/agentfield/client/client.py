@@ -11,6 +11,7 @@ from agentfield.client.connection import ANSWER_TIMEOUT, parse, parse_list, path
 from agentfield.client.streams import SessionStreams
 from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
+from agentfield.wire.access import KeyRequest, KeysView, KeyView
 from agentfield.wire.requests import make_request
 from agentfield.wire.rest import (
     AdapterView,
@@ -152,6 +153,20 @@ class ControlPlaneClient(SessionStreams):
         return parse(
             ApprovalView, await self._json("POST", f"/approvals/{path_segment(approval_id)}/decision", body=body)
         )
+
+    # --- access -------------------------------------------------------------------------------------------------
+
+    async def create_key(self, request: KeyRequest) -> KeyView:
+        """Create a key; only this answer contains its text."""
+        return parse(KeyView, await self._json("POST", "/keys", body=request.model_dump(mode="json")))
+
+    async def list_keys(self) -> KeysView:
+        """Return all keys that were ever made, without their texts."""
+        return parse(KeysView, await self._json("GET", "/keys"))
+
+    async def revoke_key(self, key_id: str) -> KeyView:
+        """Revoke a key; what is open with it is closed."""
+        return parse(KeyView, await self._json("DELETE", f"/keys/{path_segment(key_id)}"))
 
     # --- webhooks -----------------------------------------------------------------------------------------------
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-import hmac
 import ipaddress
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from agentfield.errors import Forbidden, Unauthorized
+from agentfield.errors import Forbidden
 from agentfield_server.access.browser_tokens import BrowserTokenService
-from agentfield_server.access.principals import ALL_SCOPES, LOCAL, PRINCIPAL, PUBLIC, Access, Principal
+from agentfield_server.access.keys import KeyService
+from agentfield_server.access.open_requests import OpenRequests
+from agentfield_server.access.ownership import OwnedStore, require_owned
+from agentfield_server.access.principals import ALL_SCOPES, PRINCIPAL, PUBLIC, Access, Principal
 from agentfield_server.settings import Settings
 
 __all__ = ["CALLER", "MEDIA_PROTOCOL", "AuthGuard"]
@@ -19,6 +21,8 @@ __all__ = ["CALLER", "MEDIA_PROTOCOL", "AuthGuard"]
 CALLER = web.RequestKey("agentfield_caller", bool)
 """Whether the request comes from the caller's page (a browser token)."""
 
+
+_PROXY_HEADERS = frozenset({"forwarded", "x-real-ip", "via"})
 
 MEDIA_PROTOCOL = "agentfield.media.v1"
 """The subprotocol of the media socket."""
@@ -28,22 +32,41 @@ class AuthGuard:
     """Admits or rejects each request before its handler runs.
 
     Args:
-        settings: The bound address, the operator's key and the allowed origins.
+        settings: The bound address and the allowed origins.
         tokens: Checks browser tokens.
+        keys: Checks keys, and knows whether this is development mode.
+        store: Knows who started what.
+        open_requests: Ends requests whose rights end.
     """
 
-    def __init__(self, settings: Settings, tokens: BrowserTokenService) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: BrowserTokenService,
+        keys: KeyService,
+        store: OwnedStore,
+        open_requests: OpenRequests,
+    ) -> None:
         self._settings = settings
         self._tokens = tokens
+        self._keys = keys
+        self._store = store
+        self._open = open_requests
         self._loopback = settings.loopback
         self._public = urlsplit(settings.public_url or "").hostname
 
     def check_host(self, request: web.Request) -> None:
         """Reject foreign Host headers on a control plane bound to loopback, against DNS rebinding.
 
+        In development mode, reject what a proxy forwards as well: it may come from anybody. A proxy that adds no header
+        cannot be told apart.
+
         Raises:
-            Forbidden: The Host header names another machine.
+            Forbidden: The Host header names another machine (code `foreign_host`), or a proxy forwards the request in
+                development mode (code `forwarded`).
         """
+        if self._keys.development:
+            _reject_forwarded(request)
         if not self._loopback:
             return
         name = _host_name(request.host)
@@ -81,8 +104,9 @@ class AuthGuard:
         """Authenticate the request and check that it may use the route.
 
         Raises:
-            Unauthorized: The credential is missing, unknown or expired.
-            Forbidden: The credential belongs to another session.
+            Unauthorized: The credential is missing, unknown, revoked or expired.
+            Forbidden: It lacks the scope (code `scope_missing`), or belongs to another session (code `token_scope`).
+            NotFound: The path names something that another principal started.
         """
         if "public" in access or "verified" in access:
             # a verified route is checked by its own handler, such as agentfield_server.api.callers.plugin_transports
@@ -92,7 +116,7 @@ class AuthGuard:
         if credential is not None and credential.startswith("ek_af_"):
             await self._admit_token(request, access, credential)
         else:
-            self._admit_operator(request, credential)
+            await self._admit_key(request, access, credential)
 
     async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
         session_id = request.match_info.get("session_id")
@@ -100,30 +124,44 @@ class AuthGuard:
             raise Forbidden(
                 "A browser token opens its own session only.",
                 code="token_scope",
-                hint="use the operator's key (AGENTFIELD_API_KEY) here",
+                hint="use a key here (AGENTFIELD_API_KEY)",
             )
         await self._tokens.check(token, session_id)
         request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
+        self._open.add((f"session:{session_id}",))
         request[CALLER] = True
 
-    def _admit_operator(self, request: web.Request, credential: str | None) -> None:
-        key = self._settings.api_key
-        if key is None:
-            # reachable from this machine only: Settings.require_safe_bind
-            request[PRINCIPAL] = LOCAL
-            return
-        if credential is None or not hmac.compare_digest(
-            # header bytes beyond ASCII arrive as surrogates
-            credential.encode(errors="surrogateescape"),
-            key.get_secret_value().encode(),
-        ):
-            raise Unauthorized(
-                "This control plane requires its key."
-                if credential is None
-                else "That is not this control plane's key.",
-                hint="set AGENTFIELD_API_KEY to the key that the control plane was started with",
+    async def _admit_key(self, request: web.Request, access: Access, credential: str | None) -> None:
+        principal = self._keys.check(credential)
+        if not principal.has_any(access):
+            raise _scope_missing(principal, access)
+        if not principal.sees_all(access):
+            await require_owned(self._store, request.match_info, principal)
+        request[PRINCIPAL] = principal
+        self._open.add((principal.id,))
+
+
+def _scope_missing(principal: Principal, access: Access) -> Forbidden:
+    needed = [grant for grant in access if grant in ALL_SCOPES]
+    has = ", ".join(sorted(principal.scopes)) or "none"
+    return Forbidden(
+        f"This needs a key with the scope {' or '.join(needed)}; the key {principal.id.removeprefix('key:')} has {has}.",
+        code="scope_missing",
+        hint=f"an operator makes such a key with: af keys create --scope {needed[0]}",
+        scopes=needed,
+    )
+
+
+def _reject_forwarded(request: web.Request) -> None:
+    for name in request.headers:
+        lowered = name.lower()
+        if lowered in _PROXY_HEADERS or lowered.startswith("x-forwarded-"):
+            raise Forbidden(
+                f"This request comes through a proxy ({name[:40]}), and this control plane needs no key: it serves this "
+                "machine only.",
+                code="forwarded",
+                hint="make a key before others can reach it: af keys create --scope operator",
             )
-        request[PRINCIPAL] = Principal("key:settings", "key", ALL_SCOPES)
 
 
 def _own_address(request: web.Request) -> str:

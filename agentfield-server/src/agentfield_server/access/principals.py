@@ -30,6 +30,8 @@ route's own transport verified, or that carries a proof of its own (a one-time c
 Access = tuple[Grant, ...]
 """Grants of a route, any of which suffices. `starter` and `caller` open what their principal started itself."""
 
+_OWN: frozenset[Scope] = frozenset({"starter", "caller"})
+
 PrincipalKind = Literal["local", "key", "token", "node", "transport", "public"]
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
@@ -50,6 +52,10 @@ class Principal:
     def has_any(self, access: Access) -> bool:
         """Return whether one of its scopes is among the grants of a route."""
         return not self.scopes.isdisjoint(access)
+
+    def sees_all(self, access: Access) -> bool:
+        """Return whether a route shows it everything: `starter` and `caller` open only what it started itself."""
+        return any(scope in access for scope in self.scopes - _OWN)
 
 
 LOCAL = Principal("local", "local", ALL_SCOPES)

@@ -130,6 +130,7 @@ class NodeCalls:
                 share=None if parent.parent_id is not None else f"node:{link.node_id}",
                 # scoped to the node: a node cannot read the calls of another by guessing their ids
                 op_id=f"{link.node_id}:{frame.op_id}",
+                principal=f"node:{link.node_id}",
             )
         )
 

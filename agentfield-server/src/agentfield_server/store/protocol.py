@@ -270,9 +270,14 @@ class Store(Protocol):
         """
 
     async def list_sessions(
-        self, *, state: SessionState | None = None, before: str | None = None, limit: int = 100
+        self,
+        *,
+        state: SessionState | None = None,
+        principal: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[SessionRow]:
-        """Return sessions, newest first."""
+        """Return sessions, newest first; with `principal`, only those that it started."""
 
     async def unfinished_sessions(self) -> list[SessionRow]:
         """Return all sessions that have not ended."""

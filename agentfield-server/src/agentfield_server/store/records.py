@@ -114,6 +114,10 @@ class NewExecution(Struct, frozen=True, kw_only=True):
     """That commitment, where it is computed already; not stored."""
     traceparent: str | None = None
     """W3C trace context of an external caller, validated by `parse_traceparent`; recorded, never trusted."""
+    principal: str | None = None
+    """Who begins the run, where it begins with this execution."""
+    access: Mapping[str, Any] | None = None
+    """The decision that admitted it: version of the policies and rules; recorded."""
     events: tuple[NewEvent, ...] = ()
     """Appended after `execution.created`; not for a repetition."""
 

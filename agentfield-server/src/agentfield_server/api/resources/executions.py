@@ -10,25 +10,26 @@ from agentfield.lossy import http_status
 from agentfield.wire.headers import EXECUTION_ID, RUN_ID, WORKFLOW_ID
 from agentfield.wire.rest import CancelRequest, ExecuteRequest, ExecutionView, StatusRequest, StatusView
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
-from agentfield_server.access.principals import PRINCIPAL
+from agentfield_server.access.ownership import OwnedStore
+from agentfield_server.access.principals import PRINCIPAL, Access
 from agentfield_server.api.http.bodies import json_reply, problem_reply, read_model
 from agentfield_server.api.http.idempotency import idempotency_key
 from agentfield_server.api.http.route import Route
 from agentfield_server.api.resources.execution_parent import resolve_parent
 from agentfield_server.api.resources.views import execution_view
 from agentfield_server.engine import FINAL, MAX_INPUT, Engine
-from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Execution, NewExecution
 
 __all__ = ["routes"]
 
+_READ: Access = ("caller", "operator", "reader")
 _DEFAULT_TIMEOUT = 60.0
 _GRACE = 5.0
 _MAX_WAIT = 60.0
 _MAX_BODY = MAX_INPUT + 64 * 1024
 
 
-def routes(engine: Engine, store: Store) -> list[Route]:
+def routes(engine: Engine, store: OwnedStore) -> list[Route]:
     """Return the routes of the resource."""
     return _ExecutionRoutes(engine, store).routes()
 
@@ -36,7 +37,7 @@ def routes(engine: Engine, store: Store) -> list[Route]:
 class _ExecutionRoutes:
     """The routes of executions."""
 
-    def __init__(self, engine: Engine, store: Store) -> None:
+    def __init__(self, engine: Engine, store: OwnedStore) -> None:
         self._engine = engine
         self._store = store
 
@@ -67,7 +68,7 @@ class _ExecutionRoutes:
                 "GET",
                 base + "/executions/{execution_id}",
                 self.show,
-                ("caller", "operator", "reader"),
+                _READ,
                 "Show an execution",
                 response=ExecutionView,
                 stream=True,
@@ -77,7 +78,7 @@ class _ExecutionRoutes:
                 "POST",
                 base + "/executions/status",
                 self.status,
-                ("caller", "operator", "reader"),
+                _READ,
                 "Show the status of many executions",
                 request=StatusRequest,
                 response=StatusView,
@@ -123,6 +124,12 @@ class _ExecutionRoutes:
         """Show the status of many executions, in the order of the request."""
         body = await read_model(request, StatusRequest)
         known = {row.id: row for row in await self._store.get_executions(body.ids)}
+        principal = request[PRINCIPAL]
+        if not principal.sees_all(_READ):
+            owners = {
+                run_id: await self._store.owner_of_run(run_id) for run_id in {row.run_id for row in known.values()}
+            }
+            known = {row.id: row for row in known.values() if owners[row.run_id] == principal.id}
         ids = dict.fromkeys(body.ids)
         return json_reply(
             StatusView(
@@ -173,6 +180,7 @@ class _ExecutionRoutes:
             timeout=timeout,
             idempotency=idempotency_key(request, route=route, target=target, body=body),
             traceparent=parse_traceparent(request.headers.get(TRACEPARENT)),
+            principal=request[PRINCIPAL].id,
         )
         return new, timeout
 

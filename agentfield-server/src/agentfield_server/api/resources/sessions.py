@@ -39,6 +39,7 @@ from agentfield_server.store.records import EventRow, SessionRow
 
 __all__ = ["SessionRoutes"]
 
+_LIST: Access = ("operator", "reader", "starter")
 _READ: Access = ("token", "starter", "operator", "reader")
 _USE: Access = ("token", "starter", "operator")
 _EVENTS = (
@@ -93,7 +94,7 @@ class SessionRoutes:
                 request=TargetStartRequest,
                 response=StartResponse,
             ),
-            Route("GET", base, self.list_all, ("operator", "reader", "starter"), "List sessions"),
+            Route("GET", base, self.list_all, _LIST, "List sessions"),
             Route(
                 "POST",
                 base + "/exchange",
@@ -182,8 +183,13 @@ class SessionRoutes:
         return StartRequest(**{**body.model_dump(), "target": target})
 
     async def list_all(self, request: web.Request) -> web.Response:
-        """List sessions, newest first."""
-        rows = await self._store.list_sessions(before=request.query.get("before"), limit=read_limit(request))
+        """List sessions, newest first; with the scope `starter` only, those that the key started."""
+        principal = request[PRINCIPAL]
+        rows = await self._store.list_sessions(
+            principal=None if principal.sees_all(_LIST) else principal.id,
+            before=request.query.get("before"),
+            limit=read_limit(request),
+        )
         return json_reply([session_view(row) for row in rows])
 
     async def show(self, request: web.Request) -> web.Response:

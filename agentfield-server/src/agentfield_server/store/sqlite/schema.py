@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 
 from agentfield.errors import Unavailable
+from agentfield_server.store.sqlite.migrations.access import ACCESS
 from agentfield_server.store.sqlite.migrations.engine import PAYLOADS, SHARES, WEBHOOKS
 from agentfield_server.store.sqlite.migrations.history import LOG_FORMAT_2, PROOFS, RETENTION
 from agentfield_server.store.sqlite.migrations.initial import FIRST, NODES
@@ -27,6 +28,7 @@ MIGRATIONS: tuple[str, ...] = (
     RETENTION,
     PROOFS,
     LOG_FORMAT_2,
+    ACCESS,
 )
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentfield_server.store.sqlite.methods.access import AccessMethods
 from agentfield_server.store.sqlite.methods.executions import ExecutionMethods
 from agentfield_server.store.sqlite.methods.external import ExternalMethods
 from agentfield_server.store.sqlite.methods.maintenance import MaintenanceMethods
@@ -10,5 +11,5 @@ from agentfield_server.store.sqlite.methods.sessions import SessionMethods
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(ExecutionMethods, SessionMethods, ExternalMethods, MaintenanceMethods):
+class SqliteStore(ExecutionMethods, SessionMethods, ExternalMethods, MaintenanceMethods, AccessMethods):
     """The `Store` protocol in one SQLite file, for one process. Arguments as of `SqliteDatabase`."""

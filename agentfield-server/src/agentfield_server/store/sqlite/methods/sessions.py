@@ -87,15 +87,21 @@ class SessionMethods(SqliteDatabase):
         return None if session_id is None else await self.get_session(session_id)
 
     async def list_sessions(
-        self, *, state: SessionState | None = None, before: str | None = None, limit: int = 100
+        self,
+        *,
+        state: SessionState | None = None,
+        principal: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
     ) -> list[SessionRow]:
-        """Return sessions, newest first."""
+        """Return sessions, newest first, see `Store.list_sessions`."""
         rows = await self._read(
             f"SELECT {SESSION_COLUMNS} FROM sessions WHERE (?1 IS NULL OR state = ?1) "  # noqa: S608
-            "AND (?2 IS NULL OR pos < (SELECT pos FROM sessions WHERE id = ?2)) ORDER BY pos DESC LIMIT ?3",
+            "AND (?4 IS NULL OR principal = ?4) AND (?2 IS NULL OR pos < (SELECT pos FROM sessions WHERE id = ?2)) ORDER BY pos DESC LIMIT ?3",
             state,
             before,
             limit,
+            principal,
         )
         return [session_row(row) for row in rows]
 

@@ -27,7 +27,7 @@ LOG_FORMAT = 2
 _INSERT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants only
 _NUMBER = "UPDATE runs SET seq = seq + ? WHERE id = ? AND pruned_at IS NULL RETURNING id, seq, session_id, format"
 _BEGIN = (
-    "INSERT INTO runs (id, seq, created_at, format) VALUES (?, ?, ?, ?) "
+    "INSERT INTO runs (id, seq, created_at, format, principal) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (id) DO UPDATE SET seq = seq + excluded.seq WHERE pruned_at IS NULL RETURNING id, seq, session_id, format"
 )
 _OWNED = "SELECT 1 FROM sessions WHERE id = ? AND epoch = ?"
@@ -46,6 +46,8 @@ class Change:
     events: Sequence[NewEvent] = ()
     row: Mapping[str, Any] | None = None
     """An execution to be inserted, in a run that may begin with it."""
+    principal: str | None = None
+    """Who begins that run."""
     recorded: list[EventRow] = field(default_factory=list)
     """Its events, once `write` has numbered them."""
 
@@ -65,16 +67,21 @@ def reserve(transaction: Transaction, changes: Sequence[Change]) -> dict[str, Lo
         NotFound: A run does not exist or was pruned (code `unknown_run`).
     """
     counts: dict[str, int] = {}
-    begun = set[str]()
+    begun: dict[str, str | None] = {}
     for change in changes:
         if change.events:
             counts[change.run_id] = counts.get(change.run_id, 0) + len(change.events)
         if change.row is not None:
-            begun.add(change.run_id)
+            begun.setdefault(change.run_id, change.principal)
     in_order = sorted(counts)
     found = transaction.many(_NUMBER, [(counts[run_id], run_id) for run_id in in_order if run_id not in begun])
     found += transaction.many(
-        _BEGIN, [(run_id, counts[run_id], transaction.now, LOG_FORMAT) for run_id in in_order if run_id in begun]
+        _BEGIN,
+        [
+            (run_id, counts[run_id], transaction.now, LOG_FORMAT, begun[run_id])
+            for run_id in in_order
+            if run_id in begun
+        ],
     )
     ends = {run_id: LogEnd(*end) for run_id, *end in found}
     if len(ends) < len(counts):

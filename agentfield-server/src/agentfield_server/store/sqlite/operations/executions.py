@@ -116,11 +116,13 @@ def _create(
         values["place"] = _queue_position(transaction, values)
     created = _as_created(new, values)
     values |= _payload_columns(transaction, "input", values["input"], instead="null")
-    body = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
+    body: dict[str, Any] = {"kind": new.kind, "target": new.target, "parent_id": new.parent_id, "status": status}
     if new.traceparent is not None:
         body["traceparent"] = new.traceparent
+    if new.access is not None:
+        body["access"] = dict(new.access)
     event = NewEvent(type="execution.created", body=body, execution_id=new.id)
-    return Change((created, True), new.run_id, [event, *new.events], values)
+    return Change((created, True), new.run_id, [event, *new.events], values, principal=new.principal)
 
 
 def _by_op_id(transaction: Transaction, operations: Sequence[CreateExecution]) -> dict[str, Execution]:

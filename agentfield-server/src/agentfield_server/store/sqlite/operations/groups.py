@@ -13,6 +13,7 @@ from typing import Any
 from agentfield_server.store import operations as op
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.sqlite.operations import (
+    access,
     approvals,
     events,
     executions,
@@ -92,5 +93,6 @@ _ALONE: dict[type[op.Operation[Any]], Callable[[Transaction, Any], Any]] = {
     op.MarkPruned: retention.mark,
     op.DeleteRows: retention.delete_rows,
     op.Vacuum: retention.vacuum,
+    **access.OPERATIONS,
 }
 """Operations with a group of their own."""

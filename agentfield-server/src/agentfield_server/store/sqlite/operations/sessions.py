@@ -52,11 +52,12 @@ def create(transaction: Transaction, operation: CreateSession) -> tuple[SessionR
         if earlier is not None and (known := find(transaction, earlier)) is not None:
             return known, False
     transaction.run(
-        "INSERT INTO runs (id, session_id, created_at, format) VALUES (?, ?, ?, ?)",
+        "INSERT INTO runs (id, session_id, created_at, format, principal) VALUES (?, ?, ?, ?, ?)",
         new.run_id,
         new.id,
         transaction.now,
         LOG_FORMAT,
+        new.principal,
     )
     record(transaction, new.run_id, operation.events)
     executions.settle(transaction, executions.create(transaction, [CreateExecution(root)]))
