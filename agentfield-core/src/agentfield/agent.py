@@ -138,7 +138,7 @@ class Agent(Decorators):
             input=values,
             parent_id=here.execution_id if here else None,
             session_id=here.session_id if here else None,
-            timeout=timeout,
+            timeout=None if timeout is None else float(timeout),
         )
         try:
             return await link.call(frame, seconds=None if timeout is None else timeout + CALL_SLACK)

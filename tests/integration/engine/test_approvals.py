@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 
 from agentfield import Agent, Decision
@@ -316,7 +317,7 @@ async def test_unsigned_pause_fails_the_attempt(cp: Plane, protocol: int, code: 
             invoke = await here.next(Invoke)
             await here.accept(invoke)
             signed = here.result_of(invoke, status="parked", pause=pause)
-            await here.send(signed.model_copy(update={"pause": instead}))
+            await here.send(replace(signed, pause=instead))
             view = await cp.finished(execution_id)
             assert (view["status"], view["problem"]["code"]) == ("failed", code)
     assert (await cp.get("/approvals"))[1] == {"approvals": []}

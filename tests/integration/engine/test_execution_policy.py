@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agentfield import Agent, context
 from agentfield.client import ControlPlaneClient
@@ -372,7 +373,7 @@ async def test_progress_of_another_nodes_attempt_is_dropped(cp: Plane) -> None:
         invoke = await here.next(Invoke)
         told = Progress(execution_id=execution_id, attempt=1, epoch=invoke.epoch, value={"done": 1})
         await stranger.send(told)
-        await here.send(told.model_copy(update={"attempt": 9}))
+        await here.send(replace(told, attempt=9))
         await here.answer(invoke)
         assert (await cp.finished(execution_id))["progress"] is None
 

@@ -152,7 +152,7 @@ async def test_the_timeout_of_a_call_is_one_day_at_most(cp: Plane, seconds: str)
     """A call with a longer timeout is answered with a problem; the link stays open."""
     node = RawNode()
     async with node.linked(cp):
-        frame = encode_frame(Call(op_id="one", target="node.fn", input={}, timeout=7))
+        frame = encode_frame(Call(op_id="one", target="node.fn", input={}, timeout=7.0))
         assert node.socket is not None
         await node.socket.send_str(frame.replace('"timeout":7.0', f'"timeout":{seconds}'))
         refused = await node.next(CallResult, op_id="one")

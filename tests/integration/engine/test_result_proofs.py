@@ -79,7 +79,7 @@ def proof_of(node: RawNode, leaf: bytes, *, key: NodeKey | None = None, audience
 
 def with_proof(result: Result, proof: ResultProof | dict[str, Any], **changes: Any) -> Result:
     document = proof.document() if isinstance(proof, ResultProof) else proof
-    return result.model_copy(update={"proof": document, **changes})
+    return structs.replace(result, proof=document, **changes)
 
 
 def wrong_path(node: RawNode, result: Result, leaf: bytes, _: list[bytes]) -> Result:
@@ -145,7 +145,7 @@ def no_proof(_node: RawNode, result: Result, _leaf: bytes, _: list[bytes]) -> Re
 
 
 def not_a_proof(_node: RawNode, result: Result, _leaf: bytes, _: list[bytes]) -> Result:
-    return result.model_copy(update={"proof": "AAAA"})
+    return structs.replace(result, proof="AAAA")
 
 
 def signature_of_version_1(node: RawNode, result: Result, _leaf: bytes, _: list[bytes]) -> Result:
@@ -228,13 +228,15 @@ async def test_a_statement_about_something_else_is_a_failure(cp: Plane, field: s
         elif field == "audience":
             challenge = challenge.model_copy(update={"did": NodeKey.generate().did})
         elif field in ("epoch", "function"):
-            asked = invoke.model_copy(update={"epoch": invoke.epoch + 1} if field == "epoch" else {"function": "other"})
+            asked = structs.replace(
+                invoke, **({"epoch": invoke.epoch + 1} if field == "epoch" else {"function": "other"})
+            )
         else:
             value = 2 if field == "attempt" else "exe_other"
-            asked = invoke.model_copy(update={"context": invoke.context.model_copy(update={field: value})})
+            asked = structs.replace(invoke, context=structs.replace(invoke.context, **{field: value}))
         stranger.challenge = challenge
         result, leaf = stranger.stated(asked, "output")
-        result = result.model_copy(update={"epoch": invoke.epoch, "attempt": 1})
+        result = structs.replace(result, epoch=invoke.epoch, attempt=1)
         await node.send(with_proof(result, proof_of(node, leaf)))
         view = await cp.finished(execution_id)
     assert (view["status"], view["problem"]["code"]) == ("failed", "bad_proof")
@@ -328,7 +330,7 @@ async def test_a_node_of_protocol_1_is_served(cp: Plane) -> None:
         execution_id = await cp.start("old.fn")
         invoke = await old.next(Invoke)
         await old.accept(invoke)
-        salted = invoke.model_copy(update={"input_salt": "A" * 43, "output_salt": "A" * 43})
+        salted = structs.replace(invoke, input_salt="A" * 43, output_salt="A" * 43)
         result, leaf = old.stated(salted, "output")
         await old.send(with_proof(result, proof_of(old, leaf)))
         view = await cp.finished(execution_id)

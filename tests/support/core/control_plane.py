@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from aiohttp import WSMsgType, web
+from msgspec.structs import replace
 
 from agentfield.identity import (
     NodeKey,
@@ -68,7 +69,7 @@ class Link:
     async def send(self, frame: Any) -> None:
         if isinstance(frame, Invoke) and self.hello.protocol >= PROOFS:
             given, ended = map(b64url, salts(frame))
-            frame = frame.model_copy(update={"input_salt": given, "output_salt": ended})
+            frame = replace(frame, input_salt=given, output_salt=ended)
         await self.socket.send_str(encode_frame(frame))
 
     async def expect(self, kind: type[F]) -> F:

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp.test_utils import TestClient, TestServer
+from msgspec.structs import replace
 from pydantic import SecretStr
 
 from agentfield.identity import NodeKey, b64url, digest, result_message, sign_results
@@ -289,7 +290,7 @@ class RawNode:
             said = {
                 name: changes.pop(name) for name in ("status", "problem", "pause", "retry", "took") if name in changes
             }
-            return self.proven(invoke, output, **said).model_copy(update=changes)
+            return replace(self.proven(invoke, output, **said), **changes)
         values: dict[str, Any] = {
             "execution_id": invoke.context.execution_id,
             "attempt": invoke.context.attempt,
@@ -316,7 +317,7 @@ class RawNode:
         result, leaf = self.stated(invoke, output, **outcome)
         assert self.challenge is not None
         (proof,) = sign_results(self.key, audience=self.challenge.did or "", leaves=[leaf])
-        return result.model_copy(update={"proof": proof.document()})
+        return replace(result, proof=proof.document())
 
     def stated(self, invoke: Invoke, output: Any = None, **outcome: Any) -> tuple[Result, bytes]:
         """Return the result of an attempt without its proof, and its leaf."""

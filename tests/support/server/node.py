@@ -153,7 +153,7 @@ class ScriptedNode:
 
     async def _run(self, frame: Invoke) -> None:
         same = {"execution_id": frame.context.execution_id, "attempt": frame.context.attempt, "epoch": frame.epoch}
-        await self._send(Accepted.model_validate(same))
+        await self._send(Accepted(**same))
         value = self.functions[frame.function](frame.input)
         if value is Ellipsis:
             return  # the test finishes it

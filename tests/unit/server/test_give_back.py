@@ -27,6 +27,7 @@ from agentfield.wire.frames import (
     ResultAck,
     Welcome,
     decode_server_frame,
+    encode_frame,
 )
 from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode
 
@@ -65,7 +66,7 @@ class GiveBackMachine(RuleBasedStateMachine):
 
     def queue(self, frame: Any) -> None:
         assert self.link is not None
-        self.link._outbox.put_nowait(frame if isinstance(frame, str) else frame.model_dump_json(exclude_none=True))
+        self.link._outbox.put_nowait(frame if isinstance(frame, str) else encode_frame(frame))
 
     def invocation(self, execution_id: str) -> Invoke:
         attempt = self.leases[execution_id][0]

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
-from pydantic import ValidationError
 
-from agentfield.errors import AgentFieldError, NodeRefused
+from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused
 from agentfield.link.results import UnsignedResult, unsigned
 from agentfield.settings import is_loopback
 from agentfield.wire.frames import (
@@ -325,7 +324,7 @@ async def receive_frames(socket: aiohttp.ClientWebSocketResponse) -> list[Any]:
         case aiohttp.WSMsgType.TEXT:
             try:
                 return [decode_server_frame(frame) for frame in split_frames(message.data)]
-            except ValidationError as error:
+            except InvalidInput as error:
                 kind = _type_of(message.data)
                 raise LinkLost(f"the control plane sent a frame that this node cannot read ({kind})") from error
         case aiohttp.WSMsgType.CLOSE | aiohttp.WSMsgType.CLOSING | aiohttp.WSMsgType.CLOSED:

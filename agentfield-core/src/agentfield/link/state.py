@@ -201,7 +201,7 @@ class LinkState:
         if invoke is None or invoke.context.attempt != attempt:
             return []
         self._started.add((execution_id, attempt))
-        return self._send(Accepted(**_attempt(invoke).model_dump()))
+        return self._send(_accepted(invoke))
 
     def attempt_finished(self, result: Result, leaf: bytes | None = None) -> list[Effect]:
         """Keep and send the result of an attempt; the result of a superseded attempt is dropped.
@@ -240,7 +240,7 @@ class LinkState:
         # not count as entered, or the control plane could not give it to another instance.
         if before is not None and before.context.attempt >= attempt:
             again = (execution_id, attempt) in self._started
-            return self._send(Accepted(**_attempt(invoke).model_dump())) if again else []
+            return self._send(_accepted(invoke)) if again else []
         effects: list[Effect] = []
         if not self._gate.admit((execution_id, attempt)):
             return []
@@ -345,6 +345,10 @@ class LinkState:
 
     def _send(self, frame: Accepted | Operation | SessionDone) -> list[Effect]:
         return [Send(frame)] if self.linked else []
+
+
+def _accepted(invoke: Invoke) -> Accepted:
+    return Accepted(execution_id=invoke.context.execution_id, attempt=invoke.context.attempt, epoch=invoke.epoch)
 
 
 def _attempt(invoke: Invoke) -> RunningAttempt:

@@ -4,24 +4,46 @@ A node opens ``GET /api/v1/nodes/link``; the control plane sends `Challenge`, th
 `Refused`. After this handshake both sides may send at any time. A receiver ignores unknown fields and refuses unknown types.
 Every frame that creates something carries an `op_id` from the node, unique in the store, so that a frame that is sent again
 after a reconnect takes effect once.
+
+The frames of executions and calls are msgspec structs (`agentfield.wire.execution_frames`), the others pydantic models.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter
+import msgspec
+import pydantic_core
+from pydantic import BaseModel, Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
 
-from agentfield.wire.handshake import Challenge, Hello, Refused, WatchHello, Welcome
+from agentfield.errors import InvalidInput
+from agentfield.wire.execution_frames import (
+    MAX_PAUSE_BYTES,
+    MAX_VALUE_BYTES,
+    Accepted,
+    Call,
+    CallAccepted,
+    CallResult,
+    ExecutionContext,
+    ExecutionFrame,
+    Invoke,
+    PauseRequest,
+    Progress,
+    Result,
+    ResultAck,
+)
+from agentfield.wire.handshake import Challenge, Hello, Refused, WatchHello, Welcome, unique_names
 from agentfield.wire.link_protocol import Frame as _Frame
 from agentfield.wire.link_protocol import GiveBack, GivenBack, LoopState, RunningAttempt
 from agentfield.wire.link_protocol import Number as _Number
-from agentfield.wire.trace_context import TRACEPARENT, traceparent
 
 __all__ = [
     "MAX_PAUSE_BYTES",
     "MAX_VALUE_BYTES",
     "Accepted",
+    "AnyFrame",
     "Call",
     "CallAccepted",
     "CallResult",
@@ -59,86 +81,18 @@ __all__ = [
     "encode_frame",
 ]
 
-_SALT = r"^[A-Za-z0-9_-]{43}$"
-
-MAX_VALUE_BYTES = 1024 * 1024
-"""Bytes of JSON that an input or output may be, so that its frame fits into a message of 4 MiB."""
-
-MAX_PAUSE_BYTES = 64 * 1024
-"""Bytes of JSON that a pause request may be, its details included."""
+AnyFrame = _Frame | ExecutionFrame
+"""A frame in either direction."""
 
 
-class ExecutionContext(_Frame):
-    """The identity of an execution; `agentfield.context.current()` returns it inside a reasoner or handler."""
-
-    execution_id: str
-    run_id: str
-    parent_id: str | None = None
-    session_id: str | None = None
-    actor_id: str | None = None
-    attempt: int = 1
-    deadline: float | None = None
-    """Seconds since the epoch."""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The context as HTTP headers."""
-        values = {
-            "X-Execution-ID": self.execution_id,
-            "X-Run-ID": self.run_id,
-            "X-Workflow-ID": self.run_id,
-            "X-Parent-Execution-ID": self.parent_id,
-            "X-Session-ID": self.session_id,
-            "X-Actor-ID": self.actor_id,
-            TRACEPARENT: traceparent(self.run_id, self.execution_id),
-        }
-        return {name: value for name, value in values.items() if value is not None}
+def _context(value: Any) -> ExecutionContext:
+    try:
+        return msgspec.convert(value, ExecutionContext, from_attributes=True)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
 
 
 # --- control plane to node -----------------------------------------------------------------------------------------
-
-
-class Invoke(_Frame):
-    """Run an attempt of a reasoner."""
-
-    type: Literal["invoke"] = "invoke"
-    epoch: int
-    function: str
-    input: dict[str, Any]
-    context: ExecutionContext
-    lineage: int = 0
-    """Attempts of one lineage continue the previous one (after a pause or a lost node); a retry after a failure starts a new one."""
-    decisions: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Decisions about the pauses of earlier attempts, by key; each has the fields of `agentfield.Decision`."""
-    input_salt: str | None = Field(default=None, pattern=_SALT)
-    """In version 2: salt of the commitment to the input, base64url."""
-    output_salt: str | None = Field(default=None, pattern=_SALT)
-    """In version 2: salt of the commitment to the output, problem or pause of this attempt."""
-
-
-class PauseRequest(_Frame):
-    """The decision that a suspended attempt waits for."""
-
-    key: str = Field(min_length=1, max_length=100)
-    title: str = Field(min_length=1, max_length=500)
-    details: Any = None
-    expires: float = Field(gt=0, le=366 * 86_400)
-    """Seconds until the pause expires."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its JSON, at most `MAX_PAUSE_BYTES`; the node and the control plane refuse more."""
-        return len(self.model_dump_json().encode())
-
-
-class ResultAck(_Frame):
-    """The result is committed and the node may forget it."""
-
-    type: Literal["result.ack"] = "result.ack"
-    execution_id: str
-    attempt: int
-    accepted: bool = True
-    """False if another attempt had replaced this one; the result was discarded."""
 
 
 class Cancel(_Frame):
@@ -149,24 +103,6 @@ class Cancel(_Frame):
     reason: str = "cancelled"
 
 
-class CallAccepted(_Frame):
-    """A `Call` is committed."""
-
-    type: Literal["call.accepted"] = "call.accepted"
-    op_id: str
-    execution_id: str
-
-
-class CallResult(_Frame):
-    """The outcome of a `Call`; `problem` is None when it succeeded."""
-
-    type: Literal["call.result"] = "call.result"
-    op_id: str
-    execution_id: str | None = None
-    output: Any = None
-    problem: dict[str, Any] | None = None
-
-
 class SessionOpen(_Frame):
     """Run the handler of a session."""
 
@@ -175,7 +111,7 @@ class SessionOpen(_Frame):
     epoch: int
     """Number of this handler run; commands of an older run are refused."""
     name: str
-    context: ExecutionContext
+    context: Annotated[ExecutionContext, PlainValidator(_context), PlainSerializer(msgspec.to_builtins)]
     caller: str | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     state: dict[str, Any] = Field(default_factory=dict)
@@ -246,64 +182,6 @@ class Pong(_Frame):
 # --- node to control plane -----------------------------------------------------------------------------------------
 
 
-class Accepted(_Frame):
-    """The function of an attempt is entered; in version 2 the kernel has this frame before the function runs."""
-
-    type: Literal["accepted"] = "accepted"
-    execution_id: str
-    attempt: _Number
-    epoch: _Number
-
-
-class Result(_Frame):
-    """The outcome of an `Invoke`; sent again until it is acknowledged."""
-
-    type: Literal["result"] = "result"
-    execution_id: str
-    attempt: _Number
-    epoch: _Number
-    status: Literal["succeeded", "failed", "cancelled", "timeout", "parked"]
-    """`parked`: the attempt is suspended for a human decision."""
-    output: Any = None
-    problem: dict[str, Any] | None = None
-    input_digest: str | None = None
-    """In version 1 only, like `output_digest` and `signature`."""
-    output_digest: str | None = None
-    """Digest of `output`, or of `pause`."""
-    signature: str | None = None
-    """Base64url Ed25519 signature over `agentfield.identity.result_message(...)`."""
-    proof: Any = None
-    """In version 2: `agentfield.identity.ResultProof` as JSON, see `parse_proof`."""
-    retry: bool = False
-    """Whether the reasoner declares another attempt after this failure."""
-    pause: PauseRequest | None = None
-    took: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Seconds that the function ran in this attempt, by the node's clock; None if it was not entered."""
-
-
-class Progress(_Frame):
-    """Progress of an attempt; only the newest counts, so it is never sent again."""
-
-    type: Literal["progress"] = "progress"
-    execution_id: str
-    attempt: _Number
-    epoch: _Number
-    value: dict[str, Any]
-
-
-class Call(_Frame):
-    """Run a target through the control plane, on any node that exposes it."""
-
-    type: Literal["call"] = "call"
-    op_id: str
-    target: str
-    input: dict[str, Any]
-    parent_id: str | None = None
-    """The calling execution; None starts a new run."""
-    session_id: str | None = None
-    timeout: float | None = Field(default=None, gt=0)
-
-
 class SessionCommand(_Frame):
     """A command of a handler to its session."""
 
@@ -326,15 +204,11 @@ class SessionDone(_Frame):
     """The problem document of its exception, None when it returned."""
 
 
-ServerFrame = Annotated[
+ServerFrame = (
     Challenge
     | Welcome
     | Refused
-    | Invoke
-    | ResultAck
     | Cancel
-    | CallAccepted
-    | CallResult
     | SessionOpen
     | TurnDelivered
     | SessionReply
@@ -344,35 +218,18 @@ ServerFrame = Annotated[
     | Drained
     | GivenBack
     | Ping
-    | Pong,
-    Field(discriminator="type"),
-]
-"""Any frame from the control plane to a node."""
+    | Pong
+)
+"""A frame from the control plane to a node, other than `Invoke`, `ResultAck`, `CallAccepted` and `CallResult`."""
 
-NodeFrame = Annotated[
-    Hello
-    | WatchHello
-    | Accepted
-    | Result
-    | Progress
-    | Call
-    | SessionCommand
-    | SessionDone
-    | Drain
-    | LoopState
-    | GiveBack
-    | Ping
-    | Pong,
-    Field(discriminator="type"),
-]
-"""Any frame from a node to the control plane."""
-
-_server_frames: TypeAdapter[Any] = TypeAdapter(ServerFrame)
-_node_frames: TypeAdapter[Any] = TypeAdapter(NodeFrame)
+NodeFrame = Hello | WatchHello | SessionCommand | SessionDone | Drain | LoopState | GiveBack | Ping | Pong
+"""A frame from a node to the control plane, other than `Accepted`, `Result`, `Progress` and `Call`."""
 
 
-def encode_frame(frame: BaseModel) -> str:
+def encode_frame(frame: AnyFrame) -> str:
     """Return the JSON text of a frame."""
+    if isinstance(frame, ExecutionFrame):
+        return _encoder.encode(frame).decode()
     return frame.model_dump_json(exclude_none=True)
 
 
@@ -380,15 +237,98 @@ def decode_server_frame(text: str | bytes) -> Any:
     """Parse a frame from the control plane.
 
     Raises:
-        pydantic.ValidationError: The text is not a frame of this protocol.
+        InvalidInput: The text is not a frame of this protocol (code `bad_frame`).
     """
-    return _server_frames.validate_json(text)
+    return _from_server.decode(text)
 
 
 def decode_node_frame(text: str | bytes) -> Any:
     """Parse a frame from a node.
 
     Raises:
-        pydantic.ValidationError: The text is not a frame of this protocol.
+        InvalidInput: The text is not a frame of this protocol (code `bad_frame`).
     """
-    return _node_frames.validate_json(text)
+    return _from_node.decode(text)
+
+
+class _Direction:
+    """The frames of one direction.
+
+    Args:
+        structs: Its structs.
+        models: The union of its models.
+    """
+
+    def __init__(self, structs: tuple[type[ExecutionFrame], ...], models: Any) -> None:
+        self._structs: Mapping[Any, type[ExecutionFrame]] = {each.__struct_config__.tag: each for each in structs}
+        self._models: TypeAdapter[Any] = TypeAdapter(Annotated[models, Field(discriminator="type")])
+
+    def decode(self, text: str | bytes) -> Any:
+        try:
+            value = _parse(text)
+            kind = value.get("type") if isinstance(value, dict) else None
+            struct = self._structs.get(kind) if isinstance(kind, str) else None
+            if struct is None:
+                return self._models.validate_json(text)
+            return msgspec.convert(value, struct, dec_hook=_model)
+        except msgspec.ValidationError as error:
+            why, _, place = str(error).partition(" - at `$")
+            raise _bad_frame(place.strip("`.") or "(all)", why) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            raise _bad_frame(".".join(map(str, first["loc"])) or "(all)", first["msg"]) from None
+        except (ValueError, RecursionError) as error:
+            raise _bad_frame("(all)", str(error)) from None
+
+
+def _parse(text: str | bytes) -> Any:
+    """Return the value of a JSON text in which no name occurs twice in one object.
+
+    Raises:
+        ValueError: It is no such text.
+        RecursionError: It is nested too deeply.
+    """
+    data = text.encode() if isinstance(text, str) else text
+    try:
+        value = _decoder.decode(data)
+        # what is written again with the same bytes has no name twice, since an encoder writes each name of a dict once
+        if _encoder.encode(value) == data and data.count(b"{") + data.count(b"[") < _MAX_LEVELS:
+            return value
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        pass  # NaN and infinities among others: what receives the value refuses them, and says which
+    json.loads(data, object_pairs_hook=unique_names)
+    return pydantic_core.from_json(data)
+
+
+def _model(kind: type, value: Any) -> Any:
+    """Return a pydantic model within a struct."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _fields(value: Any) -> Any:
+    """Return the fields of a pydantic model within a struct."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    raise TypeError(f"a frame holds a value of type {type(value).__name__}, which JSON cannot hold")
+
+
+def _bad_frame(where: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{where}: {why[:300].rstrip('.')}.",
+        code="bad_frame",
+        hint="install the same version of agentfield-core and agentfield-server",
+        field=where,
+    )
+
+
+_MAX_LEVELS = 200
+"""Levels of lists and objects that a frame may have; a value has far fewer."""
+
+_encoder = msgspec.json.Encoder(enc_hook=_fields)
+_decoder = msgspec.json.Decoder()
+_from_server = _Direction((Invoke, ResultAck, CallAccepted, CallResult), ServerFrame)
+_from_node = _Direction((Accepted, Result, Progress, Call), NodeFrame)

@@ -13,7 +13,7 @@ from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.link_protocol import NODE_ID, OLDEST_PROTOCOL, Frame, Number, RunningAttempt
 from agentfield.wire.node_declarations import FunctionSpec, InstalledPair
 
-__all__ = ["MAX_DECLARATIONS", "Challenge", "Hello", "Refused", "WatchHello", "Welcome", "hello_digest"]
+__all__ = ["MAX_DECLARATIONS", "Challenge", "Hello", "Refused", "WatchHello", "Welcome", "hello_digest", "unique_names"]
 
 MAX_DECLARATIONS = 1000
 """Reasoners, and sessions, that one node may declare; the control plane refuses more with the code `too_many_declarations`."""
@@ -104,7 +104,7 @@ def hello_digest(text: str) -> str:
         InvalidInput: It is not an object with a canonical form, or a name occurs twice in it.
     """
     try:
-        fields = json.loads(text, object_pairs_hook=_once)
+        fields = json.loads(text, object_pairs_hook=unique_names)
         del fields["signature"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(f"The hello cannot be signed: {error}.", code="malformed_json") from None
@@ -114,7 +114,12 @@ def hello_digest(text: str) -> str:
         raise InvalidInput(f"The hello cannot be signed. {error.message}", code="unrepresentable") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object, for `json.loads`.
+
+    Raises:
+        ValueError: A name occurs twice.
+    """
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a name occurs twice in one object")

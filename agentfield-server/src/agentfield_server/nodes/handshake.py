@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from pydantic import ValidationError
 
 from agentfield.arguments import MAX_TIMEOUT
 from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused, Unavailable
@@ -127,13 +126,11 @@ def decode_frames(message: aiohttp.WSMessage) -> list[Any]:
         raise NodeRefused("A link carries JSON text messages.", code="bad_frame", retry=True)
     try:
         return [decode_node_frame(frame) for frame in split_frames(message.data)]
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(all)"
+    except InvalidInput as error:
         raise NodeRefused(
-            f"The node sent a frame that is not of this protocol: {where}: {first['msg'][:300]}.",
-            code="bad_frame",
-            hint="install the same version of agentfield-core and agentfield-server",
+            f"The node sent a frame that is not of this protocol: {error.message}",
+            code=error.code,
+            hint=error.hint,
             retry=True,
         ) from None
 

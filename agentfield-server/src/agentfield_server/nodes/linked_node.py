@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from agentfield.errors import AgentFieldError, NodeNotConnected
 from agentfield.identity import digest
-from agentfield.wire.frames import Drained, GiveBack, GivenBack, Hello, SessionDone, SessionOpen, encode_frame
+from agentfield.wire.frames import AnyFrame, Drained, GiveBack, GivenBack, Hello, SessionDone, SessionOpen, encode_frame
 from agentfield.wire.framing import take_frames
 from agentfield_server.store.records import Execution
 
@@ -164,7 +164,7 @@ class LinkedNode:
         """Whether it may get new work: it neither drains nor blocks its event loop."""
         return not self.draining and self.loop_blocked < BLOCKED_LIMIT
 
-    async def send(self, frame: BaseModel) -> None:
+    async def send(self, frame: AnyFrame) -> None:
         """Queue a frame for the node.
 
         Raises:

@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agentfield.errors import InvalidInput, NodeRefused
 from agentfield.identity import NodeKey, b64url
@@ -120,7 +121,7 @@ def test_work_of_version_1_keeps_the_link_at_version_1() -> None:
     assert state.newest_protocol == 2
     old = invoke("fn", {}, execution_id="exe_old")
     given, ended = map(b64url, salts(old))
-    state.receive_frame(invoke("fn", {}).model_copy(update={"input_salt": given, "output_salt": ended}))
+    state.receive_frame(replace(invoke("fn", {}), input_salt=given, output_salt=ended))
     assert state.newest_protocol == 2
     state.receive_frame(old)
     assert state.newest_protocol == 1

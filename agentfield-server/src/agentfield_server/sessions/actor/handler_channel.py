@@ -6,13 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
 from agentfield.arguments import MAX_TIMEOUT
 from agentfield.errors import AgentFieldError, InvalidInput, NodeNotConnected
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.values import encode
 from agentfield.wire.frames import (
+    AnyFrame,
     ExecutionContext,
     SessionCommand,
     SessionDone,
@@ -214,7 +213,7 @@ class HandlerChannel:
         )
         return link.hashes.get(self._name) == self._hash and (has_it or not link.draining)
 
-    async def _send(self, frame: BaseModel) -> None:
+    async def _send(self, frame: AnyFrame) -> None:
         if self._link is None:
             return
         try:
