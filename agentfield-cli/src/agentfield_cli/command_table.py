@@ -18,7 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "session": "Start, call, watch and end sessions.",
     "execute": "Call a target through the control plane.",
     "approvals": "List pending approvals and decide them.",
-    "nodes": "List and drain the connected agent nodes.",
+    "nodes": "List and drain the connected agent nodes; admit and revoke their keys.",
     "keys": "Make, list and revoke keys.",
     "adapters": "List provider/transport pairs and their capabilities.",
     "plugins": "List and check the installed plugins.",

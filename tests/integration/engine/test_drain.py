@@ -41,9 +41,20 @@ async def test_newest_declaration_counts_for_new_work(cp: Plane) -> None:
 
 
 async def test_relinking_old_instance_does_not_restore_its_declaration(cp: Plane) -> None:
-    """A declaration is as old as the process that made it, however often that process links."""
+    """A declaration is as old as the first link of the process that made it, however often that process links."""
     old, new = RawNode(), RawNode()
+    async with old.linked(cp, sessions=(OLD,)):
+        pass
     async with new.linked(cp, sessions=(NEW,)), old.linked(cp, sessions=(OLD,)):
+        assert cp.hub.sessions() == {"node.voice": NEW}
+
+
+async def test_the_order_of_instances_is_that_of_their_first_links(cp: Plane) -> None:
+    """An instance id that sorts last takes no session from an instance that was seen later."""
+    last, first = RawNode(instance_id="zzzz"), RawNode(instance_id="0000")
+    async with last.linked(cp, sessions=(OLD,)), first.linked(cp, sessions=(NEW,)):
+        assert cp.hub.sessions() == {"node.voice": NEW}
+    async with first.linked(cp, sessions=(NEW,)), last.linked(cp, sessions=(OLD,)):
         assert cp.hub.sessions() == {"node.voice": NEW}
 
 

@@ -73,6 +73,12 @@ class Plane:
     bus: Bus
     key: NodeKey
     url: str
+    api_key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of a request with the key."""
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
     async def post(self, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, Any], Any]:
         """POST JSON and return status, body and headers."""
@@ -122,6 +128,7 @@ async def plane(
     max_queued: int = 10_000,
     clock: Callable[[], float] = time.time,
     now: Callable[[], float] = time.time,
+    api_key: str | None = None,
 ) -> AsyncIterator[Plane]:
     """Run a control plane on a database file; `async with` again on the same file is a restart.
 
@@ -141,7 +148,9 @@ async def plane(
     try:
         async with Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine:
             guard = await guard_of(
-                Settings(home=path.parent), BrowserTokenService(store, clock=now, code_ttl=60), store
+                Settings(home=path.parent, api_key=None if api_key is None else SecretStr(api_key)),
+                BrowserTokenService(store, clock=now, code_ttl=60),
+                store,
             )
             approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=now)
             webhooks = WebhookService(store, bus, AddressPolicy(("127.0.0.0/8",)), clock=clock, tick=0.02)
@@ -154,9 +163,11 @@ async def plane(
                 *nodes.routes(hub),
             ]
             server = TestServer(build_application(routes, guard), port=port or None)
-            async with TestClient(server) as client, webhooks:
+            headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+            async with TestClient(server, headers=headers) as client, webhooks:
                 try:
-                    yield Plane(client, store, hub, engine, bus, key, str(server.make_url("")).rstrip("/"))
+                    url = str(server.make_url("")).rstrip("/")
+                    yield Plane(client, store, hub, engine, bus, key, url, api_key)
                 finally:
                     await hub.close()
     finally:
@@ -186,7 +197,8 @@ class RawNode:
     @asynccontextmanager
     async def linked(self, at: Plane, **hello: Any) -> AsyncIterator[RawNode]:
         """Link to a control plane until the block ends."""
-        async with aiohttp.ClientSession() as http, http.ws_connect(f"{at.url}/api/v1/nodes/link") as socket:
+        url = f"{at.url}/api/v1/nodes/link"
+        async with aiohttp.ClientSession(headers=at.headers) as http, http.ws_connect(url) as socket:
             self.socket = socket
             self.frames = []
             self.waiting.clear()
@@ -349,7 +361,8 @@ class RawNode:
     @asynccontextmanager
     async def watching(self, at: Plane) -> AsyncIterator[Callable[[Any], Awaitable[None]]]:
         """Open the connection of the node's watchdog; yield a function that sends a frame over it."""
-        async with aiohttp.ClientSession() as http, http.ws_connect(f"{at.url}/api/v1/nodes/link") as socket:
+        url = f"{at.url}/api/v1/nodes/link"
+        async with aiohttp.ClientSession(headers=at.headers) as http, http.ws_connect(url) as socket:
             challenge = decode_server_frame(await socket.receive_str())
             hello = WatchHello(
                 protocol=self.protocol,

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from agentfield.realtime.provider import CallRef, SdpAnswer
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
-from agentfield_server.nodes import LinkHub
+from agentfield_server.nodes import DEVELOPMENT, LinkHub
 from agentfield_server.sessions import SessionService
 from agentfield_server.store.records import EventRow, Execution
 from agentfield_server.store.sqlite.store import SqliteStore
@@ -329,7 +330,7 @@ async def plane(
         made = Plane(store, sessions, hub, bus, clock)
         await sessions.recover()
         app = web.Application()
-        app.router.add_get("/api/v1/nodes/link", hub.handle)
+        app.router.add_get("/api/v1/nodes/link", partial(hub.handle, credential=DEVELOPMENT))
         server = TestServer(app)
         await server.start_server()
         stack.push_async_callback(server.close)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentfield.client import ControlPlaneClient
-from agentfield.wire.rest import NodeView
+from agentfield.wire.node_views import NodeView
 from agentfield_cli.main import app
 
 

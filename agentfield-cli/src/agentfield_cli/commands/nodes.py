@@ -1,4 +1,4 @@
-"""`af nodes`: lists the connected agent nodes and drains them."""
+"""`af nodes`: lists the connected agent nodes, drains them, and administers the keys that may link as a node id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from agentfield_cli.terminal.options import AsJson, Url
 
 if TYPE_CHECKING:
-    from agentfield.wire.rest import NodeView
+    from agentfield.wire.node_views import NodeDidView, NodeView
 
 __all__ = ["app"]
 
@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
 
 @app.callback(invoke_without_command=True)
 def nodes(context: typer.Context, url: Url = None, as_json: AsJson = False) -> None:
-    """List and drain the connected agent nodes.
+    """List and drain the connected agent nodes; admit and revoke their keys.
 
     Without a subcommand, prints one line per node instance with the functions and sessions that it offers.
 
@@ -27,6 +27,7 @@ def nodes(context: typer.Context, url: Url = None, as_json: AsJson = False) -> N
       af nodes
       af nodes --json
       af nodes drain voice-support
+      af nodes dids
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     if context.invoked_subcommand is not None:
         return
@@ -62,6 +63,108 @@ def drain(
             return await client.drain(name)
 
     _show(run(ask()), as_json=as_json)
+
+
+_NodeId = Annotated[str, typer.Argument(metavar="NODE", help="A node id.")]
+_Did = Annotated[str, typer.Argument(metavar="DID", help="A DID, such as did:key:z6Mk…")]
+
+
+@app.command()
+def dids(
+    node: Annotated[str | None, typer.Argument(metavar="[NODE]", help="A node id; all by default.")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the DIDs that may link as a node id, and those that were revoked.
+
+    \b
+    Examples:
+      af nodes dids
+      af nodes dids voice-support --json
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+
+    async def ask() -> list[NodeDidView]:
+        async with connected(url) as client:
+            return await client.node_dids(node)
+
+    _show_dids(run(ask()), as_json=as_json)
+
+
+@app.command()
+def admit(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) -> None:
+    """Let a further key link as a node id.
+
+    The log of a refused node names its DID.
+
+    \b
+    Examples:
+      af nodes admit voice-support did:key:z6Mk...
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+
+    async def ask() -> NodeDidView:
+        async with connected(url) as client:
+            return await client.admit_did(node, did)
+
+    _show_dids([run(ask())], as_json=as_json)
+
+
+@app.command()
+def revoke(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) -> None:
+    """Refuse a key from now on, and close its links; what they held counts as lost.
+
+    \b
+    Examples:
+      af nodes revoke voice-support did:key:z6Mk...
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+
+    async def ask() -> NodeDidView:
+        async with connected(url) as client:
+            return await client.revoke_did(node, did)
+
+    _show_dids([run(ask())], as_json=as_json)
+
+
+@app.command()
+def forget(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) -> None:
+    """Delete a key of a node id that is not linked.
+
+    The next node that links as a node id without any key decides its key.
+
+    \b
+    Examples:
+      af nodes forget voice-support did:key:z6Mk...
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.terminal.output import Output
+
+    async def ask() -> None:
+        async with connected(url) as client:
+            await client.forget_did(node, did)
+
+    run(ask())
+    out = Output(as_json=as_json)
+    out.result({"node_id": node, "did": did, "forgotten": True})
+    out.line(f"{node} does not have {did} any more")
+
+
+def _show_dids(views: list[NodeDidView], *, as_json: bool) -> None:
+    from agentfield_cli.terminal.output import Output
+
+    out = Output(as_json=as_json)
+    out.result({"dids": views})
+    rows = [
+        (
+            view.node_id,
+            view.did,
+            "revoked" if view.state == "revoked" else f"{view.linked} linked" if view.linked else "away",
+            view.admitted_by,
+        )
+        for view in views
+    ]
+    out.table(("node", "did", "state", "admitted by"), rows, empty="No node has linked yet.")
 
 
 def _show(views: list[NodeView], *, as_json: bool) -> None:

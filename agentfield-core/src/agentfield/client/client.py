@@ -12,6 +12,7 @@ from agentfield.client.streams import SessionStreams
 from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
 from agentfield.wire.access import KeyRequest, KeysView, KeyView
+from agentfield.wire.node_views import AdmitRequest, NodeDidView, NodeView
 from agentfield.wire.requests import make_request
 from agentfield.wire.rest import (
     AdapterView,
@@ -24,7 +25,6 @@ from agentfield.wire.rest import (
     ExchangeResponse,
     ExecuteRequest,
     ExecutionView,
-    NodeView,
     PluginView,
     PruneRequest,
     PruneView,
@@ -269,6 +269,39 @@ class ControlPlaneClient(SessionStreams):
             NotFound: No linked node or instance has that name (code `unknown_node`).
         """
         return parse_list(NodeView, await self._json("POST", f"/nodes/{path_segment(name)}/drain"), "nodes")
+
+    async def node_dids(self, node_id: str | None = None) -> list[NodeDidView]:
+        """Return the DIDs of a node id, or of all."""
+        query = {} if node_id is None else {"node": node_id}
+        return parse_list(NodeDidView, await self._json("GET", "/nodes/dids", query=query), "dids")
+
+    async def admit_did(self, node_id: str, did: str) -> NodeDidView:
+        """Let nodes with a DID link as a node id.
+
+        Raises:
+            InvalidInput: It is no ``did:key`` (code `invalid_did`).
+            Conflict: It was revoked (code `did_revoked`).
+        """
+        body = make_request(AdmitRequest, did=did).model_dump()
+        return parse(NodeDidView, await self._json("POST", f"/nodes/{path_segment(node_id)}/dids", body=body))
+
+    async def revoke_did(self, node_id: str, did: str) -> NodeDidView:
+        """Refuse a DID of a node id from now on, and close its links; what they held counts as lost.
+
+        Raises:
+            NotFound: The node id does not have it (code `unknown_did`).
+        """
+        path = f"/nodes/{path_segment(node_id)}/dids/{path_segment(did)}/revoke"
+        return parse(NodeDidView, await self._json("POST", path))
+
+    async def forget_did(self, node_id: str, did: str) -> None:
+        """Delete a DID of a node id; the next link of a node id that has none left decides its DID.
+
+        Raises:
+            NotFound: The node id does not have it (code `unknown_did`).
+            Conflict: It is linked (code `node_linked`).
+        """
+        await self._json("DELETE", f"/nodes/{path_segment(node_id)}/dids/{path_segment(did)}")
 
     async def adapters(self) -> list[AdapterView]:
         """Return the provider/transport pairs."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from agentfield.identity.canonical import b64url, canonical, digest, digest_of, leaf_hash, unb64url
 from agentfield.identity.commitments import SALT_BYTES, commitment, new_salt
 from agentfield.identity.event_log import EventFrame, event_frame, event_frame_of
-from agentfield.identity.keys import NodeKey, verify_signature
+from agentfield.identity.keys import NodeKey, is_did_key, verify_signature
 from agentfield.identity.merkle import inclusion_paths, path_length, root_from_path, tree_root
 from agentfield.identity.result_proofs import (
     MAX_RESULTS,
@@ -40,6 +40,7 @@ __all__ = [
     "event_frame_of",
     "hello_message",
     "inclusion_paths",
+    "is_did_key",
     "leaf_hash",
     "new_salt",
     "parse_proof",

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from agentfield.errors import AgentFieldError, Unavailable
 from agentfield.identity.canonical import unb64url
 
-__all__ = ["NodeKey", "verify_signature"]
+__all__ = ["NodeKey", "is_did_key", "verify_signature"]
 
 _ED25519 = b"\xed\x01"
 """Multicodec prefix of an Ed25519 public key."""
@@ -75,17 +75,28 @@ def verify_signature(did: str, message: bytes, signature: bytes | str) -> bool:
     return True
 
 
+def is_did_key(did: str) -> bool:
+    """Return whether a text is the ``did:key`` of an Ed25519 key, in its only spelling."""
+    try:
+        _public_key(did)
+    except ValueError:
+        return False
+    return True
+
+
 @functools.lru_cache(1024)
 def _public_key(did: str) -> Ed25519PublicKey:
     """Return the public key that a DID names; cached, since a node signs all its results with one key.
 
     Raises:
-        ValueError: The DID does not name an Ed25519 key.
+        ValueError: The DID does not name an Ed25519 key, or not in its only spelling.
     """
     if not did.startswith(_DID_KEY):
         raise ValueError("not a did:key")
-    raw = base58.b58decode(did.removeprefix(_DID_KEY))
-    if not raw.startswith(_ED25519):
+    encoded = did.removeprefix(_DID_KEY)
+    raw = base58.b58decode(encoded)
+    # the decoder ignores white space: a revoked key must not return under another spelling
+    if not raw.startswith(_ED25519) or base58.b58encode(raw).decode("ascii") != encoded:
         raise ValueError("not an Ed25519 key")
     return Ed25519PublicKey.from_public_bytes(raw[len(_ED25519) :])
 

@@ -28,7 +28,6 @@ __all__ = [
     "ExecutionView",
     "HistoryView",
     "InputRequest",
-    "NodeView",
     "PluginView",
     "PruneRequest",
     "PruneView",
@@ -327,28 +326,6 @@ class EndRequest(_Request):
 
     reason: Literal["caller_hangup", "ice_failed", "operator"] = "operator"
     """A caller may send `caller_hangup`, or `ice_failed` if its media connection could not be established."""
-
-
-class NodeView(_View):
-    """One linked instance of a node."""
-
-    node_id: str
-    instance_id: str
-    did: str
-    connected: bool
-    draining: bool = False
-    """Whether it accepts no new work and stops when its work is done."""
-    functions: tuple[str, ...] = ()
-    sessions: tuple[str, ...] = ()
-    refused: dict[str, str] = Field(default_factory=dict)
-    """Sessions that are not registered, each with the error code; starting one returns the full error."""
-    running: int = 0
-    concurrency: int = 0
-    blocked: float = 0.0
-    """Seconds for which its event loop had not turned, as it last said; 0 if it gets work."""
-    blocked_by: str | None = None
-    """The function that blocks it, and the source line."""
-    linked_at: float
 
 
 class AdapterView(_View):

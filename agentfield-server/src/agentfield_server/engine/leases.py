@@ -118,7 +118,8 @@ class LeaseManager:
         entered, and is requeued at once, as is one that was never sent. When the link broke or fell silent, an attempt
         that was sent may have been entered: the instance has its lease to come back and say so.
         """
-        self._away[link.instance_id] = time.monotonic() + self._lease
+        # one whose DID was revoked does not come back
+        self._away[link.instance_id] = time.monotonic() + (0.0 if link.revoked else self._lease)
         # a node of version 1 may enter a function before it writes `Accepted`
         all_known = link.closed_in_order and link.protocol >= WATCHED
         try:

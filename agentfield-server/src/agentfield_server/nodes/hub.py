@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from aiohttp import web
 from pydantic import ValidationError
 
-from agentfield.errors import AgentFieldError, NodeRefused, NotFound, Unavailable
+from agentfield.errors import AgentFieldError, NotFound, Unavailable
 from agentfield.identity import NodeKey
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import Drain, Hello, WatchHello, encode_frame
 from agentfield.wire.node_declarations import FunctionSpec
-from agentfield.wire.rest import NodeView
+from agentfield.wire.node_views import NodeView
 from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
 from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link, signed_welcome
+from agentfield_server.nodes.identities import LinkCredential, NodeIdentities
 from agentfield_server.nodes.linked_node import BLOCKED_LIMIT, LinkedNode
 from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
@@ -78,6 +79,12 @@ class LinkHub:
             silence=ping_timeout,
             monotonic=monotonic,
         )
+        self.identities = NodeIdentities(
+            store,
+            links=lambda: {*self._serving, *self._links.values()},
+            close_watch=self._liveness.drop,
+        )
+        """The DIDs of node ids."""
         self._engine: EnginePort | None = None
         self._sessions: SessionPort | None = None
         self._uses = itertools.count(1)
@@ -200,8 +207,8 @@ class LinkHub:
         return link
 
     async def runs_handler(self, link: LinkedNode, session_id: str) -> bool:
-        """Return whether an instance runs the handler of a session of its node."""
-        if session_id not in link.sessions:
+        """Return whether an instance runs the handler of a session of its node, by its link and by the store."""
+        if session_id not in link.sessions or not await self._store.handlers_of(link.instance_id, [session_id]):
             return False
         row = await self._store.get_session(session_id)
         return row is not None and row.node_id == link.node_id
@@ -213,25 +220,37 @@ class LinkHub:
 
     # --- lifecycle of a link
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
-        """Serve ``GET /api/v1/nodes/link`` until the link ends."""
+    async def handle(self, request: web.Request, credential: LinkCredential) -> web.WebSocketResponse:
+        """Serve ``GET /api/v1/nodes/link`` until the link ends; the credential opened the request."""
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME, compress=False, timeout=CLOSE_DEADLINE)
         await socket.prepare(request)
         try:
             hello, of_hello = await perform_handshake(
                 socket, did=self.did, stopping=lambda: self._closing or self._engine is None
             )
-            self._check(hello)
-            if isinstance(hello, WatchHello):
+            if isinstance(hello, WatchHello):  # the second connection of an instance: it declares nothing
+                await self.identities.identify(hello, credential)
                 await self._liveness.serve(socket, hello)
                 return socket
+            self._check_names(hello)
+            sessions = await self._store.handlers_of(hello.instance_id, [name for name, _ in hello.open_sessions])
+            seen = await self.identities.identify(hello, credential)
         except AgentFieldError as error:
             await refuse_link(socket, error)
             return socket
         except ConnectionError:
             return socket
         refused = self._refused(hello)
-        link = LinkedNode(socket, hello, linked_at=self._clock(), send_timeout=self._ping_timeout, refused=refused)
+        link = LinkedNode(
+            socket,
+            hello,
+            linked_at=self._clock(),
+            send_timeout=self._ping_timeout,
+            refused=refused,
+            seen=seen,
+            sessions=sessions,
+            principal=credential.principal,
+        )
         for name, why in refused.items():
             _log.warning("%s.%s is not registered: %s", link.node_id, name, why.message)
         self._idle.clear()
@@ -261,11 +280,7 @@ class LinkHub:
             link.end("the control plane stops")
         await self._idle.wait()
 
-    def _check(self, hello: Hello | WatchHello) -> None:
-        if not self._registry.same_instance(hello):
-            raise NodeRefused("That instance belongs to another node or key.", code="foreign_instance")
-        if isinstance(hello, WatchHello):  # the second connection of an instance that is linked: it declares nothing
-            return
+    def _check_names(self, hello: Hello) -> None:
         others = [link for link in self._links_of(hello.node_id) if link.instance_id != hello.instance_id]
         if (in_use := node_id_in_use(hello, [link for link in others if not self._gives_way(link)])) is not None:
             raise in_use

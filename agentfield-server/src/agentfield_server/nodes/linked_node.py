@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -89,6 +89,9 @@ class LinkedNode:
         linked_at: Seconds since the epoch.
         send_timeout: Seconds to wait for a full outbox or a blocked socket before the link is ended.
         refused: Sessions that are not registered, with the reason.
+        seen: Place of the instance in the store's order of first sight.
+        sessions: Sessions whose handler it still runs, as far as the store says so too.
+        principal: Principal that opened the link.
     """
 
     def __init__(
@@ -99,12 +102,19 @@ class LinkedNode:
         linked_at: float,
         send_timeout: float,
         refused: Mapping[str, AgentFieldError] = MappingProxyType({}),
+        seen: int = 0,
+        sessions: Iterable[str] = (),
+        principal: str = "local",
     ) -> None:
         self.hello = hello
         self.refused = refused
         self.node_id = hello.node_id
         self.instance_id = hello.instance_id
         self.did = hello.did
+        self.seen = seen
+        self.principal = principal
+        self.revoked = False
+        """Whether the link ended because its DID was revoked: what it held is lost, and the instance may not come back."""
         self.protocol = hello.protocol
         self.linked_at = linked_at
         self.functions = {spec.name: spec for spec in hello.functions}
@@ -115,7 +125,7 @@ class LinkedNode:
         """Attempts of this instance by execution id; an entry is made before the lease is committed."""
         self.blocked: Counter[str] = Counter()
         """Assigned executions that wait for calls of their own, with the number of those calls."""
-        self.sessions: set[str] = {session_id for session_id, _epoch in hello.open_sessions}
+        self.sessions: set[str] = set(sessions)
         """Sessions whose handler this instance was asked to run and has not finished."""
         self.pinned_sessions: set[str] = set()
         """Sessions whose handler stays on this instance between two handler runs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +48,7 @@ class NodeLiveness:
         self._silence = silence
         self._monotonic = monotonic
         self._watches: dict[str, web.WebSocketResponse] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def watched(self, instance_id: str) -> bool:
         """Return whether the watchdog of an instance is connected: the instance lives, even if its link is lost."""
@@ -63,6 +66,12 @@ class NodeLiveness:
             if self._watches.get(instance_id) is socket:
                 del self._watches[instance_id]
             await socket.close()
+
+    def drop(self, instance_id: str) -> None:
+        """Forget the watchdog of an instance, so that it does not count as alive; its connection is closed."""
+        if (socket := self._watches.pop(instance_id, None)) is not None:
+            self._closing.add(task := asyncio.create_task(_close(socket)))
+            task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -124,3 +133,8 @@ class NodeLiveness:
             await sessions.node_lost(link)
         else:
             await sessions.node_recovered(link)
+
+
+async def _close(socket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(ConnectionError):
+        await socket.close()

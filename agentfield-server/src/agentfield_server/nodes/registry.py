@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentfield.errors import AgentFieldError
 from agentfield.realtime.config import SessionDeclaration
-from agentfield.wire.frames import Hello, WatchHello
 from agentfield.wire.node_declarations import FunctionSpec
-from agentfield.wire.rest import NodeView
+from agentfield.wire.node_views import NodeView
 from agentfield_server.nodes.linked_node import LinkedNode
 
 __all__ = ["NodeRegistry"]
-
-_MAX_INSTANCES = 10_000
 
 
 class NodeRegistry:
@@ -30,10 +26,9 @@ class NodeRegistry:
         self._functions: dict[str, dict[str, FunctionSpec]] = {}
         self._sessions: dict[str, dict[str, SessionDeclaration]] = {}
         self._refused: dict[str, dict[str, AgentFieldError]] = {}
-        self._first: dict[str, dict[tuple[str, str], str]] = {}
-        """By node, then by name and hash: the first instance that declared it so."""
+        self._first: dict[str, dict[tuple[str, str], int]] = {}
+        """By node, then by name and hash: when an instance with it was first seen, in the store's order."""
         self._away: dict[str, tuple[float, NodeView]] = {}
-        self._instances: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
     def functions(self) -> dict[str, FunctionSpec]:
         """Return all functions by target."""
@@ -52,19 +47,11 @@ class NodeRegistry:
         """Return a function of a node, None when it is unknown."""
         return self._functions.get(node_id, {}).get(name)
 
-    def same_instance(self, hello: Hello | WatchHello) -> bool:
-        """Return whether an instance id still belongs to the node id and key that used it first."""
-        return self._instances.get(hello.instance_id, (hello.node_id, hello.did)) == (hello.node_id, hello.did)
-
     def linked(self, link: LinkedNode, others: Iterable[LinkedNode]) -> None:
         """Register an instance; forget what no linked instance of its node declares any more."""
         functions, sessions, refused = self._newest(link.node_id, [*others, link])
         self._functions[link.node_id], self._sessions[link.node_id] = functions, sessions
         self._refused[link.node_id] = refused
-        self._instances[link.instance_id] = (link.node_id, link.did)
-        self._instances.move_to_end(link.instance_id)
-        if len(self._instances) > _MAX_INSTANCES:
-            self._instances.popitem(last=False)
 
     def changed(self, node_id: str, links: Iterable[LinkedNode]) -> None:
         """Update a node after an instance drained or left: the others' declarations apply; what only it declared stays known."""
@@ -84,13 +71,13 @@ class NodeRegistry:
 
         Instances that take new work take precedence over draining ones.
 
-        A declaration is as old as the first instance that had it. So an old instance that links again, or a restart of
-        old code, does not replace a newer declaration. Instance ids sort by the start time of their processes.
+        A declaration is as old as the first instance that had it, in the order in which the store saw instances first. So
+        an old instance that links again does not replace a newer declaration, whatever its id is.
         """
-        before, first = self._first.get(node_id, {}), dict[tuple[str, str], str]()
+        before, first = self._first.get(node_id, {}), dict[tuple[str, str], int]()
         for link in links:
             for key in link.hashes.items():
-                first[key] = min(first.get(key, link.instance_id), before.get(key, link.instance_id), link.instance_id)
+                first[key] = min(first.get(key, link.seen), before.get(key, link.seen), link.seen)
         self._first[node_id] = first
 
         def newest(declared: Callable[[LinkedNode], Mapping[str, object]]) -> dict[str, LinkedNode]:
@@ -100,7 +87,7 @@ class NodeRegistry:
         def having(name: str, declared: Callable[[LinkedNode], Mapping[str, object]]) -> list[LinkedNode]:
             return [link for link in links if name in declared(link)]
 
-        def age(name: str) -> Callable[[LinkedNode], tuple[bool, str]]:
+        def age(name: str) -> Callable[[LinkedNode], tuple[bool, int]]:
             return lambda link: (not link.draining, first[name, link.hashes[name]])
 
         functions = {name: link.functions[name] for name, link in newest(lambda link: link.functions).items()}

@@ -13,9 +13,11 @@ from agentfield_server.store.records import (
     EventRow,
     Execution,
     IdempotencyKey,
+    LinkedInstance,
     NewEvent,
     NewExecution,
     NewSession,
+    NodeDid,
     PrunedRun,
     SessionRow,
     StoreStats,
@@ -325,6 +327,47 @@ class Store(Protocol):
 
     async def known_nodes(self) -> dict[str, Mapping[str, Any]]:
         """Return the declarations of nodes that linked within the last 30 days, by node id."""
+
+    # --- identities of nodes
+
+    async def identify_link(
+        self, node_id: str, did: str, instance_id: str, *, principal: str, admits: bool, watch: bool = False
+    ) -> LinkedInstance:
+        """Decide whether an instance with a DID may link as a node id, and record the link.
+
+        The first DID of a node id is kept as its DID (`pinned`). An instance id belongs to the node id and DID that used
+        it first.
+
+        Args:
+            node_id: The node id.
+            did: The DID that the instance proved.
+            instance_id: The instance.
+            principal: Recorded as the one that admitted a new DID.
+            admits: Whether a further DID of the node id is admitted by this link.
+            watch: The connection of a watchdog, which neither adds nor records anything.
+        """
+
+    async def admit_did(self, node_id: str, did: str, *, principal: str) -> NodeDid:
+        """Add a DID to a node id; one that it has already stays as it is.
+
+        Raises:
+            Conflict: The DID was revoked (code `did_revoked`).
+        """
+
+    async def revoke_did(self, node_id: str, did: str) -> NodeDid | None:
+        """Refuse a DID of a node id from now on; None if the node id does not have it."""
+
+    async def forget_dids(self, node_id: str, did: str | None = None) -> list[NodeDid]:
+        """Delete one DID of a node id, or all, with the instances of it; return what was deleted."""
+
+    async def node_dids(self, node_id: str | None = None) -> list[NodeDid]:
+        """Return the DIDs of a node id or of all, revoked ones as well, oldest first within a node id."""
+
+    async def place_handler(self, session_id: str, instance_id: str, *, epoch: int) -> None:
+        """Record that an instance runs the handler of a session."""
+
+    async def handlers_of(self, instance_id: str, session_ids: list[str]) -> dict[str, int]:
+        """Return those of the sessions whose handler was placed on an instance, each with the epoch of the handler."""
 
     # --- maintenance
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -19,9 +19,12 @@ __all__ = [
     "EventRow",
     "Execution",
     "IdempotencyKey",
+    "LinkVerdict",
+    "LinkedInstance",
     "NewEvent",
     "NewExecution",
     "NewSession",
+    "NodeDid",
     "PrunedRun",
     "SessionRow",
     "StoreStats",
@@ -335,3 +338,29 @@ class TokenRow(Struct, frozen=True, kw_only=True):
     expires_at: float
     used: int
     """Number of uses."""
+
+
+LinkVerdict = Literal["known", "pinned", "admitted", "unknown_did", "did_revoked", "foreign_instance"]
+"""What a store decides about a link; `pinned` is the first DID of a node id, `admitted` a further one."""
+
+
+class LinkedInstance(Struct, frozen=True):
+    """Decision about the link of an instance."""
+
+    verdict: LinkVerdict
+    seen: int = 0
+    """Place of the instance in the order of first sight; 0 if it may not link."""
+
+
+class NodeDid(Struct, frozen=True, kw_only=True):
+    """A DID of a node id."""
+
+    node_id: str
+    did: str
+    state: Literal["admitted", "revoked"]
+    admitted_by: str
+    """Principal that admitted it."""
+    admitted_at: float
+    linked_at: float | None
+    """When it last linked, seconds since the epoch."""
+    revoked_at: float | None

@@ -59,3 +59,44 @@ async def test_a_handler_does_not_move_to_another_declaration(here: Plane) -> No
         f" (declaration {began}; linked: {now})"
     )
     await other.drop()
+
+
+async def test_only_the_instance_that_runs_the_handler_commands_the_session(here: Plane) -> None:
+    """A command and an end from another instance of the node are refused, whoever else knows the session and epoch."""
+    first, session_id = await begun(here)
+    await first.opened(1)
+    other = await ScriptedNode(KEY, here.url, instance="two").link()
+    other.session_id, other.epoch = session_id, 1
+    for name, args in (
+        ("say", {"text": "forged"}),
+        ("end", {}),
+        ("set_state", {"state": {"forged": True}}),
+        ("listen", {}),
+    ):
+        answer = await other.answer(await other.command(name, **args))
+        assert answer.problem["code"] == "foreign_session", name
+    await other.done()
+    await other.drop()
+    row = await here.store.get_session(session_id)
+    assert row is not None
+    assert (row.state, dict(row.handler_state)) == ("live", {})
+    assert (await first.answer(await first.command("set_state", state={"mine": 1}))).problem is None
+    assert await here.store.handlers_of("one", [session_id]) == {session_id: 1}
+    assert await here.store.handlers_of("two", [session_id]) == {}
+    await first.drop()
+
+
+async def test_a_superseded_instance_makes_no_calls_for_the_session(here: Plane) -> None:
+    """After the handler has moved, the store names the new instance, and the old one runs the handler no longer."""
+    first, session_id = await begun(here)
+    alike = await ScriptedNode(KEY, here.url, instance="two").link()
+    await first.drop()
+    await alike.opened(2)
+    first.open_sessions = ((session_id, 1),)
+    await first.link()
+    (link,) = [link for link in here.hub.links() if link.instance_id == "one"]
+    assert not await here.hub.runs_handler(link, session_id)
+    (link,) = [link for link in here.hub.links() if link.instance_id == "two"]
+    assert await here.hub.runs_handler(link, session_id)
+    for node in (alike, first):
+        await node.drop()

@@ -140,7 +140,9 @@ class SessionActor:
             stall_monitor=stall_monitor,
         )
         self._connection.ref = row.call_ref
-        self._handler_channel = HandlerChannel(hub, row, config.declaration)
+        self._handler_channel = HandlerChannel(
+            hub, row, config.declaration, place=lambda at, epoch: store.place_handler(row.id, at, epoch=epoch)
+        )
         self._tool_runner = ToolRunner(engine, row, self._inbox.put, chain)
         self._attachment = CallerAttachment(self._connection, pair, tell=self.tell)
         self.caller_access = CallerAccess(
@@ -192,12 +194,15 @@ class SessionActor:
     # --- frames of nodes; the handler router enqueues these calls
 
     async def handler_command(self, link: LinkedNode, frame: SessionCommand) -> None:
-        """Execute a command of the handler; reject one of a foreign node or a stale handler run."""
+        """Execute a command of the handler; reject one of a foreign node or instance, or of a stale handler run."""
         if link.node_id != self.row.node_id:
             await reply_on_link(link, frame, Forbidden("this session belongs to another node", code="foreign_session"))
         elif not self.machine.handler.is_current(frame.epoch):
-            error = Conflict("this handler run was superseded by a newer one", code="stale_handler")
-            await reply_on_link(link, frame, error)
+            stale = Conflict("this handler run was superseded by a newer one", code="stale_handler")
+            await reply_on_link(link, frame, stale)
+        elif not self._handler_channel.runs_on(link):
+            foreign = Forbidden("another instance runs the handler of this session", code="foreign_session")
+            await reply_on_link(link, frame, foreign)
         elif frame.command == "set_state":
             await self._set_handler_state(link, frame)
         elif frame.command == "listen":
@@ -221,7 +226,7 @@ class SessionActor:
 
     async def handler_done(self, link: LinkedNode, frame: SessionDone) -> None:
         """Record the end of a handler run; the reply, sent after the commit, lets the node forget the run."""
-        if link.node_id == self.row.node_id and self.machine.handler.is_current(frame.epoch):
+        if self._handler_channel.runs_on(link) and self.machine.handler.is_current(frame.epoch):
             self._handler_channel.run_finished()
             await self.feed(HandlerDone(frame.epoch, nearest(frame.problem)))
         await reply_on_link(link, frame)

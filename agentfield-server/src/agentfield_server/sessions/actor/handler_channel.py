@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from agentfield.arguments import MAX_TIMEOUT
@@ -61,14 +61,24 @@ class HandlerChannel:
         row: The session.
         declaration: The declaration that the session was started with. Its hash is computed here, not read from the
             store: a newer control plane may know more fields than the one that stored the session.
+        place: Records the instance that runs the handler, and the epoch of the run.
     """
 
-    def __init__(self, hub: LinkHub, row: SessionRow, declaration: SessionDeclaration) -> None:
+    def __init__(
+        self,
+        hub: LinkHub,
+        row: SessionRow,
+        declaration: SessionDeclaration,
+        *,
+        place: Callable[[str, int], Awaitable[None]],
+    ) -> None:
         self._hub = hub
         self._row = row
         self._declaration = declaration
         self._hash = declaration_hash(declaration)
         self._name = row.target.partition(".")[2]
+        self._place = place
+        self._placed: tuple[str, int] | None = None
         self._link: LinkedNode | None = None
         self._opening: SessionOpen | None = None
         """The opening frame of the current handler run; None if none is to be reattached."""
@@ -97,6 +107,11 @@ class HandlerChannel:
             resumed=effect.resumed,
         )
         return await self._send_open(self._choose_link())
+
+    def runs_on(self, link: LinkedNode) -> bool:
+        """Return whether the handler runs on the instance of a link."""
+        mine = self._link
+        return mine is not None and (mine.instance_id, mine.did) == (link.instance_id, link.did)
 
     async def node_linked(self, link: LinkedNode) -> Input | None:
         """Open a waiting handler on the new link, reattach to the handler it still runs, or replace one lost with its link."""
@@ -180,6 +195,10 @@ class HandlerChannel:
         self._awaiting_node = True
         if link is None or self._opening is None:
             return False
+        if (placed := (link.instance_id, self._opening.epoch)) != self._placed:
+            # before the frame: the handler's first call is checked against the store
+            await self._place(*placed)
+            self._placed = placed
         try:
             await link.send(self._opening)
         except NodeNotConnected:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentfield_server.store.json_text import load
-from agentfield_server.store.records import Approval, Delivery, EventRow, Execution, SessionRow, Webhook
+from agentfield_server.store.records import Approval, Delivery, EventRow, Execution, NodeDid, SessionRow, Webhook
 
 __all__ = [
     "APPROVAL_COLUMNS",
@@ -15,12 +15,14 @@ __all__ = [
     "EXECUTION_COLUMNS",
     "EXECUTION_LISTED",
     "KNOWN_RUN",
+    "NODE_DID_COLUMNS",
     "SESSION_COLUMNS",
     "WEBHOOK_COLUMNS",
     "approval_row",
     "delivery_row",
     "event_row",
     "execution_row",
+    "node_did_row",
     "session_row",
     "webhook_row",
 ]
@@ -53,10 +55,12 @@ APPROVAL_COLUMNS = (
 )
 WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
+NODE_DID_COLUMNS = "node_id, did, state, admitted_by, admitted_at, linked_at, revoked_at"
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, entry, leaf, body, salt"
 
 _EXECUTION = [*_EXECUTION_FIELDS.split(", "), "input", "input_size", "output", "output_size"]
 _SESSION = SESSION_COLUMNS.split(", ")
+_NODE_DID = NODE_DID_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
 _WEBHOOK = WEBHOOK_COLUMNS.split(", ")
 _DELIVERY = DELIVERY_COLUMNS.split(", ")
@@ -105,3 +109,8 @@ def webhook_row(row: Sequence[Any]) -> Webhook:
 def delivery_row(row: Sequence[Any]) -> Delivery:
     """Return the record of a row of `DELIVERY_COLUMNS`."""
     return Delivery(**dict(zip(_DELIVERY, row, strict=True)))
+
+
+def node_did_row(row: Sequence[Any]) -> NodeDid:
+    """Return the record of a row of `NODE_DID_COLUMNS`."""
+    return NodeDid(**dict(zip(_NODE_DID, row, strict=True)))

@@ -12,6 +12,7 @@ from agentfield.errors import Unavailable
 from agentfield_server.store.sqlite.migrations.access import ACCESS
 from agentfield_server.store.sqlite.migrations.engine import PAYLOADS, SHARES, WEBHOOKS
 from agentfield_server.store.sqlite.migrations.history import LOG_FORMAT_2, PROOFS, RETENTION
+from agentfield_server.store.sqlite.migrations.identity import IDENTITY
 from agentfield_server.store.sqlite.migrations.initial import FIRST, NODES
 
 __all__ = ["LARGE", "MIGRATIONS", "digest_key", "keyed_digest", "migrate"]
@@ -29,6 +30,7 @@ MIGRATIONS: tuple[str, ...] = (
     PROOFS,
     LOG_FORMAT_2,
     ACCESS,
+    IDENTITY,
 )
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from agentfield_server.store.sqlite.methods.access import AccessMethods
 from agentfield_server.store.sqlite.methods.executions import ExecutionMethods
 from agentfield_server.store.sqlite.methods.external import ExternalMethods
+from agentfield_server.store.sqlite.methods.identities import IdentityMethods
 from agentfield_server.store.sqlite.methods.maintenance import MaintenanceMethods
 from agentfield_server.store.sqlite.methods.sessions import SessionMethods
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(ExecutionMethods, SessionMethods, ExternalMethods, MaintenanceMethods, AccessMethods):
+class SqliteStore(
+    ExecutionMethods, SessionMethods, ExternalMethods, IdentityMethods, MaintenanceMethods, AccessMethods
+):
     """The `Store` protocol in one SQLite file, for one process. Arguments as of `SqliteDatabase`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from agentfield_server.store import node_operations
 from agentfield_server.store import operations as op
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.sqlite.operations import (
@@ -17,6 +18,7 @@ from agentfield_server.store.sqlite.operations import (
     approvals,
     events,
     executions,
+    identities,
     keys,
     retention,
     sessions,
@@ -83,6 +85,11 @@ _ALONE: dict[type[op.Operation[Any]], Callable[[Transaction, Any], Any]] = {
     op.RecordNotDelivered: webhooks.failed,
     op.Redrive: webhooks.redrive,
     op.RememberNode: _remember_node,
+    node_operations.IdentifyLink: identities.identify,
+    node_operations.AdmitDid: identities.admit,
+    node_operations.RevokeDid: identities.revoke,
+    node_operations.ForgetDids: identities.forget,
+    node_operations.PlaceHandler: identities.place_handler,
     op.FindSessionForKey: keys.session_for_key,
     op.SaveResponse: keys.save_response,
     op.ReleaseKey: keys.release_key,

@@ -1,0 +1,49 @@
+"""The writes of a store about the identities of nodes, as frozen values (see `agentfield_server.store.operations`)."""
+
+from __future__ import annotations
+
+from agentfield_server.store.operations import Operation
+from agentfield_server.store.records import LinkedInstance, NodeDid
+
+__all__ = ["AdmitDid", "ForgetDids", "IdentifyLink", "PlaceHandler", "RevokeDid"]
+
+
+class IdentifyLink(Operation[LinkedInstance], frozen=True):
+    """See `Store.identify_link`."""
+
+    node_id: str
+    did: str
+    instance_id: str
+    principal: str
+    admits: bool
+    watch: bool
+
+
+class AdmitDid(Operation[NodeDid], frozen=True):
+    """See `Store.admit_did`."""
+
+    node_id: str
+    did: str
+    principal: str
+
+
+class RevokeDid(Operation[NodeDid | None], frozen=True):
+    """See `Store.revoke_did`."""
+
+    node_id: str
+    did: str
+
+
+class ForgetDids(Operation[list[NodeDid]], frozen=True):
+    """See `Store.forget_dids`."""
+
+    node_id: str
+    did: str | None
+
+
+class PlaceHandler(Operation[None], frozen=True):
+    """See `Store.place_handler`."""
+
+    session_id: str
+    instance_id: str
+    epoch: int
