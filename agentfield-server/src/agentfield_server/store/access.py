@@ -73,22 +73,19 @@ class ChainRow:
     """Targets from the root of its run to the execution itself; those of turns are omitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class AddKey(Operation[None]):
+class AddKey(Operation[None], frozen=True):
     """See `AccessStore.add_key`."""
 
     key: KeyRow
 
 
-@dataclass(frozen=True, slots=True)
-class RevokeKey(Operation[KeyRow | None]):
+class RevokeKey(Operation[KeyRow | None], frozen=True):
     """See `AccessStore.revoke_key`."""
 
     key_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class SetPolicy(Operation[PolicyRow]):
+class SetPolicy(Operation[PolicyRow], frozen=True):
     """See `AccessStore.set_policy`."""
 
     source: Literal["file", "store"]
@@ -96,15 +93,13 @@ class SetPolicy(Operation[PolicyRow]):
     set_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProposeTags(Operation[None]):
+class ProposeTags(Operation[None], frozen=True):
     """See `AccessStore.propose_tags`."""
 
     tags: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class ApproveTag(Operation[None]):
+class ApproveTag(Operation[None], frozen=True):
     """See `AccessStore.approve_tag`."""
 
     name: str
@@ -112,8 +107,7 @@ class ApproveTag(Operation[None]):
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveTag(Operation[bool]):
+class RemoveTag(Operation[bool], frozen=True):
     """See `AccessStore.remove_tag`."""
 
     name: str
