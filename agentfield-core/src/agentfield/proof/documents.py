@@ -209,7 +209,7 @@ def execution_subject(
         speech: Speeches of a turn, or those of a session outside of its turns.
         session: Of kind `session`: `provider`, `transport`, and where known `model`, `voice`, `end_reason`, `turns`; members that
             are None are left out.
-        log: The final head of a run without session, in the credential of its first execution.
+        log: The head of a run without session, in its last credential.
     """
     duration = None if started_at is None else max(0, round((ended_at - started_at) * 1000))
     optional = {
