@@ -292,7 +292,6 @@ def call_without_session(plane: PaperControlPlane | None = None) -> PaperRun:
 def signed_again(lines: list[bytes], key: NodeKey) -> list[bytes]:
     """Return lines with a new end, signed with the real key of the issuer; the last one is replaced."""
     writer = ExportWriter(key)
-    for line in lines[:-1]:
-        [(kind, value)] = json.loads(line).items()
-        writer._line(kind, canonical(value))
+    writer._lines = len(lines) - 1
+    writer._digest.update(b"".join(lines[:-1]))
     return [*lines[:-1], writer.end()]

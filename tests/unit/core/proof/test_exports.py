@@ -263,9 +263,7 @@ def test_a_log_of_format_1_has_its_bodies_in_the_entries() -> None:
     for log_format, verdict in ((1, "prefix"), (2, "wrong")):
         writer = ExportWriter(run.plane.key)
         lines = [
-            writer.header(
-                run_id=run.run_id, session_id=run.session_id, log_format=log_format, bodies=True, at=START
-            ),
+            writer.header(run_id=run.run_id, session_id=run.session_id, log_format=log_format, bodies=True, at=START),
             writer.event(encoded),
             writer.head(run.heads[0]),
             writer.end(),
