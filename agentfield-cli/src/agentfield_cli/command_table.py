@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "init": "Create a project from a template.",
     "doctor": "Check this installation.",
     "store": "Show the size of the store, prune old runs, compact the file.",
+    "verify": "Verify an export, a credential or a head, offline.",
     "local": "Run the offline speech server.",
 }
 """Summary by command name, in the order of the overview; each equals the first line of the command's own help."""

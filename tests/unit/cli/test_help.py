@@ -36,6 +36,7 @@ ALL_COMMANDS = [
     ("init",),
     ("init", "plugin"),
     ("store",),
+    ("verify",),
     ("local",),
 ]
 HEAVY = {"aiohttp", "aiortc", "av", "pydantic", "cryptography", "apsw", "asyncio", "numpy", "websockets", "structlog"}

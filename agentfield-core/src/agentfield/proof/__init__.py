@@ -29,7 +29,7 @@ from agentfield.proof.export import MAX_LINE, MAX_LINES, ExportWriter, bounded_l
 from agentfield.proof.heads import CONTROL_PLANE, Coverage, Head, parse_head, sign_head
 from agentfield.proof.report import HeldHead, Problem, Report, Verdict
 from agentfield.proof.trees import LogTree, Place, document_leaf, verify_consistency
-from agentfield.proof.verification import verify_credential, verify_export, verify_head
+from agentfield.proof.verification import verify_credential, verify_export, verify_file, verify_head
 
 __all__ = [
     "CONTEXT",
@@ -68,5 +68,6 @@ __all__ = [
     "verify_consistency",
     "verify_credential",
     "verify_export",
+    "verify_file",
     "verify_head",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import IO
 
 from agentfield.errors import InvalidInput
 from agentfield.proof.bodies import check_bodies
 from agentfield.proof.credentials import parse_credential
-from agentfield.proof.export import ExportLines
+from agentfield.proof.export import ExportLines, bounded_lines
 from agentfield.proof.heads import CONTROL_PLANE, Head, parse_head
 from agentfield.proof.report import Problem, Report
 from agentfield.proof.stages import (
@@ -24,7 +26,11 @@ from agentfield.proof.stages import (
 )
 from agentfield.proof.strict import wrong
 
-__all__ = ["verify_credential", "verify_export", "verify_head"]
+__all__ = ["verify_credential", "verify_export", "verify_file", "verify_head"]
+
+_CREDENTIAL = b'{"@context":'
+_HEAD = b'{"at":'
+"""Begins of the canonical forms; an export begins with its header."""
 
 
 def verify_export(
@@ -80,6 +86,45 @@ def verify_export(
     report.verdict = "consistent" if issuer is None else "complete" if report.final else "prefix"
     report.not_checked = list(_not_checked(report, heads, nodes))
     return report
+
+
+def verify_file(
+    file: IO[bytes],
+    *,
+    issuer: str | None,
+    heads: Sequence[Head] = (),
+    nodes: Collection[str] = (),
+    revoked: Mapping[str, int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Verify a file: an export, or one credential or head on a line of its own.
+
+    Args:
+        file: The open binary file, at its begin.
+        issuer: As in `verify_export`, like the other arguments.
+        heads: For an export.
+        nodes: For an export or credential.
+        revoked: Stolen keys of the issuer.
+        progress: For an export.
+
+    Raises:
+        InvalidInput: A head in `heads` is of another log or issuer than the export (code ``foreign_head``).
+    """
+    lines = bounded_lines(file)
+    first = next(lines, b"")
+    if first.startswith((_CREDENTIAL, _HEAD)):
+        data = first.removesuffix(b"\n") + next(lines, b"")  # a second line belongs to no canonical form
+        if first.startswith(_CREDENTIAL):
+            return verify_credential(data, issuer=issuer, nodes=nodes, revoked=revoked or {})
+        return verify_head(data, issuer=issuer, revoked=revoked or {})
+    return verify_export(
+        itertools.chain([first] if first else [], lines),
+        issuer=issuer,
+        heads=heads,
+        nodes=nodes,
+        revoked=revoked,
+        progress=progress,
+    )
 
 
 def verify_credential(
