@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "OPERATING"]
 
 COMMANDS: Mapping[str, str] = {
     "demo": "Make a real voice call on this machine, without a key or a network.",
@@ -30,3 +30,6 @@ COMMANDS: Mapping[str, str] = {
     "local": "Run the offline speech server.",
 }
 """Summary by command name, in the order of the overview; each equals the first line of the command's own help."""
+
+OPERATING = frozenset({"approvals", "keys", "nodes", "store", "webhooks"})
+"""The commands whose modules are in `agentfield_cli.commands.operating`, not directly in `agentfield_cli.commands`."""

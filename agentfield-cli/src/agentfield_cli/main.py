@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from agentfield_cli.command_table import COMMANDS
+from agentfield_cli.command_table import COMMANDS, OPERATING
 
 __all__ = ["main", "run"]
 
@@ -24,7 +24,8 @@ class _LazyCommand(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         from typer.main import get_command
 
-        command = get_command(importlib.import_module(f"agentfield_cli.commands.{self.name}").app)
+        package = "agentfield_cli.commands.operating" if self.name in OPERATING else "agentfield_cli.commands"
+        command = get_command(importlib.import_module(f"{package}.{self.name}").app)
         command.name = self.name
         return command.make_context(info_name, args, parent=parent, **extra)
 
