@@ -223,6 +223,20 @@ async def test_the_caller_interrupts(case: Case) -> None:
     assert len(known) < len(LONG)
 
 
+@proof(REALTIME)
+async def test_a_short_word_does_not_interrupt(case: Case) -> None:
+    """With `interrupt_after_ms` a word that is shorter lets the speech go on, whoever interrupts; it is recorded as a backchannel."""
+    app = declared(case.pair, long_winded, floor="handler", interrupt_after_ms=2000)
+    async with case.installation(app) as here, here.talk(target(case.pair)) as talk:
+        assert await talk.connect()
+        await talk.speak()
+        await talk.until(lambda: talk.medium.heard_ms() > 500)
+        await talk.speak(0.3)
+        said = await talk.recorded("speech.ended")
+    assert (said["interrupted"], said["generated"]) == (False, LONG)
+    assert len(talk.of("backchannel")) == 1
+
+
 @proof(PAIRS, variants.ORDERS, variants.STRANGE)
 async def test_the_caller_types(case: Case) -> None:
     """Typed text is a turn like any other."""

@@ -215,7 +215,7 @@ def test_a_pair_without_a_peer_says_what_to_write(run: Run) -> None:
     done = run("lonely/websocket")
     assert "lonely/websocket has no peer to talk to." in done.stdout
     assert '[project.entry-points."agentfield.peers"]\n    "lonely.websocket" = "odd_tones.peer:peer"' in done.stdout
-    assert "5 passed, 44 errors" in done.stdout.splitlines()[-1]
+    assert "5 passed, 52 errors" in done.stdout.splitlines()[-1]
 
 
 def test_a_run_without_a_pair_is_a_usage_error(run: Run) -> None:

@@ -10,7 +10,7 @@ from agentfield_openrouter.plugin import turns_capabilities
 
 __all__ = ["agentfield_manifest"]
 
-API = (2, 1)
+API = (2, 2)
 """Version of the plugin contract."""
 
 _LOCAL = ProviderSpec(

@@ -8,7 +8,7 @@ from agentfield.plugins import Capabilities, Catalog, Manifest, ModelPrices, Pai
 
 __all__ = ["agentfield_manifest", "realtime_capabilities"]
 
-API = (2, 0)
+API = (2, 2)
 """Version of the plugin contract that this manifest uses."""
 
 _OPENAI = ProviderSpec(
@@ -56,6 +56,7 @@ def realtime_capabilities(
         agent_transcript="streaming",
         default_transcription=default_transcription,
         interruption="client" if bridged else "server",
+        delays_interruption=not bridged,
         truncation="client_ms" if bridged else "server",
         text_input=True,
         resumption="replay" if bridged else "attach",

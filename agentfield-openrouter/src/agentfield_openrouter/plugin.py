@@ -6,7 +6,7 @@ from agentfield.plugins import Capabilities, Catalog, Manifest, ModelPrices, Pai
 
 __all__ = ["agentfield_manifest", "turns_capabilities"]
 
-API = (2, 1)
+API = (2, 2)
 """Version of the plugin contract that this manifest uses."""
 
 _OPENROUTER = ProviderSpec(

@@ -70,9 +70,9 @@ STATES = {
     "stuck": ("broken", "did not finish loading within 10 s"),
     "stale": ("broken", "its module zz_stale is not there, only its metadata: reinstall or uninstall zz-stale"),
     "needs": ("broken", "ModuleNotFoundError: No module named 'no_such_library_at_all'"),
-    "future": ("incompatible", "it was made for plugin API 3.0, this is 2.1"),
+    "future": ("incompatible", "it was made for plugin API 3.0, this is 2.2"),
     "liar": ("broken", "TypeError: Manifest.__init__() got an unexpected keyword argument 'holograms'"),
-    "boast": ("invalid", "its API version is 'newest', not a pair of whole numbers such as (2, 1)"),
+    "boast": ("invalid", "its API version is 'newest', not a pair of whole numbers such as (2, 2)"),
     "mute": ("invalid", "it has no function agentfield_manifest marked with @hookimpl"),
     "dict": ("invalid", "agentfield_manifest returned dict, not Manifest"),
     "typo": (

@@ -56,6 +56,8 @@ PROOFS: dict[tuple[str, str], tuple[str, ...]] = {
     ("default_transcription", "*"): (f"{_SPEECH}who_transcribes_the_caller",),
     ("interruption", "server"): (_INTERRUPTS, f"{_LIFE}a_tool_is_cancelled_by_an_interruption"),
     ("interruption", "client"): (_INTERRUPTS, f"{_LIFE}a_tool_is_cancelled_by_an_interruption"),
+    ("delays_interruption", "yes"): (f"{_SPEECH}a_short_word_does_not_interrupt",),
+    ("delays_interruption", "-"): (_INTERRUPTS,),
     ("truncation", "server"): (_INTERRUPTS,),
     ("truncation", "client_ms"): (_INTERRUPTS,),
     ("truncation", "estimate"): (_INTERRUPTS,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agentfield.plugins import PLUGIN_API
 from support.mutants.mutant import Edit, Mutant
 
 __all__ = ["MANIFESTS"]
@@ -12,6 +13,7 @@ _VOICES = 'voices=Catalog(known=("voice-1",), closed=True, default="voice-1"),'
 _MODELS = 'models=Catalog(known=("{0}-1",), default="{0}-1"),'
 _LIMITS = 'limits=frozenset({"duration", "idle", "turns"}),'
 _MEDIA = 'media="bridged",\n'
+_API = f"api={PLUGIN_API}"
 
 
 def _mutant(name: str, fault: str, test: str, says: str, *edits: tuple[str, str]) -> Mutant:
@@ -422,14 +424,14 @@ MANIFESTS = (
         "`api` is another plugin API",
         "test_the_manifest_is_light",
         "it was made for plugin API 9.0",
-        ("api=(2, 0)", "api=(9, 0)"),
+        (_API, "api=(9, 0)"),
     ),
     _mutant(
         "lies_settings",
         "`settings` has a name that no environment variable has",
         _COMPLETE,
         "settings has 'my secret', no name of an environment variable",
-        ("api=(2, 0)", 'settings=("my secret",), api=(2, 0)'),
+        (_API, f'settings=("my secret",), {_API}'),
     ),
     _mutant(
         "lies_light",

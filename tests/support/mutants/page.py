@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from agentfield.plugins import Capabilities, Manifest, PairSpec, ProviderSpec, RouteSpec, TransportSpec
-from support.mutants.fields import FIELDS
+from support.mutants.fields import FIELDS, TOO_LITTLE
 from support.mutants.mutant import Mutant
 from support.mutants.run import MUTANTS
 from support.paths import ROOT
@@ -37,15 +38,18 @@ def _mutants() -> str:
 def _fields() -> str:
     named = {mutant.name: mutant for mutant in MUTANTS}
     rows = [
-        f"| `{spec.__name__}.{field.name}` | {_proof(named[FIELDS[spec.__name__, field.name]])} |"
+        f"| `{spec.__name__}.{field.name}` | {_proof(named, FIELDS, spec, field.name)} | {_proof(named, TOO_LITTLE, spec, field.name)} |"
         for spec in SPECS
         for field in dataclasses.fields(spec)
     ]
-    return "\n".join(("| field | a change of it fails |", "|---|---|", *rows, ""))
+    return "\n".join(
+        ("| field | a value that is wrong, or too much | a value that is too little |", "|---|---|---|", *rows, "")
+    )
 
 
-def _proof(mutant: Mutant) -> str:
-    return f"`{mutant.test}` (mutant `{mutant.name}`)"
+def _proof(named: Mapping[str, Mutant], proofs: Mapping[tuple[str, str], str], spec: type, field: str) -> str:
+    mutant = named.get(proofs.get((spec.__name__, field), ""))
+    return "" if mutant is None else f"`{mutant.test}` (mutant `{mutant.name}`)"
 
 
 def _cell(text: str) -> str:

@@ -19,11 +19,12 @@ from support.mutants.manifests import MANIFESTS
 from support.mutants.mutant import Mutant
 from support.mutants.sessions import SESSIONS
 from support.mutants.transports import TRANSPORTS
+from support.mutants.undeclared import UNDECLARED
 from support.packaging.third_party import install_project
 
 __all__ = ["MUTANTS", "Outcome", "run_kit"]
 
-MUTANTS: tuple[Mutant, ...] = (*SESSIONS, *COMMANDS, *FAILURES, *MANIFESTS, *TRANSPORTS)
+MUTANTS: tuple[Mutant, ...] = (*SESSIONS, *COMMANDS, *FAILURES, *MANIFESTS, *UNDECLARED, *TRANSPORTS)
 _PATIENCE = "4"
 _CONFTEST = """
 import json

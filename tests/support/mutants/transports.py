@@ -13,6 +13,8 @@ _ASYNCIO = ("leg", "import json\n", "import asyncio\nimport json\n")
 _AUDIO = "                yield CallerAudio(message.data)\n"
 _SEND = "            await self._socket.send_bytes(data)\n"
 _CLOSE = '        await self._send("bye")\n        await self._socket.close()\n'
+_BYE = '                case {"type": "bye"}:\n'
+_TYPED = '        await self._connected_socket().send_str(json.dumps({{"type": {}}}))\n'
 _DTMF = "                dtmf=True,\n"
 
 
@@ -311,6 +313,42 @@ TRANSPORTS = (
         "test_dtmf_text_and_commits",
         "NotImplementedError",
         (_DTMF, f"{_DTMF}                commits=True,\n"),
+    ),
+    _plugin(
+        "t_hides_dtmf",
+        "`dtmf` is not declared, and keys arrive",
+        "test_undeclared_inputs_do_not_arrive",
+        "dtmf is False, and such input of a caller arrives",
+        (_DTMF, ""),
+    ),
+    _mutant(
+        "t_hides_text",
+        "`text_input` is not declared, and text arrives",
+        "test_undeclared_inputs_do_not_arrive",
+        "text_input is False, and such input of a caller arrives",
+        ("peer", "        raise NotImplementedError(text)\n", _TYPED.format('"text", "text": text')),
+        (
+            "leg",
+            _BYE,
+            f'                case {{"type": "text", "text": str(text)}}:\n                    yield CallerText(text)\n{_BYE}',
+        ),
+        ("leg", "CallerInput, CallerMark\n", "CallerInput, CallerMark, CallerText\n"),
+    ),
+    _mutant(
+        "t_hides_commits",
+        "`commits` is not declared, and commits arrive",
+        "test_undeclared_inputs_do_not_arrive",
+        "commits is False, and such input of a caller arrives",
+        ("peer", "        raise NotImplementedError\n", _TYPED.format('"commit"')),
+        ("leg", _BYE, f'                case {{"type": "commit"}}:\n                    yield CallerCommit()\n{_BYE}'),
+        ("leg", "CallerAudio, CallerDtmf", "CallerAudio, CallerCommit, CallerDtmf"),
+    ),
+    _plugin(
+        "t_unread",
+        "`settings` has one that is never read",
+        "test_every_setting_is_read",
+        "settings has T_UNREAD_REGION, and the transport did not read it",
+        ('settings=("T_UNREAD_SECRET",)', 'settings=("T_UNREAD_SECRET", "T_UNREAD_REGION")'),
     ),
     _plugin(
         "t_settings",

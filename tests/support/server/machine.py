@@ -54,6 +54,7 @@ CAPABILITIES = Capabilities(
     tools="async",
     caller_transcript="final",
     interruption="server",
+    delays_interruption=True,
     text_input=True,
     resumption="attach",
 )

@@ -63,6 +63,7 @@ PAIR = PairSpec(
         caller_transcript="final",
         default_transcription="ears-1",
         interruption="server",
+        delays_interruption=True,
         client_leg="watched",
         text_input=True,
         resumption="attach",

@@ -8,6 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from agentfield.errors import Conflict, InvalidInput
+from agentfield.plugins import PLUGIN_API
 
 __all__ = ["KINDS", "write_plugin"]
 
@@ -51,6 +52,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
         "CLASS": name.replace("_", " ").title().replace(" ", ""),
         "DIST": f"agentfield-{name.replace('_', '-')}",
         "PACKAGE": f"agentfield_{name}",
+        "API": str(PLUGIN_API),
     }
     written = []
     for parts, template in _templates(files(__name__) / kind):

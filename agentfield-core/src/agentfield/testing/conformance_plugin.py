@@ -15,9 +15,11 @@ _TESTS = Path(__file__).parent / "conformance" / "test_conformance.py"
 
 pytest.register_assert_rewrite(
     f"{_KIT}.adapter_suite",
+    f"{_KIT}.answer_tests",
     f"{_KIT}.capability_tests",
     f"{_KIT}.fault_tests",
     f"{_KIT}.manifest_tests",
+    f"{_KIT}.naming_tests",
     f"{_KIT}.promptness_tests",
     f"{_KIT}.reply_checks",
     f"{_KIT}.speech_tests",

@@ -58,6 +58,15 @@ class ProviderPeer(Protocol):
     def turn_detection(self) -> str:
         """Return what the provider was told: ``server_vad``, ``semantic_vad`` or ``manual``; used where it can be semantic."""
 
+    def choices(self) -> Mapping[str, str | None]:
+        """Return the names that the newest session was opened with: `model`, `voice` and `transcription`.
+
+        Used where a session has a name that is in no text of `received` and that `SessionReady` does not repeat.
+        """
+
+    def prepare_silence(self) -> None:
+        """Let the model not answer the next turn; used where the peer has it, for models that may choose to say nothing."""
+
     def reroute(self) -> None:
         """Let another model or upstream give the next answer, and report it; used where routing is `pinned`."""
 

@@ -77,11 +77,13 @@ class ChatService:
     Attributes:
         behaviour: Variants and faults; set it to replace them between requests.
         generations: Records of the latest completions.
+        asked: The names in the latest requests: `model`, `voice` and `transcription`.
     """
 
     def __init__(self, pool: EnginePool, access: AccessControl, clock: Clock) -> None:
         self.behaviour = ChatBehaviour()
         self.generations = GenerationLog()
+        self.asked: dict[str, str | None] = {}
         self._pool = pool
         self._access = access
         self._clock = clock
@@ -116,6 +118,8 @@ class ChatService:
         self._refusals.check(behaviour, "chat")
         asked = await _read(request, ChatRequest)
         validate_request(asked, self.voices)
+        voice = asked.audio.voice if asked.audio is not None else None
+        self.asked |= {"model": asked.model, "voice": voice if isinstance(voice, str) else None}
         if self._active >= MAX_COMPLETIONS:
             raise overloaded()
         self._active += 1
@@ -207,6 +211,7 @@ class ChatService:
         self._access.identify(request, client_secret=False)
         self._refusals.check(self.behaviour, "transcriptions")
         asked = await _read(request, TranscriptionRequest)
+        self.asked["transcription"] = asked.model
         pcm = await self._run_decoder(decode_audio, asked.input_audio, "input_audio")
         try:
             text = await transcribe_pcm(self._pool, pcm)

@@ -6,7 +6,7 @@ It implements `agentfield.testing.peer` for `openai/*`, `openrouter/*` and `loca
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from threading import Lock
@@ -21,6 +21,7 @@ from agentfield_local.brain.protocol import BrainRequest, CallFunction, Message,
 from agentfield_local.chat.behaviour import ChatBehaviour
 from agentfield_local.faults.behaviour import Behaviour, RefusalShape
 from agentfield_local.faults.variants import BEHAVIOUR_VARIANTS
+from agentfield_local.realtime.session.runner import SessionRunner
 from agentfield_local.server import LocalServer
 from agentfield_local.speech.loudness import rms
 from agentfield_local.speech.protocols import SpeechEngines
@@ -75,9 +76,24 @@ class LocalPeer:
 
     def turn_detection(self) -> str:
         """Return the turn detection of the newest session."""
-        called = [call.session for call in self.server.calls if call.session is not None]
-        session = (*self.server.sessions, *called)[-1]
+        session = self._sessions()[-1]
         return str((session.conversation.config.turn_detection or {"type": "manual"})["type"])
+
+    def choices(self) -> Mapping[str, str | None]:
+        """Return the names of the newest session, or of the latest requests."""
+        if not self._sessions():
+            return self.server.chat.asked
+        asked = self._sessions()[-1].conversation.config.data
+        transcription = asked["audio"]["input"]["transcription"] or {}
+        return {
+            "model": asked["model"],
+            "voice": asked["audio"]["output"]["voice"],
+            "transcription": transcription.get("model"),
+        }
+
+    def _sessions(self) -> list[SessionRunner]:
+        called = [call.session for call in self.server.calls if call.session is not None]
+        return [*self.server.sessions, *called]
 
     def reroute(self) -> None:
         """Answer from another upstream, and say so."""

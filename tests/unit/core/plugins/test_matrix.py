@@ -95,6 +95,7 @@ def test_each_declared_feature_is_a_need():
         "caller_transcript: final or partial (for transcription='whisper')",
         "transcription: model (for transcription='whisper')",
         "interruption: client or server (for interrupt_after_ms=300)",
+        "delays_interruption: True (for interrupt_after_ms=300)",
         "limits: duration and idle (for Limits(duration=..., idle=...))",
         "limits: turns (for Limits(turns=3))",
         "limits: tool_calls (for Limits(tool_calls=4))",
@@ -131,7 +132,7 @@ def test_the_matrix_as_markdown():
         "| capability | acme/websocket |\n|---|---|\n| distribution | test-plugins-matrix |\n| media | bridged |\n"
         "| say | exact |\n| uninterruptible | - |\n| floors | handler, model |\n| turn_detection | server_vad |\n| modalities | - |\n"
         "| tools | - |\n| caller_transcript | - |\n| agent_transcript | - |\n| transcription | model |\n| default_transcription | - |\n"
-        "| interruption | - |\n| truncation | - |\n| answers_after | turn |\n| begins_turns | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
+        "| interruption | - |\n| delays_interruption | - |\n| truncation | - |\n| answers_after | turn |\n| begins_turns | - |\n| text_input | - |\n| resumption | - |\n| usage | - |\n"
         "| max_duration | 90 |\n| client_leg | - |\n| routing | fixed |\n| limits | - |\n| formats | - |\n| output_formats | - |\n"
         "| echoes | model, voice |\n| dtmf | - |\n"
     ).replace("test-plugins-matrix", "Acme")

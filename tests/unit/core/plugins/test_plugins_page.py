@@ -104,7 +104,7 @@ SCENES: list[Callable[[], object]] = [
     ),
     resolve(record("agentfield-openai", state="disabled", reason="named in AGENTFIELD_DISABLE_PLUGINS")),
     resolve(record("agentfield-openai", state="broken", reason="did not finish loading within 10 s")),
-    resolve(record("agentfield-openai", state="incompatible", reason="it was made for plugin API 3.0, this is 2.1")),
+    resolve(record("agentfield-openai", state="incompatible", reason="it was made for plugin API 3.0, this is 2.2")),
     resolve(OPENAI, ACME),
     resolve(
         record(
@@ -158,6 +158,7 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     'transcription="whisper-3"': ("transcription", {"transcription": "whisper-3"}),
     "a handler that answers": ("caller_transcript", {"floor": "handler"}),
     "interrupt_after_ms=300": ("interruption", {"interrupt_after_ms": 300}),
+    "interrupt_after_ms=500": ("delays_interruption", {"interrupt_after_ms": 500}),
     "Limits(duration=7200)": ("max_duration", {"limits": Limits(duration=7200)}),
     "Limits(turns=9)": ("limits", {"limits": Limits(turns=9)}),
     "Limits(tool_calls=9)": ("limits", {"limits": Limits(tool_calls=9)}),

@@ -12,6 +12,8 @@ from agentfield.plugins.manifest.spec import Capabilities, Manifest, Need, PairS
 from agentfield.plugins.registry import refusals
 from agentfield.plugins.registry.records import PluginRecord
 from agentfield.plugins.registry.registry import Registry
+from agentfield.plugins.registry.session_checks import needs_of
+from agentfield.realtime.config import SessionDeclaration
 
 FULL = Capabilities(
     say="best_effort",
@@ -191,6 +193,28 @@ def test_a_limit_longer_than_the_providers_session_is_refused():
         " 1800.0 (for Limits(duration=1800)). No other installed pair can."
         "\n  hint: declare another pair, or leave out Limits(duration=1800)"
     )
+
+
+def test_a_provider_that_interrupts_by_itself_must_be_able_to_wait():
+    """`interrupt_after_ms` is refused where the provider stops its speech itself and does not wait; other pairs take it."""
+    asked = SessionDeclaration(
+        name="v", provider="acme", transport="websocket", floor="handler", interrupt_after_ms=300, drift="allow"
+    )
+    server, patient, client = (
+        pair("acme", "websocket", capabilities=dataclasses.replace(FULL, **can))
+        for can in (
+            {"interruption": "server"},
+            {"interruption": "server", "delays_interruption": True},
+            {"interruption": "client"},
+        )
+    )
+    assert refusal(Registry([record("acme", server)]), "acme", "websocket", needs_of(asked)) == (
+        "[capability_missing] acme/websocket (acme 0.3.0) cannot run this session: delays_interruption is False, not True (for "
+        "interrupt_after_ms=300). No other installed pair can.\n"
+        "  hint: declare another pair, or leave out interrupt_after_ms=300"
+    )
+    for able in (patient, client):
+        assert Registry([record("acme", able)]).resolve("acme", "websocket", needs_of(asked)) == able
 
 
 def test_a_misspelt_provider_gets_a_suggestion():

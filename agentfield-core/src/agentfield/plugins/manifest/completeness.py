@@ -127,10 +127,15 @@ def _media_gaps(pair: PairSpec) -> Iterator[str]:
         yield "formats are negotiated by the ends of direct media: leave them out"
     if pair.media != "direct" and not can.formats:
         yield "the control plane carries the audio, so formats must name the provider's formats"
+    keys = pair.media == "bridged" and any(each.dtmf for each in CORE_TRANSPORTS if each.name == pair.transport)
+    if keys and "handler" in can.floors and not can.dtmf:
+        yield f"dtmf is False, and the transport {pair.transport} carries keys to the handler of any provider: set dtmf=True"
     if pair.media == "direct" and can.dtmf:
         yield "dtmf is set, and the media is direct: telephone keys reach the control plane only where it carries the audio"
     if (can.resumption == "attach") is not (pair.media == "direct") and can.resumption != "none":
         yield f"resumption is {can.resumption!r}, and the media is {pair.media!r}: 'attach' is for direct media, and only that"
+    if can.delays_interruption and can.interruption != "server":
+        yield "delays_interruption is about interruption='server': with 'client' the control plane waits, so leave it out"
     if can.truncation != "none" and can.interruption == "none":
         yield "truncation is declared, and interruption is 'none': a reply that nothing stops is always heard to its end"
 
@@ -141,13 +146,21 @@ def _limit_gaps(can: Capabilities, provider: ProviderSpec) -> Iterator[str]:
             yield f"limits lacks {name!r}, which every session has"
     if "tool_calls" in can.limits and can.tools == "none":
         yield "limits has 'tool_calls', and tools is 'none': there is nothing to count"
-    if "cost" not in can.limits or can.usage == "cost":
+    if "turns" not in can.limits:
+        yield "limits lacks 'turns', which the control plane counts for every pair: add it"
+    if "tool_calls" not in can.limits and can.tools != "none":
+        yield f"limits lacks 'tool_calls', and tools is {can.tools!r}: add it, the control plane counts them"
+    priced = {price.model for price in provider.prices}
+    wanted = set(provider.models.known) if provider.models.closed else {provider.models.default} - {None}
+    if "cost" not in can.limits:
+        if can.usage == "tokens" and wanted and wanted <= priced:
+            yield "limits lacks 'cost', usage is 'tokens', and prices has the models: add it, the cost is known"
+        return
+    if can.usage == "cost":
         return
     if can.usage == "none":
         yield "limits has 'cost', and usage is 'none': nothing would ever be counted"
         return
-    priced = {price.model for price in provider.prices}
-    wanted = set(provider.models.known) if provider.models.closed else {provider.models.default} - {None}
     if missing := sorted(name for name in wanted if name is not None and name not in priced):
         yield f"limits has 'cost', usage is 'tokens', and prices lacks {', '.join(missing)}: its cost would be unknown"
 

@@ -22,7 +22,7 @@ __all__ = [
     "TransportSpec",
 ]
 
-PLUGIN_API = (2, 1)
+PLUGIN_API = (2, 2)
 """Version of the plugin API. A plugin is compatible if its major version is equal and its minor version not greater."""
 
 Media = Literal["direct", "bridged", "turns"]
@@ -164,6 +164,10 @@ class Capabilities:
     default_transcription: str | None = None
     """Model that transcribes the caller if the declaration names none."""
     interruption: Literal["none", "server", "client"] = "none"
+    delays_interruption: bool = False
+    """Whether a provider that stops its speech by itself (`interruption="server"`) lets it go on for the
+    `SessionDeclaration.interrupt_after_ms` of a session: it is told that time, or told to leave the interruption to the control
+    plane. Without it such a session is refused. With `interruption="client"` the control plane always waits that long."""
     truncation: Literal["none", "server", "client_ms", "estimate"] = "none"
     answers_after: frozenset[Literal["turn", "commit", "tool_result"]] = frozenset({"turn"})
     """After what the model answers by itself on the model's floor: a turn whose end the provider detected (`turn`),
@@ -250,6 +254,8 @@ class Need:
         value = getattr(capabilities, self.capability)
         if self.capability == "max_duration":
             return value is None or all(isinstance(least, int | float) and value >= least for least in self.accepts)
+        if self.capability == "delays_interruption":
+            return value in self.accepts or capabilities.interruption != "server"  # otherwise nobody else interrupts
         if isinstance(value, frozenset):
             return self.accepts <= value
         return value in self.accepts

@@ -50,6 +50,10 @@ MEANINGS = (
         "what stops the agent's speech when the caller speaks: the provider (`server`) or the control plane (`client`)",
     ),
     (
+        "delays_interruption",
+        "whether a provider that stops its speech by itself waits for `interrupt_after_ms` of the session",
+    ),
+    (
         "truncation",
         "how the model learns how much of an interrupted reply was heard: from the provider itself (`server`), from the control plane to the millisecond (`client_ms`), or by an estimate (`estimate`)",
     ),

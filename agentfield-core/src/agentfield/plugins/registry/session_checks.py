@@ -49,6 +49,7 @@ def _needs(declared: SessionDeclaration) -> Iterator[Need]:
     if declared.interrupt_after_ms:
         because = f"interrupt_after_ms={declared.interrupt_after_ms}"
         yield Need("interruption", frozenset({"server", "client"}), because)
+        yield Need("delays_interruption", frozenset({True}), because)
     yield from _limit_needs(declared)
     if declared.drift != "allow":
         yield Need("client_leg", frozenset({"none", "filtered", "watched"}), f"drift={declared.drift!r}")

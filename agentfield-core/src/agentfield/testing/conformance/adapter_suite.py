@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from agentfield.testing.conformance.answer_tests import AnswerTests
 from agentfield.testing.conformance.capability_tests import CapabilityTests
 from agentfield.testing.conformance.fault_tests import FaultTests
 from agentfield.testing.conformance.manifest_tests import AdapterManifestTests
+from agentfield.testing.conformance.naming_tests import NamingTests
 from agentfield.testing.conformance.promptness_tests import PromptnessTests
 from agentfield.testing.conformance.speech_tests import SpeechTests
 from agentfield.testing.conformance.turn_tests import TurnTests
@@ -12,7 +14,16 @@ from agentfield.testing.conformance.turn_tests import TurnTests
 __all__ = ["AdapterSuite"]
 
 
-class AdapterSuite(FaultTests, PromptnessTests, CapabilityTests, SpeechTests, TurnTests, AdapterManifestTests):
+class AdapterSuite(
+    FaultTests,
+    PromptnessTests,
+    CapabilityTests,
+    NamingTests,
+    AnswerTests,
+    SpeechTests,
+    TurnTests,
+    AdapterManifestTests,
+):
     """The standard tests of an adapter; subclass it in a test file to override fixtures or to list known bugs.
 
     Example:

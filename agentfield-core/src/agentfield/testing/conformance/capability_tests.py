@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -32,6 +34,11 @@ __all__ = ["CapabilityTests"]
 
 _FIRST_WORDS, _LAST_WORD = "Every order", "zebra"
 _HEARD_MS = 1500
+_CONVERSATION: tuple[tuple[Literal["user", "assistant"], str], ...] = (
+    ("user", "my word is walnut7713"),
+    ("assistant", "understood, walnut8824"),
+)
+_LATER = "and now my order"
 _CLOCKS_DIFFER = 300.0
 """Seconds by which the clocks of provider and adapter may differ."""
 
@@ -136,7 +143,7 @@ class CapabilityTests(ConformanceSuite):
     async def test_nothing_is_lost_with_a_connection(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
     ) -> None:
-        """Where resumption is `stateless`, the conversation so far reaches the provider again after a lost connection."""
+        """Where resumption is `stateless`, each answer is asked for with the conversation so far, also after a lost connection."""
         if subject.spec.capabilities.resumption != "stateless":
             return
         async with adapter_harness(subject, peer_factory, tmp_path) as harness:
@@ -152,12 +159,17 @@ class CapabilityTests(ConformanceSuite):
                         f"the failed reply and go on{session.describe()}"
                     )
             async with harness.session() as session:
-                before = len(harness.peer.received)
-                await session.send(AddTextCommand(item="item_2", text="my word is walnut7713"))
-                await session.ask()
-                assert any("walnut7713" in each for each in harness.peer.received[before:]), (
-                    "the conversation so far did not reach the provider in the session after a lost connection"
-                )
+                for item, (role, text) in enumerate(_CONVERSATION):
+                    await session.send(AddTextCommand(item=f"item_{item}", text=text, role=role))
+                for _ in range(2):  # nothing is kept at the provider, so each answer needs the whole conversation
+                    before = len(harness.peer.received)
+                    await session.ask()
+                    _is_told(harness.peer.received[before:], (text for _, text in _CONVERSATION))
+                await session.caller_says(_LATER)
+                if subject.spec.media == "bridged" and not session.answers_itself:  # recorded turns are sent as audio
+                    before = len(harness.peer.received)
+                    await session.ask()
+                    _is_told(harness.peer.received[before:], (_LATER,))
 
     async def test_resumption_by_handle(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -218,6 +230,15 @@ class CapabilityTests(ConformanceSuite):
             assert -_CLOCKS_DIFFER < left < longest + _CLOCKS_DIFFER, (
                 f"max_duration is {longest:g} s, and SessionReady.expires_at is {left:.0f} s away: it is seconds since the epoch"
             )
+
+
+def _is_told(received: Sequence[str], texts: Iterable[str]) -> None:
+    known = "\n".join(received)
+    for text in texts:
+        assert text in known, (
+            f"resumption is stateless, and {text!r} did not reach the provider with the request for an answer: a provider that keeps "
+            "no session is told the whole conversation each time. Declare 'replay' where it remembers what it was told"
+        )
 
 
 def _expires(session: HarnessSession) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,6 +29,10 @@ from agentfield.testing.conformance.suite import ConformanceSuite
 from agentfield.testing.peer import PeerFactory, Refusal
 
 __all__ = ["FaultTests"]
+
+
+_SETTING = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*_(?:API_KEY|KEY|URL|TOKEN|SECRET)\b")
+"""Names of environment variables in an error."""
 
 
 class FaultTests(ConformanceSuite):
@@ -59,6 +65,10 @@ class FaultTests(ConformanceSuite):
             error = await _refused(harness)
             if isinstance(error, AgentFieldError):
                 assert isinstance(error, ProviderUnavailable), f"not reported as ProviderUnavailable: {error!r}"
+                setting = subject.provider.url_setting
+                assert setting is None or setting in f"{error.message} {error.hint}", (
+                    f"the error does not name {setting}, with which its reader corrects the address: {error}"
+                )
 
     async def test_a_lost_connection_is_reported(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
@@ -180,10 +190,20 @@ def _check(error: AgentFieldError, harness: AdapterHarness) -> None:
         harness.visible.append(repr(chain))
         chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
     assert isinstance(error, ProviderError), f"a refusal of the provider must be a ProviderError, not {error!r}"
+    provider = harness.subject.provider
+    declared = {provider.key_setting, provider.url_setting}
+    unknown = sorted(set(_SETTING.findall(f"{error.message} {error.hint}")) - declared)
+    assert not unknown, (
+        f"the error names the setting {', '.join(unknown)}, and the manifest has {_listed(declared)}: {error}"
+    )
     words = (harness.subject.provider.name, *harness.subject.provider.title.split())
     assert any(word.lower() in error.message.lower() for word in words), (
         f"the message does not name the provider: {error}"
     )
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    return " and ".join(sorted(filter(None, names))) or "none"
 
 
 def _broken(session: HarnessSession) -> object:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from agentfield.realtime.events import ReplyAudio, ReplyEnded, ReplyStarted, ReplyTranscript
-from agentfield.testing.conformance.harness.adapter_harness import LONG_TEXT
+from agentfield.realtime.commands import ToolResultCommand
+from agentfield.realtime.events import ReplyAudio, ReplyEnded, ReplyStarted, ReplyTranscript, ToolRequested
+from agentfield.testing.conformance.harness.adapter_harness import LONG_TEXT, TOOL
 from agentfield.testing.conformance.harness.harness_session import HarnessSession
 from agentfield.testing.conformance.harness.waiting import wait_until
 
-__all__ = ["assert_complete", "peer_member", "start_long_reply"]
+__all__ = ["assert_complete", "call_tool", "peer_member", "start_long_reply"]
 
 _HEARD_MS = 300
 
@@ -81,3 +83,22 @@ def assert_complete(session: HarnessSession, ended: ReplyEnded) -> None:
         assert audio_ms is None or abs(audio_ms - session.output.ms(len(sound))) <= 1, (
             f"audio_ms is {audio_ms}{session.describe()}"
         )
+
+
+async def call_tool(
+    session: HarnessSession, target: str = TOOL, arguments: str = '{"word": "walnut"}'
+) -> ToolRequested:
+    """Let the model call a tool, and send a result, which it answers by itself or not as `answers_after` says."""
+    before = len(session.of(ToolRequested))
+    session.peer.call_tool(target, arguments)
+    if session.answers_itself:
+        await session.caller_says("look up the word")
+        ended = await session.answer()
+    else:
+        ended = await session.reply((TOOL,))
+    call = await session.event(ToolRequested, before + 1)
+    assert call.reply == ended.reply, f"the call has another reply's id{session.describe()}"
+    assert ended.tools == 1, f"the reply does not count its call{session.describe()}"
+    session.expect_answer()
+    await session.send(ToolResultCommand(call_id=call.call_id, output=json.dumps({"found": f"walnut-{call.call_id}"})))
+    return call

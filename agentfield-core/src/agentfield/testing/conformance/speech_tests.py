@@ -22,7 +22,7 @@ from agentfield.testing.conformance.harness.adapter_harness import TOOL, adapter
 from agentfield.testing.conformance.harness.harness_session import HarnessSession
 from agentfield.testing.conformance.harness.subject import PairUnderTest
 from agentfield.testing.conformance.harness.waiting import TIMEOUT
-from agentfield.testing.conformance.reply_checks import assert_complete, start_long_reply
+from agentfield.testing.conformance.reply_checks import assert_complete, call_tool, start_long_reply
 from agentfield.testing.conformance.suite import ConformanceSuite
 from agentfield.testing.peer import PeerFactory
 
@@ -31,6 +31,8 @@ __all__ = ["SpeechTests"]
 _LAST_WORD = "zebra"
 _STOPS_WITHIN = TIMEOUT / 30
 """Seconds after which a cancelled reply must not go on."""
+_PATIENCE_MS = 5000
+"""Milliseconds that the caller must speak to interrupt, the longest that a session can declare."""
 _SHORT = "Your order was found."
 
 
@@ -199,6 +201,33 @@ class SpeechTests(ConformanceSuite):
                     f"interruption is {can.interruption}, but the provider interrupted{session.describe()}"
                 )
 
+    async def test_a_short_word_does_not_interrupt(
+        self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """A provider that interrupts by itself lets a short word pass where a session says so, exactly if `delays_interruption` is set."""
+        can = subject.spec.capabilities
+        if can.interruption != "server":
+            return  # the control plane waits: no provider is asked
+        async with (
+            adapter_harness(subject, peer_factory, tmp_path) as harness,
+            harness.session(harness.config(interrupt_after_ms=_PATIENCE_MS)) as session,
+        ):
+            started = await start_long_reply(session)
+            await session.speak("mhm")
+            ended = await session.reply_ended(started)
+            stopped = bool(session.of(Interrupted)) or ended.status != "completed"
+            if can.delays_interruption:
+                assert not stopped, (
+                    f"delays_interruption is set, and a short word stopped the reply of a session with interrupt_after_ms={_PATIENCE_MS}: "
+                    f"pass config.declaration.interrupt_after_ms on, or let the provider not interrupt then{session.describe()}"
+                )
+            else:
+                assert stopped, (
+                    "delays_interruption is False, and a short word did not stop the reply of a session with "
+                    f"interrupt_after_ms={_PATIENCE_MS}: declare delays_interruption=True, or sessions that ask for it are refused"
+                    f"{session.describe()}"
+                )
+
     async def test_usage_is_reported(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
         """The usage of a reply is reported as declared: tokens, cost, or nothing."""
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
@@ -212,9 +241,16 @@ class SpeechTests(ConformanceSuite):
                     assert usage is not None, f"usage is tokens, but none was reported{session.describe()}"
                     counted = (usage.output_text_tokens, usage.output_audio_tokens)
                     assert any(counted), f"usage is tokens, but the counts are empty: {usage}"
+                    assert usage.cost is None, (
+                        f"usage is tokens, and a cost is reported ({usage.cost}): declare usage='cost', so that it is used"
+                    )
                 case "cost":
                     assert usage is not None, f"usage is cost, but none was reported{session.describe()}"
                     assert usage.cost is not None, f"usage is cost, but no cost was reported: {usage}"
+                    assert not usage.cost or "cost" in subject.spec.capabilities.limits, (
+                        f"usage is cost, {usage.cost} was reported, and limits lacks 'cost': add it, or sessions with a limit of "
+                        "cost are refused"
+                    )
 
 
 async def _later_usage(session: HarnessSession, reply: str) -> Usage | None:
@@ -230,19 +266,8 @@ async def _later_usage(session: HarnessSession, reply: str) -> Usage | None:
 
 
 async def _call(session: HarnessSession, target: str, arguments: str) -> ToolRequested:
-    """Let the model call a tool, and send a result."""
-    before = len(session.of(ToolRequested))
-    session.peer.call_tool(target, arguments)
-    if session.answers_itself:
-        await session.caller_says("look up the word")
-        ended = await session.answer()
-    else:
-        ended = await session.reply((TOOL,))
-    call = await session.event(ToolRequested, before + 1)
-    assert call.reply == ended.reply, f"the call has another reply's id{session.describe()}"
-    assert ended.tools == 1, f"the reply does not count its call{session.describe()}"
-    session.expect_answer()
-    await session.send(ToolResultCommand(call_id=call.call_id, output=json.dumps({"found": f"walnut-{call.call_id}"})))
+    """Let the model call a tool, and go on after the result."""
+    call = await call_tool(session, target, arguments)
     if session.answers_after("tool_result"):
         await session.answer()
     return call

@@ -12,7 +12,7 @@ from agentfield.errors import AgentFieldError
 from agentfield.plugins import PLUGIN_API
 from agentfield.plugins.manifest.completeness import manifest_gaps, transport_gaps
 from agentfield.plugins.manifest.references import load_attribute
-from agentfield.realtime.caller import CallerGone, CallerText
+from agentfield.realtime.caller import CallerCommit, CallerDtmf, CallerGone, CallerText
 from agentfield.realtime.commands import CancelReplyCommand, CommitTurnCommand
 from agentfield.realtime.events import (
     Dtmf,
@@ -167,6 +167,34 @@ class TransportSuite(ConformanceSuite):
                     "the commit arrives", lambda: any(isinstance(each, CommitTurnCommand) for each in sent)
                 )
 
+    async def test_undeclared_inputs_do_not_arrive(
+        self, subject: TransportUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """Keys, text and commits that the manifest does not declare do not arrive, where the caller can send them at all."""
+        declared = {name: getattr(subject.spec, name) for name in ("dtmf", "text_input", "commits")}
+        for name in (name for name, has in declared.items() if not has):
+            async with transport_harness(subject.spec, peer_factory, tmp_path) as harness:
+                await harness.call()
+                if not await _sends(harness, name):
+                    continue
+                await harness.caller.hang_up()  # what was sent before has arrived when the caller is gone
+                await harness.caller_input(CallerGone)
+                assert not _arrived(harness, name), (
+                    f"{name} is False, and such input of a caller arrives: declare {name}=True, or this transport's pairs lack it"
+                )
+
+    async def test_every_setting_is_read(
+        self, subject: TransportUnderTest, peer_factory: PeerFactory, tmp_path: Path
+    ) -> None:
+        """Each setting that the manifest names is read by the time that a call is connected."""
+        async with transport_harness(subject.spec, peer_factory, tmp_path) as harness:
+            await harness.call()
+            unread = sorted(set(subject.spec.settings) - harness.runtime.read)
+            assert not unread, (
+                f"settings has {', '.join(unread)}, and the transport did not read it by the time that a call was connected: read it in "
+                "the factory, or take it out; `af doctor` and the documentation show each setting"
+            )
+
     @pytest.mark.parametrize("hangs_up", [True, False], ids=["hangs_up", "drops"])
     async def test_the_caller_disconnects(
         self,
@@ -230,6 +258,31 @@ class TransportSuite(ConformanceSuite):
 
 def _start_reply(harness: TransportHarness, audio: bytes) -> None:
     harness.runtime.provider_session.emit(ReplyAudio(reply=_REPLY, data=audio), ReplyEnded(reply=_REPLY, audio=True))
+
+
+async def _sends(harness: TransportHarness, name: str) -> bool:
+    """Let the caller send an input; return whether it can."""
+    caller = harness.caller
+    sending = {
+        "dtmf": lambda: caller.press_key("4"),
+        "text_input": lambda: caller.send_text("naïve"),
+        "commits": caller.commit,
+    }
+    try:
+        await sending[name]()
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _arrived(harness: TransportHarness, name: str) -> bool:
+    kind = {"text_input": CallerText, "dtmf": CallerDtmf, "commits": CallerCommit}[name]
+    runtime = harness.runtime
+    committed = any(isinstance(each, CommitTurnCommand) for each in runtime.provider_session.sent)
+    return any(isinstance(each, kind) for each in runtime.caller_input) or {
+        "dtmf": bool(_digits(harness)),
+        "commits": committed,
+    }.get(name, False)
 
 
 def _digits(harness: TransportHarness) -> list[str]:

@@ -58,6 +58,7 @@ def _capabilities(media: Media) -> Capabilities:
         agent_transcript="final",
         default_transcription="scripted",
         interruption="server" if direct else "client",
+        delays_interruption=direct,
         truncation="server" if direct else "estimate" if turns else "client_ms",
         text_input=True,
         resumption="attach" if direct else "stateless" if turns else "replay",

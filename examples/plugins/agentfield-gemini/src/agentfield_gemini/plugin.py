@@ -44,7 +44,7 @@ _VOICES = (
 def agentfield_manifest() -> Manifest:
     """Return the provider and its pair."""
     return Manifest(
-        api=(2, 1),
+        api=(2, 2),
         providers=(
             ProviderSpec(
                 name="gemini",
@@ -80,6 +80,7 @@ def agentfield_manifest() -> Manifest:
                     agent_transcript="streaming",
                     transcription="own",
                     interruption="server",
+                    delays_interruption=True,
                     truncation="none",
                     answers_after=frozenset({"turn", "commit", "tool_result"}),
                     begins_turns=True,

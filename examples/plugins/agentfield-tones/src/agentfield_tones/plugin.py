@@ -11,7 +11,7 @@ __all__ = ["agentfield_manifest"]
 def agentfield_manifest() -> Manifest:
     """Return the provider and its pair."""
     return Manifest(
-        api=(2, 1),
+        api=(2, 2),
         providers=(
             ProviderSpec(
                 name="tones",
@@ -38,7 +38,7 @@ def agentfield_manifest() -> Manifest:
                     tools="none",
                     caller_transcript="final",
                     agent_transcript="final",
-                    default_transcription="goertzel",
+                    transcription="own",
                     interruption="client",
                     truncation="estimate",
                     text_input=True,
@@ -48,6 +48,7 @@ def agentfield_manifest() -> Manifest:
                     limits=frozenset({"duration", "idle", "turns"}),
                     formats=frozenset({"pcm16/8000"}),
                     echoes=frozenset({"model"}),
+                    dtmf=True,
                 ),
                 notes="Keys are detected in the audio, so they work on every transport that carries audio.",
             ),

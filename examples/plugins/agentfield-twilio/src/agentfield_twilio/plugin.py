@@ -6,7 +6,7 @@ from agentfield.plugins import Manifest, RouteSpec, TransportSpec, hookimpl
 
 __all__ = ["agentfield_manifest"]
 
-API = (2, 0)
+API = (2, 2)
 """Version of the plugin API that this plugin is written for."""
 
 

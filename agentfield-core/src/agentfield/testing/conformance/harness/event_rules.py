@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from agentfield.plugins import Capabilities
 from agentfield.realtime.audio import AudioFormat
-from agentfield.realtime.commands import Command, ReplyCommand, SayCommand
+from agentfield.realtime.commands import AddTextCommand, Command, ReplyCommand, SayCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
+    Dtmf,
     Event,
     Interrupted,
     ReplyAudio,
@@ -24,6 +25,7 @@ from agentfield.realtime.events import (
     TurnStarted,
     TurnStopped,
     TurnTranscript,
+    TurnUnanswered,
     UsageReported,
 )
 
@@ -55,8 +57,9 @@ def broken_rule(
         _ready(events, config, can),
         _turns(events, detected=config.turn_detection is not None),
         _transcripts(events),
-        _replies(events, commands),
+        _replies(events, commands, asks=config.declaration.floor == "handler"),
         _parts(events, can, audio),
+        _silences(events, commands),
     )
     return next((broken for check in checks for broken in check), None)
 
@@ -124,7 +127,7 @@ def _transcripts(events: Sequence[Event]) -> Iterator[str]:
             )
 
 
-def _replies(events: Sequence[Event], commands: Sequence[Command]) -> Iterator[str]:
+def _replies(events: Sequence[Event], commands: Sequence[Command], *, asks: bool) -> Iterator[str]:
     asked = {command.id for command in commands if isinstance(command, SayCommand | ReplyCommand)}
     for reply, of in _by(events, "reply", (ReplyStarted, ReplyEnded, *_REPLY_PARTS)).items():
         kinds = [type(each) for each in of]
@@ -142,6 +145,11 @@ def _replies(events: Sequence[Event], commands: Sequence[Command]) -> Iterator[s
         ended = next((each for each in of if isinstance(each, ReplyEnded)), None)
         if started.command is not None and started.command not in asked:
             yield f"reply {reply} has command={started.command!r}, which is the id of no SayCommand or ReplyCommand"
+        if started.command is None and asks:
+            yield (
+                f"reply {reply} has no command on the handler's floor: there the model speaks only when it is asked, and the reply "
+                "repeats the id of the SayCommand or ReplyCommand"
+            )
         if ended is None:
             continue
         if ended.command != started.command:
@@ -177,10 +185,20 @@ def _parts(events: Sequence[Event], can: Capabilities, audio: AudioFormat | None
                 yield f"Interrupted names the reply {reply!r}, which never started"
             case ToolCancelled(call_id=call_id) if call_id not in calls:
                 yield f"ToolCancelled names the call {call_id!r}, which was never requested"
+            case Dtmf(digit=digit) if not can.dtmf:
+                yield f"Dtmf of the key {digit!r}, although dtmf is False: declare dtmf=True, or do not emit it"
             case SessionResumable() if can.resumption != "handle":
                 yield f'SessionResumable, although resumption is {can.resumption!r}: declare resumption="handle"'
             case UsageReported(reply=str(reply)) if reply not in known:
                 yield f"UsageReported names the reply {reply!r}, which never started"
+
+
+def _silences(events: Sequence[Event], commands: Sequence[Command]) -> Iterator[str]:
+    turns = {each.item for each in events if isinstance(each, TurnCommitted)}
+    turns |= {each.item for each in commands if isinstance(each, AddTextCommand)}
+    for each in events:
+        if isinstance(each, TurnUnanswered) and each.item not in turns:
+            yield f"TurnUnanswered names the turn {each.item!r}, which was never committed"
 
 
 def _by(events: Iterable[Event], name: str, kinds: tuple[type[Event], ...]) -> dict[str, list[Event]]:

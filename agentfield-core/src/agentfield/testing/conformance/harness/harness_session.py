@@ -285,20 +285,19 @@ class HarnessSession:
         """Take the next reply without a command for the answer to what was just sent."""
         self._asked_at = len(self.events)
 
+    def unasked_replies(self) -> list[ReplyStarted]:
+        """Return the replies without a command since the caller's last turn, or since `expect_answer`."""
+        later = self.events[self._asked_at :]
+        return [each for each in later if isinstance(each, ReplyStarted) and each.command is None]
+
     async def answer_started(self) -> ReplyStarted:
         """Wait for the start of the model's answer to the caller's last turn; ask for it where the provider waits for that."""
         if not self.answers_itself:
             return await self.start_reply(self.reply_command())
-        after = self._asked_at
-
-        def find() -> ReplyStarted | None:
-            answers = (each for each in self.events[after:] if isinstance(each, ReplyStarted) and each.command is None)
-            return next(answers, None)
-
-        started: ReplyStarted = await self.until(
-            "the model's answer to the turn: a ReplyStarted without a command", find
+        started: list[ReplyStarted] = await self.until(
+            "the model's answer to the turn: a ReplyStarted without a command", self.unasked_replies
         )
-        return started
+        return started[0]
 
     async def answer(self) -> ReplyEnded:
         """Wait for the end of the model's answer to the caller's last turn, as `answer_started` does for its start."""

@@ -90,6 +90,8 @@ class HarnessTransportRuntime:
     data_dir: Path
     logger: logging.Logger
     base: str = ""
+    read: set[str] = field(default_factory=set)
+    """Names of the settings that were read."""
     started: list[tuple[str, Evidence]] = field(default_factory=list)
     """Targets of started sessions, each with its evidence."""
     ended: list[str] = field(default_factory=list)
@@ -117,6 +119,7 @@ class HarnessTransportRuntime:
         """
         if name not in self.spec.settings:
             raise KeyError(name)
+        self.read.add(name)
         value = self.settings.get(name)
         return None if value is None else SecretStr(value)
 

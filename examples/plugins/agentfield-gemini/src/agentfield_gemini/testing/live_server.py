@@ -17,7 +17,11 @@ from agentfield_gemini.testing.model import FakeModel
 __all__ = ["LiveServer"]
 
 _PATH = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
-_MODELS = ("gemini-3.8-live", "gemini-3.1-flash-live-preview")
+_MODELS = (
+    "gemini-3.8-live",
+    "gemini-3.1-flash-live-preview",
+    "gemini-2.5-flash-native-audio-preview-12-2025",
+)
 
 
 class LiveServer:

@@ -45,6 +45,10 @@ class GeminiPeer:
         """Let the model answer `text`; it is generated four times as fast as it is played."""
         self.server.model.replies.append(text)
 
+    def prepare_silence(self) -> None:
+        """Let the model not answer the next turn."""
+        self.server.model.silences += 1
+
     def call_tool(self, target: str, arguments: str) -> None:
         """Call a function instead of the next answer.
 
