@@ -85,6 +85,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     peers = {f"{name}.*": TONES_PEER for name in ("leaky", "telling", "wordy", "silent", "heavy")}
     odd = {PLUGIN: {"odd": "odd_tones.plugin", "heavy": "odd_tones.heavy"}, PEERS: peers}
     install(site, "odd-tones", odd)
+    install(site, "watching", {PLUGIN: {"watching": "odd_tones.watching"}})
     pipe = {PLUGIN: {"pipe": "pipe_line.plugin"}, PEERS: dict.fromkeys(("pipe", "deaf"), "pipe_line.peer:caller")}
     install(site, "pipe-line", pipe)
     return [str(site), code, str(PLUGINS)]
@@ -218,6 +219,16 @@ def test_a_pair_without_a_peer_says_what_to_write(run: Run) -> None:
     assert "5 passed, 52 errors" in done.stdout.splitlines()[-1]
 
 
+def test_failures_for_one_reason_are_shown_once(run: Run) -> None:
+    """The reason of many failures is shown once; the others stay failures, and name the first one in a line."""
+    done = run("lonely/websocket")
+    assert done.stdout.count('"lonely.websocket" = "odd_tones.peer:peer"') == 1
+    because = (
+        "because of the same as in test_the_adapter_starts_and_stops: Failed: lonely/websocket has no peer to talk to."
+    )
+    assert done.stdout.count(because) == 51
+
+
 def test_a_run_without_a_pair_is_a_usage_error(run: Run) -> None:
     """The kit does not guess the pair."""
     done = run("nothing")
@@ -232,6 +243,7 @@ def test_a_run_without_a_pair_is_a_usage_error(run: Run) -> None:
         ("tones/webrtc", "tones/webrtc is not a declared pair. tones is available over:"),
         ("tones", "'tones' is no pair: write PROVIDER/TRANSPORT, such as acme/websocket"),
         ("*/websocket", "websocket is a transport of agentfield-core; name a provider: PROVIDER/websocket"),
+        ("*/watching", "watching has hooks only, no pair and no transport, so the kit has nothing to test"),
         ("*/pip", "no installed plugin declares transport 'pip'. Did you mean 'pipe'?"),
     ],
 )

@@ -86,11 +86,17 @@ def check(
             "version": found.version,
             "ok": not found.problems,
             "pairs": found.pairs,
+            "transports": found.transports,
+            "hooks": found.hooks,
+            "settings": found.settings,
             "problems": found.problems,
             "warnings": found.warnings,
         }
     )
     out.line(f"{found.distribution} {found.version}: {', '.join(found.pairs) or 'no pairs'}")
+    for title, names in (("transports", found.transports), ("hooks", found.hooks), ("settings", found.settings)):
+        if names:
+            out.line(f"{title}: {', '.join(names)}")
     for problem in found.problems:
         out.line(f"problem: {problem}", style="red")
     for warning in found.warnings:

@@ -47,6 +47,11 @@ class Inspection:
     distribution: str
     version: str
     pairs: list[str] = field(default_factory=list)
+    transports: list[str] = field(default_factory=list)
+    hooks: list[str] = field(default_factory=list)
+    """Names of the hooks that it implements."""
+    settings: list[str] = field(default_factory=list)
+    """Names of the environment variables that it reads."""
     problems: list[str] = field(default_factory=list)
     """Reasons why the plugin, or a part of it, does not work."""
     warnings: list[str] = field(default_factory=list)
@@ -92,6 +97,9 @@ def inspect_plugin(name: str) -> Inspection:
             found.problems.append(f"{record.name} is {record.state}: {record.reason}")
             continue
         found.pairs += [view for view in _pair_names(registry, record) if view not in found.pairs]
+        found.transports += [spec.name for spec in record.manifest.transports]
+        found.hooks += [each.hook for each in record.hooks]
+        found.settings += _settings(record.manifest)
         found.problems += _problems(registry, record.manifest)
         found.warnings += [
             *_competing_claims(registry, record),
@@ -99,6 +107,12 @@ def inspect_plugin(name: str) -> Inspection:
             *_missing_peers(record.manifest),
         ]
     return found
+
+
+def _settings(manifest: Manifest) -> list[str]:
+    providers = (name for spec in manifest.providers for name in (spec.key_setting, spec.url_setting))
+    transports = (name for spec in manifest.transports for name in spec.settings)
+    return [name for name in dict.fromkeys((*providers, *transports, *manifest.settings)) if name is not None]
 
 
 def _pair_names(registry: Registry, record: PluginRecord) -> list[str]:

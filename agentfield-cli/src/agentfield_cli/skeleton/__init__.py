@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agentfield.errors import Conflict, InvalidInput
 from agentfield.plugins import PLUGIN_API
+from agentfield.plugins.manifest.core_transports import CORE_TRANSPORTS
 
 __all__ = ["KINDS", "write_plugin"]
 
@@ -31,7 +32,7 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
         The written files, sorted.
 
     Raises:
-        InvalidInput: The name is invalid (code `invalid_name`).
+        InvalidInput: The name is invalid, or that of a transport of agentfield-core (code `invalid_name`).
         Conflict: The folder is not empty (code `folder_not_empty`).
     """
     if not _NAME.fullmatch(name):
@@ -39,6 +40,13 @@ def write_plugin(name: str, kind: str, into: Path) -> list[Path]:
             f"{name!r} is not a valid name of a {'plugin' if kind == 'hooks' else kind}: use up to 32 lower-case letters, digits and _, starting with a letter.",
             code="invalid_name",
             hint="af init plugin acme",
+            field="name",
+        )
+    if kind == "transport" and name in (core := sorted(spec.name for spec in CORE_TRANSPORTS)):
+        raise InvalidInput(
+            f"{name!r} is a transport of agentfield-core, which a plugin cannot replace. Its transports: {', '.join(core)}.",
+            code="invalid_name",
+            hint=f"af init plugin my_{name} --kind transport",
             field="name",
         )
     if into.exists() and (not into.is_dir() or any(into.iterdir())):

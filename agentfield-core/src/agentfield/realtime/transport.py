@@ -42,7 +42,8 @@ class Transport(Protocol):
         """Authenticate a request to a route whose access is `verified`, within 5 s.
 
         Raises:
-            Forbidden: The request is not authentic; its text is shown to the client. Any other exception refuses it as well.
+            Forbidden: The request is not authentic; its text is shown to the client. Any other exception refuses it as well, but is a
+                fault of the transport: it is logged, and the conformance kit fails.
         """
 
 

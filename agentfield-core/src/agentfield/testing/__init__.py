@@ -2,6 +2,7 @@
 
 `scripted`      a provider without network or engine, which says what a test scripts
 `conformance`   the kit for plugin authors: ``pytest --pyargs agentfield.testing.conformance --adapter acme/websocket``
+`PluginLifespans` starts and stops the plugins of a registry, for tests of hooks
 `peer`          the protocols of a peer, the fake that an author supplies to the kit
 `pytest_plugin` the option ``--adapter``
 
@@ -14,13 +15,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentfield.plugins.hooks.lifespan import PluginLifespans
     from agentfield.testing.conformance.adapter_suite import AdapterSuite
     from agentfield.testing.conformance.transport_suite import TransportSuite
 
-__all__ = ["AdapterSuite", "TransportSuite"]
+__all__ = ["AdapterSuite", "PluginLifespans", "TransportSuite"]
 
 _MODULES = {
     "AdapterSuite": "agentfield.testing.conformance.adapter_suite",
+    "PluginLifespans": "agentfield.plugins.hooks.lifespan",
     "TransportSuite": "agentfield.testing.conformance.transport_suite",
 }
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from agentfield.testing.conformance import ADAPTER_OPTION
 
-__all__ = ["pytest_addoption", "pytest_collect_file", "pytest_collection_modifyitems"]
+__all__ = ["pytest_addoption", "pytest_collect_file", "pytest_collection_modifyitems", "pytest_runtest_makereport"]
 
 _KIT = "agentfield.testing.conformance"
+_CAUSES = pytest.StashKey[dict[str, str]]()
+"""The first test that failed for each reason, by suite and reason."""
 _TESTS = Path(__file__).parent / "conformance" / "test_conformance.py"
 
 pytest.register_assert_rewrite(
@@ -52,6 +55,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     keep = suites_of(config.getoption(ADAPTER_OPTION))
     items[:] = [item for item in items if not _of_kit(item) or _suite(item) in keep]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Report a failure for the same reason as an earlier one of the suite in one line; ``--full-trace`` shows all of them."""
+    report = yield
+    suite = item.getparent(pytest.Class)
+    if suite is None or not report.failed or call.excinfo is None or item.config.option.fulltrace:
+        return report
+    test = getattr(suite.obj, item.name.partition("[")[0], None)
+    if not getattr(test, "__module__", "").startswith(_KIT):
+        return report
+    cause = f"{suite.nodeid} {_first_line(call.excinfo.value)}"
+    seen = item.config.stash.setdefault(_CAUSES, {})
+    if (first := seen.setdefault(cause, item.name)) != item.name:
+        report.longrepr = f"because of the same as in {first}: {_first_line(call.excinfo.value)}"
+    return report
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the reason of a failure without what differs between two tests: the events, and the repetition by pytest."""
+    line = next(iter(str(error).splitlines()), "").partition("; received so far")[0].removeprefix("AssertionError: ")
+    return f"{type(error).__name__}: {line}" if not isinstance(error, AssertionError) else line
 
 
 def _suite(item: pytest.Item) -> str:

@@ -71,7 +71,7 @@ class ProviderPeer(Protocol):
         """Let another model or upstream give the next answer, and report it; used where routing is `pinned`."""
 
     async def expire(self) -> None:
-        """End all sessions since they are too old; used where `max_duration` is declared and never announced beforehand."""
+        """Announce the end of all sessions, or end them as too old; used where a session with `max_duration` has no `expires_at`."""
 
     def call_tool(self, target: str, arguments: str) -> None:
         """Call a tool in the next reply instead of speaking.

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agentfield.errors import InvalidInput, NotFound
 from agentfield.plugins import (
@@ -23,6 +24,7 @@ from agentfield.plugins import (
 from agentfield.plugins.manifest.needs_parser import parse_capabilities, parse_need
 from agentfield.plugins.registry.matrix import capabilities_json
 from agentfield.plugins.registry.views import adapter_views, plugin_views
+from agentfield_cli.commands.plugins import app
 from agentfield_cli.diagnostics.inspection import inspect_plugin
 
 CAN = Capabilities(
@@ -223,6 +225,38 @@ def test_an_unknown_plugin_is_refused_with_a_suggestion() -> None:
     with pytest.raises(NotFound, match=r"Did you mean 'agentfield-openai'\? Installed: agentfield-local, ") as caught:
         inspect_plugin("agentfield-opnai")
     assert caught.value.code == "unknown_plugin"
+
+
+WATCHING = """
+from agentfield.plugins import Manifest, hookimpl
+
+@hookimpl
+def agentfield_manifest():
+    return Manifest(api=(2, 2), settings=("WATCHING_FOLDER",))
+
+@hookimpl
+async def agentfield_session_ended(event): ...
+"""
+
+
+def test_hooks_and_settings_of_a_plugin_are_listed(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin without pairs shows its hooks; each plugin shows the environment variables that it reads."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    info = tmp_path / "zz_watching-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zz-watching\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[agentfield.plugins]\nwatching = zz_watching\n")
+    (tmp_path / "zz_watching.py").write_text(WATCHING)
+    try:
+        done = CliRunner().invoke(app, ["check", "zz-watching"])
+    finally:
+        sys.modules.pop("zz_watching", None)
+    assert done.output.splitlines()[:3] == [
+        "zz-watching 0.1: no pairs",
+        "hooks: agentfield_session_ended",
+        "settings: WATCHING_FOLDER",
+    ]
+    assert inspect_plugin("agentfield-openai").settings == ["OPENAI_API_KEY", "OPENAI_BASE_URL"]
 
 
 def test_first_party_plugins_have_no_problem() -> None:

@@ -177,9 +177,11 @@ class Capabilities:
     """Whether a turn of push to talk begins with `BeginTurnCommand`."""
     text_input: bool = False
     resumption: Literal["none", "attach", "replay", "handle", "stateless"] = "none"
-    """Continuation of a conversation after a lost connection or a restart: the same call is attached to; a new session receives
-    the conversation so far as text; a session is resumed by the handle that the provider gave last (`SessionResumable`,
-    `ResumableAdapter`), without one as with `replay`; there is no session to lose."""
+    """Continuation of a conversation after a lost connection or a restart. `attach`: the same call is attached to. `replay`: a new
+    session receives the conversation so far as text. `handle`: a session is resumed by the handle that the provider gave last
+    (`SessionResumable`, `ResumableAdapter`), without one as with `replay`. `stateless`: the provider keeps nothing, so the adapter
+    sends the whole conversation with each request for an answer; it learns that conversation as with `replay`, and on recorded
+    turns a lost connection does not end the session."""
     usage: Literal["none", "tokens", "cost"] = "none"
     max_duration: float | None = None
     """Seconds after which the provider ends a session, None if it does not."""

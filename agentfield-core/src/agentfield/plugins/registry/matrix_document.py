@@ -65,7 +65,7 @@ MEANINGS = (
     ("text_input", "whether the caller can send text"),
     (
         "resumption",
-        "after a lost connection or a restart of the control plane: the same call continues (`attach`), a new session receives the conversation so far (`replay`), a session is resumed by a handle of the provider (`handle`), or there is no session to lose (`stateless`)",
+        "after a lost connection or a restart of the control plane: the same call continues (`attach`), a new session receives the conversation so far (`replay`), a session is resumed by a handle of the provider (`handle`), or the provider keeps no session and is told the conversation with each request (`stateless`)",
     ),
     ("usage", "what the provider reports: token counts (`tokens`), or the cost (`cost`)"),
     ("max_duration", "seconds after which the provider ends its session"),

@@ -62,10 +62,23 @@ def suites_of(pair: str | None) -> frozenset[str]:
         if registry.transport(transport).factory is not None:
             names.add("TestTransport")
     except AgentFieldError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(_hooks_only(registry, {provider, transport}) or str(error)) from None
     if not names:
         raise pytest.UsageError(f"{transport} is a transport of agentfield-core; name a provider: PROVIDER/{transport}")
     return frozenset(names)
+
+
+def _hooks_only(registry: Registry, names: set[str]) -> str:
+    """Return why there is nothing to test, if one of the names is a plugin with hooks only; "" if none is."""
+    for record in registry.plugins:
+        manifest = record.manifest
+        known = {record.name, record.distribution, record.distribution.removeprefix("agentfield-").replace("-", "_")}
+        if manifest is not None and known & names and not (manifest.pairs or manifest.transports):
+            return (
+                f"{record.distribution} has hooks only, no pair and no transport, so the kit has nothing to test. Its own tests run "
+                f"with `pytest` in its project, and `af plugins check {record.distribution}` checks its manifest"
+            )
+    return ""
 
 
 def find_pair(pair: str, registry: Registry | None = None) -> PairUnderTest:
