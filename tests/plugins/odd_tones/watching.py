@@ -14,5 +14,5 @@ def agentfield_manifest() -> Manifest:
 
 
 @hookimpl
-def agentfield_session_ended(event: RecordedEvent) -> None:
+async def agentfield_session_ended(event: RecordedEvent) -> None:
     """Do nothing."""

@@ -16,9 +16,10 @@ from agentfield.errors import Forbidden
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.authorization import SessionAuthorizer
 from agentfield.plugins.hooks.hookspecs import PluginHooks
-from agentfield.plugins.hooks.lifespan import ENTER_TIMEOUT, EXIT_TIMEOUT, PluginLifespans
+from agentfield.plugins.hooks.lifespan import ENTER_TIMEOUT, EXIT_TIMEOUT
 from agentfield.plugins.hooks.middleware import Invocation, MiddlewareChain
 from agentfield.plugins.hooks.observers import CALL_TIMEOUT, DRAIN_TIMEOUT, QUEUE_SIZE, ObserverDispatcher
+from agentfield.testing import PluginLifespans
 from agentfield_cli.terminal.output import report_error
 from support.core.hooks import call, recorded, request
 from support.paths import ROOT
