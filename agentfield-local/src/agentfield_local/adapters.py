@@ -173,7 +173,9 @@ async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
     """
     if runtime.base_url:
         async with http_session(MAX_CONNECTIONS) as http:
-            yield AudioTurnsAdapter(_configured_provider(runtime), http, runtime.logger, runtime.clock)
+            yield AudioTurnsAdapter(
+                _configured_provider(runtime), http, runtime.logger, runtime.clock, words_first=True
+            )
         return
     async with (
         http_session() as supervisor_http,
@@ -182,7 +184,7 @@ async def audio_turns(runtime: AdapterRuntime) -> AsyncIterator[BridgedAdapter]:
     ):
 
         def at(provider: RealtimeProvider) -> AudioTurnsAdapter:
-            return AudioTurnsAdapter(provider, http, runtime.logger, runtime.clock)
+            return AudioTurnsAdapter(provider, http, runtime.logger, runtime.clock, words_first=True)
 
         yield LocalBridgedAdapter(supervisor, (FORMAT,), at)
 

@@ -41,6 +41,8 @@ class AudioTurnsAdapter:
         pinned: Whether the provider is a router: then it is told not to route, names of routers are refused, and a
             change of the serving model or upstream ends the session.
         timeouts: Time limits.
+        words_first: Whether a reply is requested after the transcript of the turn that it answers, and only if that has
+            words: for a server that transcribes before it answers, so that waiting costs no time.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class AudioTurnsAdapter:
         *,
         pinned: bool = True,
         timeouts: Timeouts | None = None,
+        words_first: bool = False,
     ) -> None:
         self._completions = CompletionsClient(provider, http, timeouts or Timeouts())
         self._logger = logger
         self._clock = clock
         self._pinned = pinned
+        self._words_first = words_first
 
     @property
     def formats(self) -> Sequence[AudioFormat]:
@@ -89,7 +93,7 @@ class AudioTurnsAdapter:
             audio,
             self._logger,
         )
-        return AudioTurnsSession(config, conversation, _new_id)
+        return AudioTurnsSession(config, conversation, _new_id, words_first=self._words_first)
 
 
 def _new_id(kind: str) -> str:

@@ -46,7 +46,10 @@ Status = Literal["completed", "cancelled", "failed", "incomplete"]
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
-    """A requested reply; `say` is text to read aloud, `item` the newest turn that it answers."""
+    """A requested reply; `say` is text to read aloud, `item` the newest turn that it answers.
+
+    With `if_spoken` it is the answer to that turn alone, and not made if nothing was said in it.
+    """
 
     reply: str
     command: str
@@ -54,6 +57,7 @@ class ReplyRequest:
     instructions: str | None = None
     tools: tuple[str, ...] | None = None
     item: str | None = None
+    if_spoken: bool = False
 
 
 @dataclass(slots=True)

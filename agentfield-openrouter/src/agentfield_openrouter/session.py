@@ -25,6 +25,7 @@ from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import (
     Event,
     ProviderFault,
+    ReplyEnded,
     SessionClosed,
     SessionReady,
     TurnCommitted,
@@ -67,6 +68,8 @@ class AudioTurnsSession:
         config: The frozen configuration.
         resources: Objects that its replies share; not used by another session.
         new_id: Returns a new id for a kind, ``reply`` or ``item``.
+        words_first: Whether a reply is requested after the transcript of the turn that it answers, and only if it has
+            words.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class AudioTurnsSession:
         config: SessionConfig,
         resources: SessionResources,
         new_id: Callable[[str], str],
+        *,
+        words_first: bool = False,
     ) -> None:
         self._config = config
         self._resources = resources
@@ -84,6 +89,12 @@ class AudioTurnsSession:
         self._history = resources.history
         self._out = resources.out
         self._new_id = new_id
+        # only on the model's floor is a reply the answer to a turn, requested before its words are known
+        self._words_first = words_first and config.declaration.floor == "model"
+        self._unanswered: str | None = None
+        """The newest turn, until anything else is added to the conversation or its answer is requested."""
+        self._wordless: str | None = None
+        """The newest turn whose transcript is empty."""
         self._recording = self._new_recording()
         self._last_item: str | None = None
         self._requested: deque[ReplyRequest] = deque()
@@ -117,17 +128,21 @@ class AudioTurnsSession:
                 self._enqueue(ReplyRequest(self._new_id("reply"), command.id, say=command.text))
             case ReplyCommand():
                 self._requests.check_tools(command.tools)
+                plain = command.instructions is None and command.tools is None
                 request = ReplyRequest(
                     self._new_id("reply"),
                     command.id,
                     instructions=command.instructions,
                     tools=command.tools,
                     item=self._last_item,
+                    if_spoken=self._words_first and plain and self._unanswered is not None,
                 )
+                self._unanswered = None
                 self._enqueue(request)
             case CancelReplyCommand():
                 self._cancel(command)
             case AddTextCommand():
+                self._unanswered = None
                 self._history.add_text(command.role, command.text)
             case ToolResultCommand():
                 self._history.add_result(command.call_id, command.output)
@@ -187,7 +202,7 @@ class AudioTurnsSession:
             TurnStopped(item=item, at_ms=length),
             TurnCommitted(item=item, previous=self._last_item),
         )
-        self._last_item = item
+        self._last_item = self._unanswered = item
         if self._config.transcription is not None:
             task = self._transcriptions[item] = self._start_task(self._transcribe(item, pcm))
             task.add_done_callback(lambda _: self._transcriptions.pop(item, None))
@@ -206,6 +221,8 @@ class AudioTurnsSession:
             self._out.put(ProviderFault(code=fault.code, message=message, fatal=fatal))
             return
         self._history.set_transcript(item, transcript.text)
+        if not transcript.text.strip():
+            self._wordless = item
         self._out.put(
             TurnTranscript(item=item, text=transcript.text),
             UsageReported(kind="transcription", item=item, usage=transcript.usage),
@@ -229,6 +246,9 @@ class AudioTurnsSession:
                 await self._request_added.wait()
             request = self._requested.popleft()
             await self._wait_for_transcript(request)
+            if request.if_spoken and request.item == self._wordless:
+                self._out.put(ReplyEnded(reply=request.reply, command=request.command, status="cancelled"))
+                continue
             run = self._reply = ReplyRun(request, self._resources)
             self._reply_task = self._start_task(run.run())
             await asyncio.wait({self._reply_task})
@@ -236,9 +256,10 @@ class AudioTurnsSession:
                 self._start_task(self._look_up_cost(run.reply, run.generation))
 
     async def _wait_for_transcript(self, request: ReplyRequest) -> None:
-        """Wait for the transcript of the answered turn if the request carries no recording of it."""
+        """Wait for the transcript of the answered turn if the request carries no recording of it, or depends on it."""
         transcription = None if request.item is None else self._transcriptions.get(request.item)
-        if transcription is not None and not self._requests.options.audio_history:
+        needed = request.if_spoken or not self._requests.options.audio_history
+        if transcription is not None and needed:
             await asyncio.wait({transcription}, timeout=_TRANSCRIPT_WAIT)
 
     def _cancel(self, command: CancelReplyCommand) -> None:

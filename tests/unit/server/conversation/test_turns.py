@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from agentfield.realtime.commands import AddTextCommand, ReplyCommand
+from agentfield.realtime.commands import AddTextCommand, CancelReplyCommand, ReplyCommand, SayCommand
 from agentfield.realtime.config import Limits
 from agentfield.realtime.events import (
     Interrupted,
     PlayoutStarted,
+    ProviderFault,
     ReplyEnded,
     ReplyStarted,
     TurnCommitted,
@@ -233,6 +234,37 @@ def test_model_floor_turn_opens_at_commit_and_closes_after_the_reply() -> None:
     assert call.closed() == {}
     call.feed(TurnTranscript(item="a", text="question"))
     assert call.closed() == {opened.turn_id: "succeeded"}
+
+
+def test_a_turn_without_words_is_not_answered() -> None:
+    """On the model's floor the answer that was requested to noise is cancelled when it begins; the next turn is answered."""
+    call = SimulatedCall(media="turns", floor="model", turn_detection=None, on_error="sorry").live()
+    call.feed(TurnCommitted(item="a"), TurnTranscript(item="a", text=" "))
+    assert call.recorded("turn.discarded") == [{"item": "a", "why": "empty"}]
+    (noise,) = call.sent(ReplyCommand)
+    call.feed(ReplyStarted(reply="r1", command=noise.id))
+    assert [command.reply for command in call.sent(CancelReplyCommand)] == ["r1"]
+    call.feed(ReplyEnded(reply="r1", command=noise.id, status="cancelled"))
+    call.speaks("b", "hello")
+    assert len(call.sent(ReplyCommand)) == 2
+
+
+def test_a_refused_answer_to_a_turn_without_words_is_no_failure() -> None:
+    """Nothing is spoken about an answer that nobody waits for."""
+    call = SimulatedCall(media="turns", floor="model", turn_detection=None, on_error="sorry").live()
+    call.feed(TurnCommitted(item="a"), TurnTranscript(item="a", text=""))
+    (noise,) = call.sent(ReplyCommand)
+    call.feed(ProviderFault(code="overloaded", message="no", command=noise.id, fatal=False))
+    assert not call.sent(SayCommand)
+
+
+def test_an_answer_to_a_turn_without_words_is_not_requested() -> None:
+    """It waited for another speech when the words turned out to be none."""
+    call = SimulatedCall(media="turns", floor="model", turn_detection=None).live()
+    call.say("one moment", interruptible=False)
+    call.feed(TurnCommitted(item="a"), TurnTranscript(item="a", text=""))
+    call.heard("r1", "one moment")
+    assert not call.sent(ReplyCommand)
 
 
 def test_limit_of_turns() -> None:

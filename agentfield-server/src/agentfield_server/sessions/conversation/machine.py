@@ -229,6 +229,7 @@ class SessionMachine:
             before = len(self.state.effects)
             if not self.state.over:
                 self.turns.accept_ready()
+                self.model_answers.take_back()
                 self.handler.deliver()
                 self.tool_calls.settle()
             self.speech.send_next()

@@ -50,6 +50,12 @@ class ModelAnswers:
         not_before = self._state.now + (0.0 if event.text is None else hold)
         self._speech.enqueue("reply", turn=turn, about_turn=True, not_before=not_before)
 
+    def take_back(self) -> None:
+        """Cancel the answer that was requested and has not begun to a turn that was discarded since: nobody said a word."""
+        sent = self._speech.sent
+        if sent is not None and sent.unfounded:
+            sent.cancelled = True
+
     def silent(self, event: TurnUnanswered) -> None:
         """The model chose silence: the turn is answered, and nothing is awaited for it any more."""
         turn = self._turns.find(event.item)

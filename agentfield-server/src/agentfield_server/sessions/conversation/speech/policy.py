@@ -13,8 +13,8 @@ _ANSWER_WAIT = 5.0
 
 
 def is_stale(speech: Utterance, turns: TurnTracker) -> bool:
-    """Return whether a `say` answers a turn that is no longer the newest."""
-    return speech.kind == "say" and speech.stale == "drop" and turns.has_newer(speech.turn)
+    """Return whether a `say` answers a turn that is no longer the newest, or a reply one that was discarded."""
+    return speech.unfounded or (speech.kind == "say" and speech.stale == "drop" and turns.has_newer(speech.turn))
 
 
 def must_wait(speech: Utterance, turns: TurnTracker, state: MachineState) -> bool:

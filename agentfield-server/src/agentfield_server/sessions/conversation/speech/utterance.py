@@ -15,7 +15,12 @@ from agentfield_server.sessions.conversation.text_compare import (
     speaking_seconds,
     unheard_rest,
 )
-from agentfield_server.sessions.conversation.transitions import UTTERANCE_TRANSITIONS, Trigger, UtteranceStage
+from agentfield_server.sessions.conversation.transitions import (
+    UTTERANCE_TRANSITIONS,
+    Trigger,
+    TurnStage,
+    UtteranceStage,
+)
 
 __all__ = ["SpeechKind", "Utterance"]
 
@@ -93,6 +98,11 @@ class Utterance:
             TransitionError: The table has no such transition.
         """
         self.stage = UTTERANCE_TRANSITIONS.next(self.stage, trigger)
+
+    @property
+    def unfounded(self) -> bool:
+        """Whether the turn that it is about was discarded."""
+        return self.about_turn and self.turn is not None and self.turn.stage is TurnStage.CLOSED
 
     @property
     def generated(self) -> bool:
