@@ -32,7 +32,7 @@ BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "tests", "browser", "packaging", "demo"]
+nox.options.sessions = ["lint", "types", "tests", "browser", "demo"]
 
 
 def uv(
@@ -93,9 +93,10 @@ def tests(session: nox.Session) -> None:
     else:
         # the conformance tests of the example plugins need these installed: tests/contract runs them so
         apart = ("--ignore-glob", "examples/plugins/*/tests/test_conformance.py")
-        paths = ["tests/contract", "tests/faults", "tests/integration", "tests/unit", *_examples("tests")]
-        # calls mostly wait: four files at a time on two cores; what judges speech in real time has the machine to itself
-        together = ("-n", "4", *spread, "-m", "not realtime and not long")
+        folders = ("packaging", "contract", "faults", "integration", "unit")
+        paths = [*(f"tests/{folder}" for folder in folders), *_examples("tests")]
+        # calls mostly wait: six files at a time on two cores; what judges speech in real time has the machine to itself
+        together = ("-n", "6", *spread, "-m", "not realtime and not long")
         uv(session, "pytest", "-q", *together, *apart, *paths, groups=("test",))
         uv(session, "pytest", "-q", "-m", "realtime and not long", *apart, *paths, groups=("test",))
 
@@ -151,7 +152,7 @@ def long(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """A real browser makes real calls."""
+    """A real browser makes real calls: all tests, or with pytest's options behind ``--``."""
     if not CHROMIUM.exists():
         if shutil.which("apt-get") is None or os.geteuid() != 0:
             session.error("the browser tests need Chromium: sudo apt-get install --no-install-recommends chromium")
@@ -159,12 +160,18 @@ def browser(session: nox.Session) -> None:
         session.run(
             "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", external=True, silent=True
         )
-    uv(session, "pytest", "-q", "tests/browser", *session.posargs, groups=("test", "browser"))
+    groups = ("test", "browser")
+    if session.posargs:
+        uv(session, "pytest", "-q", "tests/browser", *session.posargs, groups=groups)
+        return
+    # a page in a call has the machine to itself; three of the other tests run at a time
+    uv(session, "pytest", "-q", "-n", "3", "-m", "not realtime", "tests/browser", groups=groups)
+    uv(session, "pytest", "-q", "-m", "realtime", "tests/browser", groups=groups)
 
 
 @nox.session
 def packaging(session: nox.Session) -> None:
-    """Build the wheels and install them one by one into clean environments."""
+    """Only the tests of packaging: build the wheels and install them one by one into clean environments."""
     uv(session, "pytest", "-q", "-n", "2", "--dist", "loadfile", "tests/packaging", *session.posargs, groups=("test",))
 
 

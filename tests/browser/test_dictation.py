@@ -16,6 +16,8 @@ from support.browser.installation import Installation
 from support.waiting import until_async
 from support.word_error_rate import word_error_rate
 
+pytestmark = pytest.mark.realtime
+
 SAID = "my name is maria and i live in new york"
 MISSED = "the caller's connection was lost for 10 s"
 TOOL = "voice-dictation.save_note"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from playwright.async_api import expect
 
 from agentfield_local.server import LocalServer
 from support.browser.chromium import Watched, chromium, line, microphone_file, start_call, watched_page
 from support.browser.installation import Installation
+
+pytestmark = pytest.mark.realtime
 
 _STORED = """
 async () => JSON.stringify([

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Route, expect
 
 from agentfield_local.faults.behaviour import Behaviour
@@ -17,6 +18,7 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script> {{7*7}} \u202e 
 RECORDING = "Recording: “My name is Maria and I live in New York.”"
 
 
+@pytest.mark.realtime
 async def test_without_a_microphone_a_recording_calls(openai_installation: Installation) -> None:
     """Without a microphone the page says what to do, and a recording makes the call instead."""
     async with chromium(None) as browser:
@@ -46,6 +48,7 @@ async def test_a_denied_microphone_is_explained(openai_installation: Installatio
         await expect(error.locator("code")).to_have_text("microphone_denied")
 
 
+@pytest.mark.realtime
 async def test_the_whole_call_by_keyboard(openai_installation: Installation, tmp_path: Path) -> None:
     """Start, mute, typing a turn, reading the events and hanging up need no mouse."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path, lead=300)) as browser:
@@ -78,6 +81,7 @@ async def test_the_whole_call_by_keyboard(openai_installation: Installation, tmp
         await expect(page.locator(".af-pill")).to_have_text("Ended: you hung up")
 
 
+@pytest.mark.realtime
 async def test_hostile_texts_stay_texts(openai_installation: Installation, tmp_path: Path) -> None:
     """Markup in transcripts, notes, answers and logs is shown as text; console and content policy report nothing."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path, lead=300)) as browser:
@@ -98,6 +102,7 @@ async def test_hostile_texts_stay_texts(openai_installation: Installation, tmp_p
         assert watched.complaints == []
 
 
+@pytest.mark.realtime
 async def test_the_address_of_a_started_session_works_once(
     openai_installation: Installation, provider: LocalServer, tmp_path: Path
 ) -> None:
@@ -118,6 +123,7 @@ async def test_the_address_of_a_started_session_works_once(
         assert len(provider.calls) == 1
 
 
+@pytest.mark.realtime
 async def test_the_call_page_lists_the_sessions_of_linked_nodes(openai_installation: Installation) -> None:
     """Opened without a code, the built-in page lists the sessions of linked nodes and calls the chosen one."""
     async with chromium(None) as browser:
@@ -129,6 +135,7 @@ async def test_the_call_page_lists_the_sessions_of_linked_nodes(openai_installat
         assert watched.complaints == []
 
 
+@pytest.mark.realtime
 async def test_a_call_that_the_operator_ends_says_so(openai_installation: Installation) -> None:
     """The page shows who ended the call and can call again at once."""
     async with chromium(None) as browser:
@@ -146,6 +153,7 @@ async def test_a_call_that_the_operator_ends_says_so(openai_installation: Instal
         assert await watched.session_id() != first
 
 
+@pytest.mark.realtime
 async def test_a_call_without_an_audio_path_says_so(openai_installation: Installation) -> None:
     """Without an audio path the call ends after ten seconds; the page says what may block it and can call again."""
     async with chromium(None) as browser:

@@ -117,6 +117,7 @@ async def test_talking_stops_the_answer(it: Installation, watched: Watched) -> N
     await _talk(page)
     await expect(line(page, "caller")).to_have_text("tea")
     await _heard(page)
+    it.script.seconds = 1.0
     button = page.locator(".af-push")
     await button.press("Enter", delay=500)
     await until_async(lambda: _level(page), lambda level: level < 0.05)

@@ -59,6 +59,13 @@ class Installation:
             text = await response.text()
         return [json.loads(found) for found in re.findall(r"^data: (\{.*\})\r?$", text, re.MULTILINE)]
 
+    async def end_calls(self) -> None:
+        """End the sessions that are not over: a node that stops would wait for them."""
+        for view in await self.get("/sessions"):
+            if view["state"] != "ended":
+                async with self.http.post(f"{self.url}/api/v1/sessions/{view['id']}/end", json={}) as response:
+                    assert response.status in (200, 409), await response.text()
+
     async def targets(self) -> set[str]:
         """Return the targets of all sessions of linked nodes."""
         nodes = [node for node in await self.get("/nodes") if node["connected"]]
@@ -94,6 +101,7 @@ async def run_installation(
         async with running_program(agent, env={**where, **agent_env}, log=agent_log) as node:
             await _linked(it, node)
             yield it
+            await it.end_calls()
 
 
 @asynccontextmanager
@@ -108,6 +116,7 @@ async def run_dev_installation(folder: Path, *, env: Mapping[str, str]) -> Async
         it = Installation(await _announced(home, dev), home, http, [log])
         await _linked(it, dev)
         yield it
+        await it.end_calls()
 
 
 async def _announced(home: Path, server: Program) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -37,9 +38,15 @@ def run(*argv: str | Path, cwd: Path = ROOT) -> str:
 
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build all wheels once."""
-    out = tmp_path_factory.mktemp("wheels")
-    run(UV, "build", "--all-packages", "--wheel", "--out-dir", out, "--quiet")
+    """Build all wheels once, for all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = folder / "wheels"
+    with (folder / "wheels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            run(UV, "build", "--all-packages", "--wheel", "--out-dir", folder / "built", "--quiet")
+            (folder / "built").rename(out)
     return out
 
 
