@@ -13,9 +13,11 @@ class AudioFormat:
     """An audio format: `pcm16` is signed 16-bit little-endian, `pcmu` and `pcma` are ITU-T G.711."""
 
     codec: Literal["pcm16", "pcmu", "pcma", "opus"]
+    """16-bit samples in little-endian order (`pcm16`), G.711 µ-law or A-law, or Opus."""
     rate: int
     """Samples per second."""
     channels: int = 1
+    """Channels; carried audio has one."""
 
     @property
     def name(self) -> str:

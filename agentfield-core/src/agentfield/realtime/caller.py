@@ -27,6 +27,7 @@ class CallerAudio:
     """Audio of the caller, in the leg's format."""
 
     data: bytes
+    """Whole samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class CallerText:
     """Text that the caller typed."""
 
     text: str
+    """The text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class CallerDtmf:
     """A telephone key that the caller pressed."""
 
     digit: str
+    """One of `0` to `9`, `*`, `#`, `A` to `D`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class CallerMark:
     """The caller confirms that everything up to a mark was heard."""
 
     name: str
+    """The name that `mark` was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class CallerGone:
     """The caller hung up, or the connection was lost."""
 
     why: str
+    """The reason in words."""
     hung_up: bool = True
     """Whether the caller hung up; after a lost connection it may reconnect."""
 

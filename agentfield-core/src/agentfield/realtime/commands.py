@@ -34,7 +34,9 @@ class SayCommand(_Command):
 
     type: Literal["say"] = "say"
     id: str
+    """Id of the command, which the reply repeats in `command`."""
     text: str
+    """The words to speak."""
     interruptible: bool = True
     """Whether the caller's speech may stop it; False only where the pair declares `uninterruptible`, which also gets
     `UpdateCommand` before."""
@@ -48,8 +50,11 @@ class ReplyCommand(_Command):
 
     type: Literal["reply"] = "reply"
     id: str
+    """Id of the command, which the reply repeats in `command`."""
     instructions: str | None = None
+    """Instructions for this answer."""
     tools: tuple[str, ...] | None = None
+    """Targets of the tools that it may call; None allows all of the session."""
 
 
 class CancelReplyCommand(_Command):
@@ -62,7 +67,9 @@ class CancelReplyCommand(_Command):
 
     type: Literal["cancel_reply"] = "cancel_reply"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     reply: str
+    """Id of the reply to stop."""
     heard_ms: int | None = None
     """Milliseconds that were played, if the control plane knows them better than the provider."""
 
@@ -72,6 +79,7 @@ class AppendAudioCommand(_Command):
 
     type: Literal["append_audio"] = "append_audio"
     data: bytes
+    """Whole samples."""
 
 
 class BeginTurnCommand(_Command):
@@ -82,6 +90,7 @@ class BeginTurnCommand(_Command):
 
     type: Literal["begin_turn"] = "begin_turn"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     item: str | None = None
     """Id for the turn, if the provider accepts one."""
 
@@ -91,6 +100,7 @@ class CommitTurnCommand(_Command):
 
     type: Literal["commit_turn"] = "commit_turn"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     item: str | None = None
     """Id for the turn, if the provider accepts one."""
 
@@ -100,9 +110,13 @@ class AddTextCommand(_Command):
 
     type: Literal["add_text"] = "add_text"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     item: str
+    """Id for the text."""
     text: str
+    """The text."""
     role: Literal["user", "assistant", "system"] = "user"
+    """The speaker: the caller, the agent, or the system."""
 
 
 class ToolResultCommand(_Command):
@@ -110,8 +124,11 @@ class ToolResultCommand(_Command):
 
     type: Literal["tool_result"] = "tool_result"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     call_id: str
+    """Id of the call (`ToolRequested`)."""
     output: str
+    """JSON text: the result, or the error."""
 
 
 class UpdateCommand(_Command):
@@ -119,6 +136,7 @@ class UpdateCommand(_Command):
 
     type: Literal["update"] = "update"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
     interruptible: bool = True
     """Whether the caller's speech stops replies. While False, the model does not answer by itself either: such an answer would
     be refused, or heard over the speech that must not be interrupted."""
@@ -129,6 +147,7 @@ class EndCommand(_Command):
 
     type: Literal["end"] = "end"
     id: str = ""
+    """Id of the command: a `ProviderFault` of it repeats the id."""
 
 
 Command = (

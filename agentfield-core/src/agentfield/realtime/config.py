@@ -80,8 +80,11 @@ class ServerVad(_Written):
 
     type: Literal["server_vad"] = "server_vad"
     threshold: float = Field(default=0.5, ge=0, le=1)
+    """Loudness from 0 to 1 above which sound counts as speech."""
     prefix_padding_ms: int = Field(default=300, ge=0, le=5000)
+    """Milliseconds of audio before the speech that belong to the turn."""
     silence_duration_ms: int = Field(default=500, ge=50, le=10_000)
+    """Milliseconds of silence that end a turn."""
 
 
 class SemanticVad(_Written):
@@ -89,6 +92,7 @@ class SemanticVad(_Written):
 
     type: Literal["semantic_vad"] = "semantic_vad"
     eagerness: Literal["auto", "low", "medium", "high"] = "auto"
+    """How soon a pause counts as the end of a turn."""
 
 
 TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
@@ -103,7 +107,9 @@ class Limits(_Written):
     idle: float = Field(default=60.0, gt=0)
     """Seconds without speech on either side."""
     turns: int | None = Field(default=None, gt=0)
+    """Turns of the caller; None is no limit."""
     tool_calls: int | None = Field(default=None, gt=0)
+    """Calls of tools; None is no limit."""
     cost: float | None = Field(default=None, gt=0)
     """US dollars, by the price table."""
     warn: float = Field(default=30.0, ge=0)
@@ -128,8 +134,10 @@ class Say:
     __pydantic_config__ = ConfigDict(extra="forbid", revalidate_instances="always")
 
     text: Annotated[str, AfterValidator(_with_words)]
+    """The words to speak."""
     _: KW_ONLY
     interruptible: bool = True
+    """Whether the caller's speech may stop it."""
 
 
 def _from_text(value: object) -> object:
@@ -153,38 +161,58 @@ class ToolSpec(_Frozen):
     """A target that the model may call, with the declaration of its node."""
 
     target: str
+    """Target of the function: `node.function`."""
     description: str = ""
+    """The description for the model."""
     parameters: dict[str, Any]
     """JSON Schema of the input."""
     on_interrupt: Literal["keep", "cancel"] = "keep"
+    """Whether the call goes on or is cancelled when the caller interrupts."""
 
 
 class SessionDeclaration(_Frozen):
     """The declaration of a session by `@app.session(...)`, as the node registers it."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")
+    """Name of the session within its node."""
     provider: str
+    """Name of the provider."""
     transport: str
+    """Name of the transport."""
     model: str | None = None
+    """The model; None for the provider's default, or the one that the start names."""
     modalities: tuple[Literal["audio", "text"], ...] | None = None
     """The forms of the agent's answers; None: those of the pair and the model."""
     voice: str | None = None
+    """The voice; None for the default, or the one that the start names."""
     tools: tuple[str, ...] = ()
+    """Targets of the tools that the model may call: `node.function`."""
     tags: tuple[str, ...] = ()
+    """Tags for access rules."""
     instructions: str | None = None
+    """Instructions of the model."""
     floor: Floor
+    """Who answers a turn: the handler or the model."""
     say: Literal["exact", "best_effort"] | None = None
+    """How exact spoken texts must be; None asks for nothing."""
     transcription: str | None = None
+    """Model that transcribes the caller; None for the pair's default."""
     turn_detection: TurnDetection | Literal["default", "manual"] = "default"
     """`default`: the pair's own, frozen at start; `manual` (None in Python): push-to-talk."""
     interrupt_after_ms: int = Field(default=0, ge=0, le=5000)
     """Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does not interrupt."""
     greeting: SpokenText | None = None
+    """Text that is spoken when the caller is connected."""
     goodbye: SpokenText | None = None
+    """Text that is spoken before the session ends by itself."""
     on_error: str | None = None
+    """Text that is spoken when the handler fails."""
     limits: Limits = Limits()
+    """Limits of the session."""
     drift: Literal["enforce", "terminate", "allow"] = "enforce"
+    """Reaction to changes by the caller's own client: undo them, end the session, or allow them."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the adapter (`PairSpec.options`)."""
 
     @field_validator("turn_detection", mode="before")
     @classmethod
@@ -197,11 +225,15 @@ class SessionConfig(_Frozen):
     """A declaration as resolved and frozen at start; adapters open sessions with it."""
 
     session_id: str
+    """Id of the session."""
     target: str
+    """Target of the session: `node.session`."""
     declaration: SessionDeclaration
+    """The declaration as the node made it."""
     model: str
     """The requested model, never inferred later."""
     voice: str | None
+    """The requested voice; None lets the provider choose."""
     transcription: str | None
     """The model that transcribes the caller; None without transcription, or where the provider itself transcribes."""
     modalities: tuple[Literal["audio", "text"], ...] = Field(
@@ -211,5 +243,6 @@ class SessionConfig(_Frozen):
     turn_detection: TurnDetection | None = ServerVad()
     """As declared, or the pair's default."""
     tools: tuple[ToolSpec, ...] = ()
+    """The tools that the model may call."""
     safety_id: str | None = None
     """A stable hash that identifies the end user to the provider."""

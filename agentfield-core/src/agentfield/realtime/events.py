@@ -53,16 +53,23 @@ class Usage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     input_text_tokens: int | None = None
+    """Text that the model read."""
     input_audio_tokens: int | None = None
+    """Audio that it heard."""
     input_image_tokens: int | None = None
+    """Images that it saw."""
     input_video_tokens: int | None = None
+    """Video that it saw."""
     cached_tokens: int | None = None
     """Input that was read from a cache; these tokens are in the other input counts as well."""
     output_text_tokens: int | None = None
+    """Text that it wrote."""
     output_audio_tokens: int | None = None
+    """Audio that it spoke."""
     thinking_tokens: int | None = None
     """Output that is neither spoken nor shown; these tokens are in no other count."""
     seconds: float | None = None
+    """Seconds of audio, where the provider counts time."""
     cost: float | None = None
     """US dollars, if the provider reports them."""
 
@@ -74,6 +81,7 @@ class SessionReady(_Event):
     model: str | None = None
     """The model that the provider reports, None if it reports none."""
     voice: str | None = None
+    """The voice as the provider repeats it, None if it does not."""
     expires_at: float | None = None
     """Time at which the provider ends the session by itself, in seconds since the epoch."""
 
@@ -83,7 +91,9 @@ class SessionUpdated(_Event):
 
     type: Literal["session.updated"] = "session.updated"
     model: str | None = None
+    """The model as the provider repeats it, None if it does not."""
     voice: str | None = None
+    """The voice as the provider repeats it, None if it does not."""
     drift: tuple[str, ...] = ()
     """Names of the settings that differ from the declared ones."""
 
@@ -112,7 +122,9 @@ class SessionClosed(_Event):
 
     type: Literal["session.ended"] = "session.ended"
     reason: Literal["caller_hangup", "provider_expired", "provider_error", "ice_failed", "closed"] = "closed"
+    """The cause of the end; `closed` is an end that was asked for."""
     message: str | None = None
+    """The cause in words for the operator, without the key."""
     retry: bool = False
     """Whether the session may be opened again: the connection was lost, not refused."""
 
@@ -134,7 +146,9 @@ class TurnStopped(_Event):
 
     type: Literal["turn.stopped"] = "turn.stopped"
     item: str
+    """Id of the turn."""
     at_ms: int | None = None
+    """Position of the end in the caller's audio in milliseconds, None if unknown."""
 
 
 class TurnCommitted(_Event):
@@ -142,6 +156,7 @@ class TurnCommitted(_Event):
 
     type: Literal["turn.committed"] = "turn.committed"
     item: str
+    """Id of the turn."""
     previous: str | None = None
     """The preceding item; turns are ordered by it, not by arrival."""
     text: str | None = None
@@ -153,8 +168,11 @@ class TurnTranscript(_Event):
 
     type: Literal["turn.transcript"] = "turn.transcript"
     item: str
+    """Id of the turn."""
     text: str
+    """A piece, or all words of the turn."""
     final: bool = True
+    """Whether `text` is complete; pieces come before it."""
     failed: str | None = None
     """Why there is no transcript."""
     late: bool = False
@@ -166,7 +184,9 @@ class TurnDiscarded(_Event):
 
     type: Literal["turn.discarded"] = "turn.discarded"
     item: str
+    """Id of the turn."""
     why: Literal["empty", "too_many", "cleared"]
+    """No speech was in it, too many turns wait, or the caller's input was cleared."""
 
 
 class TurnUnanswered(_Event):
@@ -174,6 +194,7 @@ class TurnUnanswered(_Event):
 
     type: Literal["turn.unanswered"] = "turn.unanswered"
     item: str
+    """Id of the turn."""
 
 
 class ReplyStarted(_Event):
@@ -181,7 +202,9 @@ class ReplyStarted(_Event):
 
     type: Literal["reply.started"] = "reply.started"
     reply: str
+    """Id of the reply, unique in the call."""
     command: str | None = None
+    """Id of the command that asked for it."""
 
 
 class ReplyAudio(_Event):
@@ -189,7 +212,9 @@ class ReplyAudio(_Event):
 
     type: Literal["reply.audio"] = "reply.audio"
     reply: str
+    """Id of the reply."""
     data: bytes
+    """Whole samples in the session's output format."""
 
 
 class ReplyTranscript(_Event):
@@ -197,8 +222,11 @@ class ReplyTranscript(_Event):
 
     type: Literal["reply.transcript"] = "reply.transcript"
     reply: str
+    """Id of the reply."""
     text: str
+    """What is new, or all words of the reply with `final`."""
     final: bool = False
+    """Whether `text` is complete."""
 
 
 class ReplyEnded(_Event):
@@ -206,8 +234,11 @@ class ReplyEnded(_Event):
 
     type: Literal["reply.ended"] = "reply.ended"
     reply: str
+    """Id of the reply."""
     command: str | None = None
+    """As in `ReplyStarted`."""
     status: Literal["completed", "cancelled", "failed", "incomplete"] = "completed"
+    """Whether the generation was complete, was stopped, failed, or ended early for another reason, such as a limit of tokens."""
     why: str | None = None
     """`interrupted`, `asked`, or the provider's error code."""
     text: str | None = None
@@ -219,6 +250,7 @@ class ReplyEnded(_Event):
     tools: int = 0
     """Number of tool calls in the reply."""
     usage: Usage | None = None
+    """Usage of the reply; None if none is reported, or later (`UsageReported`)."""
 
 
 class ToolRequested(_Event):
@@ -226,11 +258,13 @@ class ToolRequested(_Event):
 
     type: Literal["tool.requested"] = "tool.requested"
     call_id: str
+    """Id of the call, which its result repeats."""
     name: str
     """The declared target, `node_id.name`; a name that the adapter cannot map back is passed on unchanged."""
     arguments: str
     """JSON text as the model wrote it, possibly invalid."""
     reply: str
+    """Id of the reply that called."""
 
 
 class ToolCancelled(_Event):
@@ -238,6 +272,7 @@ class ToolCancelled(_Event):
 
     type: Literal["tool.cancelled"] = "tool.cancelled"
     call_id: str
+    """Id of the call."""
 
 
 class ToolTampered(_Event):
@@ -248,6 +283,7 @@ class ToolTampered(_Event):
 
     type: Literal["tool.tampered"] = "tool.tampered"
     call_id: str
+    """Id of the call."""
 
 
 class Interrupted(_Event):
@@ -260,8 +296,11 @@ class Interrupted(_Event):
 
     type: Literal["interrupted"] = "interrupted"
     reply: str
+    """Id of the reply."""
     heard_ms: int | None = None
+    """Milliseconds that were played."""
     method: Literal["marks", "provider", "wallclock"] = "wallclock"
+    """The source of `heard_ms`: marks of the caller, the provider, or the clock."""
 
 
 class PlayoutStarted(_Event):
@@ -269,6 +308,7 @@ class PlayoutStarted(_Event):
 
     type: Literal["playout.started"] = "playout.started"
     reply: str
+    """Id of the reply."""
 
 
 class PlayoutStopped(_Event):
@@ -276,6 +316,7 @@ class PlayoutStopped(_Event):
 
     type: Literal["playout.stopped"] = "playout.stopped"
     reply: str
+    """Id of the reply."""
     method: Literal["marks", "provider", "wallclock"] | None = None
     """How the end is known: the caller confirmed the last mark, the provider reported it, or the audio's duration has passed."""
 
@@ -285,6 +326,7 @@ class PlayoutCleared(_Event):
 
     type: Literal["playout.cleared"] = "playout.cleared"
     reply: str
+    """Id of the reply."""
 
 
 class UsageReported(_Event):
@@ -292,9 +334,13 @@ class UsageReported(_Event):
 
     type: Literal["usage"] = "usage"
     kind: Literal["transcription", "reply"] = "transcription"
+    """The part of the conversation that was used for."""
     item: str | None = None
+    """Id of the transcribed turn."""
     reply: str | None = None
+    """Id of the reply."""
     usage: Usage
+    """The counts."""
 
 
 class Dtmf(_Event):
@@ -302,6 +348,7 @@ class Dtmf(_Event):
 
     type: Literal["dtmf"] = "dtmf"
     digit: str = Field(pattern=r"^[0-9A-D*#]$")
+    """One of `0` to `9`, `*`, `#`, `A` to `D`."""
 
 
 class RateLimit(_Event):
@@ -309,9 +356,13 @@ class RateLimit(_Event):
 
     type: Literal["rate_limit"] = "rate_limit"
     name: str
+    """The provider's name of the limit."""
     limit: int | None = None
+    """The allowed number."""
     remaining: int | None = None
+    """The number that is left."""
     reset_seconds: float | None = None
+    """Seconds until the limit is full again."""
 
 
 class Warned(_Event):
@@ -319,7 +370,9 @@ class Warned(_Event):
 
     type: Literal["warning"] = "warning"
     code: str
+    """A short code in lower case."""
     message: str
+    """The problem in words, without the key."""
 
 
 class ProviderFault(_Event):
@@ -327,13 +380,17 @@ class ProviderFault(_Event):
 
     type: Literal["error"] = "error"
     code: str
+    """The provider's code, or one of the adapter's."""
     message: str
+    """The fault in words, without the key."""
     fatal: bool = False
+    """Whether the session cannot go on."""
     retry: bool = False
     """Whether the command may be sent again once no other reply is active."""
     retry_after: float | None = None
     """Seconds that the provider asks to wait before the command is sent again, None if it names none."""
     command: str | None = None
+    """Id of the command that the provider refused, None if it was none."""
 
 
 Event = Annotated[

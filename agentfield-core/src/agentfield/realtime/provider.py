@@ -37,7 +37,9 @@ class SdpAnswer:
     """The provider's answer to an SDP offer."""
 
     sdp: str
+    """The SDP answer for the caller (RFC 8866)."""
     ref: CallRef
+    """The facts by which the call is attached to and hung up, also by a later control plane."""
 
 
 class ProviderSession(Protocol):

@@ -25,6 +25,16 @@ def test_each_recorded_event_has_a_meaning() -> None:
     assert recorded_types() == set(RECORDED)
 
 
+def test_each_row_has_a_meaning() -> None:
+    """Each field, value and type of the page is explained: write the docstring of the field, or the page has an empty cell."""
+    heading, empty = "", []
+    for line in plugin_reference().splitlines():
+        heading = line.removeprefix("### ") if line.startswith("#") else heading
+        if line.startswith("| `") and not line.rstrip("|").rpartition("|")[2].strip():
+            empty.append(f"{heading}.{line.split('`')[1]}")
+    assert not empty, f"without a docstring: {', '.join(empty)}"
+
+
 def test_the_page_has_everything() -> None:
     """Every event, command, hook, manifest field and capability value is on the page, and every link leads to a heading."""
     page = plugin_reference()

@@ -51,9 +51,13 @@ class SessionRequest:
     caller: str | None
     """The caller as the starter of the session names it."""
     metadata: Mapping[str, str]
+    """Metadata of the start, as texts."""
     provider: str
+    """Name of the provider."""
     transport: str
+    """Name of the transport."""
     model: str
+    """The model, as declared or as the start names it."""
     tags: tuple[str, ...]
     """Tags of the declaration."""
     principal: str
@@ -69,16 +73,23 @@ class ToolCall:
     call_id: str
     """Id within the session; unchanged when the call continues after a restart of the control plane."""
     kind: Literal["tool", "call"]
+    """By whom: the model or the handler."""
     target: str
+    """Target of the call: `node.function`."""
     input: Mapping[str, Any]
+    """The arguments by name."""
     session_id: str
+    """Id of the session."""
     run_id: str
+    """Id of its run."""
     turn_id: str | None
     """The turn of the call, None between turns."""
     session: str
     """Target of the session: ``node.session``."""
     caller: str | None = None
+    """The caller as the start named it, None if it did not."""
     metadata: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """Metadata of the start."""
 
     def with_input(self, values: Mapping[str, Any]) -> ToolCall:
         """Return a copy of the call with another input."""
@@ -113,12 +124,17 @@ class RecordedEvent:
     """A committed event of a run's log."""
 
     id: str
+    """Id of the event."""
     seq: int
     """Position in the log of the run, without gaps."""
     type: str
     at: float
     """Seconds since the epoch."""
     run_id: str
+    """Id of its run."""
     session_id: str | None
+    """Id of its session, None outside of one."""
     execution_id: str | None
+    """Id of its execution, None if it belongs to none."""
     body: Mapping[str, Any]
+    """The fields of the event, by its type."""

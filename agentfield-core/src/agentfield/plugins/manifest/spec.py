@@ -33,8 +33,11 @@ class Catalog:
     """Names of models or voices. Only a `closed` catalog is complete; other names are passed to the provider, which decides."""
 
     known: tuple[str, ...] = ()
+    """Names that are known."""
     closed: bool = False
+    """Whether no other name exists."""
     default: str | None = None
+    """The name of a session that names none; None if there is no default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +47,19 @@ class ModelPrices:
     model: str
     """Name of the model as sessions request it."""
     input_text: float | None = None
+    """Text that the model reads."""
     input_audio: float | None = None
+    """Audio that it hears."""
     input_image: float | None = None
+    """Images that it sees."""
     input_video: float | None = None
+    """Video that it sees."""
     cached: float | None = None
     """Cached input; these tokens are also counted as input."""
     output_text: float | None = None
+    """Text that it writes."""
     output_audio: float | None = None
+    """Audio that it speaks."""
     thinking: float | None = None
     """Output that is neither spoken nor shown; None: as `output_text`."""
     minute: float | None = None
@@ -66,6 +75,7 @@ class ModelSpec:
     modalities: frozenset[Literal["audio", "text"]] | None = None
     """The forms of its answers, of those that the pair has."""
     voices: Catalog | None = None
+    """The voices that it speaks with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +83,9 @@ class ProviderSpec:
     """A provider: a service that can hold a conversation."""
 
     name: str
+    """The name in `provider=`."""
     title: str
+    """The name in messages for people."""
     key_setting: str | None = None
     """Environment variable of the provider's key, None if it takes none."""
     key_required: bool = True
@@ -81,8 +93,11 @@ class ProviderSpec:
     url_setting: str | None = None
     """Environment variable that overrides `default_url`."""
     default_url: str = ""
+    """Address of the service, `http(s)` or `ws(s)`; "" if `url_setting` must be set."""
     models: Catalog = field(default_factory=Catalog)
+    """Models of the conversation."""
     voices: Catalog = field(default_factory=Catalog)
+    """Voices of every model that `model_specs` does not list."""
     model_specs: tuple[ModelSpec, ...] = ()
     """Models that differ from the others in their modalities or voices."""
     prices: tuple[ModelPrices, ...] = ()
@@ -96,6 +111,7 @@ class RouteSpec:
     """A route of a transport, below ``/api/v1/transports/NAME``; `access` is required."""
 
     method: Literal["GET", "POST"]
+    """HTTP method; a WebSocket is opened with GET."""
     path: str
     """Starts with a slash; parts may be placeholders such as ``{target}``. A `session` route contains ``{session_id}``."""
     handler: str
@@ -103,6 +119,7 @@ class RouteSpec:
     access: Literal["operator", "session", "verified"]
     """Required credential: the operator's key; that key or the session's browser token; or what the transport's `verify` accepts."""
     summary: str
+    """The purpose of the route in a few words, for the OpenAPI document."""
     socket: bool = False
     """True for a WebSocket, which is exempt from the deadline of requests."""
     max_body: int = 64 * 1024
@@ -120,13 +137,18 @@ class TransportSpec:
     """
 
     name: str
+    """The name in `transport=`, and in the paths of its routes."""
     client: Literal["browser", "server"]
+    """The end of the call that is not the provider: a page (`browser`), or a program or telephone network (`server`)."""
     media: Media
+    """How the audio passes: between the caller and the provider (`direct`), through the control plane (`bridged`), or as recorded turns (`turns`). A plugin's transport is `bridged`."""
     summary: str
+    """The transport in a few words, for `af adapters`."""
     factory: str | None = None
     """``"module:attribute"`` of a factory that takes a `TransportRuntime` and returns an async context manager of a
     `Transport`; None for the transports of agentfield-core, which the control plane serves itself."""
     routes: tuple[RouteSpec, ...] = ()
+    """Routes by which callers arrive."""
     formats: frozenset[str] = frozenset()
     """Audio formats of its callers, such as ``pcmu/8000``; required for `bridged` media."""
     text_input: bool = False
@@ -142,6 +164,7 @@ class TransportSpec:
     extra: str | None = None
     """Extra of the distribution that installs `requires`."""
     notes: str = ""
+    """Remarks for users, shown in the matrix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,11 +229,15 @@ class PairSpec:
     """A provider over a transport, and its adapter: one row of the matrix."""
 
     provider: str
+    """Name of a provider that this or another installed plugin declares."""
     transport: str
+    """Name of a transport of agentfield-core or of an installed plugin."""
     factory: str
     """``"module:attribute"`` of a factory that takes an `AdapterRuntime` and returns an async context manager of the adapter."""
     media: Media
+    """The media of the transport."""
     capabilities: Capabilities
+    """The capabilities of the pair."""
     options: str | None = None
     """``"module:attribute"`` of the pydantic model of `options=`; None if there are no options."""
     requires: tuple[str, ...] = ()
@@ -218,6 +245,7 @@ class PairSpec:
     extra: str | None = None
     """Extra of the distribution that installs `requires`."""
     notes: str = ""
+    """Remarks for users, shown in the matrix."""
     bridged_from: str | None = None
     """The declared pair that this one is derived from, for a provider and a transport of two plugins; set by the registry."""
 
@@ -234,8 +262,11 @@ class Manifest:
     api: tuple[int, int]
     """The lowest plugin API that it needs, as numbers: the installed one must have the same first and at least this second number."""
     providers: tuple[ProviderSpec, ...] = ()
+    """Providers, each of which pairs of this or another plugin may use."""
     transports: tuple[TransportSpec, ...] = ()
+    """Transports with a factory of this plugin."""
     pairs: tuple[PairSpec, ...] = ()
+    """Providers over transports, each with its adapter."""
     settings: tuple[str, ...] = ()
     """Environment variables that its hooks read (`HookRuntime.setting`); all are treated as secrets."""
 
