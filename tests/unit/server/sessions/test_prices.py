@@ -28,18 +28,24 @@ usages = st.builds(
     Usage,
     input_text_tokens=tokens,
     input_audio_tokens=tokens,
+    input_image_tokens=st.none() | tokens,
+    input_video_tokens=st.none() | tokens,
     cached_tokens=st.none() | tokens,
     output_text_tokens=tokens,
     output_audio_tokens=tokens,
+    thinking_tokens=st.none() | tokens,
 )
 tables = st.builds(
     ModelPrices,
     model=st.just("m"),
     input_text=prices,
     input_audio=prices,
+    input_image=prices,
+    input_video=prices,
     cached=st.none() | prices,
     output_text=prices,
     output_audio=prices,
+    thinking=st.none() | prices,
 )
 
 
@@ -69,6 +75,46 @@ def test_each_kind_of_token_has_its_price() -> None:
     counts = {"input_text_tokens": 1000, "input_audio_tokens": 2000, "output_text_tokens": 500}
     cost = price("reply", used(**counts, output_audio_tokens=3000))
     assert cost == pytest.approx((1000 * 4 + 2000 * 32 + 500 * 16 + 3000 * 64) / 1e6)
+
+
+KINDS = [name for name in Usage.model_fields if name.endswith("_tokens")]
+
+
+@pytest.mark.parametrize("count", KINDS)
+def test_every_count_of_a_usage_has_a_price_of_its_own(count: str) -> None:
+    """Text, audio, images, video, cached input and thinking: each count is priced by the price of its name, and by no other."""
+    name = count.removesuffix("_tokens")
+    every = {field.name: 1.0 for field in dataclasses.fields(ModelPrices) if field.name not in ("model", "minute")}
+    usage = used(**{count: 2_000_000}, **({"input_text_tokens": 2_000_000} if name == "cached" else {}))
+    assert compute_cost(usage, ModelPrices(model="m", **{**every, name: 7.0})) == pytest.approx(14.0)
+    assert (
+        compute_cost(
+            used(**{each: 1_000_000 for each in KINDS if each != "cached_tokens"}), ModelPrices(model="m", **every)
+        )
+        == len(KINDS) - 1
+    )
+
+
+def test_images_and_video_without_a_price_make_the_cost_unknown() -> None:
+    """A table without prices of images and video says nothing about a reply that saw some."""
+    for count in ("input_image_tokens", "input_video_tokens"):
+        assert compute_cost(used(input_text_tokens=10, **{count: 1}), TALK) is None
+        assert compute_cost(used(input_text_tokens=10, **{count: 0}), TALK) == pytest.approx(10 * 4 / 1e6)
+
+
+def test_thinking_costs_as_written_text_without_a_price_of_its_own() -> None:
+    """Tokens of thinking are in no other count; without their own price they cost as output text."""
+    usage = used(output_text_tokens=1_000_000, thinking_tokens=500_000)
+    assert compute_cost(usage, TALK) == pytest.approx(16.0 + 8.0)
+    assert compute_cost(usage, dataclasses.replace(TALK, thinking=2.0)) == pytest.approx(16.0 + 1.0)
+    assert compute_cost(usage, dataclasses.replace(TALK, output_text=None, thinking=2.0)) is None
+
+
+def test_cached_images_are_cheaper_in_proportion() -> None:
+    """Cached tokens reduce every kind of input in proportion, images and video among them."""
+    table = dataclasses.replace(TALK, input_image=8.0, input_video=12.0)
+    mixed = used(input_text_tokens=400, input_image_tokens=400, input_video_tokens=200, cached_tokens=500)
+    assert compute_cost(mixed, table) == pytest.approx((200 * 4 + 200 * 8 + 100 * 12 + 500 * 0.4) / 1e6)
 
 
 def test_cached_tokens_are_priced_once() -> None:
@@ -135,7 +181,7 @@ def test_a_cost_is_between_all_cached_and_none_cached(usage: Usage, table: Model
     if table.cached is None or not usage.cached_tokens:
         assert cost == pytest.approx(none_cached)
         return
-    size = (usage.input_text_tokens or 0) + (usage.input_audio_tokens or 0)
+    size = sum(count or 0 for name, count in usage if name.startswith("input_"))
     all_cached = compute_cost(usage.model_copy(update={"cached_tokens": size}), table)
     assert all_cached is not None
     slack = 1e-9 * (1 + none_cached + all_cached)
