@@ -107,6 +107,7 @@ FIELDS: dict[tuple[str, str], str] = {
 
 _HIDDEN_CAPABILITIES = {
     "say": "lies_say",
+    "uninterruptible": "hides_uninterruptible",
     "floors": "hides_floor",
     "modalities": "hides_text",
     "tools": "hides_tools",

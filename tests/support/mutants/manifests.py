@@ -40,7 +40,6 @@ MANIFESTS = (
         "test_uninterruptible_speech",
         "uninterruptible is True, so send(UpdateCommand) must be taken; it raised CapabilityMissing",
         (
-            Edit("plugin", 'say="exact",', 'say="exact", uninterruptible=True,'),
             Edit("protocol", "            case UpdateCommand():\n                return None\n", ""),
             Edit(
                 "protocol",

@@ -179,6 +179,13 @@ UNDECLARED = (
             '_message("stop", reply=command.reply, heard=command.heard_ms)',
         ),
     ),
+    _mutant(
+        "hides_uninterruptible",
+        "`uninterruptible`: not declared, and nothing stops the speech",
+        "test_uninterruptible_speech",
+        "uninterruptible is False, UpdateCommand(interruptible=False) is taken, and the caller's speech does not stop the agent's",
+        Edit("plugin", "                    uninterruptible=True,\n", ""),
+    ),
     # --- names
     _mutant(
         "lies_voice",

@@ -125,18 +125,29 @@ class CapabilityTests(ConformanceSuite):
     async def test_uninterruptible_speech(
         self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path
     ) -> None:
-        """While `UpdateCommand(interruptible=False)` holds, the caller's speech stops no reply and starts none."""
-        if not subject.spec.capabilities.uninterruptible:
+        """While `UpdateCommand(interruptible=False)` holds, speech is stopped by no speech of the caller, exactly if it is declared."""
+        can = subject.spec.capabilities
+        if can.say == "none":
             return
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
             await session.event(SessionReady)
-            await session.takes(UpdateCommand(interruptible=False), "uninterruptible is True")
+            update = UpdateCommand(interruptible=False)
+            if can.uninterruptible:
+                await session.takes(update, "uninterruptible is True")
+            elif not await session.is_taken(update):
+                return
             say = session.say_command(LONG_TEXT).model_copy(update={"interruptible": False})
             started = await session.start_reply(say)
             if session.config.turn_detection is not None:
                 await session.speak("stop please")
                 await session.event(TurnCommitted)
             ended = await session.reply_ended(started)
+            if not can.uninterruptible:
+                assert session.of(Interrupted) or ended.status != "completed", (
+                    "uninterruptible is False, UpdateCommand(interruptible=False) is taken, and the caller's speech does not stop the "
+                    "agent's: declare uninterruptible=True, or refuse the command"
+                )
+                return
             assert ended.status == "completed", f"the speech was stopped, status {ended.status!r}{session.describe()}"
             assert not session.of(Interrupted), f"the speech was interrupted{session.describe()}"
 

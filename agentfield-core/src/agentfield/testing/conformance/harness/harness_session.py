@@ -352,6 +352,14 @@ class HarnessSession:
                 f"{why}, so send({name}) must be taken; it raised {type(error).__name__}: {error}"
             ) from error
 
+    async def is_taken(self, command: Command) -> bool:
+        """Send a command that may be refused; return whether it was taken."""
+        try:
+            await self.send(command)
+        except AgentFieldError:
+            return False
+        return True
+
     async def reply_ended(self, reply: ReplyStarted) -> ReplyEnded:
         """Wait for the end of a reply's generation."""
         return await self.event(ReplyEnded, where=lambda each: each.reply == reply.reply)
