@@ -183,7 +183,7 @@ async def control_plane(
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
         guard = AuthGuard(settings, tokens, keys, store, open_requests)
-        application = build_application(routes, guard, middlewares=[metrics.middleware])
+        application = build_application(routes, guard, observe=metrics.observe_request)
         await hub.restore()
         await sessions.recover()
         url = await stack.enter_async_context(listen(application, settings))

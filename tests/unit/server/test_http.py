@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel
 
@@ -373,3 +374,55 @@ def test_a_retry_after_that_is_no_number_of_seconds_costs_the_header_only(wait: 
     reply = problem_reply(Conflict("Taken.", retry_after=wait))
     assert reply.status == 409
     assert "Retry-After" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "code", "template"),
+    [
+        ("GET /operator", 200, None, "/operator"),
+        ("GET /who/ses_1", 200, None, "/who/{session_id}"),
+        ("GET /conflict", 409, "taken", "/conflict"),
+        ("GET /explode", 500, "internal_error", "/explode"),
+        ("GET /nowhere", 404, "unknown_path", "unknown"),
+        ("POST /conflict", 405, "method_not_allowed", "unknown"),
+        ("OPTIONS /conflict", 405, "method_not_allowed", "unknown"),
+        ("OPTIONS *", 404, "unknown_path", "unknown"),
+        ("GET /conf%0alict", 404, "unknown_path", "unknown"),
+    ],
+)
+async def test_every_request_is_answered_and_measured_once(
+    tokens: BrowserTokenService, store: SqliteStore, line: str, status: int, code: str | None, template: str
+) -> None:
+    """A request counts under the template of its route, and one without a route gets a problem document as well."""
+    seen: list[tuple[str, str, int]] = []
+    app = build_application(
+        ROUTES,
+        await guard_of(Settings(_env_file=None), tokens, store),
+        observe=lambda method, route, status, _seconds: seen.append((method, route, status)),
+    )
+    async with TestServer(app) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"{line} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert int(head.split()[1]) == status
+    assert json.loads(body).get("code") == code
+    assert seen == [(line.partition(" ")[0], template, status)]
+
+
+async def test_a_stream_that_fails_is_cut(tokens: BrowserTokenService) -> None:
+    """A response that has started gets no problem document behind it: the connection is aborted."""
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        raise Conflict("too late")
+
+    routes = [Route("GET", "/stream", stream, ("public",), "Stream", stream=True)]
+    client = await open_app(Settings(_env_file=None), tokens, routes)
+    try:
+        response = await client.get("/stream")
+        with pytest.raises(ClientPayloadError):
+            await response.read()
+    finally:
+        await client.close()

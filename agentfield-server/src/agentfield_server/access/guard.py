@@ -100,6 +100,11 @@ class AuthGuard:
         origin = request.headers.get("Origin")
         return origin if origin in self._settings.allowed_origins else None
 
+    @property
+    def shares(self) -> bool:
+        """Whether pages of foreign origins may use the control plane."""
+        return bool(self._settings.allowed_origins)
+
     async def admit(self, request: web.Request, access: Access) -> None:
         """Authenticate the request and check that it may use the route.
 

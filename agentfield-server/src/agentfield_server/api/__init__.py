@@ -2,5 +2,5 @@
 
 Reading order: `http` (the route table and what all routes share), `resources` (one module per REST resource), `callers`
 (the routes that carry callers' audio), `pages` (static files), `openapi` (the document made from the route table) and
-`application` (the aiohttp application with its middlewares). `agentfield_server.app` passes the services to the routes.
+`application` (the aiohttp application, with one function around each handler). `agentfield_server.app` passes the services to the routes.
 """

@@ -1,10 +1,11 @@
-"""The aiohttp application: the route table behind the guard, with every error as a problem document."""
+"""The aiohttp application: the route table, with one function around each handler: checks, guard, errors, measurement."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp import web
@@ -14,59 +15,107 @@ from agentfield.errors import AgentFieldError, InvalidInput, NotFound
 from agentfield.ids import new_id
 from agentfield.wire.headers import ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID
 from agentfield_server.access.guard import AuthGuard
+from agentfield_server.access.principals import Access
 from agentfield_server.api.http.bodies import MAX_BODY, problem_reply
-from agentfield_server.api.http.route import RESPONSE_STARTED, Handler, Route
+from agentfield_server.api.http.route import Handler, Route
 
-__all__ = ["build_application"]
+__all__ = ["Observe", "build_application"]
 
 _log = logging.getLogger("agentfield.server")
 _ALLOWED_HEADERS = "authorization, content-type, idempotency-key, last-event-id, x-openai-agents-sdk"
 _TEXT_HEADERS = ("Host", "Origin", ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID)
 
+Observe = Callable[[str, str, int, float], None]
+"""Called after each request with its method, the template of its route (``unknown`` without one), its status and its seconds."""
+
 
 def build_application(
-    routes: Iterable[Route], guard: AuthGuard, *, middlewares: Sequence[Middleware] = ()
+    routes: Iterable[Route], guard: AuthGuard, *, observe: Observe = lambda *_: None
 ) -> web.Application:
     """Build the application of a route table.
 
     Args:
         routes: All routes.
         guard: Admits or rejects each request by the `access` of its route.
-        middlewares: Outermost middlewares.
+        observe: Measures requests.
     """
-    app = web.Application(
-        client_max_size=MAX_BODY, middlewares=[*middlewares, _problem_documents, _check_origin_and_host(guard)]
-    )
-    # a signal, not a middleware: streams send their headers inside their handler
-    app.on_response_prepare.append(_cors_headers(guard))
-    app.on_response_prepare.append(_mark_response_started)
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_without_route(guard, observe)])
+    if guard.shares:
+        # a signal: streams send their headers inside their handler
+        app.on_response_prepare.append(_cors_headers(guard))
     streams = set[asyncio.Task[Any]]()
     # streams are cancelled at shutdown: they have no end of their own, and the runner would wait for them
     app.on_shutdown.append(_cancel_streams(streams))
     for route in routes:
-        # `add_route`, not `add_get`: that adds HEAD, which would start a stream
-        handler = _guarded(route, guard)
-        app.router.add_route(route.method, route.path, _tracked(handler, streams) if route.stream else handler)
+        # not `add_get`: that adds HEAD, which would start a stream
+        resource = app.router.add_resource(route.path)
+        tracked = streams if route.stream else None
+        serve = _served(route.handler, guard, route.access, resource.canonical, observe, streams=tracked)
+        resource.add_route(route.method, serve)
     return app
 
 
-def _guarded(route: Route, guard: AuthGuard) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        await guard.admit(request, route.access)
-        return await route.handler(request)
+def _served(
+    handler: Handler,
+    guard: AuthGuard,
+    access: Access | None,
+    template: str,
+    observe: Observe,
+    *,
+    streams: set[asyncio.Task[Any]] | None = None,
+) -> Handler:
+    """Return the function that serves a request.
 
-    return handle
+    Args:
+        handler: The handler of its route.
+        guard: Checks the request.
+        access: Grants of the route; None if the request has no route.
+        template: Path of the route, with its placeholders: a path with ids would give one time series an id.
+        observe: Measures the request; sockets and streams until they end.
+        streams: Receives the task of the request, if it is a stream.
+    """
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        begun, status = time.perf_counter(), 500
+        try:
+            try:
+                _check_headers(request)
+                guard.check_host(request)
+                guard.check_origin(request)
+                if access is not None:
+                    await guard.admit(request, access)
+                if streams is not None and (task := asyncio.current_task()) is not None:
+                    streams.add(task)
+                    task.add_done_callback(streams.discard)
+                response = await handler(request)
+            except Exception as error:  # noqa: BLE001 - the last handler of a request
+                status = getattr(error, "status", status)
+                response = _answer_to(request, error)
+            status = response.status
+            return response
+        finally:
+            observe(request.method, template, status, time.perf_counter() - begun)
+
+    return serve
 
 
-def _tracked(handler: Handler, streams: set[asyncio.Task[Any]]) -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        task = asyncio.current_task()
-        if task is not None:
-            streams.add(task)
-            task.add_done_callback(streams.discard)
-        return await handler(request)
+def _without_route(guard: AuthGuard, observe: Observe) -> Middleware:
+    """Return the middleware that serves the requests without a route; it passes the others through."""
 
-    return handle
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.match_info.http_exception is None:
+            return await handler(request)
+        return await serve(request)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        if request.method == "OPTIONS" and guard.foreign_origin(request) is not None:
+            headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
+            return web.Response(status=204, headers=headers)
+        return await request.match_info.handler(request)
+
+    serve = _served(refuse, guard, None, "unknown", observe)
+    return check
 
 
 def _cancel_streams(streams: set[asyncio.Task[Any]]) -> Callable[[web.Application], Awaitable[None]]:
@@ -75,20 +124,6 @@ def _cancel_streams(streams: set[asyncio.Task[Any]]) -> Callable[[web.Applicatio
             task.cancel()
 
     return end
-
-
-def _check_origin_and_host(guard: AuthGuard) -> Middleware:
-    @web.middleware
-    async def guards(request: web.Request, handler: Handler) -> web.StreamResponse:
-        _check_headers(request)
-        guard.check_host(request)
-        guard.check_origin(request)
-        if request.method == "OPTIONS" and guard.foreign_origin(request) is not None:
-            headers = {"Access-Control-Allow-Methods": "GET, POST", "Access-Control-Allow-Headers": _ALLOWED_HEADERS}
-            return web.Response(status=204, headers=headers)
-        return await handler(request)
-
-    return guards
 
 
 def _check_headers(request: web.Request) -> None:
@@ -112,39 +147,36 @@ def _cors_headers(guard: AuthGuard) -> Callable[[web.Request, web.StreamResponse
     return share
 
 
-async def _mark_response_started(request: web.Request, _: web.StreamResponse) -> None:
-    request[RESPONSE_STARTED] = True
-
-
-@web.middleware
-async def _problem_documents(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except AgentFieldError as error:
-        return problem_reply(error)
-    except web.RequestPayloadError:
-        return problem_reply(
-            InvalidInput(
-                "The body cannot be read: it is not what its Content-Encoding or Transfer-Encoding says.",
-                code="malformed_body",
-                hint="send it without a Content-Encoding",
+def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
+    """Return the answer to a request whose handler raised: a problem document, or the response that it raised."""
+    if request.writer.output_size > 0 and request.transport is not None:
+        # a problem document cannot be sent after the response has started, on an open socket for instance
+        request.transport.abort()
+    match error:
+        case AgentFieldError():
+            return problem_reply(error)
+        case web.RequestPayloadError():
+            return problem_reply(
+                InvalidInput(
+                    "The body cannot be read: it is not what its Content-Encoding or Transfer-Encoding says.",
+                    code="malformed_body",
+                    hint="send it without a Content-Encoding",
+                )
             )
+        case web.HTTPException() if error.status < 400:
+            raise error
+        case web.HTTPException():
+            return problem_reply(_from_http_exception(request, error))
+    # the response has an incident number only, the log the traceback: no internals leave the process
+    incident = new_id("evt")
+    _log.error("request failed: %s %s (%s)", request.method, request.path, incident, exc_info=error)
+    return problem_reply(
+        AgentFieldError(
+            "The control plane failed at this request.",
+            code="internal_error",
+            hint=f"look for {incident} in its log",
         )
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return problem_reply(_from_http_exception(request, error))
-    except Exception:  # noqa: BLE001 - the last handler of a request; the traceback is logged
-        # the response has an incident number only, the log the traceback: no internals leave the process
-        incident = new_id("evt")
-        _log.exception("request failed: %s %s (%s)", request.method, request.path, incident)
-        return problem_reply(
-            AgentFieldError(
-                "The control plane failed at this request.",
-                code="internal_error",
-                hint=f"look for {incident} in its log",
-            )
-        )
+    )
 
 
 def _from_http_exception(request: web.Request, error: web.HTTPException) -> AgentFieldError:

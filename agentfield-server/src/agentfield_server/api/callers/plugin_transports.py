@@ -14,7 +14,7 @@ from agentfield.errors import AgentFieldError, Forbidden, LimitExceeded, PluginB
 from agentfield.plugins import RouteSpec
 from agentfield.realtime.transport import Evidence, Transport
 from agentfield_server.access.principals import PRINCIPAL, Access, transport_principal
-from agentfield_server.api.http.route import RESPONSE_STARTED, Route
+from agentfield_server.api.http.route import Route
 from agentfield_server.transports import TransportHost
 from agentfield_server.transports.manager import ROUTE_PREFIX
 
@@ -110,13 +110,7 @@ async def _serve(
         if route.access == "verified":
             evidence = await _verify(host, transport, request)
             request[PRINCIPAL] = transport_principal(host.info.name)
-        try:
-            return await _handle(host, route, transport, request, evidence)
-        except AgentFieldError:
-            if request.get(RESPONSE_STARTED) and request.transport is not None:
-                # a problem document cannot be sent after the response has started, on an open socket for instance
-                request.transport.abort()
-            raise
+        return await _handle(host, route, transport, request, evidence)
 
 
 async def _handle(

@@ -11,12 +11,9 @@ from pydantic import BaseModel
 
 from agentfield_server.access.principals import Access
 
-__all__ = ["RESPONSE_STARTED", "Handler", "Route"]
+__all__ = ["Handler", "Route"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-RESPONSE_STARTED = web.RequestKey("agentfield_begun", bool)
-"""Set on a request once its response has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class Route:
     request: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
     stream: bool = False
-    """True for event streams and sockets, which outlive the deadline of ordinary requests."""
+    """True for event streams and sockets, which have no end of their own: they are cancelled when the control plane stops."""
     media_type: str = "application/json"
     """Media type of the response."""
     accepts: tuple[str, ...] = ()
