@@ -104,7 +104,8 @@ def run(args: Sequence[str]) -> int:
     from typer.main import get_command
 
     try:
-        from agentfield.errors import AgentFieldError
+        from agentfield.errors import AgentFieldError, InvalidInput
+        from agentfield.lossy import lossy_text
     except Exception:  # noqa: BLE001 - a foreign package in place of agentfield-core may raise anything
         return _report_foreign_package()
     from agentfield_cli.terminal.output import report_error, report_usage
@@ -118,7 +119,23 @@ def run(args: Sequence[str]) -> int:
         return report_usage(error, as_json=as_json)
     except typer.Abort:
         return 130
+    except (ValueError, ExceptionGroup):
+        # what encodes an argument is deep inside: a path of any bytes is fine, a text that is sent or stored is not
+        wrong = next((each for each in args if not _is_unicode(each)), None)
+        if wrong is None:
+            raise
+        refusal = InvalidInput(
+            f"The argument {lossy_text(wrong, 200)} is not UTF-8.",
+            code="unrepresentable",
+            hint="give it in whole Unicode characters",
+        )
+        return report_error(refusal, as_json=as_json)
     return code if isinstance(code, int) else 0
+
+
+def _is_unicode(argument: str) -> bool:
+    """Return whether an argument is text; bytes that are not UTF-8 arrive as surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _report_foreign_package() -> int:
