@@ -14,13 +14,15 @@ from support.processes.live_call import LiveCall, calling, tree
 from support.processes.recordings import clip
 from support.word_error_rate import normalise, word_error_rate
 
-STORY = (
+PARCEL = (
     "Your parcel left the warehouse on Monday morning. It went by train to the harbour, and from there by ship to the "
     "island. On Tuesday it was seen by the customs officer, who asked for a paper. The paper was sent on Wednesday, and "
     "it was found to be in order. On Thursday the parcel was put on a van. The van had to wait for the ferry, which was "
     "late because of the wind. On Friday it came to the shop in your street. The shop was closed for the holiday. On "
     "Saturday the owner wrote you a letter. The letter says that you can fetch the parcel between nine and five."
 )
+STORY = " ".join([PARCEL] * 4)
+"""Two minutes of speech: no machine has generated all of it when the caller interrupts."""
 SHORT = "I am sending another one."
 AGENT = f"""
 from agentfield import Agent
@@ -48,7 +50,7 @@ REQUESTED = "i would like to start a replacement please"
 
 @pytest.fixture(scope="module")
 def teller(tmp_path_factory: pytest.TempPathFactory, speech: SpeechServer) -> Iterator[Installation]:
-    """An agent that answers the first turn with half a minute of speech, and the next one with a sentence."""
+    """An agent that answers the first turn with two minutes of speech, and the next one with a sentence."""
     folder = tmp_path_factory.mktemp("teller")
     (folder / "teller.py").write_text(AGENT)
     with run_installation(folder / "it", folder / "teller.py", env=provider_settings(speech.url)) as it:
