@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentfield.errors import InvalidInput
-from agentfield.identity import NodeKey
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.lifespan import PluginLifespans
 from agentfield.plugins.hooks.observers import ObserverDispatcher
@@ -38,6 +37,7 @@ from agentfield_server.api.resources import executions, nodes, workflows
 from agentfield_server.api.resources.approvals import ApprovalRoutes
 from agentfield_server.api.resources.keys import KeyRoutes
 from agentfield_server.api.resources.plugins import CatalogueRoutes
+from agentfield_server.api.resources.proofs import ProofRoutes
 from agentfield_server.api.resources.sessions import SessionRoutes
 from agentfield_server.api.resources.store import StoreRoutes
 from agentfield_server.api.resources.webhooks import WebhookRoutes
@@ -49,11 +49,17 @@ from agentfield_server.engine.webhooks import WebhookService
 from agentfield_server.listener import announce_address, listen
 from agentfield_server.metrics import Gauges, Metrics
 from agentfield_server.nodes import LinkedNode, LinkHub
+from agentfield_server.proof.heads import live_event
+from agentfield_server.proof.issuer_key import load_issuer_key, load_replaced_key
+from agentfield_server.proof.issuing import Issuer
+from agentfield_server.proof.own_log import OwnLog
+from agentfield_server.proof.secret_box import SecretBox
 from agentfield_server.sessions import SessionService
 from agentfield_server.sessions.clock import SessionClock
 from agentfield_server.sessions.price_file import load_prices
 from agentfield_server.sessions.recorded_turns.service import RecordedTurnService
 from agentfield_server.settings import Settings
+from agentfield_server.store.proofs import SignedHead
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.store import SqliteStore
 from agentfield_server.telemetry import ExecutionTracer, open_tracer
@@ -78,6 +84,7 @@ class ControlPlane:
     hub: LinkHub
     registry: Registry
     observers: ObserverDispatcher
+    issuer: Issuer
     transports: Mapping[str, TransportHost]
     """The hosts of plugin transports, by name."""
 
@@ -115,7 +122,8 @@ async def control_plane(
         bus, metrics = Bus(), Metrics()
         observers = await stack.enter_async_context(ObserverDispatcher(registry))
         traces = open_tracer(environ, content=settings.otel_content, provider=tracer_provider)
-        publish = _publisher(bus, observers, metrics, traces)
+        issuers: list[Issuer] = []
+        publish = _publisher(bus, observers, metrics, traces, issuers)
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
@@ -131,13 +139,19 @@ async def control_plane(
         settings.require_key(ever=bool(keys.list()), usable=keys.usable)
         if traces is not None:
             await stack.enter_async_context(traces.running(store))
-        key = NodeKey.load_or_create(settings.home / "control_plane.pem")
+        key, replaced = load_issuer_key(settings), load_replaced_key(settings)
+        own_log = await OwnLog.open(store, key, clock=time.time, before=replaced)
+        secrets = await SecretBox.open(store, key, before=replaced)
+        issuer = await stack.enter_async_context(
+            Issuer(store, key, own_log, clock=time.time, signed=partial(_publish_head, bus))
+        )
+        issuers.append(issuer)
         hub = LinkHub(store, key=key, clock=time.time, refused=partial(refused_sessions, registry))
         engine = await stack.enter_async_context(
             Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.count_execution)
         )
         webhooks = await stack.enter_async_context(
-            WebhookService(store, bus, AddressPolicy(settings.webhook_allow), clock=time.time)
+            WebhookService(store, bus, AddressPolicy(settings.webhook_allow), secrets, clock=time.time)
         )
         retention = await stack.enter_async_context(Retention(store, clock=time.time, days=settings.retention_days))
         adapters = AdapterPool(registry, home=settings.home, environ=environ, concurrency=settings.provider_concurrency)
@@ -171,6 +185,7 @@ async def control_plane(
             *KeyRoutes(keys, settings_key=settings.api_key is not None).routes(),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
+            *ProofRoutes(store, issuer, public_url=public.get).routes(),
             Route(
                 "GET",
                 "/metrics",
@@ -198,6 +213,7 @@ async def control_plane(
             hub=hub,
             registry=registry,
             observers=observers,
+            issuer=issuer,
             transports=transports.hosts,
         )
 
@@ -250,6 +266,11 @@ class _PublicUrl:
         return (self.settings.public_url or self.bound).rstrip("/")
 
 
+def _publish_head(bus: Bus, session_id: str | None, head: SignedHead) -> None:
+    if session_id is not None:
+        bus.publish(f"live:{session_id}", live_event(head))
+
+
 def _gauges(hub: LinkHub, sessions: SessionService) -> Gauges:
     def by_node(count: Callable[[LinkedNode], float]) -> Callable[[], Mapping[str, float]]:
         def values() -> Mapping[str, float]:
@@ -272,12 +293,18 @@ def _gauges(hub: LinkHub, sessions: SessionService) -> Gauges:
 
 
 def _publisher(
-    bus: Bus, observers: ObserverDispatcher, metrics: Metrics, traces: ExecutionTracer | None
+    bus: Bus,
+    observers: ObserverDispatcher,
+    metrics: Metrics,
+    traces: ExecutionTracer | None,
+    issuers: Sequence[Issuer],
 ) -> Callable[[list[EventRow]], None]:
     def publish(rows: list[EventRow]) -> None:
         metrics.count_events(rows)
         if traces is not None:
             traces.record(rows)
+        for issuer in issuers:  # none before the store is open
+            issuer.note(rows)
         by_run: dict[str, list[EventRow]] = {}
         for row in rows:
             by_run.setdefault(row.run_id, []).append(row)

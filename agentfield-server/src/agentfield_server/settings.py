@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     """The operator's key, at least 16 characters; without one, only loopback addresses can be bound."""
     public_url: str | None = Field(default=None, examples=["https://voice.example.com"])
     """The public base URL, if it differs from the bound address."""
+    identity_key: _UserPath | None = None
+    """A PEM file with the Ed25519 key that signs credentials; by default `control_plane.pem` in `home`, made at the first start."""
+    identity_key_before: _UserPath | None = None
+    """The PEM file of the key that `identity_key` replaces, for the one start that records the rotation."""
     web_dir: _UserPath | None = None
     """A directory of static files served at the root, same-origin (`af dev`)."""
     allowed_origins: _List = Field(default=(), examples=["https://app.example.com,http://localhost:3000"])

@@ -19,6 +19,7 @@ from agentfield_server.settings import Settings
 from agentfield_server.store.records import NewEvent, Webhook
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.engine import Plane, RawNode, plane
+from support.server.proofs import issue_all
 from support.server.store import call, session_pair
 from support.waiting import until, until_async
 
@@ -99,6 +100,8 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
             answering = asyncio.create_task(answers())
             asking = [asyncio.create_task(asks()) for _ in range(4)]
             await until(lambda: len(answered) > 3)
+            for run_id in gone:
+                assert await cp.issuer.settle(run_id)
             before = await af(cp, capsys, "stats")
             would = await af(cp, capsys, "prune", "--older-than", "30d", "--dry-run")
             assert (await cp.store.stats()).pruned_runs == 0
@@ -112,7 +115,7 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
             answering.cancel()
             after = await af(cp, capsys, "stats")
 
-        left = 200_000 + 4_000 * len(answered)  # what was answered meanwhile stays; a pruned run had 100 kB
+        left = 200_000 + 8_000 * len(answered)  # what was answered meanwhile stays; a pruned run had 100 kB
         assert before["bytes"] > 6_000_000 > left > after["bytes"]
         assert sizes["after"]["bytes"] < sizes["before"]["bytes"]
         assert (after["pruned_runs"], after["payloads"], after["sessions"]) == (61, 0, 0)
@@ -141,6 +144,7 @@ async def test_run_with_pending_deliveries_is_kept(tmp_path: Path) -> None:
     try:
         retention = Retention(store, clock=time.time)
         assert (await retention.prune(older_than=30 * DAY)).runs == 0
+        await issue_all(store)
         for delivery, _, _ in await store.due_deliveries(now=time.time(), limit=10):
             await store.record_not_delivered(delivery.id, "gone", not_before=None)
         assert (await retention.prune(older_than=30 * DAY)).runs == 1
@@ -157,6 +161,7 @@ async def test_periodic_retention(tmp_path: Path) -> None:
     run_id = await finished_run(store)
     await store.close()
     async with control_plane(Settings(home=tmp_path, port=0)) as running:
+        assert await running.issuer.settle(run_id)
         assert await running.engine._store.list_executions(run_id)
     async with control_plane(Settings(home=tmp_path, port=0, retention_days=30)) as running:
         assert await until_async(lambda: running.engine._store.pruned_run(run_id))
@@ -174,7 +179,7 @@ async def test_text_output_of_af_store(tmp_path: Path, capsys: pytest.CaptureFix
     """Sizes, counts and totals in lines; an invalid age is refused before any request."""
     store = old_store(tmp_path / "a.db")
     await store.open()
-    await finished_run(store)
+    run_id = await finished_run(store)
     await store.close()
 
     async def said(*words: str) -> tuple[int, str]:
@@ -183,6 +188,7 @@ async def test_text_output_of_af_store(tmp_path: Path, capsys: pytest.CaptureFix
         return code, "".join(capsys.readouterr())
 
     async with plane(tmp_path / "a.db") as cp:
+        assert await cp.issuer.settle(run_id)
         code, text = await said("stats")
         assert (code, "executions  2" in text, "pruned     0 runs" in text) == (0, True, True)
         gone = "1 runs with 2 executions and 4 events"

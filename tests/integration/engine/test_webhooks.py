@@ -27,6 +27,7 @@ from agentfield.wire.rest import WebhookRequest
 from agentfield_server.access.webhook_signatures import HEADER, check_signature, signature
 from agentfield_server.engine.address_policy import AddressPolicy, outbound_session
 from agentfield_server.engine.webhooks import ATTEMPTS, WebhookService
+from agentfield_server.proof.secret_box import SecretBox
 from agentfield_server.store.records import Webhook
 from support.server.engine import Plane, RawNode, plane
 from support.waiting import until, until_async
@@ -223,7 +224,8 @@ async def test_webhook_of_a_cancelled_request_gets_events(
         await add_webhook(webhook)
 
     monkeypatch.setattr(cp.store, "add_webhook", begin)
-    async with WebhookService(cp.store, cp.bus, AddressPolicy(("127.0.0.0/8",)), clock=time.time) as webhooks:
+    box = await SecretBox.open(cp.store, cp.key)
+    async with WebhookService(cp.store, cp.bus, AddressPolicy(("127.0.0.0/8",)), box, clock=time.time) as webhooks:
         adding = asyncio.create_task(webhooks.add(receiver.url, ("execution.ended",)))
         await begun.wait()
         adding.cancel()

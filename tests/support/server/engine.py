@@ -44,6 +44,7 @@ from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.api.application import build_application
 from agentfield_server.api.resources import executions, nodes, workflows
 from agentfield_server.api.resources.approvals import ApprovalRoutes
+from agentfield_server.api.resources.proofs import ProofRoutes
 from agentfield_server.api.resources.store import StoreRoutes
 from agentfield_server.api.resources.webhooks import WebhookRoutes
 from agentfield_server.bus import RECORDED, Bus
@@ -52,6 +53,9 @@ from agentfield_server.engine.address_policy import AddressPolicy
 from agentfield_server.engine.retention import Retention
 from agentfield_server.engine.webhooks import WebhookService
 from agentfield_server.nodes import LinkHub
+from agentfield_server.proof.issuing import Issuer
+from agentfield_server.proof.own_log import OwnLog
+from agentfield_server.proof.secret_box import SecretBox
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.store import SqliteStore
@@ -72,6 +76,7 @@ class Plane:
     engine: Engine
     bus: Bus
     key: NodeKey
+    issuer: Issuer
     url: str
     api_key: str | None = None
 
@@ -140,20 +145,27 @@ async def plane(
         for row in rows:
             bus.publish(f"run:{row.run_id}", [row])
         bus.publish(RECORDED, {row.type for row in rows})
+        if issuer is not None:
+            issuer.note(rows)
 
+    issuer: Issuer | None = None
     store = SqliteStore(path, on_commit=publish, clock=now)
     await store.open()
     key = NodeKey.load_or_create(path.with_suffix(".pem"))
+    box = await SecretBox.open(store, key)
     hub = LinkHub(store, key=key, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
     try:
-        async with Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine:
+        async with (
+            Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine,
+            Issuer(store, key, await OwnLog.open(store, key, clock=now), clock=now) as issuer,
+        ):
             guard = await guard_of(
                 Settings(home=path.parent, api_key=None if api_key is None else SecretStr(api_key)),
                 BrowserTokenService(store, clock=now, code_ttl=60),
                 store,
             )
             approvals = ApprovalRoutes(engine.approvals, store, secret=SecretStr(WEBHOOK_SECRET), clock=now)
-            webhooks = WebhookService(store, bus, AddressPolicy(("127.0.0.0/8",)), clock=clock, tick=0.02)
+            webhooks = WebhookService(store, bus, AddressPolicy(("127.0.0.0/8",)), box, clock=clock, tick=0.02)
             routes = [
                 *WebhookRoutes(webhooks, store).routes(),
                 *StoreRoutes(Retention(store, clock=time.time), store).routes(),
@@ -161,13 +173,14 @@ async def plane(
                 *executions.routes(engine, store),
                 *workflows.routes(store, engine, bus),
                 *nodes.routes(hub),
+                *ProofRoutes(store, issuer, public_url=lambda: "http://127.0.0.1").routes(),
             ]
             server = TestServer(build_application(routes, guard), port=port or None)
             headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
             async with TestClient(server, headers=headers) as client, webhooks:
                 try:
                     url = str(server.make_url("")).rstrip("/")
-                    yield Plane(client, store, hub, engine, bus, key, url, api_key)
+                    yield Plane(client, store, hub, engine, bus, key, issuer, url, api_key)
                 finally:
                     await hub.close()
     finally:

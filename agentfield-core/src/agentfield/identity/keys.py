@@ -10,8 +10,9 @@ from pathlib import Path
 
 import base58
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from agentfield.errors import AgentFieldError, Unavailable
 from agentfield.identity.canonical import unb64url
@@ -22,6 +23,8 @@ _ED25519 = b"\xed\x01"
 """Multicodec prefix of an Ed25519 public key."""
 
 _DID_KEY = "did:key:z"
+
+_DERIVED_BYTES = 32
 
 
 class NodeKey:
@@ -59,6 +62,31 @@ class NodeKey:
                 f"The key of this process cannot be stored at {path}: {error.strerror or error}.",
                 hint="Set AGENTFIELD_HOME to a writable folder.",
             ) from error
+
+    @classmethod
+    def load(cls, path: Path | str) -> NodeKey:
+        """Return the key stored at `path` (PEM, PKCS #8).
+
+        Raises:
+            Unavailable: The file cannot be read, or holds no Ed25519 key.
+        """
+        path = Path(path)
+        try:
+            return cls(_parse(path))
+        except OSError as error:
+            raise Unavailable(
+                f"The key {path} cannot be read: {error.strerror or error}.",
+                code="key_unreadable",
+                hint=f"make one: openssl genpkey -algorithm ed25519 -out {path}",
+            ) from error
+
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 secret bytes that only the holder of this key can compute, one value per purpose.
+
+        HKDF with SHA-256 (RFC 5869) over the private key; a derived value tells nothing about the key or about other values.
+        """
+        derivation = HKDF(hashes.SHA256(), _DERIVED_BYTES, salt=None, info=f"agentfield/{purpose}".encode())
+        return derivation.derive(self._private.private_bytes_raw())
 
     def sign(self, message: bytes) -> bytes:
         """Return the Ed25519 signature (64 bytes) of a message."""

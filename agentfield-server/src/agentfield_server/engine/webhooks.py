@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,8 @@ from agentfield_server.bus import RECORDED, Bus, Subscription
 from agentfield_server.engine.address_policy import AddressPolicy, outbound_session
 from agentfield_server.engine.backoff import backoff_delay
 from agentfield_server.engine.tasks import BackgroundTasks
-from agentfield_server.store.protocol import Store
+from agentfield_server.proof.secret_box import SecretBox
+from agentfield_server.store.proofs import ProofStore
 from agentfield_server.store.records import Delivery, EventRow, Webhook
 
 __all__ = ["ATTEMPTS", "WebhookService"]
@@ -50,16 +52,25 @@ class WebhookService:
         store: Holds webhooks and deliveries.
         bus: Announces recorded events.
         allowed: Policy of addresses.
+        box: Encrypts the stored secrets of webhooks.
         clock: Seconds since the epoch.
         tick: Seconds between two reads of the clock while a delivery is not due, so that a jump of the clock is noticed.
     """
 
     def __init__(
-        self, store: Store, bus: Bus, allowed: AddressPolicy, *, clock: Callable[[], float], tick: float = 1.0
+        self,
+        store: ProofStore,
+        bus: Bus,
+        allowed: AddressPolicy,
+        box: SecretBox,
+        *,
+        clock: Callable[[], float],
+        tick: float = 1.0,
     ) -> None:
         self._store = store
         self._bus = bus
         self._allowed = allowed
+        self._box = box
         self._clock = clock
         self._tick = tick
         self._tasks = BackgroundTasks()
@@ -67,8 +78,12 @@ class WebhookService:
         """Event patterns by webhook, so that the store is queried only when a matching event was recorded."""
 
     async def __aenter__(self) -> Self:
-        """Start sending."""
-        self._subscribed = {webhook.id: webhook.events for webhook in await self._store.list_webhooks()}
+        """Encrypt secrets that were stored before there was a data key, and start sending."""
+        webhooks = await self._store.list_webhooks()
+        self._subscribed = {webhook.id: webhook.events for webhook in webhooks}
+        for webhook in webhooks:
+            if not self._box.is_sealed(webhook.secret):
+                await self._store.replace_webhook_secret(webhook.id, self._box.seal(webhook.id, webhook.secret))
         self._tasks.start(self._run())
         return self
 
@@ -97,7 +112,7 @@ class WebhookService:
         )
         self._subscribed[webhook.id] = webhook.events  # before the commit: an event may be recorded for it right after
         try:
-            await self._store.add_webhook(webhook)
+            await self._store.add_webhook(replace(webhook, secret=self._box.seal(webhook.id, webhook.secret)))
         except AgentFieldError:
             del self._subscribed[webhook.id]
             raise  # a cancellation does not undo the write, so the patterns stay
@@ -191,11 +206,12 @@ class WebhookService:
         await self._store.record_not_delivered(delivery.id, answer, not_before=again)
 
     async def _post(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> int:
+        secret = SecretStr(self._box.open_text(webhook.id, webhook.secret))
         headers = {
             "Content-Type": "application/json",
             "X-AgentField-Delivery": delivery.id,
             "X-AgentField-Event": event.type,
-            HEADER: signature(SecretStr(webhook.secret), event.canonical, at=self._clock()),
+            HEADER: signature(secret, event.canonical, at=self._clock()),
         }
         async with http.post(webhook.url, data=event.canonical, headers=headers, allow_redirects=False) as response:
             return response.status

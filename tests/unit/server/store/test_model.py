@@ -28,6 +28,7 @@ from agentfield.ids import new_id
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import EventRow, Execution, NewEvent, Webhook
 from support.server.log_entries import is_intact
+from support.server.proofs import issue_all
 from support.server.store import Clock, Factory, Opened, call, key, session_pair
 from support.server.store_model import DAY, LARGE, OPEN, Key, Model, Row, Session, is_large
 
@@ -427,6 +428,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Exactly the ended runs are pruned, completely."""
         self.clock.now += 2 * DAY if later else 0.0
         before = self.clock.now - DAY
+        self.do(issue_all(self.store))
         page = self.do(self.store.ended_runs(before=before))
         assert {run.run_id for run in page.runs} == self.model.prunable(before)
         for run in page.runs:

@@ -7,6 +7,7 @@ import pytest
 from agentfield.errors import NotFound
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import NewEvent, Webhook
+from support.server.proofs import issue_all
 from support.server.store import Opened, call, key, session_pair
 
 DAY = 24 * 3600.0
@@ -22,6 +23,7 @@ async def ended(store: Store) -> str:
 
 async def prune(store: Store, before: float) -> list[str]:
     """Prune every run that may be pruned; return the ids of those runs."""
+    await issue_all(store)
     gone, after = [], ""
     while True:
         page = await store.ended_runs(before=before, after=after)

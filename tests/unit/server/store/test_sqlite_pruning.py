@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agentfield_server.store.sqlite.methods.maintenance import _PRUNABLE_RUNS
 from agentfield_server.store.sqlite.operations.retention import root_of
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.proofs import issue_all
 from support.server.store import Clock, call
 
 DAY = 24 * 3600.0
@@ -46,6 +47,7 @@ async def test_interrupted_pruning_is_continued(tmp_path: Path) -> None:
     new = call(input={"text": "x" * 40_000})
     await store.create_execution(new, lease_to="i", lease_until=1.0)
     await store.complete_execution(new.id, attempt=1, status="succeeded")
+    await issue_all(store)
     clock.now += 2 * DAY
     before = clock.now - DAY
     assert await store.prune_run(new.run_id, before=before, rows=1) == 1
@@ -60,7 +62,7 @@ async def test_interrupted_pruning_is_continued(tmp_path: Path) -> None:
         steps = 0
         while await store.prune_run(new.run_id, before=before, rows=1):
             steps += 1
-        assert steps == 2
+        assert steps == 3  # an event, the credential, the execution
         assert (await store.ended_runs(before=before)).runs == ()
         stats = await store.stats()
         assert (stats.executions, stats.events, stats.payloads, stats.runs, stats.pruned_runs) == (0, 0, 0, 0, 1)
@@ -77,6 +79,7 @@ async def test_triggers_protect_the_record(tmp_path: Path) -> None:
     for new in (still, over):
         await store.create_execution(new, lease_to="i", lease_until=1.0)
     await store.complete_execution(over.id, attempt=1, status="succeeded")
+    await issue_all(store)
     clock.now += 2 * DAY
     assert await store.prune_run(still.run_id, before=clock.now - DAY) is None
     assert await store.prune_run(over.run_id, before=clock.now - DAY) == 2

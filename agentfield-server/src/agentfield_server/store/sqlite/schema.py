@@ -14,6 +14,7 @@ from agentfield_server.store.sqlite.migrations.engine import PAYLOADS, SHARES, W
 from agentfield_server.store.sqlite.migrations.history import LOG_FORMAT_2, PROOFS, RETENTION
 from agentfield_server.store.sqlite.migrations.identity import IDENTITY
 from agentfield_server.store.sqlite.migrations.initial import FIRST, NODES
+from agentfield_server.store.sqlite.migrations.proofs import CREDENTIALS
 
 __all__ = ["LARGE", "MIGRATIONS", "digest_key", "keyed_digest", "migrate"]
 
@@ -31,6 +32,7 @@ MIGRATIONS: tuple[str, ...] = (
     LOG_FORMAT_2,
     ACCESS,
     IDENTITY,
+    CREDENTIALS,
 )
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 

@@ -15,7 +15,7 @@ from agentfield.ids import new_id
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.operations import AppendEvents, EraseBodies
 from agentfield_server.store.records import EventRow, NewEvent
-from agentfield_server.store.sqlite.operations import webhooks
+from agentfield_server.store.sqlite.operations import proofs, webhooks
 from agentfield_server.store.sqlite.rows import EVENT_COLUMNS
 from agentfield_server.store.sqlite.writer import Transaction
 
@@ -134,6 +134,7 @@ def write(transaction: Transaction, changes: Sequence[Change], ends: Mapping[str
     transaction.events += rows
     if rows:
         webhooks.enqueue(transaction, rows)
+        proofs.enqueue(transaction, rows)
 
 
 def record(transaction: Transaction, run_id: str, events: Sequence[NewEvent]) -> list[EventRow]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from agentfield_server.store import node_operations
 from agentfield_server.store import operations as op
+from agentfield_server.store import proofs as proof_op
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.sqlite.operations import (
     access,
@@ -20,6 +21,8 @@ from agentfield_server.store.sqlite.operations import (
     executions,
     identities,
     keys,
+    proofs,
+    redaction,
     retention,
     sessions,
     webhooks,
@@ -101,5 +104,7 @@ _ALONE: dict[type[op.Operation[Any]], Callable[[Transaction, Any], Any]] = {
     op.DeleteRows: retention.delete_rows,
     op.Vacuum: retention.vacuum,
     **access.OPERATIONS,
+    **proofs.OPERATIONS,
+    proof_op.EraseRun: redaction.erase_run,
 }
 """Operations with a group of their own."""

@@ -18,8 +18,12 @@ runs.created_at < :before AND runs.pruned_at IS NULL
     AND NOT EXISTS (SELECT 1 FROM sessions WHERE run_id = runs.id AND state <> 'ended')
     AND NOT EXISTS (SELECT 1 FROM deliveries WHERE run_id = runs.id AND status = 'pending')
     AND NOT EXISTS (SELECT 1 FROM executions WHERE run_id = runs.id AND status IN ('queued', 'running', 'waiting'))
+    AND NOT EXISTS (SELECT 1 FROM credential_queue WHERE run_id = runs.id)
+    AND NOT EXISTS (SELECT 1 FROM anchors WHERE run_id = runs.id AND entry IS NULL)
+    AND (runs.session_id IS NULL OR EXISTS (SELECT 1 FROM heads WHERE run_id = runs.id AND size = runs.seq AND final))
 """
-"""SQL condition: the run has ended, has no pending delivery, and its last event is older than `:before`."""
+"""SQL condition: the run has ended, nothing of it waits (deliveries, credentials, heads, anchors), and its last event is older
+than `:before`."""
 
 # All SQL below is built from constants; values are always bound.
 _MARK = f"""
@@ -74,7 +78,7 @@ def mark(transaction: Transaction, operation: MarkPruned) -> bool:
 
 def delete_rows(transaction: Transaction, operation: DeleteRows) -> int:
     """Delete up to `rows` rows of a pruned run, referring rows first; return 0 when none is left."""
-    for step in (_events, _deliveries, _approvals, _executions):
+    for step in (_events, _deliveries, _approvals, _credentials, _executions):
         if gone := step(transaction, operation.run_id, operation.rows):
             return gone
     return 0
@@ -100,6 +104,14 @@ def _approvals(transaction: Transaction, run_id: str, rows: int) -> int:
         run_id,
         rows,
     )
+
+
+def _credentials(transaction: Transaction, run_id: str, rows: int) -> int:
+    # the anchor stays: it proves the root that is left of the run, and other runs of its batch
+    gone = transaction.run(
+        "DELETE FROM credentials WHERE pos IN (SELECT pos FROM credentials WHERE run_id = ? LIMIT ?)", run_id, rows
+    )
+    return gone or transaction.run("DELETE FROM heads WHERE run_id = ?", run_id)
 
 
 def _executions(transaction: Transaction, run_id: str, rows: int) -> int:
