@@ -44,6 +44,7 @@ RECORDED = {
     "execution.started": "a node entered the function",
     "handler.failed": "a handler raised",
     "handler.started": "a handler runs, `resumed` after its node or the control plane was lost",
+    "log.redacted": "bodies of events and executions were erased: by whom, why, and which",
     "provider.attached": "the provider's session is open; `verified` says whether its model and voice were compared",
     "provider.refused": "the provider refused the session",
     "session.created": "a session was started; its caller has not connected yet",

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from agentfield.identity import NodeKey
+from agentfield.proof import Report, verify_export
 from agentfield_cli.call.recordings import read_recording, write_recording
 from support.audio import tone_samples
 from support.processes.installation import CANARY, EXAMPLES, Installation, run_installation, speech_server
@@ -120,6 +122,48 @@ async def test_a_call_from_the_terminal(installation: Installation, tmp_path: Pa
     assert re.search(r"└── session voice-support\.voice succeeded .*\n    ├── turn .*\n    │   └── call ", tree)
     _, table, _ = await af(installation, "session", "list")
     assert session["id"] in table
+
+
+async def test_a_session_is_exported_and_redacted(installation: Installation, tmp_path: Path) -> None:
+    """An export verifies against the DID of the control plane, with and without bodies, also once they are erased."""
+    write_recording(tmp_path / "question.wav", tone_samples())
+    told = await af_json(installation, "session", "call", TARGET, "--audio", str(tmp_path / "question.wav"))
+    session_id = told["session_id"]
+    issuer = NodeKey.load(installation.home / "control_plane.pem").did
+
+    def verified(path: Path) -> Report:
+        report = verify_export(path.read_bytes().splitlines(keepends=True), issuer=issuer)
+        assert (report.verdict, report.problem) == ("complete", None)
+        assert report.credentials == len(told["executions"])
+        return report
+
+    whole = tmp_path / "whole.jsonl"
+    done = await af_json(installation, "session", "export", session_id, "-o", str(whole))
+    assert done == {
+        "session_id": session_id,
+        "file": str(whole),
+        "lines": len(whole.read_bytes().splitlines()),
+        "bytes": whole.stat().st_size,
+    }
+    assert verified(whole).bodies > 10
+    assert REPLY.encode() in whole.read_bytes()
+    code, out, err = await af(installation, "session", "export", session_id, "--without-bodies")
+    assert (code, err) == (0, "")
+    (tmp_path / "bare.jsonl").write_text(out)
+    assert verified(tmp_path / "bare.jsonl").bodies == 0
+    assert REPLY not in out
+
+    redacted = await af_json(installation, "session", "redact", session_id, "--reason", "request 17")
+    assert redacted["events"] > 10
+    await af_json(installation, "session", "export", session_id, "-o", str(whole))
+    assert verified(whole).bodies == 1
+    assert REPLY.encode() not in whole.read_bytes()
+    for wrong in (("export", "ses_0"), ("redact", "ses_0")):
+        code, out, _ = await af(installation, "session", *wrong, "--json")
+        assert (code, json.loads(out)["code"]) == (2, "unknown_session")
+    code, out, _ = await af(installation, "session", "export", session_id, "-o", str(tmp_path / "no" / "x"), "--json")
+    assert (code, json.loads(out)["code"]) == (2, "not_writable")
+    assert not list(tmp_path.glob(".*.part"))
 
 
 async def test_a_call_as_json(installation: Installation, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def the_call_is_whole(printed: str) -> None:
         "usage",
         "cost",
         "page_url",
+        "verified",
     }
     assert told["session_id"].startswith("ses_")
     assert (told["provider"], told["transport"]) == ("local", "webrtc")
@@ -100,6 +101,11 @@ def the_call_is_whole(printed: str) -> None:
     assert word_error_rate([(WORDS, turn["caller"])]) <= 0.15, turn["caller"]
     assert word_error_rate([(turn["asked"], told["reply_heard"])]) <= 0.15, told["reply_heard"]
     the_tree_is_right(told["executions"])
+    verified = told["verified"]
+    assert set(verified) == {"issuer", "credentials", "events", "verdict"}
+    assert (verified["credentials"], verified["verdict"]) == (len(told["executions"]), "complete")
+    assert verified["issuer"].startswith("did:key:z6Mk")
+    assert verified["events"] > 10
     (timing,) = told["timings"]
     assert set(timing) == {"offer_to_answer_ms", "end_of_speech_to_first_audio_ms", "tool_dispatch_ms"}
     assert all(value > 0 for value in timing.values())

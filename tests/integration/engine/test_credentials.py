@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from agentfield import Agent
@@ -23,6 +24,7 @@ from agentfield.proof import (
 )
 from agentfield.wire.frames import Invoke
 from agentfield_server.store.records import NewEvent
+from agentfield_server.store.sqlite.schema import migrate
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.engine import Plane, RawNode, plane
 from support.server.store import call, session_pair
@@ -214,3 +216,70 @@ async def test_a_restart_continues(tmp_path: Path) -> None:
         for new in ended:
             assert await cp.issuer.settle(new.run_id)
             assert (await verified(cp, f"/workflows/{new.run_id}/export")).verdict == "complete"
+
+
+async def test_redaction_leaves_nothing_but_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy of a redacted body is left in any file of the store, and its log, heads and credentials still verify."""
+    monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / "node"))
+    (tmp_path / "home").mkdir()
+    async with plane(tmp_path / "home" / "a.db") as cp:
+        app = Agent("shop", url=cp.url)
+
+        @app.reasoner()
+        async def inner(text: str) -> str:
+            return text.upper()
+
+        @app.reasoner()
+        async def outer(text: str) -> dict[str, str]:
+            await app.pause("Really?", details={"about": text}, key="k")
+            return {"text": await app.call("shop.inner", text=text), "large": text * 10_000}
+
+        async with app:
+            started = await cp.start("shop.outer", text="the-secret-word")
+            (asked,) = await until_async(lambda: cp.store.list_approvals(status="pending"))
+            run_id = asked.run_id
+            refused, problem, _ = await cp.post(f"/workflows/{run_id}/redact")
+            assert (refused, problem["code"]) == (409, "run_open")
+            status, decided, _ = await cp.post(
+                f"/approvals/{asked.id}/decision", {"decision": "approved", "note": "the-secret-word"}
+            )
+            assert status == 200, decided
+            done = await cp.finished(started)
+        assert done["status"] == "succeeded", done
+        children = [row for row in await cp.store.list_executions(run_id) if row.id != started]
+        status, problem, _ = await cp.post(f"/workflows/{run_id}/redact", {"executions": ["exe_0"]})
+        assert (status, problem["code"]) == (404, "unknown_execution")
+        status, part, _ = await cp.post(f"/workflows/{run_id}/redact", {"executions": [children[0].id]})
+        assert (status, part["events"]) == (200, 3)
+        status, whole, _ = await cp.post(f"/workflows/{run_id}/redact", {"reason": "request 17"})
+        assert status == 200
+        events = [json.loads(event.canonical) for event in await cp.store.read_events(run_id)]
+        assert whole["events"] == len(events) - 3 - 2
+        assert all(event.get("erased") for event in events if event["type"] != "log.redacted")
+        first, second = [event["body"] for event in events if event["type"] == "log.redacted"]
+        assert (first["events"], first["executions"], len(first["seqs"])) == (3, 1, 1)
+        assert (second["reason"], second["by"], second["events"]) == ("request 17", "local", whole["events"])
+        row = await row_of(cp, started)
+        assert (row.input, row.output, row.input_salt, row.output_salt) == (None, None, None, None)
+        assert await cp.issuer.settle(run_id)
+        report = await verified(cp, f"/workflows/{run_id}/export")
+        assert (report.verdict, report.credentials, report.bodies, report.heads) == ("complete", 2, 2, 3)
+        await cp.store.compact()
+        files = [file for file in (tmp_path / "home").iterdir() if file.is_file()]
+        assert len(files) > 1
+        for file in files:
+            found = file.read_bytes().lower()
+            assert b"the-secret-word" not in found, file
+
+
+async def test_a_log_of_format_1_is_not_redacted(tmp_path: Path) -> None:
+    """Its entries hold the bodies: the request is refused with another way."""
+    path = tmp_path / "a.db"
+    connection = apsw.Connection(str(path))
+    migrate(connection, 7)
+    connection.execute("INSERT INTO runs (id, seq, created_at) VALUES ('run_1', 0, 1.0)")
+    connection.close()
+    async with plane(path) as cp:
+        status, problem, _ = await cp.post("/workflows/run_1/redact")
+    assert (status, problem["code"]) == (422, "log_format_1")
+    assert "af store prune" in problem["hint"]

@@ -26,6 +26,8 @@ ALL_COMMANDS = [
     ("session", "workflows"),
     ("session", "call"),
     ("session", "end"),
+    ("session", "export"),
+    ("session", "redact"),
     ("execute",),
     ("nodes",),
     ("nodes", "drain"),

@@ -22,17 +22,20 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 selects a free one.")] = 0,
     data: Annotated[Path | None, typer.Option("--data", help="Data folder; a temporary one by default.")] = None,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="File for the signed export of the call's session.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a real voice call on this machine, without a key or a network.
 
     Starts a control plane, an agent and the offline speech server, calls the agent over WebRTC with a recording, and
-    prints the conversation. Then it keeps serving and prints the address of a page from which you can call it.
+    prints the conversation. The record of the call is exported and verified against the issuer of the control plane. Then it keeps serving and prints the address of a page from which you can call it.
 
     \b
     Examples:
       af demo
-      af demo --once --json
+      af demo --once --json --export call.jsonl
       af demo --audio question.wav
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.call.place_call import require_call_libraries
@@ -48,5 +51,5 @@ def demo(
     # imported after the first lines are printed, because the import takes a moment
     from agentfield_cli.demo.runner import DemoOptions, run_demo
 
-    options = DemoOptions(once=once, recordings=tuple(audio or ()), port=port, home=data)
+    options = DemoOptions(once=once, recordings=tuple(audio or ()), port=port, home=data, export=export)
     raise typer.Exit(run(run_demo(options, out)))

@@ -252,6 +252,78 @@ async def _place(
 
 
 @app.command()
+def export(
+    session_id: SessionId,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="File to write; by default standard output.")
+    ] = None,
+    without_bodies: Annotated[
+        bool, typer.Option("--without-bodies", help="Leave out all bodies and their salts: commitments only.")
+    ] = False,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a session as signed JSON Lines, which anybody who knows the issuer can verify offline.
+
+    The export has the entries of the event log, signed heads, credentials and anchors, and the bodies that they commit
+    to. A session that has ended is exported with its final head; the export of a live one verifies as a prefix.
+
+    \b
+    Examples:
+      af session export ses_0198 -o call.jsonl
+      af session export ses_0198 --without-bodies > call.jsonl
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.session_export import write_export
+    from agentfield_cli.terminal.output import Output
+
+    async def write() -> None:
+        out = Output(as_json=as_json and output is not None)
+        async with connected(url) as client:
+            done = await write_export(client, session_id, output, bodies=not without_bodies)
+        if output is not None:
+            out.result({"session_id": session_id, "file": str(output), **done})
+            out.line(f"{done['lines']} lines, {done['bytes']} bytes in {output}")
+
+    run(write())
+
+
+@app.command()
+def redact(
+    session_id: SessionId,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Reason, recorded in the log for everyone who reads it.")
+    ] = "",
+    execution: Annotated[
+        list[str] | None, typer.Option("--execution", metavar="EXECUTION", help="Only this execution; may be repeated.")
+    ] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Erase what was said and passed in a session that has ended; it cannot be undone.
+
+    Bodies and salts go with every copy in the store. The event log.redacted records it, and log, heads and credentials
+    still verify, since they hold commitments. Exports and traces that were made before are not changed.
+
+    \b
+    Examples:
+      af session redact ses_0198 --reason "request 17"
+      af session redact ses_0198 --execution exe_0198
+    """  # noqa: D301 - \b tells typer to keep the lines of a block
+    from agentfield_cli.connect import connected, run
+    from agentfield_cli.terminal.output import Output
+
+    async def erase() -> None:
+        out = Output(as_json=as_json)
+        async with connected(url) as client:
+            done = await client.redact_session(session_id, executions=execution, reason=reason)
+        out.result(done)
+        out.line(f"{done.events} bodies of events were erased, and those of the executions")
+
+    run(erase())
+
+
+@app.command()
 def end(session_id: SessionId, url: Url = None, as_json: AsJson = False) -> None:
     """End a session and hang up its call at the provider.
 

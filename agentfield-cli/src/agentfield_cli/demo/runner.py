@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
+from agentfield.proof import Report, bounded_lines, verify_export
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield.wire.rest import StartRequest
 from agentfield_cli.call.make_call import CallReport, make_call
@@ -22,6 +23,7 @@ from agentfield_cli.call.recordings import read_speech
 from agentfield_cli.demo.speech import SpeechServer, speech_server
 from agentfield_cli.processes.children import agent_process
 from agentfield_cli.processes.serve import stop_on_signals, wait_for_session
+from agentfield_cli.session_export import write_export
 from agentfield_cli.terminal.output import ExitCode, Output
 from agentfield_cli.terminal.tree import workflow_tree
 from agentfield_server.app import control_plane
@@ -44,6 +46,7 @@ class DemoOptions:
     recordings: Sequence[Path]
     port: int
     home: Path | None
+    export: Path | None
 
 
 async def run_demo(options: DemoOptions, out: Output) -> int:
@@ -72,7 +75,9 @@ async def run_demo(options: DemoOptions, out: Output) -> int:
             await _link_agent(stack, plane, folder / "agent.py", home, out)
             client = await stack.enter_async_context(ControlPlaneClient(plane.url))
             freeze_long_lived_objects()
-            code = await _run_until_stopped(stop, _call(client, recordings, speech, options, out, stop))
+            code = await _run_until_stopped(
+                stop, _call(client, plane.issuer.did, recordings, speech, options, out, stop)
+            )
     return code
 
 
@@ -117,6 +122,7 @@ async def _run_until_stopped(stop: asyncio.Event, work: Any) -> int:
 
 async def _call(
     client: ControlPlaneClient,
+    issuer: str,
     recordings: Sequence[Any],
     speech: SpeechServer,
     options: DemoOptions,
@@ -130,9 +136,19 @@ async def _call(
     with out.progress("transcribing what the caller heard"):
         heard = await speech.transcribe(report.heard) if report.heard is not None and report.heard.size else ""
     failures = call_problems(report, heard)
+    with out.progress("verifying the record of the call"):
+        verified = await _verify(client, started.session_id, issuer, options.export)
+    if verified["verdict"] != "complete":
+        failures.append(f"the record of the call is not complete but {verified['verdict']}: {verified.get('why')}")
     page = started.page_url if options.once else (await client.start_session(request)).page_url
-    out.result(_report_json(report, heard, page, failures))
+    out.result(_report_json(report, heard, page, failures) | {"verified": verified})
     _print_report(out, report, heard)
+    out.line(
+        f"\nverified: {verified['events']} events and {verified['credentials']} credentials are {verified['verdict']}"
+    )
+    out.line(f"issuer    {issuer}", "dim")
+    if options.export is not None:
+        out.line(f"export    {options.export}; af verify {options.export} --issuer {issuer}", "dim")
     for failure in failures:
         out.line(f"failed: {failure}", "bold red")
     if options.once or failures:
@@ -140,6 +156,33 @@ async def _call(
     _keep_serving(out, client.url, page)
     await stop.wait()
     return ExitCode.OK
+
+
+async def _verify(client: ControlPlaneClient, session_id: str, issuer: str, file: Path | None) -> dict[str, Any]:
+    """Export the session and verify the export against the issuer of the running control plane.
+
+    Args:
+        client: The client of the control plane.
+        session_id: The session.
+        issuer: The DID that the control plane has in memory; the one in the export is only compared with it.
+        file: Also write the export there.
+    """
+    with tempfile.TemporaryDirectory(prefix="agentfield-export-") as folder:
+        path = file or Path(folder) / "call.jsonl"
+        await write_export(client, session_id, path)
+        report = await asyncio.to_thread(_verify_file, path, issuer)
+    verified = {
+        "issuer": issuer,
+        "credentials": report.credentials,
+        "events": report.events,
+        "verdict": report.verdict,
+    }
+    return verified if report.problem is None else verified | {"why": report.problem.why}
+
+
+def _verify_file(path: Path, issuer: str) -> Report:
+    with path.open("rb") as lines:
+        return verify_export(bounded_lines(lines), issuer=issuer)
 
 
 def _report_json(report: CallReport, heard: str, page: str, failures: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
 from agentfield.wire.access import KeyRequest, KeysView, KeyView
 from agentfield.wire.node_views import AdmitRequest, NodeDidView, NodeView
+from agentfield.wire.redaction import RedactRequest, RedactView
 from agentfield.wire.requests import make_request
 from agentfield.wire.rest import (
     AdapterView,
@@ -239,6 +240,20 @@ class ControlPlaneClient(SessionStreams):
         """End a session: as the operator, or as the caller who hangs up with its browser token."""
         body = {"reason": reason} if reason else {}
         await self._json("POST", f"/sessions/{path_segment(session_id)}/end", body=body, token=token)
+
+    async def redact_session(
+        self, session_id: str, *, executions: Sequence[str] | None = None, reason: str = ""
+    ) -> RedactView:
+        """Erase bodies of an ended session with every copy; its log, heads and credentials still verify.
+
+        Args:
+            session_id: The session.
+            executions: Erase only bodies of these executions and of their events; None for all of the session.
+            reason: Recorded in the log, readable for everyone who may read it.
+        """
+        request = make_request(RedactRequest, reason=reason, executions=executions)
+        body = request.model_dump(mode="json", exclude_none=True)
+        return parse(RedactView, await self._json("POST", f"/sessions/{path_segment(session_id)}/redact", body=body))
 
     async def list_sessions(self) -> list[SessionView]:
         """Return the sessions, newest first."""

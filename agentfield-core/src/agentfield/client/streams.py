@@ -18,6 +18,7 @@ from agentfield.wire.headers import IDEMPOTENCY_KEY
 __all__ = ["SessionStreams"]
 
 STREAM_RETRY_TIME: Final = 30.0
+_CHUNK: Final = 64 * 1024
 """Seconds for which a lost event stream is retried."""
 
 MAX_MEDIA_FRAME: Final = 1024 * 1024
@@ -97,6 +98,21 @@ class SessionStreams(Connection):
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+    async def export_session(self, session_id: str, *, bodies: bool = True) -> AsyncIterator[bytes]:
+        """Iterate over the bytes of a session's export, which `agentfield.proof.verify_export` verifies.
+
+        Args:
+            session_id: The session.
+            bodies: Whether the export has bodies and salts, as far as they are not erased.
+
+        Raises:
+            ControlPlaneUnavailable: The export broke off.
+        """
+        path, query = f"/sessions/{path_segment(session_id)}/export", {"bodies": "1" if bodies else "0"}
+        async with self._request("GET", path, query=query, stream=True) as response:
+            async for chunk in response.content.iter_chunked(_CHUNK):
+                yield chunk
 
     async def turn(
         self,

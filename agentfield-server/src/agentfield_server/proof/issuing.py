@@ -110,6 +110,10 @@ class Issuer:
                 return True
         return False
 
+    async def sign_head(self, run_id: str) -> None:
+        """Sign a head over all events of a run now, unless there is one."""
+        await self._heads.sign(run_id)
+
     async def newest_head(self, run_id: str, *, since: int = 0) -> dict[str, Any]:
         """Return the newest head of a run of a session, signed now if there is none; see `HeadSigner.newest`.
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from agentfield.errors import InvalidInput, NotFound
-from agentfield_server.access.principals import Access
-from agentfield_server.api.http.bodies import json_reply, read_limit
+from agentfield.wire.redaction import RedactRequest, RedactView
+from agentfield_server.access.principals import PRINCIPAL, Access
+from agentfield_server.api.http.bodies import json_reply, read_limit, read_model
 from agentfield_server.api.http.route import Route
 from agentfield_server.proof.exporting import Exporter
 from agentfield_server.proof.issuer_key import did_document
 from agentfield_server.proof.issuing import Issuer
+from agentfield_server.proof.redacting import RunRedactor
 from agentfield_server.store.proofs import ProofStore
 
 __all__ = ["ProofRoutes"]
@@ -29,6 +31,11 @@ _DID_DESCRIPTION = (
 _EXPORT_DESCRIPTION = (
     "JSON Lines, verified with `af verify`. `bodies=0` leaves bodies and salts out. A session that has ended is exported with "
     "its final head and anchor, for which the response waits up to ten seconds."
+)
+_REDACT_DESCRIPTION = (
+    "Bodies and salts are erased with every copy: events, inputs, outputs, problems, decided approvals, and the caller and "
+    "metadata of a session. With `executions`, only those of these executions. The event `log.redacted` records it. Log, "
+    "heads and credentials still verify, since they hold commitments. A log of format 1 is refused."
 )
 _HEAD_DESCRIPTION = (
     "With `since=SIZE` the answer has a proof that the log of that size is a prefix of this one (RFC 9162, section 2.1.4): "
@@ -49,6 +56,7 @@ class ProofRoutes:
         self._store = store
         self._issuer = issuer
         self._exporter = Exporter(store, issuer)
+        self._redactor = RunRedactor(store, issuer)
         self._public_url = public_url
 
     def routes(self) -> list[Route]:
@@ -89,6 +97,26 @@ class ProofRoutes:
                 stream=True,
                 media_type=_JSON_LINES,
                 description=_EXPORT_DESCRIPTION,
+            ),
+            Route(
+                "POST",
+                session + "/redact",
+                self.redact_session,
+                ("operator",),
+                "Erase bodies of an ended session",
+                request=RedactRequest,
+                response=RedactView,
+                description=_REDACT_DESCRIPTION,
+            ),
+            Route(
+                "POST",
+                run + "/redact",
+                self.redact_run,
+                ("operator",),
+                "Erase bodies of an ended run",
+                request=RedactRequest,
+                response=RedactView,
+                description=_REDACT_DESCRIPTION,
             ),
             Route(
                 "GET",
@@ -137,6 +165,22 @@ class ProofRoutes:
         """Export a run, with or without a session."""
         run_id = await self._run(request)
         return await self._export(request, run_id, await self._store.session_of_run(run_id))
+
+    async def redact_session(self, request: web.Request) -> web.Response:
+        """Erase bodies of a session."""
+        _, run_id = await self._session(request)
+        return await self._redact(request, run_id)
+
+    async def redact_run(self, request: web.Request) -> web.Response:
+        """Erase bodies of a run, with or without a session."""
+        return await self._redact(request, await self._run(request))
+
+    async def _redact(self, request: web.Request, run_id: str) -> web.Response:
+        body = await read_model(request, RedactRequest)
+        erased = await self._redactor.redact(
+            run_id, executions=body.executions, reason=body.reason, by=request[PRINCIPAL].id
+        )
+        return json_reply(RedactView(run_id=run_id, events=erased))
 
     async def _list(self, request: web.Request, run_id: str) -> web.Response:
         limit = read_limit(request)

@@ -39,7 +39,8 @@ class SpeechLog:
         """Record the outcome of a speech, and answer its command unless tools are awaited."""
         spoken = speech.outcome(self._state.now, failed=failed, stale=stale)
         called = {"tool_calls": speech.tool_calls} if speech.tool_calls else {}
-        self._state.record("speech.ended", speech_id=speech.id, **spoken.as_json(), **called)
+        turn_id = speech.turn.turn_id if speech.turn else None
+        self._state.record("speech.ended", speech_id=speech.id, turn_id=turn_id, **spoken.as_json(), **called)
         if spoken.generated:
             self._state.add_history(speech.history_entry(spoken))
         clean = failed is None and not spoken.interrupted

@@ -38,7 +38,9 @@ def erase_run(transaction: Transaction, operation: EraseRun) -> int | None:
     run_id = operation.run_id
     seqs = operation.seqs
     if seqs is None:
-        found = transaction.many("SELECT seq FROM events WHERE run_id = ? AND salt IS NOT NULL", [(run_id,)])
+        found = transaction.many(
+            "SELECT seq FROM events WHERE run_id = ? AND salt IS NOT NULL AND type <> 'log.redacted'", [(run_id,)]
+        )
         seqs = [seq for (seq,) in found]
     erased = events.erase(transaction, EraseBodies(run_id, seqs))
     if erased is None:
