@@ -163,7 +163,7 @@ async def test_a_session_is_exported_and_redacted(installation: Installation, tm
         assert (code, json.loads(out)["code"]) == (2, "unknown_session")
     code, out, _ = await af(installation, "session", "export", session_id, "-o", str(tmp_path / "no" / "x"), "--json")
     assert (code, json.loads(out)["code"]) == (2, "not_writable")
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+    assert not [name for name in await asyncio.to_thread(os.listdir, tmp_path) if name.endswith(".part")]
 
 
 async def test_a_call_as_json(installation: Installation, tmp_path: Path) -> None:
