@@ -1,0 +1,208 @@
+"""Admission: the one decision that every start, offer, turn, call, tool call, approval and session route passes."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from agentfield.errors import Forbidden, NotFound, Unavailable
+from agentfield_server.access.keys import KeyService
+from agentfield_server.access.policies import Decision, PolicySet
+from agentfield_server.access.principals import Principal, transport_principal
+from agentfield_server.access.tags import TagRegister
+from agentfield_server.store.access import AccessStore, ChainRow
+
+__all__ = ["AccessControl"]
+
+_log = logging.getLogger("agentfield.access")
+
+_CHAINS = 10_000
+"""Chains that are remembered: those of the executions that called last."""
+
+UNREADABLE = 10.0
+"""Seconds without readable policies after which nothing new is started."""
+
+
+class AccessControl:
+    """Decides who may call what, by the policies in force.
+
+    In development mode without policies everything is allowed, and nothing is recorded of it.
+
+    Args:
+        store: Knows the chains of executions.
+        keys: The keys, and whether this is development mode.
+        tags: The tags of targets and principals.
+        clock: Returns seconds of a monotonic clock.
+    """
+
+    def __init__(self, store: AccessStore, keys: KeyService, tags: TagRegister, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self.tags = tags
+        """The tags of targets and principals."""
+        self.policies = PolicySet()
+        """The policies in force."""
+        self._read_at = clock()
+        self._links_of: Callable[[str], Iterable[str]] = lambda _: ()
+        self._chains: OrderedDict[str, ChainRow] = OrderedDict()
+
+    def bind_links(self, links_of: Callable[[str], Iterable[str]]) -> None:
+        """Set the function that returns the principals that opened the links of a node."""
+        self._links_of = links_of
+
+    def put_in_force(self, policies: PolicySet) -> None:
+        """Decide by these policies from now on."""
+        self.policies = policies
+
+    def policies_were_read(self) -> None:
+        """Note that the source of the policies could be read just now."""
+        self._read_at = self._clock()
+
+    @property
+    def open(self) -> bool:
+        """Whether everything is allowed: development mode without policies."""
+        return self._keys.development and self.policies.version == 0
+
+    def principal(self, principal_id: str | None) -> Principal | None:
+        """Return the principal of an id with its present rights; None where it has none now."""
+        kind, _, name = (principal_id or "").partition(":")
+        if kind == "node":
+            return Principal(f"node:{name}", "node")
+        if kind == "transport":
+            return transport_principal(name)
+        return self._keys.principal(principal_id or "")
+
+    async def admit(
+        self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Admit a call of a target, and return the record of the decision; None where everything is allowed.
+
+        Args:
+            principal: Who began it.
+            chain: The targets that it is called through, in order.
+            target: The target.
+            given: Its input.
+
+        Raises:
+            Forbidden: No rule allows an edge of the chain, or a rule denies it (code `access_denied`).
+            Unavailable: The policies could not be read for 10 s (code `policies_unreadable`).
+        """
+        self._check_readable()
+        if self.open:
+            return None
+        decision = self.decide(principal, chain, target, given)
+        if not decision.allowed:
+            _log.warning("refused by version %d: %s", decision.version, _way(decision))
+            raise _denied(decision)
+        return decision.record()
+
+    async def admit_call(
+        self, principal_id: str | None, parent_id: str | None, target: str, given: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Admit a call within an execution, or, without a parent, one by the principal that begins a run; see `admit`.
+
+        Raises:
+            Forbidden: Also where a node calls an untagged target on its own, and its key lacks the scope `caller`
+                (code `scope_missing`).
+        """
+        self._check_readable()
+        if self.open:
+            return None
+        if parent_id is not None:
+            above = await self._chain(parent_id)
+            return await self.admit(self._beginner(above.principal), above.targets, target, given)
+        if principal_id is not None and principal_id.startswith("node:") and not self.tags.target(target).seen:
+            self._require_caller(principal_id.removeprefix("node:"))
+        return await self.admit(self._beginner(principal_id), (), target, given)
+
+    async def admit_session(self, principal_id: str, target: str) -> dict[str, Any] | None:
+        """Admit the use of a session by its callers: whoever started it must still be allowed to; see `admit`."""
+        self._check_readable()
+        if self.open:
+            return None
+        return await self.admit(self._beginner(principal_id), (), target, {})
+
+    async def admit_execution(self, execution_id: str, given: Mapping[str, Any]) -> None:
+        """Admit an execution that waited, before it continues; see `admit`."""
+        if self.open:
+            return
+        above = await self._chain(execution_id)
+        await self.admit(self._beginner(above.principal), above.targets[:-1], above.targets[-1], given)
+
+    def decide(self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]) -> Decision:
+        """Return the decision about a call, allowed or not."""
+        members = [self.tags.principal(principal), *map(self.tags.target, chain)]
+        return self.policies.decide(members, self.tags.target(target), given)
+
+    async def chain_of(self, execution_id: str) -> ChainRow:
+        """Return who began the run of an execution, and the targets from its root to the execution itself.
+
+        Raises:
+            NotFound: It does not exist (code `unknown_execution`).
+        """
+        return await self._chain(execution_id)
+
+    def _require_caller(self, node_id: str) -> None:
+        """Reject a node whose links were not all opened with the scope `caller`."""
+        linked = [self.principal(principal_id) for principal_id in self._links_of(node_id)]
+        if not linked or any(each is None or "caller" not in each.scopes for each in linked):
+            raise Forbidden(
+                f"The key of node {node_id!r} has no scope caller, which a call outside of a reasoner or handler needs.",
+                code="scope_missing",
+                hint="call from inside, or give the node a key with both: af keys create --scope node --scope caller",
+                scopes=["caller"],
+            )
+
+    def _beginner(self, principal_id: str | None) -> Principal:
+        principal = self.principal(principal_id)
+        if principal is None:
+            raise Forbidden(
+                f"{principal_id or 'The principal'}, who began this run, has no rights any more.",
+                code="access_denied",
+                hint="begin a new run with a valid key",
+            )
+        return principal
+
+    async def _chain(self, execution_id: str) -> ChainRow:
+        known = self._chains.get(execution_id)
+        if known is not None:
+            self._chains.move_to_end(execution_id)
+            return known
+        found = await self._store.chain_of(execution_id)
+        if found is None:
+            raise NotFound(f"There is no execution {execution_id!r}.", code="unknown_execution")
+        self._chains[execution_id] = found
+        if len(self._chains) > _CHAINS:
+            self._chains.popitem(last=False)
+        return found
+
+    def _check_readable(self) -> None:
+        if self._clock() - self._read_at > UNREADABLE:
+            raise Unavailable(
+                "The policies of this control plane cannot be read, so nothing new is started.",
+                code="policies_unreadable",
+                hint="see the control plane's log: AGENTFIELD_POLICIES must be readable, and so must the store",
+                retry_after=5,
+            )
+
+
+def _way(decision: Decision) -> str:
+    edge = decision.edges[-1]
+    return f"{edge.caller} may not call {edge.target} ({edge.rule or 'no rule allows it'})"
+
+
+def _denied(decision: Decision) -> Forbidden:
+    edge = decision.edges[-1]
+    why = f"the rule {edge.rule!r} denies it" if edge.rule else f"{edge.target} is tagged, and no rule allows it"
+    return Forbidden(
+        f"{edge.caller} may not call {edge.target}: {why}.",
+        code="access_denied",
+        hint=f"an operator sees why with: af access explain {edge.caller} {edge.target}",
+        caller=edge.caller,
+        target=edge.target,
+        rule=edge.rule,
+        policy_version=decision.version,
+    )
