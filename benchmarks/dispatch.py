@@ -16,8 +16,7 @@ from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
-from agentfield_server.access.keys import KeyService
-from agentfield_server.access.open_requests import OpenRequests
+from agentfield_server.access.service import access_of
 from agentfield_server.api.application import build_application
 from agentfield_server.api.resources import nodes
 from agentfield_server.bus import Bus
@@ -78,9 +77,11 @@ async def _dispatch(folder: Path) -> list[float]:
     store = SqliteStore(folder / "a.db", on_commit=lambda _: None, clock=time.time)
     await store.open()
     hub = LinkHub(store, key=NodeKey.generate(), clock=time.time)
-    async with Engine(store, hub, Bus(), clock=time.time) as engine:
-        keys, tokens = KeyService(store, clock=time.time), BrowserTokenService(store, clock=time.time, code_ttl=60)
-        guard = AuthGuard(Settings(home=folder), tokens, keys, store, OpenRequests())
+    settings = Settings(home=folder)
+    access = await access_of(store, settings, clock=time.time)
+    async with Engine(store, hub, Bus(), access=access.control, clock=time.time) as engine:
+        tokens = BrowserTokenService(store, clock=time.time, code_ttl=60)
+        guard = AuthGuard(settings, tokens, access, store)
         runner = web.AppRunner(build_application(nodes.routes(hub), guard))
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

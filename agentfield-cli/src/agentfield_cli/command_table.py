@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "approvals": "List pending approvals and decide them.",
     "nodes": "List and drain the connected agent nodes; admit and revoke their keys.",
     "keys": "Make, list and revoke keys.",
+    "access": "Show, test and explain the rules of access.",
     "adapters": "List provider/transport pairs and their capabilities.",
     "plugins": "List and check the installed plugins.",
     "webhooks": "Send events to other systems.",
@@ -31,5 +32,5 @@ COMMANDS: Mapping[str, str] = {
 }
 """Summary by command name, in the order of the overview; each equals the first line of the command's own help."""
 
-OPERATING = frozenset({"approvals", "keys", "nodes", "store", "webhooks"})
+OPERATING = frozenset({"access", "approvals", "keys", "nodes", "store", "webhooks"})
 """The commands whose modules are in `agentfield_cli.commands.operating`, not directly in `agentfield_cli.commands`."""

@@ -23,8 +23,7 @@ from agentfield.plugins.registry.session_checks import refused_sessions
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
-from agentfield_server.access.keys import KeyService
-from agentfield_server.access.open_requests import OpenRequests
+from agentfield_server.access.service import access_of, watched
 from agentfield_server.adapter_pool import AdapterPool
 from agentfield_server.api.application import build_application
 from agentfield_server.api.callers.media_socket import MediaRoutes
@@ -34,6 +33,7 @@ from agentfield_server.api.http.route import Route
 from agentfield_server.api.openapi import openapi_route
 from agentfield_server.api.pages import PageRoutes
 from agentfield_server.api.resources import executions, nodes, workflows
+from agentfield_server.api.resources.access import AccessRoutes
 from agentfield_server.api.resources.approvals import ApprovalRoutes
 from agentfield_server.api.resources.keys import KeyRoutes
 from agentfield_server.api.resources.plugins import CatalogueRoutes
@@ -127,16 +127,7 @@ async def control_plane(
         store = SqliteStore(settings.home / "agentfield.db", on_commit=publish, clock=time.time)
         await store.open()
         stack.push_async_callback(store.close)
-        open_requests = OpenRequests()
-        keys = KeyService(
-            store,
-            clock=time.time,
-            settings_key=settings.api_key,
-            development=settings.development,
-            on_revoked=open_requests.close,
-        )
-        await keys.load()
-        settings.require_key(ever=bool(keys.list()), usable=keys.usable)
+        access = await access_of(store, settings, clock=time.time)
         if traces is not None:
             await stack.enter_async_context(traces.running(store))
         key, replaced = load_issuer_key(settings), load_replaced_key(settings)
@@ -146,9 +137,20 @@ async def control_plane(
             Issuer(store, key, own_log, clock=time.time, signed=partial(_publish_head, bus))
         )
         issuers.append(issuer)
-        hub = LinkHub(store, key=key, clock=time.time, refused=partial(refused_sessions, registry))
+        hub = LinkHub(
+            store, key=key, clock=time.time, refused=partial(refused_sessions, registry), declared=access.tags.propose
+        )
+        access.control.bind_links(lambda node_id: [link.principal for link in hub.links(node_id)])
         engine = await stack.enter_async_context(
-            Engine(store, hub, bus, clock=time.time, max_queued=settings.max_queued, ended=metrics.count_execution)
+            Engine(
+                store,
+                hub,
+                bus,
+                access=access.control,
+                clock=time.time,
+                max_queued=settings.max_queued,
+                ended=metrics.count_execution,
+            )
         )
         webhooks = await stack.enter_async_context(
             WebhookService(store, bus, AddressPolicy(settings.webhook_allow), secrets, clock=time.time)
@@ -158,7 +160,15 @@ async def control_plane(
         stack.push_async_callback(adapters.close)
         prices = load_prices(settings.prices)
         sessions = SessionService(
-            store, engine, hub, bus, registry=registry, adapters=adapters, prices=prices, clock=clock
+            store,
+            engine,
+            hub,
+            bus,
+            access=access.control,
+            registry=registry,
+            adapters=adapters,
+            prices=prices,
+            clock=clock,
         )
         stack.push_async_callback(sessions.close)
         metrics.add_gauges(_gauges(hub, sessions))
@@ -182,7 +192,8 @@ async def control_plane(
             *WebhookRoutes(webhooks, store).routes(),
             *workflows.routes(store, engine, bus),
             *StoreRoutes(retention, store).routes(),
-            *KeyRoutes(keys, settings_key=settings.api_key is not None).routes(),
+            *AccessRoutes(access, hub).routes(),
+            *KeyRoutes(access.keys, settings_key=settings.api_key is not None).routes(),
             *nodes.routes(hub),
             *CatalogueRoutes(registry).routes(),
             *ProofRoutes(store, issuer, public_url=public.get).routes(),
@@ -197,9 +208,11 @@ async def control_plane(
             *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
-        guard = AuthGuard(settings, tokens, keys, store, open_requests)
+        guard = AuthGuard(settings, tokens, access, store)
         application = build_application(routes, guard, observe=metrics.observe_request)
         await hub.restore()
+        await access.tags.propose(hub.tags())
+        await stack.enter_async_context(watched(access))
         await sessions.recover()
         url = await stack.enter_async_context(listen(application, settings))
         public.bound = url

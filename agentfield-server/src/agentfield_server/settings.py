@@ -17,6 +17,7 @@ from agentfield.schema import validation_message
 __all__ = ["Settings", "read_settings"]
 
 _CONCURRENCY = "must be like openai=50,local=4, or a JSON object of numbers"
+_TAGS = "must be like twilio=public,telnyx=partner"
 _LIST = "must be values separated by commas, or a JSON array of texts"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
@@ -87,6 +88,12 @@ class Settings(BaseSettings):
     object."""
     otel_content: bool = False
     """Whether spans contain inputs, outputs and the text of turns."""
+    policies: _UserPath | None = None
+    """A TOML file with the rules of access (see `agentfield_server.access.policy_file`)."""
+    transport_tags: Annotated[dict[str, tuple[str, ...]], NoDecode] = Field(
+        default_factory=dict, examples=["twilio=public,telnyx=partner"]
+    )
+    """Tags of the transports that start sessions, as rules of access name them: ``twilio=public,twilio=phone``."""
     prices: _UserPath | None = None
     """A TOML file with prices that override those of the plugins (see `agentfield_server.sessions.price_file`)."""
 
@@ -104,6 +111,19 @@ class Settings(BaseSettings):
         if any(not name.strip() or not limit.strip().isdecimal() for name, _, limit in pairs):
             raise ValueError(_CONCURRENCY)
         return {name.strip(): int(limit) for name, _, limit in pairs}
+
+    @field_validator("transport_tags", mode="before")
+    @classmethod
+    def _read_tags(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, tuple[str, ...]] = {}
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            name, _, tag = (each.strip() for each in part.partition("="))
+            if not name or not tag:
+                raise ValueError(_TAGS)
+            found[name] = (*found.get(name, ()), tag)
+        return found
 
     @field_validator("api_key", "webhook_secret")
     @classmethod

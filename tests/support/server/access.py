@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import time
+
+from agentfield_server.access.admission import AccessControl
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
 from agentfield_server.access.keys import KeyService
-from agentfield_server.access.open_requests import OpenRequests
+from agentfield_server.access.service import access_of
+from agentfield_server.access.tags import TagRegister
 from agentfield_server.settings import Settings
 from agentfield_server.store.sqlite.store import SqliteStore
 
-__all__ = ["guard_of"]
+__all__ = ["guard_of", "open_access"]
 
 
 async def guard_of(settings: Settings, tokens: BrowserTokenService, store: SqliteStore) -> AuthGuard:
     """Return the guard of a control plane with these settings."""
-    requests = OpenRequests()
-    keys = KeyService(
-        store,
-        clock=store._clock,
-        settings_key=settings.api_key,
-        development=settings.development,
-        on_revoked=requests.close,
-    )
-    await keys.load()
-    return AuthGuard(settings, tokens, keys, store, requests)
+    return AuthGuard(settings, tokens, await access_of(store, settings, clock=store._clock), store)
+
+
+def open_access(store: SqliteStore) -> AccessControl:
+    """Return the access control of development mode without policies."""
+    return AccessControl(store, KeyService(store, clock=time.time), TagRegister(store, given={}), clock=time.monotonic)

@@ -59,7 +59,7 @@ from agentfield_server.proof.secret_box import SecretBox
 from agentfield_server.settings import Settings
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.store import SqliteStore
-from support.server.access import guard_of
+from support.server.access import guard_of, open_access
 from support.server.log_entries import is_intact
 from support.waiting import SECONDS, until
 
@@ -156,7 +156,9 @@ async def plane(
     hub = LinkHub(store, key=key, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
     try:
         async with (
-            Engine(store, hub, bus, clock=now, lease=lease, max_queued=max_queued) as engine,
+            Engine(
+                store, hub, bus, access=open_access(store), clock=now, lease=lease, max_queued=max_queued
+            ) as engine,
             Issuer(store, key, await OwnLog.open(store, key, clock=now), clock=now) as issuer,
         ):
             guard = await guard_of(

@@ -42,6 +42,7 @@ from agentfield_server.nodes import DEVELOPMENT, LinkHub
 from agentfield_server.sessions import SessionService
 from agentfield_server.store.records import EventRow, Execution
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.access import open_access
 from support.server.node import ScriptedNode
 from support.server.store import open_in_ended_sessions
 from support.waiting import until, until_async
@@ -324,9 +325,12 @@ async def plane(
         await store.open()
         stack.push_async_callback(store.close)
         hub = LinkHub(store, key=NodeKey.generate(), clock=time.time)
-        engine = await stack.enter_async_context(Engine(store, hub, bus, clock=time.time))
+        access = open_access(store)
+        engine = await stack.enter_async_context(Engine(store, hub, bus, access=access, clock=time.time))
         registry = registry or Registry.of([Acme(), *plugins])
-        sessions = SessionService(store, engine, hub, bus, registry=registry, adapters=adapter, clock=clock)
+        sessions = SessionService(
+            store, engine, hub, bus, access=access, registry=registry, adapters=adapter, clock=clock
+        )
         stack.push_async_callback(sessions.close)
         made = Plane(store, sessions, hub, bus, clock)
         await sessions.recover()

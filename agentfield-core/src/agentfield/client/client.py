@@ -11,7 +11,16 @@ from agentfield.client.connection import ANSWER_TIMEOUT, parse, parse_list, path
 from agentfield.client.streams import SessionStreams
 from agentfield.errors import ExecutionTimeout
 from agentfield.schema import jsonable
-from agentfield.wire.access import KeyRequest, KeysView, KeyView
+from agentfield.wire.access import (
+    ExplainRequest,
+    ExplainView,
+    KeyRequest,
+    KeysView,
+    KeyView,
+    PolicyView,
+    TagRequest,
+    TagView,
+)
 from agentfield.wire.node_views import AdmitRequest, NodeDidView, NodeView
 from agentfield.wire.redaction import RedactRequest, RedactView
 from agentfield.wire.requests import make_request
@@ -168,6 +177,30 @@ class ControlPlaneClient(SessionStreams):
     async def revoke_key(self, key_id: str) -> KeyView:
         """Revoke a key; what is open with it is closed."""
         return parse(KeyView, await self._json("DELETE", f"/keys/{path_segment(key_id)}"))
+
+    async def policies(self) -> PolicyView:
+        """Return the policies in force."""
+        return parse(PolicyView, await self._json("GET", "/access/policies"))
+
+    async def set_policies(self, document: str) -> PolicyView:
+        """Put a TOML document of rules in force."""
+        return parse(PolicyView, await self._json("POST", "/access/policies", body={"document": document}))
+
+    async def explain_access(self, request: ExplainRequest) -> ExplainView:
+        """Return the decision about a call, with the rules that make it."""
+        return parse(ExplainView, await self._json("POST", "/access/explain", body=request.model_dump(mode="json")))
+
+    async def tags(self) -> list[TagView]:
+        """Return the tags of targets, nodes and transports."""
+        return parse_list(TagView, await self._json("GET", "/access/tags"), "tags")
+
+    async def approve_tag(self, request: TagRequest) -> None:
+        """Approve a tag that a node declared, or give one."""
+        await self._json("POST", "/access/tags", body=request.model_dump(mode="json"))
+
+    async def remove_tag(self, name: str, tag: str) -> None:
+        """Remove a tag; a node that still declares it brings it back at its next link."""
+        await self._json("DELETE", f"/access/tags/{path_segment(name)}/{path_segment(tag)}")
 
     # --- webhooks -----------------------------------------------------------------------------------------------
 

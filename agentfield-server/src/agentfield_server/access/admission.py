@@ -10,7 +10,7 @@ from typing import Any
 from agentfield.errors import Forbidden, NotFound, Unavailable
 from agentfield_server.access.keys import KeyService
 from agentfield_server.access.policies import Decision, PolicySet
-from agentfield_server.access.principals import Principal, transport_principal
+from agentfield_server.access.principals import Principal, Scope, transport_principal
 from agentfield_server.access.tags import TagRegister
 from agentfield_server.store.access import AccessStore, ChainRow
 
@@ -67,13 +67,16 @@ class AccessControl:
         return self._keys.development and self.policies.version == 0
 
     def principal(self, principal_id: str | None) -> Principal | None:
-        """Return the principal of an id with its present rights; None where it has none now."""
-        kind, _, name = (principal_id or "").partition(":")
+        """Return the principal of an id with its present rights; None where it has none now.
+
+        Runs from before there were principals, whose id is None, were begun by operators.
+        """
+        kind, _, name = (principal_id or "operator").partition(":")
         if kind == "node":
             return Principal(f"node:{name}", "node")
         if kind == "transport":
             return transport_principal(name)
-        return self._keys.principal(principal_id or "")
+        return self._keys.principal(principal_id or "operator")
 
     async def admit(
         self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]
@@ -132,6 +135,11 @@ class AccessControl:
         above = await self._chain(execution_id)
         await self.admit(self._beginner(above.principal), above.targets[:-1], above.targets[-1], given)
 
+    def allows(self, principal_id: str, target: str) -> bool:
+        """Return whether a principal may call a target, without a log line."""
+        principal = self.principal(principal_id)
+        return principal is not None and (self.open or self.decide(principal, (), target, {}).allowed)
+
     def decide(self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]) -> Decision:
         """Return the decision about a call, allowed or not."""
         members = [self.tags.principal(principal), *map(self.tags.target, chain)]
@@ -145,10 +153,15 @@ class AccessControl:
         """
         return await self._chain(execution_id)
 
+    def scopes_of_node(self, principal_id: str) -> frozenset[Scope]:
+        """Return the scopes that all keys have with which a node is linked now."""
+        linked = [self.principal(each) for each in self._links_of(principal_id.removeprefix("node:"))]
+        scopes = [each.scopes if each is not None else frozenset[Scope]() for each in linked]
+        return frozenset.intersection(*scopes) if scopes else frozenset()
+
     def _require_caller(self, node_id: str) -> None:
         """Reject a node whose links were not all opened with the scope `caller`."""
-        linked = [self.principal(principal_id) for principal_id in self._links_of(node_id)]
-        if not linked or any(each is None or "caller" not in each.scopes for each in linked):
+        if "caller" not in self.scopes_of_node(f"node:{node_id}"):
             raise Forbidden(
                 f"The key of node {node_id!r} has no scope caller, which a call outside of a reasoner or handler needs.",
                 code="scope_missing",

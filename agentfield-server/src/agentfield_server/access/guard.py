@@ -10,10 +10,10 @@ from aiohttp import web
 
 from agentfield.errors import Forbidden
 from agentfield_server.access.browser_tokens import BrowserTokenService
-from agentfield_server.access.keys import KeyService
-from agentfield_server.access.open_requests import OpenRequests
+from agentfield_server.access.open_requests import Use
 from agentfield_server.access.ownership import OwnedStore, require_owned
 from agentfield_server.access.principals import ALL_SCOPES, PRINCIPAL, PUBLIC, Access, Principal
+from agentfield_server.access.service import AccessService
 from agentfield_server.settings import Settings
 
 __all__ = ["CALLER", "MEDIA_PROTOCOL", "AuthGuard"]
@@ -34,24 +34,23 @@ class AuthGuard:
     Args:
         settings: The bound address and the allowed origins.
         tokens: Checks browser tokens.
-        keys: Checks keys, and knows whether this is development mode.
+        access: Checks keys and policies, and ends requests whose rights end.
         store: Knows who started what.
-        open_requests: Ends requests whose rights end.
     """
 
     def __init__(
         self,
         settings: Settings,
         tokens: BrowserTokenService,
-        keys: KeyService,
+        access: AccessService,
         store: OwnedStore,
-        open_requests: OpenRequests,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
-        self._keys = keys
+        self._keys = access.keys
+        self._control = access.control
+        self._open = access.requests
         self._store = store
-        self._open = open_requests
         self._loopback = settings.loopback
         self._public = urlsplit(settings.public_url or "").hostname
 
@@ -133,17 +132,29 @@ class AuthGuard:
             )
         await self._tokens.check(token, session_id)
         request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
-        self._open.add((f"session:{session_id}",))
+        await self._admit_session(request, f"session:{session_id}")
         request[CALLER] = True
 
     async def _admit_key(self, request: web.Request, access: Access, credential: str | None) -> None:
         principal = self._keys.check(credential)
         if not principal.has_any(access):
             raise _scope_missing(principal, access)
-        if not principal.sees_all(access):
+        if principal.sees_all(access):
+            self._open.add(Use(principal.id))
+        else:
             await require_owned(self._store, request.match_info, principal)
+            await self._admit_session(request, principal.id)
         request[PRINCIPAL] = principal
-        self._open.add((principal.id,))
+
+    async def _admit_session(self, request: web.Request, principal_id: str) -> None:
+        """Admit the use of the session that the path names, if it names one, by its caller or by who started it."""
+        session_id = request.match_info.get("session_id")
+        row = None if session_id is None else await self._store.get_session(session_id)
+        if row is None:
+            self._open.add(Use(principal_id))
+            return
+        await self._control.admit_session(row.principal, row.target)
+        self._open.add(Use(principal_id, row.principal, row.target))
 
 
 def _scope_missing(principal: Principal, access: Access) -> Forbidden:

@@ -19,6 +19,9 @@ __all__ = ["KEY_PREFIX", "SETTINGS_KEY", "KeyService"]
 KEY_PREFIX = "sk_af_"
 """Begin of a key; its id and its secret follow, divided by an underscore."""
 
+_BEFORE = "operator"
+"""Principal of what began before there were several keys: by the one key of that time, or without any."""
+
 SETTINGS_KEY = Principal("key:settings", "key", ALL_SCOPES)
 """The key in the settings (``AGENTFIELD_API_KEY``): all scopes, no tags."""
 
@@ -98,6 +101,8 @@ class KeyService:
 
     def principal(self, principal_id: str) -> Principal | None:
         """Return the present scopes and tags of ``local`` or of a key; None where it has no rights now."""
+        if principal_id == _BEFORE:
+            principal_id = LOCAL.id if self._settings_key is None else SETTINGS_KEY.id
         if principal_id == LOCAL.id:
             return LOCAL if self.development else None
         if principal_id == SETTINGS_KEY.id:

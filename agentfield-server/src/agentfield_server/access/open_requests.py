@@ -1,57 +1,51 @@
-"""Requests that are being served, by the principals whose rights they use: they end when those rights end."""
+"""Requests that are being served, with the rights that they use: they end when those rights end."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-__all__ = ["OpenRequests"]
+__all__ = ["OpenRequests", "Use"]
 
 _log = logging.getLogger("agentfield.access")
 
 
+class Use(NamedTuple):
+    """The rights that a request uses."""
+
+    principal: str
+    """Who sent it."""
+    owner: str | None = None
+    """Who started the session that it is about, where it comes from the session's caller or owner."""
+    target: str | None = None
+    """The target of that session."""
+
+
 class OpenRequests:
-    """Cancels requests, streams and sockets whose principal lost its rights."""
+    """Cancels requests, streams and sockets whose rights ended."""
 
     def __init__(self) -> None:
-        self._tasks: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
-        self._closers: list[Callable[[str], None]] = []
+        self._uses: dict[asyncio.Task[Any], Use] = {}
 
-    def add(self, names: Iterable[str]) -> None:
-        """Enter the current task as a request that uses the rights of these principals, until it is done."""
+    def add(self, use: Use) -> None:
+        """Enter the current task as a request that uses these rights, until it is done."""
         task = asyncio.current_task()
-        if task is None:
-            return
-        for name in names:
-            self._tasks[name].add(task)
-            task.add_done_callback(partial(self._discard, name))
+        if task is not None:
+            self._uses[task] = use
+            task.add_done_callback(lambda done: self._uses.pop(done, None))
 
-    def on_close(self, closer: Callable[[str], None]) -> None:
-        """Call `closer` as well when the rights of a principal end, with its id: for connections that outlive their request."""
-        self._closers.append(closer)
+    def close(self, principal: str) -> None:
+        """End the requests that use the rights of a principal, except the current one."""
+        self.check(lambda use: principal not in (use.principal, use.owner))
 
-    def close(self, name: str) -> None:
-        """End all requests that use the rights of a principal, except the current one."""
+    def check(self, allowed: Callable[[Use], bool]) -> None:
+        """End the requests whose rights do not hold any more, except the current one."""
         current = asyncio.current_task()
-        ended = [task for task in self._tasks.get(name, ()) if task is not current]
-        for task in ended:
+        ended = [(task, use) for task, use in self._uses.items() if task is not current and not allowed(use)]
+        for task, use in ended:
+            # once: a request that is being cancelled may take its time
+            del self._uses[task]
             task.cancel()
-        for closer in self._closers:
-            closer(name)
-        if ended:
-            _log.warning("%d open requests of %s were closed: its rights ended", len(ended), name)
-
-    def names(self) -> list[str]:
-        """Return the principals that have open requests."""
-        return list(self._tasks)
-
-    def _discard(self, name: str, task: asyncio.Task[Any]) -> None:
-        tasks = self._tasks.get(name)
-        if tasks is not None:
-            tasks.discard(task)
-            if not tasks:
-                del self._tasks[name]
+            _log.warning("a request of %s was closed: its rights ended", use.principal)

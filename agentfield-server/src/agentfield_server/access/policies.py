@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from agentfield_server.access.policy_file import PolicyDocument, Rule
 
-__all__ = ["Decision", "Edge", "Member", "PolicySet"]
+__all__ = ["Decision", "Edge", "Member", "PolicySet", "PolicyTestResult", "run_tests"]
 
 
 class Member(NamedTuple):
@@ -162,3 +162,35 @@ def _applies(rule: Rule, given: Mapping[str, Any], *, unclear: bool) -> bool:
         elif not holds:
             return False
     return True
+
+
+class PolicyTestResult(NamedTuple):
+    """The result of a test of a document of rules."""
+
+    what: str
+    passed: bool
+    expected: str
+    why: str
+
+
+def run_tests(document: PolicyDocument) -> list[PolicyTestResult]:
+    """Run the tests of a document against its rules. The tags of a test are those of its callers and of its target."""
+    policies = PolicySet(1, document)
+    results = []
+    for number, test in enumerate(document.test, 1):
+        names = [test.caller, *test.through, test.target]
+        members = [
+            Member(name, frozenset(test.tags.get(name, ())), frozenset(test.tags.get(name, ()))) for name in names
+        ]
+        decision = policies.decide(members[:-1], members[-1], test.input)
+        edge = decision.edges[-1]
+        said = "allowed" if decision.allowed else "refused"
+        results.append(
+            PolicyTestResult(
+                f"test {number}, {' -> '.join(names)}",
+                decision.allowed == (test.expect == "allow"),
+                test.expect,
+                f"{edge.caller} -> {edge.target} is {said} ({edge.rule or 'no rule'})",
+            )
+        )
+    return results

@@ -76,10 +76,11 @@ class PolicySource:
             await asyncio.sleep(INTERVAL)
             try:
                 await self._read()
-            except AgentFieldError as error:
-                if self._failing != error.message:
-                    _log.error("%s The version in force stays for 10 s; then nothing new is started.", error.message)
-                self._failing = error.message
+            except Exception as error:  # noqa: BLE001 - whatever makes it unreadable, the watch goes on
+                why = error.message if isinstance(error, AgentFieldError) else repr(error)
+                if self._failing != why:
+                    _log.error("%s The version in force stays for 10 s; then nothing new is started.", why)
+                self._failing = why
             else:
                 if self._failing is not None:
                     _log.warning("the policies can be read again")

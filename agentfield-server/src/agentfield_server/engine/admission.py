@@ -10,6 +10,7 @@ from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, Not
 from agentfield.identity import commitment
 from agentfield.values import encode_off_loop
 from agentfield.wire.node_declarations import FunctionSpec
+from agentfield_server.access.admission import AccessControl
 from agentfield_server.engine.backoff import max_backoff
 from agentfield_server.nodes import LinkHub
 from agentfield_server.store.records import NewExecution
@@ -60,15 +61,17 @@ def resolve_target(hub: LinkHub, target: str) -> FunctionSpec:
     )
 
 
-async def prepare_execution(new: NewExecution, spec: FunctionSpec) -> NewExecution:
+async def prepare_execution(new: NewExecution, spec: FunctionSpec, access: AccessControl) -> NewExecution:
     """Return the execution with retries, backoff and timeout of its target, and its input as it is carried, with the digest.
 
     Raises:
+        Forbidden: The rules of access do not allow the call (code `access_denied`).
         InvalidInput: The input is not an object, or holds a value that cannot be carried (code `unrepresentable`).
         LimitExceeded: The input is larger than 1 MiB.
     """
     if not isinstance(new.input, dict):
         raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
+    admitted = await access.admit_call(new.principal, new.parent_id, new.target, new.input)
     given = await encode_off_loop(new.input, name="input", schema=spec.input_schema)
     if len(given) > MAX_INPUT:
         raise _too_large(len(given))
@@ -80,6 +83,7 @@ async def prepare_execution(new: NewExecution, spec: FunctionSpec) -> NewExecuti
         backoff=spec.backoff,
         timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),
         input_digest=given.digest,
+        access=admitted,
         input_commitment=commitment(new.input_salt, given.canonical),
     )
 

@@ -20,6 +20,7 @@ from agentfield.errors import (
 from agentfield.values import nearest
 from agentfield.wire.frames import Accepted, Call, Cancel, PauseRequest, Progress, Result, ResultAck, Welcome
 from agentfield.wire.rest import ExecutionStatus
+from agentfield_server.access.admission import AccessControl
 from agentfield_server.bus import Bus
 from agentfield_server.engine.admission import prepare_execution, resolve_target
 from agentfield_server.engine.approvals import Approvals
@@ -53,6 +54,7 @@ class Engine:
         store: The open store.
         hub: The node links; the engine binds itself to it.
         bus: Publishes each closed execution, topic ``execution:{id}``.
+        access: Admits calls.
         clock: Seconds since the epoch.
         lease: Seconds in which a node that lost its link may return and continue its work.
         max_queued: Limit of queued executions for one node; twice as many for those of live sessions.
@@ -65,17 +67,15 @@ class Engine:
         hub: LinkHub,
         bus: Bus,
         *,
+        access: AccessControl,
         clock: Callable[[], float],
         lease: float = LEASE,
         max_queued: int = MAX_QUEUED,
         ended: Callable[[Execution], None] = lambda _: None,
     ) -> None:
-        self._store = store
-        self._hub = hub
-        self._bus = bus
-        self._clock = clock
-        self._max_queued = max_queued
-        self._ended = ended
+        self._store, self._hub, self._bus = store, hub, bus
+        self._access, self._clock = access, clock
+        self._max_queued, self._ended = max_queued, ended
         self._tasks = BackgroundTasks()
         self._results = ResultVerifier(hub.did)
         self._entries = EntryRecorder(store, self._tasks.start)
@@ -124,6 +124,7 @@ class Engine:
             NodeNotConnected: Its node has been away for more than 10 s.
             InvalidInput: The input is not JSON, the parent is not of this run, or the key was used with another body.
             LimitExceeded: The input is larger than 1 MiB, or the queue of the node is full (code `queue_full`).
+            Forbidden: The rules of access do not allow it (code `access_denied`).
         """
         try:
             spec = resolve_target(self._hub, new.target)
@@ -133,7 +134,7 @@ class Engine:
             if earlier is None:
                 raise
             return earlier
-        new = await prepare_execution(new, spec)
+        new = await prepare_execution(new, spec, self._access)
         return await self._to_completion(self._create(new))
 
     async def run(self, new: NewExecution, timeout: float | None) -> Execution:  # noqa: ASYNC109

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from aiohttp import web
@@ -47,6 +47,7 @@ class LinkHub:
         ping_timeout: Seconds of silence after which a link is ended.
         monotonic: Monotonic clock, seconds.
         refused: Returns the sessions of a node that cannot be registered, with the reason.
+        declared: Called with the tags that a node declares, as pairs of target and tag, before its targets are known.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class LinkHub:
         ping_timeout: float = 6.0,
         monotonic: Callable[[], float] = time.monotonic,
         refused: Callable[[Hello], Mapping[str, AgentFieldError]] = lambda _hello: {},
+        declared: Callable[[Iterable[tuple[str, str]]], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._key = key
@@ -69,6 +71,7 @@ class LinkHub:
         self._ping_timeout = ping_timeout
         self._monotonic = monotonic
         self._refused = refused
+        self._declared = declared
         self._links: dict[str, LinkedNode] = {}
         self._connecting: dict[str, LinkedNode] = {}
         self._registry = NodeRegistry(monotonic)
@@ -140,6 +143,12 @@ class LinkHub:
     def sessions(self) -> dict[str, SessionDeclaration]:
         """Return every known session by target, including those of nodes that are away."""
         return self._registry.sessions()
+
+    def tags(self) -> list[tuple[str, str]]:
+        """Return the tags of every known function and session, as pairs of target and tag."""
+        tags = {target: spec.tags for target, spec in self.functions().items()}
+        tags |= {target: spec.tags for target, spec in self.sessions().items()}
+        return [(target, tag) for target in tags for tag in tags[target]]
 
     def refused_session(self, target: str) -> AgentFieldError | None:
         """Return why a declared session is not registered, None when it is."""
@@ -309,6 +318,8 @@ class LinkHub:
             old.end("the instance linked anew")
         # before the reconciliation: a dispatcher that returns a lease meanwhile must see that the instance is coming back
         self._connecting[link.instance_id] = link
+        if self._declared is not None:
+            await self._declared(link.tags())
         self._registry.linked(link, self.links(link.node_id))
         try:
             await self._store.remember_node(link.node_id, self._registry.declared(_view(link)))

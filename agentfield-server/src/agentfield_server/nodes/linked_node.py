@@ -159,6 +159,12 @@ class LinkedNode:
     def __repr__(self) -> str:
         return f"<LinkedNode {self.node_id} {self.instance_id}>"
 
+    def tags(self) -> list[tuple[str, str]]:
+        """Return the tags that it declares, as pairs of target and tag."""
+        tags = {name: spec.tags for name, spec in self.functions.items()}
+        tags |= {name: spec.tags for name, spec in self.declared.items()}
+        return [(f"{self.node_id}.{name}", tag) for name in tags for tag in tags[name]]
+
     @property
     def running(self) -> int:
         """Number of assigned attempts."""

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from msgspec.structs import replace
+
 from agentfield.errors import (
     CapabilityMissing,
     Conflict,
@@ -22,6 +24,7 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import CallerLeg, LegEnd
 from agentfield.realtime.config import SessionConfig
 from agentfield.wire.rest import StartRequest
+from agentfield_server.access.admission import AccessControl
 from agentfield_server.bus import Bus
 from agentfield_server.nodes import LinkHub
 from agentfield_server.sessions.actor.provider_connection import AdapterSource
@@ -57,6 +60,7 @@ class SessionService:
         engine: Runs tool executions and the handlers' calls.
         hub: The linked nodes; their session frames are routed to the actors.
         bus: Takes live events.
+        access: Admits starts.
         registry: The installed plugins.
         adapters: The adapter pool.
         prices: Prices that override the published ones.
@@ -73,12 +77,14 @@ class SessionService:
         hub: LinkHub,
         bus: Bus,
         *,
+        access: AccessControl,
         registry: Registry,
         adapters: AdapterSource,
         prices: PriceOverrides = NO_OVERRIDES,
         clock: SessionClock | None = None,
     ) -> None:
         self._store = store
+        self._access = access
         self._hub = hub
         self._registry = registry
         self._authorizer = SessionAuthorizer(registry)
@@ -114,7 +120,8 @@ class SessionService:
             traceparent: W3C trace context of the request.
 
         Raises:
-            Forbidden: A plugin refuses the start (code `session_refused`).
+            Forbidden: The rules of access do not allow it (code `access_denied`), or a plugin refuses it (code
+                `session_refused`).
             LimitExceeded: Every key of the provider has reached its session limit (code `provider_busy`).
             AgentFieldError: The request cannot be resolved (see `resolve_start`).
         """
@@ -124,6 +131,7 @@ class SessionService:
             request, session_id=new_id("ses"), hub=self._hub, registry=self._registry, incoming_call=incoming_call
         )
         config, pair = resolved.config, resolved.pair
+        admitted = await self._access.admit_session(principal, request.target)
         await self._authorizer.authorize(admission_request(request, config, principal, incoming_call))
         credential = self._adapters.lease_credential(pair, config.session_id)
         new = False
@@ -132,6 +140,7 @@ class SessionService:
             session, root, created = initial_records(
                 request, resolved, principal, idempotency, incoming_call, traceparent
             )
+            root = replace(root, access=admitted)
             row, new = await self._store.create_session(session, root, owner=self._live.owner, events=(created,))
         finally:
             # also after a repeated start, which was given the first session
@@ -141,6 +150,16 @@ class SessionService:
             return row, SessionConfig.model_validate(row.config)
         self._live.spawn(row, config, pair, credential)
         return row, config
+
+    async def admit(self, session_id: str) -> None:
+        """Check that whoever started a session may still use it.
+
+        Raises:
+            NotFound: There is no such session.
+            Forbidden: The rules of access do not allow it any more (code `access_denied`).
+        """
+        row = (await self._live.find(session_id)).row
+        await self._access.admit_session(row.principal, row.target)
 
     async def offer(self, session_id: str, sdp: str) -> str:
         """Answer the SDP offer of a caller; a second offer replaces the first call of the session.

@@ -116,6 +116,7 @@ class PluginTransportRuntime:
     async def carry(self, session_id: str, leg: CallerLeg) -> LegEnd:
         """Carry a caller's leg, see `TransportRuntime.carry`."""
         self._check_owned(session_id, await self._sessions.pair(session_id))
+        await self._sessions.admit(session_id)
         if leg.format.name not in self._info.formats:
             raise InvalidInput(
                 f"The leg's format is {leg.format.name}, which the transport {self._info.name} does not declare.",

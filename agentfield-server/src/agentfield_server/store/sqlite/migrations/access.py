@@ -3,7 +3,7 @@
 __all__ = ["ACCESS"]
 
 # keys are revoked, never deleted: a store that ever had one never returns to development mode.
-# Runs of sessions from before have the principal `operator`, which no credential has any more: only operators see them.
+# Runs from before have the principal `operator`, or none: by the one key of that time, or without any.
 ACCESS = """
 CREATE TABLE access_keys (
     id TEXT PRIMARY KEY,
