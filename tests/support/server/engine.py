@@ -156,9 +156,7 @@ async def plane(
     hub = LinkHub(store, key=key, clock=now, ping_interval=ping_interval, ping_timeout=ping_timeout)
     try:
         async with (
-            Engine(
-                store, hub, bus, access=open_access(store), clock=now, lease=lease, max_queued=max_queued
-            ) as engine,
+            Engine(store, hub, bus, access=open_access(store), clock=now, lease=lease, max_queued=max_queued) as engine,
             Issuer(store, key, await OwnLog.open(store, key, clock=now), clock=now) as issuer,
         ):
             guard = await guard_of(
