@@ -14,6 +14,7 @@ from agentfield.wire.frames import Accepted, Call, CallAccepted, CallResult, Can
 from agentfield.wire.link_protocol import PROTOCOLS
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.engine.results import check_record
+from agentfield_server.store.operations import CompleteExecution, Operation, Then
 from support.server.engine import Plane, RawNode, plane
 from support.waiting import until
 
@@ -263,17 +264,17 @@ async def test_reported_duration_is_recorded(cp: Plane) -> None:
 
 async def test_failing_frame_does_not_affect_others(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     """An internal error at one frame ends the link; the other frames that were read are still handled."""
-    node, complete = RawNode(), cp.store.complete_execution
+    node, post = RawNode(), cp.store.post
     async with node.linked(cp):
         first, second = await cp.start("node.fn"), await cp.start("node.fn")
         invokes = [await node.next(Invoke), await node.next(Invoke)]
 
-        async def fail(execution_id: str, **about: Any) -> Any:
-            if execution_id == first:
+        def fail(operation: Operation[Any], then: Then[Any]) -> None:
+            if isinstance(operation, CompleteExecution) and operation.execution_id == first:
                 raise RuntimeError("a defect")
-            return await complete(execution_id, **about)
+            post(operation, then)
 
-        monkeypatch.setattr(cp.store, "complete_execution", fail)
+        monkeypatch.setattr(cp.store, "post", fail)
         assert node.socket is not None
         await node.socket.send_str("\n".join(encode_frame(node.result_of(invoke)) for invoke in invokes))
         await until(lambda: not cp.hub.links())

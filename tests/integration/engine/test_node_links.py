@@ -198,7 +198,7 @@ async def test_a_hello_of_version_2_without_a_nonce_is_refused(cp: Plane) -> Non
 async def test_a_call_that_the_control_plane_fails_at_is_answered(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of the control plane ends the call with a problem; the link stays open."""
 
-    async def broken(*_: object) -> None:
+    def broken(*_: object) -> None:
         raise TypeError("a fault")
 
     node = RawNode()

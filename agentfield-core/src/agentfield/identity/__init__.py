@@ -7,7 +7,7 @@ then `merkle` and `result_proofs`.
 
 from __future__ import annotations
 
-from agentfield.identity.canonical import b64url, canonical, digest, digest_of, leaf_hash, unb64url
+from agentfield.identity.canonical import b64url, canonical, canonical_form, digest, digest_of, leaf_hash, unb64url
 from agentfield.identity.commitments import SALT_BYTES, commitment, new_salt
 from agentfield.identity.event_log import EventFrame, event_frame, event_frame_of
 from agentfield.identity.keys import NodeKey, is_did_key, verify_signature
@@ -32,6 +32,7 @@ __all__ = [
     "ResultProof",
     "b64url",
     "canonical",
+    "canonical_form",
     "challenge_message",
     "commitment",
     "digest",

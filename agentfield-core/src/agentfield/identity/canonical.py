@@ -13,7 +13,7 @@ import rfc8785
 
 from agentfield.errors import InvalidInput
 
-__all__ = ["b64url", "canonical", "digest", "digest_of", "leaf_hash", "unb64url"]
+__all__ = ["b64url", "canonical", "canonical_form", "digest", "digest_of", "leaf_hash", "unb64url"]
 
 _MULTIHASH_SHA256 = b"\x12\x20"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
@@ -28,10 +28,21 @@ def canonical(value: Any) -> bytes:
         InvalidInput: The value holds something that JSON cannot represent: NaN, an integer beyond 2^53 - 1, a lone
             surrogate, a key that is not a string, or an object of another type.
     """
+    return canonical_form(value)[0]
+
+
+def canonical_form(value: Any) -> tuple[bytes, bool]:
+    """Return the canonical JSON encoding of a value (RFC 8785), and whether it surely reads back as the same value.
+
+    ``1.0`` and ``1`` have one canonical form. Without a whole floating-point number the encoding reads back as it was.
+
+    Raises:
+        InvalidInput: See `canonical`.
+    """
     try:
         if _is_plain(value):
-            return _encode(value)
-        return rfc8785.dumps(value)
+            return _encode(value), True
+        return rfc8785.dumps(value), False
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise InvalidInput(f"This value has no canonical JSON form: {error or 'it is nested too deeply'}.") from error
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentfield.errors import InvalidInput
-from agentfield.identity import canonical, digest_of
+from agentfield.identity import canonical_form, digest_of
 from agentfield.lossy import lossy_json
 from agentfield.values.schema_places import SchemaPlaces, mentions_integer
 
@@ -36,6 +36,7 @@ __all__ = [
     "clean_text",
     "encode",
     "encode_off_loop",
+    "is_large",
     "load_canonical",
     "nearest",
     "parse",
@@ -74,6 +75,13 @@ class Encoded:
     value: Any
     """Plain JSON types; large integers of the declared type `integer` are decimal text."""
     canonical: bytes
+    exact: bool = False
+    """Whether the canonical bytes read back as the same value; those of ``1.0`` read back as an integer."""
+
+    @property
+    def text(self) -> str:
+        """The value as JSON text that reads back as the same value: the canonical one, if it does."""
+        return self.canonical.decode() if self.exact else json.dumps(self.value, separators=(",", ":"))
 
     @property
     def digest(self) -> str:
@@ -102,21 +110,21 @@ def encode(
     """
     try:
         if _is_plain(value, 1):
-            return Encoded(value, canonical(value))
+            return Encoded(value, *canonical_form(value))
     except InvalidInput:
         pass  # a lone surrogate: the walk finds its path
     walk = _Walk(schema or {}, untyped)
     checked = walk.convert(value, [schema] if schema else [], name, 1)
     if untyped == "keep" and walk.kept:
         return Encoded(checked, encode(checked, name=name, untyped="text").canonical)
-    return Encoded(checked, canonical(checked))
+    return Encoded(checked, *canonical_form(checked))
 
 
 async def encode_off_loop(
     value: Any, *, name: str = "value", schema: Mapping[str, Any] | None = None, untyped: Untyped = "refuse"
 ) -> Encoded:
     """Return the same as `encode`; a large value is encoded in a thread, since it takes too long for an event loop."""
-    if _is_large(value):
+    if is_large(value):
         return await asyncio.to_thread(encode, value, name=name, schema=schema, untyped=untyped)
     return encode(value, name=name, schema=schema, untyped=untyped)
 
@@ -289,8 +297,8 @@ def _is_plain(value: Any, depth: int) -> bool:
     return kind is list and depth <= MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
 
 
-def _is_large(value: Any) -> bool:
-    """Return whether a value has more than about 32 KiB of JSON."""
+def is_large(value: Any) -> bool:
+    """Return whether a value has more than about 32 KiB of JSON, so that its encoding takes too long for an event loop."""
     size, waiting = 0, [value]
     while waiting and size <= _LARGE:
         part = waiting.pop()

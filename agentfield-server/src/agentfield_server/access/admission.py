@@ -93,6 +93,11 @@ class AccessControl:
             Forbidden: No rule allows an edge of the chain, or a rule denies it (code `access_denied`).
             Unavailable: The policies could not be read for 10 s (code `policies_unreadable`).
         """
+        return self._admit(principal, chain, target, given)
+
+    def _admit(
+        self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
         self._check_readable()
         if self.open:
             return None
@@ -111,15 +116,36 @@ class AccessControl:
             Forbidden: Also where a node calls an untagged target on its own, and its key lacks the scope `caller`
                 (code `scope_missing`).
         """
+        await self.learn_chain(parent_id)
+        return self.admit_known(principal_id, parent_id, target, given)
+
+    def knows_chain(self, parent_id: str | None) -> bool:
+        """Return whether `admit_known` can decide about a call within an execution without reading the store."""
+        return parent_id is None or self.open or parent_id in self._chains
+
+    async def learn_chain(self, parent_id: str | None) -> None:
+        """Read the chain of an execution from the store, unless it is known or not needed.
+
+        Raises:
+            NotFound: It does not exist (code `unknown_execution`).
+        """
+        if parent_id is not None and not self.knows_chain(parent_id):
+            await self._chain(parent_id)
+
+    def admit_known(
+        self, principal_id: str | None, parent_id: str | None, target: str, given: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return the same as `admit_call` at once, for a chain that is known."""
         self._check_readable()
         if self.open:
             return None
         if parent_id is not None:
-            above = await self._chain(parent_id)
-            return await self.admit(self._beginner(above.principal), above.targets, target, given)
+            above = self._chains[parent_id]
+            self._chains.move_to_end(parent_id)
+            return self._admit(self._beginner(above.principal), above.targets, target, given)
         if principal_id is not None and principal_id.startswith("node:") and not self.tags.target(target).seen:
             self._require_caller(principal_id.removeprefix("node:"))
-        return await self.admit(self._beginner(principal_id), (), target, given)
+        return self._admit(self._beginner(principal_id), (), target, given)
 
     async def admit_session(self, principal_id: str, target: str) -> dict[str, Any] | None:
         """Admit the use of a session by its callers: whoever started it must still be allowed to; see `admit`."""

@@ -6,7 +6,7 @@ webhook deliveries.
 
 Read `engine` (`Engine`: one execution from submission to its end), then its parts: `admission` (checks before the commit),
 `dispatch` (leases and invocations), `results` (verification of a node's result), `leases` (nodes that return or are lost),
-`node_calls` (calls made by nodes), `approvals`, `deadlines`, `waiters`, `backoff` and `tasks`. `webhooks` (with
+`node_frames` (results and calls of nodes), `approvals`, `deadlines`, `waiters`, `backoff` and `tasks`. `webhooks` (with
 `address_policy`) and `retention` stand beside the engine and use only `backoff` and `tasks`.
 """
 

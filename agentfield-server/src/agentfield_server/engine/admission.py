@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
 from agentfield.errors import InvalidInput, LimitExceeded, NodeNotConnected, NotFound
 from agentfield.identity import commitment
-from agentfield.values import encode_off_loop
+from agentfield.values import Encoded, encode
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.access.admission import AccessControl
 from agentfield_server.engine.backoff import max_backoff
 from agentfield_server.nodes import LinkHub
 from agentfield_server.store.records import NewExecution
 
-__all__ = ["MAX_INPUT", "prepare_execution", "resolve_target"]
+__all__ = ["MAX_INPUT", "admit", "encode_input", "prepare_execution", "resolve_target"]
 
 MAX_INPUT = 1024 * 1024
 """Bytes of an input as canonical JSON."""
@@ -61,24 +63,47 @@ def resolve_target(hub: LinkHub, target: str) -> FunctionSpec:
     )
 
 
-async def prepare_execution(new: NewExecution, spec: FunctionSpec, access: AccessControl) -> NewExecution:
-    """Return the execution with retries, backoff and timeout of its target, and its input as it is carried, with the digest.
+def admit(new: NewExecution, access: AccessControl) -> Mapping[str, Any] | None:
+    """Admit a call, and return the record of the decision; the chain of its parent must be known.
 
     Raises:
         Forbidden: The rules of access do not allow the call (code `access_denied`).
-        InvalidInput: The input is not an object, or holds a value that cannot be carried (code `unrepresentable`).
-        LimitExceeded: The input is larger than 1 MiB.
+        InvalidInput: The input is not an object.
     """
     if not isinstance(new.input, dict):
         raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
-    admitted = await access.admit_call(new.principal, new.parent_id, new.target, new.input)
-    given = await encode_off_loop(new.input, name="input", schema=spec.input_schema)
+    return access.admit_known(new.principal, new.parent_id, new.target, new.input)
+
+
+def encode_input(new: NewExecution, spec: FunctionSpec) -> Encoded:
+    """Return the input of a call as it is carried; takes long for a large one.
+
+    Raises:
+        InvalidInput: It holds a value that cannot be carried (code `unrepresentable`).
+        LimitExceeded: It is larger than 1 MiB.
+    """
+    given = encode(new.input, name="input", schema=spec.input_schema)
     if len(given) > MAX_INPUT:
         raise _too_large(len(given))
+    return given
+
+
+def prepare_execution(
+    new: NewExecution, spec: FunctionSpec, given: Encoded, admitted: Mapping[str, Any] | None
+) -> NewExecution:
+    """Return the execution with its input as it is carried, and retries, backoff and timeout of its target.
+
+    Args:
+        new: The execution as it was asked for.
+        spec: The declaration of its target.
+        given: What `encode_input` returned for it.
+        admitted: What `admit` returned for it.
+    """
     attempts = max(new.max_attempts, spec.retries + 1)
     return replace(
         new,
         input=given.value,
+        input_text=given.text,
         max_attempts=attempts,
         backoff=spec.backoff,
         timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),

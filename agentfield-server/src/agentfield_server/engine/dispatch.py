@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from agentfield.errors import AgentFieldError, NodeNotConnected
+from agentfield.errors import AgentFieldError
 from agentfield.identity import b64url
 from agentfield.wire.frames import ExecutionContext, Invoke
 from agentfield.wire.link_protocol import PROOFS
@@ -40,6 +40,7 @@ class Dispatcher:
         hub: Picks instances.
         clock: Seconds since the epoch.
         decisions: Returns the decisions about the pauses of an execution.
+        start: Starts a task.
         lease: Duration of a lease, seconds.
     """
 
@@ -50,12 +51,14 @@ class Dispatcher:
         *,
         clock: Callable[[], float],
         decisions: Callable[[Execution], Awaitable[dict[str, dict[str, Any]]]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
         lease: float = LEASE,
     ) -> None:
         self._store = store
         self._hub = hub
         self._clock = clock
         self._decisions = decisions
+        self._start = start
         self._lease = lease
         self._backlog: set[str] = set()
         self._to_check: set[str] = set()
@@ -185,27 +188,35 @@ class Dispatcher:
         node_id, _, function = target.partition(".")
         return self._hub.pick(node_id, function)
 
+    def invoke_created(self, execution: Execution, link: LinkedNode) -> None:
+        """Send the first invocation of an execution that was created with its lease; return the lease if the link has ended."""
+        if not self._send(execution, link, {}):
+            self._start(self._return_lease(execution, link))
+
     async def invoke(self, execution: Execution, link: LinkedNode) -> None:
         """Send the invocation to the assigned node; return the lease when its link has ended."""
-        if execution.id not in link.assigned and self._hub.instance(link.instance_id) is link:
-            return  # closed while the lease was committed
-        frame = invoke_frame(execution, await self._decisions(execution), salted=link.protocol >= PROOFS)
-        if (assigned := link.assigned.get(execution.id)) is not None:
+        decisions = await self._decisions(execution)
+        assigned, salt = link.assigned.get(execution.id), execution.input_salt
+        if assigned is not None and assigned.input_commitment is None and salt is not None and link.protocol >= PROOFS:
+            assigned.input_commitment = await commit_input(salt, execution.input)
+        if not self._send(execution, link, decisions):
+            await self._return_lease(execution, link)
+
+    def _send(self, execution: Execution, link: LinkedNode, decisions: dict[str, dict[str, Any]]) -> bool:
+        """Send an invocation; return whether the lease is settled: by the node, or because the execution was closed."""
+        assigned = link.assigned.get(execution.id)
+        if assigned is None and self._hub.instance(link.instance_id) is link:
+            return True  # closed while the lease was committed
+        if not link.takes_work and not link.draining:
+            return False
+        if not link.post(invoke_frame(execution, decisions, salted=link.protocol >= PROOFS)):
+            return False
+        # without a gap after the frame was queued: from now on the node may enter it
+        if assigned is not None:
             assigned.output_salt = execution.output_salt
             assigned.execution = execution
-            if assigned.input_commitment is None and execution.input_salt is not None and link.protocol >= PROOFS:
-                assigned.input_commitment = await commit_input(execution.input_salt, execution.input)
-        if not link.takes_work and not link.draining:
-            await self._return_lease(execution, link)
-            return
-        try:
-            await link.send(frame)
-        except NodeNotConnected:
-            await self._return_lease(execution, link)
-            return
-        # without a gap after the frame was queued: from now on the node may enter it
-        if (assigned := link.assigned.get(execution.id)) is not None:
             assigned.sent = True
+        return True
 
     async def _return_lease(self, execution: Execution, link: LinkedNode) -> None:
         async with self.lease_lock:

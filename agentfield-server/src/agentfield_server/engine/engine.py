@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from agentfield.errors import (
     AgentFieldError,
@@ -17,29 +18,28 @@ from agentfield.errors import (
     NodeNotConnected,
     NotFound,
 )
-from agentfield.values import nearest
-from agentfield.wire.frames import Accepted, Call, Cancel, PauseRequest, Progress, Result, ResultAck, Welcome
+from agentfield.values import is_large, nearest
+from agentfield.wire.frames import Accepted, Call, Cancel, Progress, Result, Welcome
+from agentfield.wire.node_declarations import FunctionSpec
 from agentfield.wire.rest import ExecutionStatus
 from agentfield_server.access.admission import AccessControl
 from agentfield_server.bus import Bus
-from agentfield_server.engine.admission import prepare_execution, resolve_target
+from agentfield_server.engine.admission import admit, encode_input, prepare_execution, resolve_target
 from agentfield_server.engine.approvals import Approvals
-from agentfield_server.engine.backoff import backoff_delay
 from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.engine.dispatch import LEASE, Dispatcher
 from agentfield_server.engine.entries import EntryRecorder
 from agentfield_server.engine.leases import LeaseManager
-from agentfield_server.engine.node_calls import NodeCalls
-from agentfield_server.engine.results import Outcome, ResultVerifier, commit_input
+from agentfield_server.engine.node_frames import NodeCalls, NodeResults
+from agentfield_server.engine.results import ResultVerifier
 from agentfield_server.engine.tasks import BackgroundTasks
 from agentfield_server.engine.waiters import FINAL, ExecutionWaiters
-from agentfield_server.nodes import AssignedAttempt, LinkedNode, LinkHub
+from agentfield_server.nodes import AssignedAttempt, Handled, LinkedNode, LinkHub
+from agentfield_server.store.operations import CompleteExecution, CreateExecution, RecordProgress, Then, settling
 from agentfield_server.store.protocol import Store
-from agentfield_server.store.records import Execution, NewEvent, NewExecution
+from agentfield_server.store.records import Execution, NewExecution
 
 __all__ = ["Engine"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger("agentfield.engine")
 
@@ -77,15 +77,26 @@ class Engine:
         self._access, self._clock = access, clock
         self._max_queued, self._ended = max_queued, ended
         self._tasks = BackgroundTasks()
-        self._results = ResultVerifier(hub.did)
-        self._entries = EntryRecorder(store, self._tasks.start)
+        self._entries = EntryRecorder(store)
         self._waiters = ExecutionWaiters(self.find, bus)
         self.approvals = Approvals(store, self._resume, clock=clock)
         """Decisions about suspended executions."""
-        self._dispatcher = Dispatcher(store, hub, clock=clock, decisions=self.approvals.decisions, lease=lease)
+        self._dispatcher = Dispatcher(
+            store, hub, clock=clock, decisions=self.approvals.decisions, start=self._tasks.start, lease=lease
+        )
         self._deadlines = Deadlines(clock=clock, due=self._time_out)
         self._leases = LeaseManager(store, hub, self._dispatcher, close=self._close, lease=lease)
-        self._calls = NodeCalls(store, hub, self, capacity_freed=self._dispatcher.capacity_freed)
+        self._results = NodeResults(
+            store,
+            ResultVerifier(hub.did),
+            self._dispatcher,
+            self._entries,
+            self.approvals,
+            self._tasks,
+            closed=self._announce_closed,
+            clock=clock,
+        )
+        self._calls = NodeCalls(store, hub, self, self._tasks, capacity_freed=self._dispatcher.capacity_freed)
         hub.bind_engine(self)
 
     async def __aenter__(self) -> Self:
@@ -126,16 +137,42 @@ class Engine:
             LimitExceeded: The input is larger than 1 MiB, or the queue of the node is full (code `queue_full`).
             Forbidden: The rules of access do not allow it (code `access_denied`).
         """
+        future: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+        self.start(new, settling(future))
+        return await future
+
+    def start(self, new: NewExecution, then: Then[Execution]) -> None:
+        """Submit a call without waiting for its commit, see `submit`."""
         try:
             spec = resolve_target(self._hub, new.target)
-        except (NotFound, NodeNotConnected):
-            # a repeated call returns its execution even if the node has left since
-            earlier = None if new.op_id is None else await self._store.execution_for_op(new.op_id)
-            if earlier is None:
-                raise
-            return earlier
-        new = await prepare_execution(new, spec, self._access)
-        return await self._to_completion(self._create(new))
+            if is_large(new.input) or not self._access.knows_chain(new.parent_id):
+                self._tasks.start_then(self._commit_slowly(new, spec), then)
+            else:
+                admitted = admit(new, self._access)
+                self._commit(prepare_execution(new, spec, encode_input(new, spec), admitted), then)
+        except (NotFound, NodeNotConnected) as error:
+            if new.op_id is None:
+                then(None, error)
+            else:
+                self._tasks.start_then(self._find_repeated(new.op_id, error), then)
+        except AgentFieldError as error:
+            then(None, error)
+
+    async def _commit_slowly(self, new: NewExecution, spec: FunctionSpec) -> Execution:
+        """Commit a call with a large input, or under a parent of which the store has to be asked."""
+        await self._access.learn_chain(new.parent_id)
+        admitted = admit(new, self._access)
+        given = await asyncio.to_thread(encode_input, new, spec)
+        future: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
+        self._commit(prepare_execution(new, spec, given, admitted), settling(future))
+        return await future
+
+    async def _find_repeated(self, op_id: str, error: AgentFieldError) -> Execution:
+        """Return the execution of a repeated call: also when its node has left since."""
+        earlier = await self._store.execution_for_op(op_id)
+        if earlier is None:
+            raise error
+        return earlier
 
     async def run(self, new: NewExecution, timeout: float | None) -> Execution:  # noqa: ASYNC109
         """Submit an execution and wait for its end, see `submit` and `wait`."""
@@ -154,12 +191,31 @@ class Engine:
             NotFound: It does not exist.
         """
         with self._waiters.expect(execution_id) as future:
+            if self._hub.is_assigned(execution_id):
+                return await self._waiters.until_closed(execution_id, future, timeout)
             execution = await self.find(execution_id)
             if execution.status in FINAL:
                 return execution
             if execution.kind in ("session", "turn"):
                 return await self._waiters.until_recorded(execution, timeout)
             return await self._waiters.until_closed(execution_id, future, timeout)
+
+    def when_closed(self, execution_id: str, then: Then[Execution]) -> Callable[[], None]:
+        """Call `then` once with the closed execution, or with the error if it cannot be read; return what cancels that."""
+        cancel = self._waiters.call(execution_id, lambda execution: then(execution, None))
+        if not self._hub.is_assigned(execution_id):  # it may be closed already
+            self._tasks.start(self._notify_if_closed(execution_id, cancel, then))
+        return cancel
+
+    async def _notify_if_closed(self, execution_id: str, cancel: Callable[[], None], then: Then[Execution]) -> None:
+        try:
+            execution = await self.find(execution_id)
+        except AgentFieldError as error:
+            cancel()
+            then(None, error)
+        else:
+            if execution.status in FINAL:
+                self._waiters.resolve(execution)
 
     async def find(self, execution_id: str) -> Execution:
         """Return an execution.
@@ -217,27 +273,33 @@ class Engine:
 
     # --- lifecycle of an execution
 
-    async def _create(self, new: NewExecution) -> Execution:
+    def _commit(self, new: NewExecution, then: Then[Execution]) -> None:
+        """Commit an execution and dispatch it, whether or not its caller still waits."""
         link = self._dispatcher.reserve(new)
-        execution, is_new = None, False
-        try:
-            if link is None:
-                execution, is_new = await self._store.create_execution(new, max_queued=self._max_queued)
-            else:
-                execution, is_new = await self._store.create_execution(
-                    new, lease_to=link.instance_id, lease_until=self._dispatcher.lease_until
-                )
-        finally:
-            if link is not None and not is_new:
-                self._dispatcher.release(link, new.id)
-        if not is_new:
-            return execution
-        self._deadlines.add(execution.id, execution.deadline)
         if link is None:
-            self._dispatcher.work_waiting(new.target.partition(".")[0])
+            operation = CreateExecution(new, max_queued=self._max_queued)
         else:
-            await self._dispatcher.invoke(execution, link)
-        return execution
+            operation = CreateExecution(new, lease_to=link.instance_id, lease_until=self._dispatcher.lease_until)
+        self._store.post(operation, partial(self._committed, new, link, then))
+
+    def _committed(
+        self,
+        new: NewExecution,
+        link: LinkedNode | None,
+        then: Then[Execution],
+        created: tuple[Execution, bool] | None,
+        error: BaseException | None,
+    ) -> None:
+        execution, is_new = created or (None, False)
+        if execution is not None and is_new:
+            self._deadlines.add(execution.id, execution.deadline)
+            if link is None:
+                self._dispatcher.work_waiting(new.target.partition(".")[0])
+            else:
+                self._dispatcher.invoke_created(execution, link)
+        elif link is not None:
+            self._dispatcher.release(link, new.id)
+        then(execution, error)
 
     async def _close(
         self,
@@ -251,37 +313,25 @@ class Engine:
     ) -> Execution | None:
         """Close an execution without a result of its node; cancel it there, and cancel its descendants."""
         document = {**problem.to_problem(), "execution_id": execution_id}
-        outcome = Outcome(status=status, problem=document)
-        return await self._to_completion(
-            self._close_now(execution_id, outcome, attempt=attempt, epoch=epoch, tree=tree)
+        future: asyncio.Future[Execution | None] = asyncio.get_running_loop().create_future()
+        operation = CompleteExecution(
+            execution_id=execution_id, attempt=attempt, epoch=epoch, status=status, problem=document
         )
+        self._entries.submit(execution_id)
+        self._store.post(operation, partial(self._closed, settling(future), tree))
+        return await future
 
-    async def _close_now(
-        self, execution_id: str, outcome: Outcome, *, attempt: int | None, epoch: int | None, tree: bool
-    ) -> Execution | None:
-        await self._entries.record(execution_id)
-        done = await self._store.complete_execution(
-            execution_id, attempt=attempt, epoch=epoch, status=outcome.status, problem=outcome.problem
-        )
-        if done is None:
-            return None
-        link = self._hub.instance(done.lease_owner)
-        if link is not None and execution_id in link.assigned:
-            self._tasks.start(self._send_cancel(link, done.id, done.status))
-        self._announce_closed(done, link)
-        if tree:
-            self._tasks.start(self._cancel_children(done))
-        return done
-
-    async def _to_completion(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to completion even if the caller is cancelled: a committed change must be announced."""
-        return await asyncio.shield(self._tasks.start(work, watched=True))
-
-    async def _send_cancel(self, link: LinkedNode, execution_id: str, reason: str) -> None:
-        try:
-            await link.send(Cancel(execution_id=execution_id, reason=reason))
-        except NodeNotConnected:
-            _log.debug("node %s left before %s could be cancelled there", link.node_id, execution_id)
+    def _closed(
+        self, then: Then[Execution | None], tree: bool, closed: Execution | None, error: BaseException | None
+    ) -> None:
+        if closed is not None:
+            link = self._hub.instance(closed.lease_owner)
+            if link is not None and closed.id in link.assigned:
+                link.post(Cancel(execution_id=closed.id, reason=closed.status))
+            self._announce_closed(closed, link)
+            if tree:
+                self._tasks.start(self._cancel_children(closed))
+        then(closed, error)
 
     async def _cancel_children(self, parent: Execution) -> None:
         for row in await self._store.open_executions(run_id=parent.run_id):
@@ -340,7 +390,7 @@ class Engine:
         assigned = link.assigned.get(frame.execution_id)
         if assigned is None:
             # given up meanwhile (a newer attempt on the same instance would be assigned): stop it there
-            self._tasks.start(self._send_cancel(link, frame.execution_id, "given up"))
+            link.post(Cancel(execution_id=frame.execution_id, reason="given up"))
         elif assigned.attempt == frame.attempt and not assigned.accepted:
             assigned.accepted, assigned.entered_at = True, time.monotonic()
             self._entries.note(link.instance_id, frame)
@@ -353,77 +403,9 @@ class Engine:
         """Dispatch queued work to a node whose event loop turns again."""
         self._dispatcher.capacity_freed(link.node_id)
 
-    async def result(self, link: LinkedNode, frame: Result) -> None:
-        """Record the result of an attempt, notify waiters, then acknowledge it.
-
-        The acknowledgement comes after the commit: an unacknowledged result is sent again over the next link.
-
-        Args:
-            link: The instance that ran it.
-            frame: Its result.
-        """
-        assigned = link.assigned.get(frame.execution_id)
-        used = assigned is not None and await self._record(link, frame, assigned)
-        used = used or await self._already_recorded(link, frame)
-        await link.send(ResultAck(execution_id=frame.execution_id, attempt=frame.attempt, accepted=used))
-
-    async def _record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt) -> bool:
-        if assigned.input_commitment is None and assigned.input_salt is not None:  # taken over from an earlier link
-            row = await self._store.get_execution(frame.execution_id)
-            if row is not None:
-                assigned.input_commitment = await commit_input(assigned.input_salt, row.input)
-        outcome = await self._results.verify(frame, link=link, assigned=assigned)
-        if outcome.status != "succeeded":
-            await self._entries.record(frame.execution_id)  # another attempt may follow
-        entered = self._entries.take(frame.execution_id, frame.attempt, frame.epoch)
-        if outcome.status == "waiting" and frame.pause is not None:
-            return await self._suspend(link, frame, frame.pause)
-        if frame.retry and outcome.status != "succeeded" and await self._schedule_retry(link, frame, outcome):
-            return True
-        done = await self._store.complete_execution(
-            frame.execution_id,
-            attempt=frame.attempt,
-            epoch=frame.epoch,
-            status=outcome.status,
-            output=outcome.output,
-            problem=outcome.problem,
-            input_digest=outcome.input_digest,
-            output_digest=outcome.output_digest,
-            signature=outcome.signature,
-            signer=outcome.signer,
-            statement=outcome.statement,
-            proof=outcome.proof,
-            entered=entered if entered is None or frame.took is None else frame.took,
-            known=assigned.execution,
-        )
-        if done is not None:
-            self._announce_closed(done, link)
-        return done is not None
-
-    async def _schedule_retry(self, link: LinkedNode, frame: Result, outcome: Outcome) -> bool:
-        """Queue another attempt if one is left and the result is signed by the node."""
-        row = await self._store.get_execution(frame.execution_id)
-        if row is None or row.attempt >= row.max_attempts or outcome.signer is None:
-            return False
-        at = self._clock() + backoff_delay(row.backoff, row.attempt)
-        if row.deadline is not None and at >= row.deadline:
-            return False
-        body = {"attempt": frame.attempt, "status": outcome.status, "problem": outcome.problem, "not_before": at}
-        event = NewEvent(type="execution.retrying", body=body, execution_id=row.id)
-        queued = await self._store.requeue_execution(
-            row.id, attempt=frame.attempt, epoch=frame.epoch, not_before=at, anew=True, events=(event,)
-        )
-        if queued:
-            self._dispatcher.release(link, row.id)
-            self._dispatcher.work_waiting(link.node_id)
-        return queued
-
-    async def _suspend(self, link: LinkedNode, frame: Result, request: PauseRequest) -> bool:
-        """Suspend an execution until a decision; its slot on the node is free from then on."""
-        approval = await self.approvals.suspend(frame.execution_id, request, attempt=frame.attempt, epoch=frame.epoch)
-        if approval is not None:
-            self._dispatcher.release(link, frame.execution_id)
-        return approval is not None
+    def result(self, link: LinkedNode, frame: Result, done: Handled) -> None:
+        """Record the result of an attempt, notify waiters, then acknowledge it."""
+        self._results.handle(link, frame, done)
 
     async def _resume(self, execution_id: str) -> None:
         """Dispatch a suspended execution that was queued again, with the time that it had left."""
@@ -432,19 +414,18 @@ class Engine:
             self._deadlines.add(row.id, row.deadline)
             self._dispatcher.work_waiting(row.target.partition(".")[0])
 
-    async def progress(self, link: LinkedNode, frame: Progress) -> None:
+    def progress(self, link: LinkedNode, frame: Progress, done: Handled) -> None:
         """Record the progress of an attempt."""
-        if frame.execution_id in link.assigned:
-            await self._entries.record(frame.execution_id)
-            value = nearest(dict(frame.value))
-            await self._store.progress(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=value)
+        if frame.execution_id not in link.assigned:
+            done()
+            return
+        self._entries.submit(frame.execution_id)
+        value = nearest(dict(frame.value))
+        operation = RecordProgress(frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, value=value)
+        self._store.post(operation, lambda _, error: done(error))
 
-    async def _already_recorded(self, link: LinkedNode, frame: Result) -> bool:
-        row = await self._store.get_execution(frame.execution_id)
-        return row is not None and row.status in FINAL and await self._results.is_recorded(frame, link=link, row=row)
-
-    async def call(self, link: LinkedNode, frame: Call) -> None:
+    def call(self, link: LinkedNode, frame: Call, done: Handled) -> None:
         """Commit a call of a node and follow it to its end."""
         if frame.parent_id is not None:
-            await self._entries.record(frame.parent_id)
-        await self._calls.serve(link, frame, now=self._clock())
+            self._entries.submit(frame.parent_id)
+        self._calls.serve(link, frame, done, now=self._clock())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from agentfield.wire.frames import Accepted
+from agentfield_server.store.operations import AcceptExecution
 from agentfield_server.store.protocol import Store
 
 __all__ = ["EntryRecorder"]
@@ -33,15 +33,14 @@ class EntryRecorder:
 
     Args:
         store: The store.
-        start: Starts a task.
     """
 
-    def __init__(self, store: Store, start: Callable[[Coroutine[Any, Any, Any]], object]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._start = start
         self._waiting: dict[str, _Entry] = {}
         """By execution, the oldest first."""
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def note(self, instance_id: str, frame: Accepted) -> None:
         """Remember an entry."""
@@ -57,32 +56,45 @@ class EntryRecorder:
         del self._waiting[execution_id]
         return time.monotonic() - entry.at
 
-    async def record(self, execution_id: str) -> None:
-        """Record the entry of an execution before what follows it; without one do nothing.
+    def submit(self, execution_id: str) -> None:
+        """Submit the entry of an execution, so that it is recorded before all that is submitted later; without one do nothing.
 
-        Raises:
-            AgentFieldError: The store failed; the entry stays.
+        An entry that the store fails at stays, and is submitted again.
         """
         entry = self._waiting.pop(execution_id, None)
-        if entry is None:
+        if entry is not None:
+            self._store.post(_operation(entry), partial(self._submitted, entry))
+
+    def _submitted(self, entry: _Entry, _: bool | None, error: BaseException | None) -> None:
+        if error is None:
             return
-        frame = entry.frame
-        try:
-            await self._store.accept_execution(
-                execution_id, attempt=frame.attempt, epoch=frame.epoch, ago=time.monotonic() - entry.at
-            )
-        except BaseException:
-            self._waiting.setdefault(execution_id, entry)
-            raise
+        _log.warning("an entry could not be recorded, it will be tried again: %s", error)
+        self._waiting.setdefault(entry.frame.execution_id, entry)
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(_AFTER_FAILURE, self._due)
 
     async def record_all(self, instance_id: str | None = None) -> None:
-        """Record the entries of an instance, or all; see `record`."""
-        for execution_id, entry in list(self._waiting.items()):
-            if instance_id in (None, entry.instance_id):
-                await self.record(execution_id)
+        """Record the entries of an instance, or all.
+
+        Raises:
+            AgentFieldError: The store failed; what it failed at stays.
+        """
+        entries = [entry for entry in self._waiting.values() if instance_id in (None, entry.instance_id)]
+        for entry in entries:
+            frame = entry.frame
+            if self._waiting.pop(frame.execution_id, None) is None:
+                continue  # submitted meanwhile
+            try:
+                await self._store.accept_execution(
+                    frame.execution_id, attempt=frame.attempt, epoch=frame.epoch, ago=time.monotonic() - entry.at
+                )
+            except BaseException:
+                self._waiting.setdefault(frame.execution_id, entry)
+                raise
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Submit nothing any more."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -93,12 +105,9 @@ class EntryRecorder:
             if entry.at + _DELAY > now:
                 self._timer = asyncio.get_running_loop().call_later(entry.at + _DELAY - now, self._due)
                 return
-            self._start(self._record_alone(execution_id))
+            self.submit(execution_id)
 
-    async def _record_alone(self, execution_id: str) -> None:
-        try:
-            await self.record(execution_id)
-        except Exception as error:  # noqa: BLE001 -- the function runs, whatever the store does
-            _log.warning("an entry could not be recorded, it will be tried again: %s", error)
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_AFTER_FAILURE, self._due)
+
+def _operation(entry: _Entry) -> AcceptExecution:
+    frame = entry.frame
+    return AcceptExecution(frame.execution_id, frame.attempt, frame.epoch, time.monotonic() - entry.at)

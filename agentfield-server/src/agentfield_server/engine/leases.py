@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Literal, Protocol
 
-from agentfield.errors import AgentFieldError, NodeLost, NodeNotConnected
+from agentfield.errors import AgentFieldError, NodeLost
 from agentfield.wire.frames import Cancel, Hello, Welcome
 from agentfield.wire.link_protocol import WATCHED
 from agentfield.wire.rest import ExecutionStatus
@@ -208,10 +208,7 @@ class LeaseManager:
             why = f"the event loop of the instance {link.instance_id} is blocked, and the time of the attempt is over"
             await self._handle_lost_attempt(row, why, entered="yes")
             self._dispatcher.release(link, row.id)
-        try:
-            await link.send(Cancel(execution_id=row.id, reason="timeout"))
-        except NodeNotConnected:
-            _log.debug("node %s left before %s could be cancelled there", link.node_id, row.id)
+        link.post(Cancel(execution_id=row.id, reason="timeout"))
 
     async def _handle_lost_attempt(self, row: Execution, why: str, *, entered: _Entered) -> None:
         """Requeue a lost attempt if another one is allowed, else close the execution as failed."""

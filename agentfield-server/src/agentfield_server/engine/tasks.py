@@ -7,6 +7,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from agentfield_server.store.operations import Then
+
 __all__ = ["BackgroundTasks"]
 
 T = TypeVar("T")
@@ -20,14 +22,17 @@ class BackgroundTasks:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, T], *, watched: bool = False) -> asyncio.Task[T]:
-        """Start a task; `watched` says that the caller awaits it, so that its error is not logged."""
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        if not watched:
-            task.add_done_callback(_report)
+        task.add_done_callback(_report)
         return task
+
+    def start_then(self, work: Coroutine[Any, Any, T], then: Then[T]) -> None:
+        """Start a task that is followed by a callback with its result or its error."""
+        self.start(_followed(work, then))
 
     async def close(self) -> None:
         """Cancel all tasks and wait for them."""
@@ -35,6 +40,17 @@ class BackgroundTasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _followed(work: Coroutine[Any, Any, T], then: Then[T]) -> None:
+    try:
+        result = await work
+    except BaseException as error:
+        then(None, error)
+        if not isinstance(error, Exception):
+            raise
+    else:
+        then(result, None)
 
 
 def _report(task: asyncio.Task[Any]) -> None:

@@ -27,28 +27,36 @@ class ExecutionWaiters:
     def __init__(self, find: Callable[[str], Awaitable[Execution]], bus: Bus) -> None:
         self._find = find
         self._bus = bus
-        self._futures: dict[str, set[asyncio.Future[Execution]]] = {}
+        self._callbacks: dict[str, set[Callable[[Execution], None]]] = {}
+
+    def call(self, execution_id: str, callback: Callable[[Execution], None]) -> Callable[[], None]:
+        """Call `callback` with the closed execution; return what cancels that."""
+        self._callbacks.setdefault(execution_id, set()).add(callback)
+
+        def cancel() -> None:
+            waiting = self._callbacks.get(execution_id)
+            if waiting is not None:
+                waiting.discard(callback)
+                if not waiting:
+                    del self._callbacks[execution_id]
+
+        return cancel
 
     @contextmanager
     def expect(self, execution_id: str) -> Iterator[asyncio.Future[Execution]]:
         """Yield a future of the closed execution, valid inside the block."""
         future: asyncio.Future[Execution] = asyncio.get_running_loop().create_future()
-        self._futures.setdefault(execution_id, set()).add(future)
+        cancel = self.call(execution_id, lambda execution: None if future.done() else future.set_result(execution))
         try:
             yield future
         finally:
             future.cancel()
-            waiting = self._futures.get(execution_id)
-            if waiting is not None:
-                waiting.discard(future)
-                if not waiting:
-                    del self._futures[execution_id]
+            cancel()
 
     def resolve(self, execution: Execution) -> None:
-        """Resolve the futures of a closed execution."""
-        for future in self._futures.get(execution.id, ()):
-            if not future.done():
-                future.set_result(execution)
+        """Notify the waiters of a closed execution."""
+        for callback in self._callbacks.pop(execution.id, ()):
+            callback(execution)
 
     async def until_closed(
         self,

@@ -16,12 +16,13 @@ from __future__ import annotations
 from agentfield_server.nodes.hub import LinkHub
 from agentfield_server.nodes.identities import DEVELOPMENT, LinkCredential, NodeIdentities
 from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode, declaration_hash
-from agentfield_server.nodes.protocols import EnginePort, SessionPort
+from agentfield_server.nodes.protocols import EnginePort, Handled, SessionPort
 
 __all__ = [
     "DEVELOPMENT",
     "AssignedAttempt",
     "EnginePort",
+    "Handled",
     "LinkCredential",
     "LinkHub",
     "LinkedNode",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
-from agentfield.errors import AgentFieldError, NodeNotConnected, NodeRefused
+from agentfield.errors import AgentFieldError, NodeRefused
 from agentfield.wire.frames import (
     Accepted,
     Call,
@@ -78,33 +78,36 @@ class LinkConnection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
         self._monotonic = monotonic
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        """One for each frame that is being handled."""
 
     async def run(self) -> None:
         """Run until the link ends for any reason."""
         link = self._link
-        async with asyncio.TaskGroup() as work:
-            ends = [
-                asyncio.create_task(self._read(work)),
-                asyncio.create_task(link.write()),
-                asyncio.create_task(self._ping_loop()),
-                asyncio.create_task(link.wait_ended()),
-            ]
-            try:
-                done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in ends:
-                    task.cancel()
-                await asyncio.gather(*ends, return_exceptions=True)
-                await link.cancel_tasks()
-            # the task group waits for the frames that were read: a result that arrived is recorded though the link is gone
-            for task in done:
-                match task.exception():
-                    case None:
-                        pass
-                    case AgentFieldError() | ConnectionError() as error:
-                        link.end(str(error))
-                    case error:
-                        raise error
+        ends = [
+            asyncio.create_task(self._read()),
+            asyncio.create_task(link.write()),
+            asyncio.create_task(self._ping_loop()),
+            asyncio.create_task(link.wait_ended()),
+        ]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in ends:
+                task.cancel()
+            await asyncio.gather(*ends, return_exceptions=True)
+            await link.close()
+        for task in done:
+            match task.exception():
+                case None:
+                    pass
+                case AgentFieldError() | ConnectionError() as error:
+                    link.end(str(error))
+                case error:
+                    raise error
+        # a result that arrived is recorded though the link is gone, before the engine hears of its end
+        for _ in range(_AT_ONCE):
+            await self._slots.acquire()
 
     async def _ping_loop(self) -> None:
         """Ping the node and end the link when it is silent.
@@ -125,9 +128,8 @@ class LinkConnection:
                 link.end(f"it was silent for {self._ping_timeout:g} s")
                 return
 
-    async def _read(self, work: asyncio.TaskGroup) -> None:
+    async def _read(self) -> None:
         link, socket = self._link, self._socket
-        slots = asyncio.Semaphore(_AT_ONCE)
         while True:
             message = await socket.receive()
             match message.type:
@@ -150,9 +152,9 @@ class LinkConnection:
             link.heard_at = self._monotonic()
             for frame in frames:
                 link.note_received(frame)
-                await self._dispatch(frame, work, slots)
+                await self._dispatch(frame)
 
-    async def _dispatch(self, frame: Any, work: asyncio.TaskGroup, slots: asyncio.Semaphore) -> None:
+    async def _dispatch(self, frame: Any) -> None:
         link = self._link
         match frame:
             case Ping():
@@ -166,8 +168,8 @@ class LinkConnection:
             case LoopState() | GiveBack():
                 await self._liveness.received(link, frame)
             case Result() | Progress() | Call():
-                await slots.acquire()
-                work.create_task(_handle_frame(self._engine, link, frame, slots))
+                await self._slots.acquire()
+                self._handle(frame)
             case SessionCommand() if self._sessions is not None:
                 await self._sessions.session_command(link, frame)
             case SessionDone() if self._sessions is not None:
@@ -175,40 +177,45 @@ class LinkConnection:
             case _:
                 _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
 
+    def _handle(self, frame: Result | Progress | Call) -> None:
+        done = partial(self._handled, frame)
+        try:
+            match frame:
+                case Result():
+                    self._engine.result(self._link, frame, done)
+                case Progress():
+                    self._engine.progress(self._link, frame, done)
+                case Call():
+                    self._engine.call(self._link, frame, done)
+        except Exception as error:  # noqa: BLE001 - logged, and answered or ends the link
+            # caught here, since an exception would end the link for all other frames
+            done(error)
 
-async def _handle_frame(
-    engine: EnginePort, link: LinkedNode, frame: Result | Progress | Call, slots: asyncio.Semaphore
-) -> None:
-    try:
-        match frame:
-            case Result():
-                await engine.result(link, frame)
-            case Progress():
-                await engine.progress(link, frame)
-            case Call():
-                await engine.call(link, frame)
-    except AgentFieldError as error:
-        # not acknowledged: the node sends the frame again over its next link
-        _log.warning("a frame of node %s could not be handled: %s", link.node_id, error.message)
-        link.end(error.message)
-    except Exception as error:  # noqa: BLE001 - logged, and answered or ends the link
-        # caught here, since an exception in the task group would cancel the handling of all other frames
-        _log.exception("a frame of node %s could not be handled", link.node_id)
-        if isinstance(frame, Call):
-            await _answer_failed(link, frame)
-        else:
-            link.end(f"the control plane failed at it ({type(error).__name__})")
-    finally:
-        slots.release()
+    def _handled(self, frame: Result | Progress | Call, error: BaseException | None = None) -> None:
+        """Make room for the next frame; end the link if this one could not be handled."""
+        self._slots.release()
+        link = self._link
+        match error:
+            case None:
+                pass
+            case AgentFieldError():
+                # not acknowledged: the node sends the frame again over its next link
+                _log.warning("a frame of node %s could not be handled: %s", link.node_id, error.message)
+                link.end(error.message)
+            case _:
+                _log.error("a frame of node %s could not be handled", link.node_id, exc_info=error)
+                if isinstance(frame, Call):
+                    link.post(_failed(frame))
+                else:
+                    link.end(f"the control plane failed at it ({type(error).__name__})")
 
 
-async def _answer_failed(link: LinkedNode, frame: Call) -> None:
-    """Answer a call that the control plane failed at; the node would repeat it over every next link."""
+def _failed(frame: Call) -> CallResult:
+    """Return the answer to a call that the control plane failed at; the node would repeat it over every next link."""
     error = AgentFieldError(
         f"The control plane failed at the call of {frame.target!r}.", hint=_LOG, code="internal_error"
     )
-    with contextlib.suppress(NodeNotConnected):
-        await link.send(CallResult(op_id=frame.op_id, problem=error.to_problem()))
+    return CallResult(op_id=frame.op_id, problem=error.to_problem())
 
 
 async def close_socket(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:

@@ -123,6 +123,10 @@ class LinkHub:
         """Return the link of an instance, None while it is away."""
         return None if instance_id is None else self._links.get(instance_id)
 
+    def is_assigned(self, execution_id: str) -> bool:
+        """Return whether an attempt of an execution is assigned to a linked instance; then the execution is open."""
+        return any(execution_id in link.assigned for link in self._links.values())
+
     def lives(self, instance_id: str) -> bool:
         """Return whether an instance is known to live: it is linked, links now, or its watchdog reports."""
         return self.connecting_or_linked(instance_id) is not None or self._liveness.watched(instance_id)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -152,9 +151,12 @@ class LinkedNode:
         """Number of the last `GiveBack` that was handled."""
         self._socket = socket
         self._send_timeout = send_timeout
-        self._outbox: asyncio.Queue[str] = asyncio.Queue(_OUTBOX)
+        self._outbox: asyncio.Queue[str] = asyncio.Queue()
+        self._outbox_read = asyncio.Event()
+        """Set when frames were taken from the outbox."""
         self._end = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._at_close: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         return f"<LinkedNode {self.node_id} {self.instance_id}>"
@@ -191,19 +193,29 @@ class LinkedNode:
         match frame:
             case SessionOpen():
                 self.sessions.add(frame.session_id)
-        text = encode_frame(frame)
-        try:
-            self._outbox.put_nowait(text)
-        except asyncio.QueueFull:
-            await self._wait_for_outbox(text)
+        if self._outbox.qsize() >= _OUTBOX:
+            await self._wait_for_outbox()
+        self._outbox.put_nowait(encode_frame(frame))
 
-    async def _wait_for_outbox(self, text: str) -> None:
+    async def _wait_for_outbox(self) -> None:
         try:
             async with asyncio.timeout(self._send_timeout):
-                await self._outbox.put(text)
+                while self._outbox.qsize() >= _OUTBOX:
+                    self._outbox_read.clear()
+                    await self._outbox_read.wait()
         except TimeoutError:
             self.end("it takes no frames")
             raise self._not_connected() from None
+
+    def post(self, frame: AnyFrame) -> bool:
+        """Queue an invocation or an answer for the node without waiting; return False when the link has ended.
+
+        The outbox needs no room for it: there are never more of these than the node has asked for, as its concurrency, its
+        results, or its calls.
+        """
+        if self.ended is None:
+            self._outbox.put_nowait(encode_frame(frame))
+        return self.ended is None
 
     def take_unentered(self, frame: GiveBack) -> list[AssignedAttempt]:
         """Take back the attempts that the node gave back, and confirm it on the link, behind all that was sent before."""
@@ -216,12 +228,8 @@ class LinkedNode:
             for assigned in self.assigned.values()
             if assigned.sent and not assigned.accepted and (assigned.execution_id, assigned.attempt) not in entered
         ]
-        try:
-            self._outbox.put_nowait(encode_frame(GivenBack(number=frame.number)))
-        except asyncio.QueueFull:
-            # waiting would let invocations overtake the confirmation; the next link settles what was given back
-            self.end("it takes no frames")
-            return []
+        # waiting for room would let invocations overtake the confirmation
+        self._outbox.put_nowait(encode_frame(GivenBack(number=frame.number)))
         for assigned in taken:
             self.release(assigned.execution_id)
         return taken
@@ -257,8 +265,7 @@ class LinkedNode:
         if not self.draining or self._drained or self.assigned or self.sessions or self.pinned_sessions:
             return
         self._drained = True
-        with contextlib.suppress(asyncio.QueueFull):  # a node without this frame exits at its own drain deadline
-            self._outbox.put_nowait(encode_frame(Drained()))
+        self._outbox.put_nowait(encode_frame(Drained()))
 
     def end(self, why: str, *, in_order: bool = False) -> None:
         """End the link; the first reason is kept."""
@@ -300,6 +307,7 @@ class LinkedNode:
         """Write frames from the outbox to the socket until it blocks or breaks."""
         while True:
             text = "\n".join(take_frames(await self._outbox.get(), self._outbox))
+            self._outbox_read.set()
             try:
                 async with asyncio.timeout(self._send_timeout):
                     await self._socket.send_str(text)
@@ -307,9 +315,15 @@ class LinkedNode:
                 self.end("it takes no frames")
                 return
 
-    async def cancel_tasks(self) -> None:
-        """Cancel the tasks of `start_task` and wait for them."""
+    async def close(self) -> None:
+        """Cancel the tasks of `start_task`, wait for them, and call what waits for the end of the link."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for callback in self._at_close:
+            callback()
+
+    def at_close(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the link is closed."""
+        self._at_close.append(callback)

@@ -8,11 +8,18 @@ from typing import Protocol
 from agentfield.wire.frames import Accepted, Call, Progress, Result, SessionCommand, SessionDone, Welcome
 from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode
 
-__all__ = ["EnginePort", "SessionPort"]
+__all__ = ["EnginePort", "Handled", "SessionPort"]
+
+
+class Handled(Protocol):
+    """What follows the handling of a frame."""
+
+    def __call__(self, error: BaseException | None = None, /) -> None:
+        """Take the error if the frame could not be handled."""
 
 
 class EnginePort(Protocol):
-    """The engine as the hub sees it."""
+    """The engine as the hub sees it. What takes a `Handled` calls it once, at once or later, on the event loop."""
 
     async def reconcile(self, link: LinkedNode) -> Welcome:
         """Compare the attempts that a node reports with the store; called before the link gets any work."""
@@ -32,14 +39,14 @@ class EnginePort(Protocol):
     def takes_work_again(self, link: LinkedNode) -> None:
         """Handle that the event loop of a node turns again; must return at once."""
 
-    async def result(self, link: LinkedNode, frame: Result) -> None:
-        """Record the result of an attempt. The call is never cancelled, even if the link ends."""
+    def result(self, link: LinkedNode, frame: Result, done: Handled) -> None:
+        """Record the result of an attempt. It is recorded even if the link ends meanwhile."""
 
-    async def progress(self, link: LinkedNode, frame: Progress) -> None:
+    def progress(self, link: LinkedNode, frame: Progress, done: Handled) -> None:
         """Record the progress of an attempt."""
 
-    async def call(self, link: LinkedNode, frame: Call) -> None:
-        """Handle a call by a node; return when the call is committed or refused."""
+    def call(self, link: LinkedNode, frame: Call, done: Handled) -> None:
+        """Handle a call by a node; it is handled once it is committed or refused."""
 
 
 class SessionPort(Protocol):

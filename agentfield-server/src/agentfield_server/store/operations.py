@@ -7,8 +7,9 @@ decided by the store.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from msgspec import Struct
 
@@ -56,14 +57,17 @@ __all__ = [
     "SaveResponse",
     "SuspendExecution",
     "TakeSession",
+    "Then",
     "Touched",
     "UpdateSession",
     "UseToken",
     "Vacuum",
     "plan",
+    "settling",
 ]
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Touched(NamedTuple):
@@ -71,6 +75,27 @@ class Touched(NamedTuple):
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+
+
+class Then(Protocol[T_contra]):
+    """What follows a write: called on the event loop once it is committed or has failed."""
+
+    def __call__(self, result: T_contra | None, error: BaseException | None, /) -> None:
+        """Take the result, or None and the error."""
+
+
+def settling(future: asyncio.Future[T]) -> Then[T]:
+    """Return what settles a future, unless its caller has given up."""
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(cast("T", result))
+        else:
+            future.set_exception(error)
+
+    return settle
 
 
 class Operation(Struct, Generic[T], frozen=True):
@@ -195,19 +220,21 @@ class CompleteExecution(Operation[Execution | None], frozen=True, kw_only=True):
 
     execution_id: str
     attempt: int | None
-    epoch: int | None
     status: ExecutionStatus
-    output: Any
-    problem: Mapping[str, Any] | None
-    input_digest: str | None
-    output_digest: str | None
-    signature: str | None
-    signer: str | None
-    statement: str | None
-    proof: str | None
-    entered: float | None
-    events: Sequence[NewEvent]
-    known: Execution | None
+    epoch: int | None = None
+    output: Any = None
+    output_text: str | None = None
+    """The output as JSON text, where it is at hand."""
+    problem: Mapping[str, Any] | None = None
+    input_digest: str | None = None
+    output_digest: str | None = None
+    signature: str | None = None
+    signer: str | None = None
+    statement: str | None = None
+    proof: str | None = None
+    entered: float | None = None
+    events: Sequence[NewEvent] = ()
+    known: Execution | None = None
 
     def touches(self) -> Touched:
         """Return its execution."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from agentfield.wire.rest import ApprovalStatus, DeliveryStatus, ExecutionStatus, SessionState
+from agentfield_server.store.operations import Operation, Then
 from agentfield_server.store.records import (
     Approval,
     Delivery,
@@ -27,6 +28,8 @@ from agentfield_server.store.records import (
 
 __all__ = ["Store"]
 
+T = TypeVar("T")
+
 
 class Store(Protocol):
     """Rows, their events and nothing else: no policy, no dispatch.
@@ -45,6 +48,15 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Finish submitted writes and close; idempotent."""
+
+    def post(self, operation: Operation[T], then: Then[T]) -> None:
+        """Submit a write without waiting for it; submitted writes take effect in the order of submission.
+
+        Args:
+            operation: The write; each has a method here that describes it.
+            then: Called once on the event loop, after this method returned: with the result after the commit, or with the
+                error, see the method; `LimitExceeded` (code `store_busy`) when the queue of writes stayed full for 10 s.
+        """
 
     # --- executions
 

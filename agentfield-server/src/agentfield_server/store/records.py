@@ -90,6 +90,8 @@ class NewExecution(Struct, frozen=True, kw_only=True):
     kind: ExecutionKind
     target: str
     input: Any
+    input_text: str | None = None
+    """The input as JSON text, where it is at hand."""
     parent_id: str | None = None
     session_id: str | None = None
     actor_id: str | None = None

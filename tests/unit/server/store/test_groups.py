@@ -189,7 +189,7 @@ class Store:
         first = asyncio.ensure_future(self.store._write(op.RenewLeases("nobody", NOW)))
         writer = self.store._writer
         assert writer is not None
-        await until(lambda: writer._slots._value < 4096 and writer._jobs.empty())
+        await until(lambda: writer._submitted and writer._jobs.empty())
         rest = [asyncio.ensure_future(outcome(self.store._write(operation))) for operation in operations]
         await until(lambda: writer._jobs.qsize() == len(operations))
         commit()

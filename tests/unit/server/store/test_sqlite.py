@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from agentfield.errors import Unavailable
+from agentfield_server.store.operations import CreateExecution, Then
 from agentfield_server.store.records import EventRow, NewEvent
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.store import Clock, call
+from support.waiting import until
 
 
 @asynccontextmanager
@@ -107,3 +111,58 @@ async def test_a_full_disk_loses_no_acknowledged_write(store: SqliteStore, tmp_p
     events = await store.read_events(new.run_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert events[-1].type == "after"
+
+
+async def test_what_follows_a_write_is_called_in_order_after_its_commit(tmp_path: Path) -> None:
+    """Posted writes are followed by their callbacks in the order of submission; a callback that fails affects no other."""
+    seen: list[EventRow] = []
+    followed: list[str] = []
+
+    def follow(name: str) -> Then[Any]:
+        def then(result: Any, error: BaseException | None) -> None:
+            assert error is None
+            assert [row.execution_id for row in seen][: len(followed) + 1] == ["one", "two"][: len(followed) + 1]
+            followed.append(name)
+            if name == "one":
+                raise RuntimeError("a defect")
+
+        return then
+
+    async with opened(tmp_path / "a.db", seen=seen) as store:
+        for name in ("one", "two"):
+            store.post(CreateExecution(call(id=name), lease_to="node_1", lease_until=1.0), follow(name))
+        assert not followed
+        await until(lambda: followed == ["one", "two"])
+
+
+async def test_writes_wait_for_a_place_in_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full queue makes writes wait, in order; one that waits too long is refused, and so are all when the store closes."""
+    monkeypatch.setattr("agentfield_server.store.sqlite.writer._CAPACITY", 1)
+    outcomes: dict[str, str] = {}
+
+    def post(store: SqliteStore, name: str) -> None:
+        def then(_: Any, error: BaseException | None) -> None:
+            outcomes[name] = "done" if error is None else getattr(error, "code", "")
+
+        store.post(CreateExecution(call(id=name)), then)
+
+    async with opened(tmp_path / "a.db") as store:
+        for number in range(4):
+            post(store, str(number))
+        await until(lambda: len(outcomes) == 4)
+        assert list(outcomes.items()) == [(str(number), "done") for number in range(4)]
+        with closing(apsw.Connection(str(tmp_path / "a.db"))) as other:
+            other.execute("BEGIN IMMEDIATE")  # the thread of the store waits for it
+            monkeypatch.setattr("agentfield_server.store.sqlite.writer._SLOT_TIMEOUT", 0.0)
+            post(store, "first")
+            post(store, "late")
+            await until(lambda: outcomes.get("late") == "store_busy")
+            monkeypatch.setattr("agentfield_server.store.sqlite.writer._SLOT_TIMEOUT", 60.0)
+            post(store, "last")
+            closing_store = asyncio.ensure_future(store.close())
+            await until(lambda: outcomes.get("last") == "store_closed")
+            other.execute("COMMIT")
+            await closing_store
+    assert (outcomes["first"], outcomes["last"]) == ("done", "store_closed")
+    post(store, "after")
+    await until(lambda: outcomes.get("after") == "store_closed")

@@ -7,6 +7,6 @@ A result and the attempt as it was invoked go in; the outcome that is recorded c
 from __future__ import annotations
 
 from agentfield_server.engine.results.proofs import check_record, commit_input
-from agentfield_server.engine.results.verification import MAX_OUTPUT, Outcome, ResultVerifier
+from agentfield_server.engine.results.verification import MAX_OUTPUT, Outcome, ResultVerifier, encode_output
 
-__all__ = ["MAX_OUTPUT", "Outcome", "ResultVerifier", "check_record", "commit_input"]
+__all__ = ["MAX_OUTPUT", "Outcome", "ResultVerifier", "check_record", "commit_input", "encode_output"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from agentfield.errors import (
 )
 from agentfield.identity import canonical, digest, result_leaf, result_message, verify_signature
 from agentfield.lossy import http_status
-from agentfield.values import Encoded, clean_text, encode, encode_off_loop, nearest
+from agentfield.values import Encoded, clean_text, encode, nearest
 from agentfield.wire.frames import MAX_PAUSE_BYTES, Result
 from agentfield.wire.link_protocol import PROOFS
 from agentfield.wire.rest import ExecutionStatus
@@ -22,7 +23,7 @@ from agentfield_server.engine.results.proofs import Body, ProofVerifier, commit_
 from agentfield_server.nodes import AssignedAttempt, LinkedNode
 from agentfield_server.store.records import Execution
 
-__all__ = ["MAX_OUTPUT", "Outcome", "ResultVerifier"]
+__all__ = ["MAX_OUTPUT", "Outcome", "ResultVerifier", "encode_output"]
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes of an output as canonical JSON."""
@@ -37,6 +38,8 @@ class Outcome:
 
     status: ExecutionStatus
     output: Any = None
+    output_text: str | None = None
+    """The output as JSON text that reads back as it, where it is at hand."""
     problem: dict[str, Any] | None = None
     input_digest: str | None = None
     output_digest: str | None = None
@@ -57,22 +60,25 @@ class ResultVerifier:
     def __init__(self, audience: str) -> None:
         self._proofs = ProofVerifier(audience)
 
-    async def verify(self, frame: Result, *, link: LinkedNode, assigned: AssignedAttempt) -> Outcome:
+    def verify(
+        self, frame: Result, *, link: LinkedNode, assigned: AssignedAttempt, output: Encoded | InvalidInput
+    ) -> Outcome:
         """Return the outcome of an attempt, or a failure with the reason when a check fails.
 
         Args:
             frame: The result of the node.
             link: The instance that reports it; the version of its link decides how it must be signed.
             assigned: The attempt as it was invoked.
+            output: What `encode_output` returned for the result.
         """
         if link.protocol < PROOFS:
-            return await _verify_alone(frame, did=link.did, input_digest=assigned.input_digest)
+            return _verify_alone(frame, output, did=link.did, input_digest=assigned.input_digest)
         if frame.proof is None or frame.signature is not None:
             return _refused(frame, "The result is signed as in protocol 1; its link has protocol 2.", "bad_proof")
         if frame.status == "parked" and frame.pause is None:
             return _refused(frame, "The result says that the attempt waits, and not for what.", "bad_proof")
         try:
-            body, ended_with, output = await _ended_with(frame)
+            body, ended_with = _ended_with(frame, output)
         except InvalidInput as error:
             return _cannot_be_carried(frame, _WHAT.get(frame.status, "The problem of the result"), error)
         try:
@@ -82,12 +88,19 @@ class ResultVerifier:
             return _refused(frame, error.message, error.code)
         if frame.status == "parked":
             return _pause_too_large(frame) or Outcome(status="waiting")
-        if output is not None and len(output) > MAX_OUTPUT:
+        if frame.status != "succeeded":
+            value, text, problem = None, None, _problem(frame)
+        elif isinstance(output, InvalidInput):
+            return _cannot_be_carried(frame, _WHAT["succeeded"], output)
+        elif len(output) > MAX_OUTPUT:
             return _too_large(frame, output)
+        else:
+            value, text, problem = output.value, output.text, None
         return Outcome(
             status=frame.status,
-            output=None if output is None else output.value,
-            problem=None if output is not None else _problem(frame),
+            output=value,
+            output_text=text,
+            problem=problem,
             signer=link.did,
             statement=statement.decode(),
             proof=proof,
@@ -104,27 +117,36 @@ class ResultVerifier:
         assigned = AssignedAttempt.of(row)
         assigned.input_commitment = await commit_input(row.input_salt, row.input)
         try:
-            body, ended_with, _ = await _ended_with(frame)
+            body, ended_with = _ended_with(frame, await asyncio.to_thread(encode_output, frame))
             stated = self._proofs.statement(frame, link=link, assigned=assigned, body=body, ended_with=ended_with)
         except InvalidInput:
             return False
         return result_leaf(stated) == result_leaf(row.statement.encode())
 
 
-async def _ended_with(frame: Result) -> tuple[Body, bytes, Encoded | None]:
-    """Return what a result commits to: name, canonical form, and the output if it is one.
+def encode_output(frame: Result) -> Encoded | InvalidInput:
+    """Return the output of a result as it is carried, or why it cannot be carried."""
+    try:
+        return encode(frame.output, name="the output")
+    except InvalidInput as error:
+        return error
+
+
+def _ended_with(frame: Result, output: Encoded | InvalidInput) -> tuple[Body, bytes]:
+    """Return what a result commits to: name and canonical form.
 
     Raises:
         InvalidInput: It has no canonical form.
     """
     if frame.status == "succeeded":
-        output = await encode_off_loop(frame.output, name="the output")
-        return "output", output.canonical, output
+        if isinstance(output, InvalidInput):
+            raise output
+        return "output", output.canonical
     if frame.status == "parked":
         if frame.pause is not None:
             encode(frame.pause.details, name="details")
-        return "pause", canonical(None if frame.pause is None else frame.pause.model_dump(mode="json")), None
-    return "problem", canonical(frame.problem), None
+        return "pause", canonical(None if frame.pause is None else frame.pause.model_dump(mode="json"))
+    return "problem", canonical(frame.problem)
 
 
 _WHAT = {
@@ -133,22 +155,17 @@ _WHAT = {
 }
 
 
-async def _verify_alone(frame: Result, *, did: str, input_digest: str | None) -> Outcome:
+def _verify_alone(frame: Result, output: Encoded | InvalidInput, *, did: str, input_digest: str | None) -> Outcome:
     """Check a result of protocol 1, which has digests and a signature of its own.
 
     Args:
         frame: The result of the node.
+        output: Its output, or why it cannot be carried.
         did: Decentralised identifier that the node proved at the handshake.
         input_digest: Digest of the input that it was given, None when it is not known.
     """
     if frame.signature is None or frame.input_digest is None or frame.proof is not None:
         return _refused(frame, "The result is signed as in protocol 2; its link has protocol 1.", "bad_signature")
-    output: Encoded | None = None
-    unfit: InvalidInput | None = None
-    try:
-        output = await encode_off_loop(frame.output, name="the output")
-    except InvalidInput as error:
-        unfit = error
     message = result_message(frame.execution_id, frame.attempt, frame.status, frame.input_digest, frame.output_digest)
     if not verify_signature(did, message, frame.signature):
         return _refused(frame, "The signature of the result does not fit the node's key.", "bad_signature")
@@ -159,11 +176,12 @@ async def _verify_alone(frame: Result, *, did: str, input_digest: str | None) ->
         refusal = refusal or _pause_too_large(frame)
         return refusal or Outcome(status="waiting", input_digest=frame.input_digest)
     succeeded = frame.status == "succeeded"
-    if succeeded and (refusal := _check_output(frame, output, unfit)) is not None:
+    if succeeded and (refusal := _check_output(frame, output)) is not None:
         return refusal
     return Outcome(
         status=frame.status,
-        output=output.value if output is not None and succeeded else None,
+        output=output.value if isinstance(output, Encoded) and succeeded else None,
+        output_text=output.text if isinstance(output, Encoded) and succeeded else None,
         problem=None if succeeded else _problem(frame),
         input_digest=frame.input_digest,
         output_digest=frame.output_digest,
@@ -182,9 +200,9 @@ def _check_pause(frame: Result) -> Outcome | None:
     return None
 
 
-def _check_output(frame: Result, output: Encoded | None, unfit: InvalidInput | None) -> Outcome | None:
-    if output is None or unfit is not None:
-        return _cannot_be_carried(frame, _WHAT["succeeded"], unfit)
+def _check_output(frame: Result, output: Encoded | InvalidInput) -> Outcome | None:
+    if isinstance(output, InvalidInput):
+        return _cannot_be_carried(frame, _WHAT["succeeded"], output)
     if len(output) > MAX_OUTPUT:
         return _too_large(frame, output)
     if frame.output_digest != output.digest:

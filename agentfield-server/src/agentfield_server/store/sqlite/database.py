@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import apsw
 
 from agentfield.errors import Unavailable
-from agentfield_server.store.operations import Operation, PurgeKeys
+from agentfield_server.store.operations import Operation, PurgeKeys, Then
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.lock import StoreLock
 from agentfield_server.store.sqlite.operations.groups import execute
@@ -118,6 +118,12 @@ class SqliteDatabase:
         while self._connections:
             self._connections.pop().close()
         self._lock.release()
+
+    def post(self, operation: Operation[T], then: Then[T]) -> None:
+        """Submit a write without waiting for it, see `Store.post`."""
+        if self._writer is None:
+            raise Unavailable("The store is not open.", code="store_closed")
+        self._writer.post(operation, then)
 
     async def _write(self, operation: Operation[T]) -> T:
         if self._writer is None:

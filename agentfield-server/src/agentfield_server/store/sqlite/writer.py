@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import queue
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -15,13 +17,15 @@ from typing import Any, TypeGuard, TypeVar
 import apsw
 
 from agentfield.errors import AgentFieldError, LimitExceeded, Unavailable
-from agentfield_server.store.operations import Operation, plan
+from agentfield_server.store.operations import Operation, Then, plan, settling
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.schema import digest_key
 
 __all__ = ["BATCH", "Transaction", "Writer"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("agentfield.store")
 
 BATCH = 256
 """Maximum number of operations in one commit."""
@@ -71,14 +75,14 @@ Execute = Callable[[Transaction, Sequence[Operation[Any]]], list[Any]]
 @dataclass(slots=True)
 class _Job:
     operation: Operation[Any]
-    future: asyncio.Future[Any]
+    then: Then[Any]
     result: Any = None
     error: BaseException | None = None
     events: list[EventRow] = field(default_factory=list)
 
 
 class Writer:
-    """Runs operations as if one after the other, in the order of submission, and answers after their commit.
+    """Runs operations as if one after the other, in the order of submission, and answers on the event loop after their commit.
 
     The operations of a commit are executed in groups, each in a savepoint. When a group raises, it is rolled back and executed
     again one by one, so that only the operation that is refused fails. If the commit itself fails, all its operations fail.
@@ -107,7 +111,10 @@ class Writer:
         self._clock = clock
         self._on_commit = on_commit
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._slots = asyncio.Semaphore(_CAPACITY)
+        self._submitted = 0
+        """Operations that the thread has and that are not answered."""
+        self._waiting: deque[tuple[_Job, asyncio.TimerHandle]] = deque()
+        """Operations that wait for a place in the queue of the thread, each with its end of patience."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="agentfield-store", daemon=True)
         self._closed = False
@@ -125,35 +132,43 @@ class Writer:
             LimitExceeded: The queue stayed full for 10 s (code `store_busy`).
             Unavailable: The store is closed, or the commit failed.
         """
-        if self._slots.locked():
-            await self._wait_for_slot()
-        else:
-            await self._slots.acquire()
-        if self._closed:
-            self._slots.release()
-            raise Unavailable("The store is closed.", code="store_closed")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._jobs.put(_Job(operation, future))
-        result: T = await future
-        return result
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.post(operation, settling(future))
+        return await future
 
-    async def _wait_for_slot(self) -> None:
-        try:
-            async with asyncio.timeout(_SLOT_TIMEOUT):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise LimitExceeded(
-                f"The store cannot keep up: {_CAPACITY} writes are waiting.",
-                code="store_busy",
-                hint="check the disk that AGENTFIELD_HOME is on, and try again",
-                retry_after=2,
-            ) from None
+    def post(self, operation: Operation[T], then: Then[T]) -> None:
+        """Run an operation without waiting for it, see `Store.post`."""
+        if self._closed:
+            self._loop.call_soon(then, None, _closed())
+        elif self._submitted < _CAPACITY:
+            self._hand_over(_Job(operation, then))
+        else:
+            job = _Job(operation, then)
+            self._waiting.append((job, self._loop.call_later(_SLOT_TIMEOUT, self._give_up, job)))
+
+    def _hand_over(self, job: _Job) -> None:
+        self._submitted += 1
+        self._jobs.put(job)
+
+    def _give_up(self, job: _Job) -> None:
+        self._waiting = deque(each for each in self._waiting if each[0] is not job)
+        error = LimitExceeded(
+            f"The store cannot keep up: {_CAPACITY} writes are waiting.",
+            code="store_busy",
+            hint="check the disk that AGENTFIELD_HOME is on, and try again",
+            retry_after=2,
+        )
+        _tell(job.then, None, error)
 
     async def close(self) -> None:
         """Commit submitted operations and end the thread; idempotent."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
+            while self._waiting:
+                job, timer = self._waiting.popleft()
+                timer.cancel()
+                _tell(job.then, None, _closed())
         await asyncio.to_thread(self._thread.join)
 
     # --- the thread
@@ -230,18 +245,32 @@ class Writer:
     # --- back on the event loop
 
     def _answer(self, jobs: list[_Job]) -> None:
+        self._submitted -= len(jobs)
+        while self._waiting and self._submitted < _CAPACITY:
+            job, timer = self._waiting.popleft()
+            timer.cancel()
+            self._hand_over(job)
         try:
             if events := [event for job in jobs for event in job.events]:
                 self._on_commit(events)
         finally:
             for job in jobs:
-                self._slots.release()
-                if job.future.done():
-                    continue
-                if job.error is not None:
-                    job.future.set_exception(_fresh_copy(job.error))
+                if job.error is None:
+                    _tell(job.then, job.result, None)
                 else:
-                    job.future.set_result(job.result)
+                    _tell(job.then, None, _fresh_copy(job.error))
+
+
+def _tell(then: Then[T], result: T | None, error: BaseException | None) -> None:
+    try:
+        then(result, error)
+    except Exception:  # noqa: BLE001 - logged
+        # what follows one operation must not keep the others of its commit from their answers
+        _log.exception("what follows a write failed")
+
+
+def _closed() -> Unavailable:
+    return Unavailable("The store is closed.", code="store_closed")
 
 
 @functools.lru_cache

@@ -188,7 +188,7 @@ def _values(
         "target": new.target,
         "node_id": new.target.partition(".")[0],
         "status": status,
-        "input": dump(new.input),
+        "input": new.input_text or dump(new.input),
         "parent_id": new.parent_id,
         "session_id": new.session_id,
         "actor_id": new.actor_id,
@@ -362,7 +362,7 @@ class _Closed(NamedTuple):
 
 
 def _closing_values(transaction: Transaction, operation: CompleteExecution) -> dict[str, Any]:
-    text = None if operation.output is None else dump(operation.output)
+    text = None if operation.output is None else operation.output_text or dump(operation.output)
     return {
         "id": operation.execution_id,
         "attempt": operation.attempt,
