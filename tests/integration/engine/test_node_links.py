@@ -35,6 +35,7 @@ from agentfield.wire.frames import (
 )
 from agentfield.wire.frames import ExecutionContext as Context
 from agentfield.wire.handshake import hello_digest
+from agentfield.wire.link_protocol import MAX_REPORTED
 from agentfield.wire.node_declarations import FunctionSpec
 from agentfield_server.nodes import LinkedNode
 from agentfield_server.sessions.actor.handler_channel import parse_command
@@ -99,6 +100,24 @@ async def test_a_hello_of_too_many_declarations_is_refused_at_once(cp: Plane, ki
     assert "1000" in answer.problem["detail"]
     assert took < 10
     async with RawNode().linked(cp, **{kind: declared(1000)}):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["running", "results", "open_sessions"])
+async def test_a_hello_of_too_much_work_is_refused(cp: Plane, kind: str) -> None:
+    """A node may report 50,000 attempts, results and handlers; more are refused with the limit."""
+
+    def reported(number: int) -> tuple[Any, ...]:
+        if kind == "open_sessions":
+            return tuple((f"ses_{i}", 1) for i in range(number))
+        return tuple(RunningAttempt(execution_id=f"exe_{i}", attempt=1, epoch=1) for i in range(number))
+
+    async with dialled(cp, RawNode()) as node:
+        answer = await node.greet(**{kind: reported(MAX_REPORTED + 1)})
+    assert isinstance(answer, Refused)
+    assert (answer.problem["code"], answer.problem["field"], answer.retry) == ("too_much_work", kind, False)
+    assert answer.problem["detail"] == f"The node 'node' reports 50001 {kind}; a node may report 50000."
+    async with RawNode().linked(cp, **{kind: reported(1000)}):
         pass
 
 

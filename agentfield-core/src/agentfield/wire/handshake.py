@@ -49,6 +49,7 @@ class Hello(Frame):
     functions: tuple[FunctionSpec, ...] = ()
     sessions: tuple[SessionDeclaration, ...] = ()
     running: tuple[RunningAttempt, ...] = ()
+    """At most `MAX_REPORTED`, like `results` and `open_sessions`; the control plane refuses more with the code `too_much_work`."""
     results: tuple[RunningAttempt, ...] = ()
     """Results that were not acknowledged; they follow as `Result` frames after `Welcome`."""
     open_sessions: tuple[tuple[str, Number], ...] = ()

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentfield.values import MAX_INTEGER
 
 __all__ = [
+    "MAX_REPORTED",
     "NODE_ID",
     "OLDEST_PROTOCOL",
     "PROOFS",
@@ -46,6 +47,9 @@ OLDEST_PROTOCOL = 1
 """Value of `Challenge.protocol`: nodes of version 1 refuse any other one."""
 
 NODE_ID = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+
+MAX_REPORTED = 50_000
+"""Attempts, results and handlers, each, that a node may report; it runs 10,000 attempts at most and has 1000 waiting."""
 
 Number = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 """An attempt, epoch or count sent by a node; the store holds no larger number."""
@@ -89,7 +93,7 @@ class GiveBack(Frame):
     type: Literal["give_back"] = "give_back"
     number: Number
     """Rises with each time that a node gives work back."""
-    entered: tuple[RunningAttempt, ...] = Field(default=(), max_length=50_000)
+    entered: tuple[RunningAttempt, ...] = Field(default=(), max_length=MAX_REPORTED)
     """Attempts that are not given back: entered, or their result is not acknowledged."""
 
 

@@ -26,7 +26,7 @@ from agentfield.values import encode
 from agentfield.wire.frames import Challenge, Hello, Refused, WatchHello, Welcome, decode_node_frame, encode_frame
 from agentfield.wire.framing import split_frames
 from agentfield.wire.handshake import MAX_DECLARATIONS, hello_digest
-from agentfield.wire.link_protocol import PROOFS, PROTOCOLS
+from agentfield.wire.link_protocol import MAX_REPORTED, PROOFS, PROTOCOLS
 from agentfield_server.nodes.linked_node import LinkedNode
 
 __all__ = ["decode_frames", "node_id_in_use", "perform_handshake", "refuse_link", "signed_welcome"]
@@ -184,6 +184,15 @@ def _check_number(hello: Hello) -> None:
                 f"The node {hello.node_id!r} declares {number} {what}; a node may declare {MAX_DECLARATIONS}.",
                 code="too_many_declarations",
                 hint="distribute them over several agents, each with an id of its own",
+                field=what,
+            )
+    reported = (("running", hello.running), ("results", hello.results), ("open_sessions", hello.open_sessions))
+    for what, entries in reported:
+        if len(entries) > MAX_REPORTED:
+            raise NodeRefused(
+                f"The node {hello.node_id!r} reports {len(entries)} {what}; a node may report {MAX_REPORTED}.",
+                code="too_much_work",
+                hint="start the node again: what it runs is then run on its other instances",
                 field=what,
             )
 
