@@ -192,6 +192,30 @@ async def test_input_that_is_not_json_is_refused_before_it_is_sent() -> None:
             await client.execute("a.b", {"n": object()})
 
 
+@pytest.mark.parametrize(
+    ("send", "field"),
+    [
+        (lambda client: client.send_input("ses_1", ""), "text"),
+        (lambda client: client.send_input("ses_1", "x" * 8001), "text"),
+        (lambda client: client.send_input("ses_1", 5), "text"),
+        (lambda client: client.end_session("ses_1", "bored"), "reason"),
+        (lambda client: client.exchange("x" * 201), "code"),
+        (lambda client: client.executions_status([]), "ids"),
+        (lambda client: client.executions_status(["exe_1", 5]), "ids.1"),
+        (lambda client: client.cancel_execution("exe_1", tree="perhaps"), "tree"),
+        (lambda client: client.set_policies(5), "document"),
+        (lambda client: client.offer("ses_1", "v=0\udcff"), "sdp"),
+    ],
+)
+async def test_a_body_that_does_not_fit_is_refused_before_it_is_sent(send: Any, field: str) -> None:
+    """Every body is checked by its model in the client; nothing is sent."""
+    async with served() as (plane, client):
+        with pytest.raises(InvalidInput) as refused:
+            await send(client)
+        assert refused.value.data["field"] == field
+        assert plane.requests == []
+
+
 @given(st.integers(1, 12), st.sampled_from(["\n", "\r\n", "\r"]))
 def test_an_event_stream_may_be_split_anywhere(size: int, newline: str) -> None:
     """Events are the same for every chunking and every kind of line end."""

@@ -7,9 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from agentfield.client.connection import ANSWER_TIMEOUT, parse, parse_list, path_segment
 from agentfield.client.streams import SessionStreams
-from agentfield.errors import ExecutionTimeout
+from agentfield.errors import ExecutionTimeout, InvalidInput
 from agentfield.schema import jsonable
 from agentfield.wire.access import (
     ExplainRequest,
@@ -17,6 +19,7 @@ from agentfield.wire.access import (
     KeyRequest,
     KeysView,
     KeyView,
+    PolicyRequest,
     PolicyView,
     TagRequest,
     TagView,
@@ -27,20 +30,25 @@ from agentfield.wire.requests import make_request
 from agentfield.wire.rest import (
     AdapterView,
     ApprovalView,
+    CancelRequest,
     CompactView,
     DagView,
     DecisionRequest,
     DeliveryStatus,
     DeliveryView,
+    EndRequest,
+    ExchangeRequest,
     ExchangeResponse,
     ExecuteRequest,
     ExecutionView,
+    InputRequest,
     PluginView,
     PruneRequest,
     PruneView,
     SessionView,
     StartRequest,
     StartResponse,
+    StatusRequest,
     StatusView,
     StoreView,
     WebhookRequest,
@@ -134,12 +142,13 @@ class ControlPlaneClient(SessionStreams):
 
     async def executions_status(self, execution_ids: Sequence[str]) -> StatusView:
         """Return the current state of up to 500 executions in one request."""
-        body = {"ids": list(execution_ids)}
+        body = _body(StatusRequest, ids=tuple(execution_ids))
         return parse(StatusView, await self._json("POST", "/executions/status", body=body))
 
     async def cancel_execution(self, execution_id: str, *, tree: bool = True) -> None:
         """Cancel an execution and, with `tree`, the executions that it called."""
-        await self._json("POST", f"/executions/{path_segment(execution_id)}/cancel", body={"tree": tree})
+        body = _body(CancelRequest, tree=tree)
+        await self._json("POST", f"/executions/{path_segment(execution_id)}/cancel", body=body)
 
     async def cancel_run(self, run_id: str) -> int:
         """Cancel every open execution of a run, and return their number."""
@@ -184,7 +193,9 @@ class ControlPlaneClient(SessionStreams):
 
     async def set_policies(self, document: str) -> PolicyView:
         """Put a TOML document of rules in force."""
-        return parse(PolicyView, await self._json("POST", "/access/policies", body={"document": document}))
+        return parse(
+            PolicyView, await self._json("POST", "/access/policies", body=_body(PolicyRequest, document=document))
+        )
 
     async def explain_access(self, request: ExplainRequest) -> ExplainView:
         """Return the decision about a call, with the rules that make it."""
@@ -260,18 +271,19 @@ class ControlPlaneClient(SessionStreams):
             "POST",
             f"/sessions/{path_segment(session_id)}/offer",
             token=token,
-            data=sdp.encode(),
+            data=_sdp(sdp),
             headers={"Content-Type": "application/sdp"},
         ) as response:
             return await response.text()
 
     async def send_input(self, session_id: str, text: str, token: str | None = None) -> None:
         """Send typed text to a session, as its caller."""
-        await self._json("POST", f"/sessions/{path_segment(session_id)}/input", body={"text": text}, token=token)
+        body = _body(InputRequest, text=text)
+        await self._json("POST", f"/sessions/{path_segment(session_id)}/input", body=body, token=token)
 
     async def end_session(self, session_id: str, reason: str | None = None, token: str | None = None) -> None:
         """End a session: as the operator, or as the caller who hangs up with its browser token."""
-        body = {"reason": reason} if reason else {}
+        body = _body(EndRequest, reason=reason) if reason else {}
         await self._json("POST", f"/sessions/{path_segment(session_id)}/end", body=body, token=token)
 
     async def redact_session(
@@ -284,8 +296,7 @@ class ControlPlaneClient(SessionStreams):
             executions: Erase only bodies of these executions and of their events; None for all of the session.
             reason: Recorded in the log, readable for everyone who may read it.
         """
-        request = make_request(RedactRequest, reason=reason, executions=executions)
-        body = request.model_dump(mode="json", exclude_none=True)
+        body = _body(RedactRequest, reason=reason, executions=executions)
         return parse(RedactView, await self._json("POST", f"/sessions/{path_segment(session_id)}/redact", body=body))
 
     async def list_sessions(self) -> list[SessionView]:
@@ -302,7 +313,9 @@ class ControlPlaneClient(SessionStreams):
 
     async def exchange(self, code: str) -> ExchangeResponse:
         """Exchange the one-time code of a page's address for a browser token."""
-        return parse(ExchangeResponse, await self._json("POST", "/sessions/exchange", body={"code": code}))
+        return parse(
+            ExchangeResponse, await self._json("POST", "/sessions/exchange", body=_body(ExchangeRequest, code=code))
+        )
 
     # --- the rest -----------------------------------------------------------------------------------------------
 
@@ -383,5 +396,18 @@ class ControlPlaneClient(SessionStreams):
 def _execute_body(values: Mapping[str, Any] | None, timeout: float | None, **more: float) -> dict[str, Any]:
     given = {name: value for name, value in more.items() if value}
     data = jsonable(dict(values or {}), name="input", untyped="keep")
-    request = make_request(ExecuteRequest, input=data, timeout=timeout, **given)
-    return request.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return _body(ExecuteRequest, input=data, timeout=timeout, **given)
+
+
+def _body(model: type[BaseModel], /, **values: Any) -> dict[str, Any]:
+    """Return a request body, checked before it is sent."""
+    return make_request(model, **values).model_dump(mode="json", exclude_none=True, exclude_unset=True)
+
+
+def _sdp(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(
+            "The offer holds half of a surrogate pair, which is no text.", code="unrepresentable", field="sdp"
+        ) from None
