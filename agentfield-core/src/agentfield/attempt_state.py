@@ -27,7 +27,7 @@ class Decision:
 
     status: DecisionStatus
     by: str | None = None
-    """The person who decided; None when the pause expired."""
+    """A name that the decision came with, which nobody verified; None without one. The log has the verified principal."""
     note: str | None = None
     data: Any = None
     """Data given with the decision, such as the requested changes; any JSON."""

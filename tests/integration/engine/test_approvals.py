@@ -272,7 +272,7 @@ async def test_approval_is_decided_once(cp: Plane) -> None:
         with pytest.raises(Conflict) as caught:
             await client.decide(approval["id"], DecisionRequest(decision="rejected", by="tom"))
         assert (caught.value.code, caught.value.hint) == ("already_decided", f"af approvals show {approval['id']}")
-        assert str(caught.value.message) == f"{approval['id']} is approved already, by mia."
+        assert str(caught.value.message) == f"{approval['id']} is approved already, by local (mia)."
         await cp.finished(execution_id)
     assert done.count("approved") == 1
     status, body, _ = await cp.post("/approvals/apr_nobody/decision", {"decision": "approved"})

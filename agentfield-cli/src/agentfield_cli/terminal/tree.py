@@ -63,6 +63,7 @@ def describe_event(kind: str, body: Mapping[str, Any]) -> str:
             return f"asked: {body.get('title')} ({body.get('approval_id')})"
         case _:
             status = str(body.get("status"))
-            by = f" by {body['by']}" if body.get("by") else ""
+            by = f" by {body['principal']}" if body.get("principal") else ""
+            by += f" ({body['by']})" if body.get("by") else ""
             note = f": {body['note']}" if body.get("note") else ""
             return f"{_DECISIONS.get(status, status)}{by}{note}"

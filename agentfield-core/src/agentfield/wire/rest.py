@@ -149,7 +149,10 @@ class ApprovalView(_View):
     title: str
     details: Any = None
     status: ApprovalStatus
+    principal: str | None = None
+    """Who decided, as the control plane verified it."""
     by: str | None = None
+    """A name that the decision came with; nobody verified it."""
     via: str | None = None
     """How the decision was made: `rest`, `webhook`, or `time` when it expired."""
     note: str | None = None
@@ -164,7 +167,7 @@ class DecisionRequest(_Request):
 
     decision: Literal["approved", "rejected", "changes_requested"]
     by: str | None = Field(default=None, min_length=1, max_length=256)
-    """The person who decides, for the record."""
+    """A name for the record. It is not verified: the record also has the principal of the request."""
     note: str | None = Field(default=None, max_length=4000)
     data: Any = None
     """Data for the reasoner; any JSON."""

@@ -171,13 +171,30 @@ class AccessControl:
         members = [self.tags.principal(principal), *map(self.tags.target, chain)]
         return self.policies.decide(members, self.tags.target(target), given)
 
-    async def chain_of(self, execution_id: str) -> ChainRow:
-        """Return who began the run of an execution, and the targets from its root to the execution itself.
+    async def require_other(self, principal: Principal, execution_id: str) -> bool:
+        """Reject a decision about an execution by a principal of its chain; return whether one decides in development mode.
+
+        To the chain belong who began the run, the nodes of its targets, and the keys with which these are linked.
 
         Raises:
-            NotFound: It does not exist (code `unknown_execution`).
+            Forbidden: The principal is of the chain (code `own_approval`).
         """
-        return await self._chain(execution_id)
+        above = await self._chain(execution_id)
+        nodes = {target.partition(".")[0] for target in above.targets}
+        beginner = self.principal(above.principal)
+        names = {f"node:{node_id}" for node_id in nodes} | {
+            each for node_id in nodes for each in self._links_of(node_id)
+        }
+        names.add(beginner.id if beginner is not None else above.principal or "")
+        if principal.id not in names:
+            return False
+        if self._keys.development:
+            return True
+        raise Forbidden(
+            f"{principal.id} belongs to what asks for this decision: it began the run, or a node of it is linked with it.",
+            code="own_approval",
+            hint="another key decides; an operator makes one with: af keys create --scope approver",
+        )
 
     def scopes_of_node(self, principal_id: str) -> frozenset[Scope]:
         """Return the scopes that all keys have with which a node is linked now."""

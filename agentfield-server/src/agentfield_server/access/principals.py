@@ -12,6 +12,7 @@ __all__ = [
     "LOCAL",
     "PRINCIPAL",
     "PUBLIC",
+    "WEBHOOK",
     "Access",
     "Grant",
     "Principal",
@@ -32,7 +33,7 @@ Access = tuple[Grant, ...]
 
 _OWN: frozenset[Scope] = frozenset({"starter", "caller"})
 
-PrincipalKind = Literal["local", "key", "token", "node", "transport", "public"]
+PrincipalKind = Literal["local", "key", "token", "node", "transport", "webhook", "public"]
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 """The scopes of the key in the settings, and of `LOCAL`."""
@@ -43,7 +44,7 @@ class Principal:
     """An authenticated identity."""
 
     id: str
-    """``local``, ``key:<key id>``, ``session:<session id>``, ``node:<node id>``, ``transport:<name>`` or ``public``."""
+    """``local``, ``key:<key id>``, ``session:<session id>``, ``node:<node id>``, ``transport:<name>``, ``webhook:settings`` or ``public``."""
     kind: PrincipalKind
     scopes: frozenset[Scope] = frozenset()
     tags: frozenset[str] = frozenset()
@@ -63,6 +64,9 @@ LOCAL = Principal("local", "local", ALL_SCOPES)
 
 PUBLIC = Principal("public", "public")
 """A request without a credential, on a route that needs none."""
+
+WEBHOOK = Principal("webhook:settings", "webhook", frozenset({"approver"}))
+"""Another system that decides approvals with requests signed by the secret of the settings."""
 
 PRINCIPAL = web.RequestKey("agentfield_principal", Principal)
 """The authenticated principal of a request."""

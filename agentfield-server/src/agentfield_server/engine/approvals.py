@@ -10,6 +10,8 @@ from agentfield.errors import Conflict, NotFound
 from agentfield.values import encode
 from agentfield.wire.frames import PauseRequest
 from agentfield.wire.rest import ApprovalStatus
+from agentfield_server.access.admission import AccessControl
+from agentfield_server.access.principals import Principal
 from agentfield_server.engine.deadlines import Deadlines
 from agentfield_server.store.protocol import Store
 from agentfield_server.store.records import Approval, Execution
@@ -25,12 +27,21 @@ class Approvals:
 
     Args:
         store: The store.
+        access: Decides who may decide.
         resume: Called with the id of each execution that is queued again.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, store: Store, resume: Callable[[str], Awaitable[None]], *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        access: AccessControl,
+        resume: Callable[[str], Awaitable[None]],
+        *,
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
+        self._access = access
         self._resume = resume
         self._expiry = Deadlines(clock=clock, due=self._expire)
 
@@ -66,6 +77,7 @@ class Approvals:
         approval_id: str,
         status: ApprovalStatus,
         *,
+        principal: Principal,
         by: str | None,
         via: Literal["rest", "webhook"],
         note: str | None = None,
@@ -73,22 +85,40 @@ class Approvals:
     ) -> Approval:
         """Decide an approval; a repetition of the same decision by the same principal changes nothing.
 
+        Args:
+            approval_id: The approval.
+            status: The decision.
+            principal: Who decides.
+            by: A name for the record, which nobody verified.
+            via: How the decision came.
+            note: A note.
+            data: Data for the reasoner; any JSON.
+
         Raises:
+            Forbidden: The principal belongs to the chain of the execution (code `own_approval`), or the execution may not
+                continue under the rules of access (code `access_denied`).
             NotFound: The approval does not exist (code `unknown_approval`).
             Conflict: It was decided otherwise, expired, or its execution has ended (code `already_decided`).
             InvalidInput: The data holds a value that cannot be carried (code `unrepresentable`).
         """
         data = encode(data, name="data").value
-        approval = await self._store.decide(approval_id, status=status, by=by, via=via, note=note, data=data)
+        asked = await self.find(approval_id)
+        own = await self._access.require_other(principal, asked.execution_id)
+        if status == "approved" and asked.status == "pending":
+            await self._admit(asked.execution_id)
+        approval = await self._store.decide(
+            approval_id, status=status, principal=principal.id, own=own, by=by, via=via, note=note, data=data
+        )
         if approval is not None:
             await self._resume(approval.execution_id)
             return approval
         approval = await self.find(approval_id)
-        if (approval.status, approval.decided_by) == (status, by):
+        if (approval.status, approval.principal, approval.decided_by) == (status, principal.id, by):
             return approval
         raise Conflict(
             f"{approval_id} is {approval.status.replace('_', ' ')} already"
-            f"{f', by {approval.decided_by}' if approval.decided_by else ''}.",
+            f"{f', by {approval.principal}' if approval.principal else ''}"
+            f"{f' ({approval.decided_by})' if approval.decided_by else ''}.",
             code="already_decided",
             hint=f"af approvals show {approval_id}",
             approval_status=approval.status,
@@ -122,8 +152,14 @@ class Approvals:
             if row.status not in ("pending", "cancelled")
         }
 
+    async def _admit(self, execution_id: str) -> None:
+        """Check that an execution may continue under the rules of access."""
+        execution = await self._store.get_execution(execution_id)
+        if execution is not None and isinstance(execution.input, dict):
+            await self._access.admit_execution(execution_id, execution.input)
+
     async def _expire(self, approval_id: str) -> None:
-        approval = await self._store.decide(approval_id, status="expired", by=None, via="time")
+        approval = await self._store.decide(approval_id, status="expired", principal=None, by=None, via="time")
         if approval is not None:
             _log.info("approval %s expired without a decision", approval_id)
             await self._resume(approval.execution_id)

@@ -79,7 +79,7 @@ class Engine:
         self._tasks = BackgroundTasks()
         self._entries = EntryRecorder(store)
         self._waiters = ExecutionWaiters(self.find, bus)
-        self.approvals = Approvals(store, self._resume, clock=clock)
+        self.approvals = Approvals(store, access, self._resume, clock=clock)
         """Decisions about suspended executions."""
         self._dispatcher = Dispatcher(
             store, hub, clock=clock, decisions=self.approvals.decisions, start=self._tasks.start, lease=lease

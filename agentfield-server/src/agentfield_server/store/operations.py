@@ -261,6 +261,8 @@ class Decide(Operation[Approval | None], frozen=True):
 
     approval_id: str
     status: ApprovalStatus
+    principal: str | None
+    own: bool
     by: str | None
     via: str
     note: str | None

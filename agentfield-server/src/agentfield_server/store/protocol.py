@@ -187,12 +187,16 @@ class Store(Protocol):
         approval_id: str,
         *,
         status: ApprovalStatus,
+        principal: str | None,
+        own: bool = False,
         by: str | None,
         via: str,
         note: str | None = None,
         data: Any = None,
     ) -> Approval | None:
         """Decide a pending approval and queue its execution again, with the event `approval.decided`.
+
+        `own` records that the principal belongs to the chain of the execution, as only development mode lets it.
 
         Returns None when the approval is not pending or does not exist.
         """

@@ -193,7 +193,10 @@ class Approval(Struct, frozen=True, kw_only=True):
     title: str
     details: Any
     status: ApprovalStatus
+    principal: str | None
+    """Who decided."""
     decided_by: str | None
+    """A name that the decision came with; nobody verified it."""
     via: str | None
     """How the decision came: `rest`, `webhook`, or `time` when it expired."""
     note: str | None

@@ -264,8 +264,10 @@ class StoreMachine(RuleBasedStateMachine):
         if row is None or row.approval is None:
             return
         approval, row.approval = row.approval, None
-        assert self.do(self.store.decide(approval, status="approved", by="a", via="rest")) is not None
-        assert self.do(self.store.decide(approval, status="rejected", by="b", via="rest")) is None
+        assert (
+            self.do(self.store.decide(approval, status="approved", principal="key:a", by="a", via="rest")) is not None
+        )
+        assert self.do(self.store.decide(approval, status="rejected", principal="key:b", by="b", via="rest")) is None
         row.status, row.max_attempts, row.not_before = "queued", row.max_attempts + 1, None
         row.deadline = None if row.left is None else self.clock.now + row.left
         self.model.record(row.new.run_id, self.clock.now, "approval.decided")

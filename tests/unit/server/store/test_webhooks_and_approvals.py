@@ -44,13 +44,15 @@ async def test_a_suspended_execution_has_no_lease(opens: Opened) -> None:
         assert await store.complete_execution(new.id, attempt=1, epoch=1, status="succeeded") is None
     opens.clock.now += 10 * DAY
     async with opens() as store:
-        decided = await store.decide(approval.id, status="approved", by="ada", via="rest", note="ok", data={"n": 1})
+        decided = await store.decide(
+            approval.id, status="approved", principal="key:a", by="ada", via="rest", note="ok", data={"n": 1}
+        )
         assert decided is not None
         assert (decided.status, decided.decided_by, decided.via, decided.note, decided.data, decided.decided_at) == (
             ("approved", "ada", "rest", "ok", {"n": 1}, opens.clock.now)
         )
         assert await store.get_approval(approval.id) == decided
-        assert await store.decide(approval.id, status="rejected", by="bob", via="rest") is None
+        assert await store.decide(approval.id, status="rejected", principal="key:b", by="bob", via="rest") is None
         (waiting,) = await store.queued_executions("node", now=2e9, limit=9)
         assert (waiting.id, waiting.deadline, waiting.max_attempts) == (new.id, opens.clock.now + 100, 2)
         events = [event.type for event in await store.read_events(new.run_id)]
@@ -70,7 +72,7 @@ async def test_only_the_current_attempt_can_suspend(store: Store) -> None:
         )
     assert await store.list_approvals() == []
     assert len(await store.read_events(new.run_id)) == 1
-    assert await store.decide("apr_0", status="approved", by=None, via="rest") is None
+    assert await store.decide("apr_0", status="approved", principal="key:a", by=None, via="rest") is None
     assert await store.get_approval("apr_0") is None
 
 
@@ -82,14 +84,14 @@ async def test_cancelling_withdraws_the_approval(store: Store) -> None:
     row = await store.get_approval(approval.id)
     assert row is not None
     assert row.status == "cancelled"
-    assert await store.decide(approval.id, status="approved", by=None, via="rest") is None
+    assert await store.decide(approval.id, status="approved", principal="key:a", by=None, via="rest") is None
 
 
 async def test_approvals_are_listed_newest_first(store: Store) -> None:
     """Pages of approvals, filtered by state or execution if requested."""
     news = [call() for _ in range(3)]
     made = [await suspended(store, new) for new in news]
-    await store.decide(made[1].id, status="rejected", by=None, via="rest")
+    await store.decide(made[1].id, status="rejected", principal="key:a", by=None, via="rest")
     assert [row.id for row in await store.list_approvals(limit=2)] == [made[2].id, made[1].id]
     assert [row.id for row in await store.list_approvals(before=made[1].id)] == [made[0].id]
     assert [row.id for row in await store.list_approvals(status="rejected")] == [made[1].id]

@@ -16,7 +16,7 @@ __all__ = ["app"]
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 ApprovalId = Annotated[str, typer.Argument(help="An id that begins with apr_; af approvals list shows them.")]
-By = Annotated[str | None, typer.Option("--by", help="Name of the person who decides, for the record.", envvar="USER")]
+By = Annotated[str | None, typer.Option("--by", help="A name for the record; it is not verified.", envvar="USER")]
 Note = Annotated[str | None, typer.Option("--note", help="A note for the reasoner and the record.")]
 Data = Annotated[str | None, typer.Option("--data", metavar="JSON", help="JSON data for the reasoner.")]
 
@@ -144,7 +144,8 @@ def _print(view: ApprovalView, *, as_json: bool) -> None:
 
     out = Output(as_json=as_json)
     out.result(view)
-    decided = f" by {view.by}" if view.by else ""
+    decided = f" by {view.principal}" if view.principal else ""
+    decided += f" ({view.by})" if view.by else ""
     for name, value in (
         ("approval", view.id),
         ("title", view.title),

@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from agentfield.errors import InvalidInput
 from agentfield.wire.rest import ApprovalStatus, ApprovalView, DecisionRequest, SignedDecision
-from agentfield_server.access.principals import Access
+from agentfield_server.access.principals import PRINCIPAL, WEBHOOK, Access, Principal
 from agentfield_server.access.webhook_signatures import HEADER, check_signature
 from agentfield_server.api.http.bodies import (
     MAX_BODY,
@@ -93,9 +93,9 @@ class ApprovalRoutes:
         return json_reply(_view(await self._approvals.find(request.match_info["approval_id"])))
 
     async def decide(self, request: web.Request) -> web.Response:
-        """Take the decision of an operator."""
+        """Take the decision of a key with the scope `approver`."""
         body = await read_model(request, DecisionRequest)
-        return await self._decided(request.match_info["approval_id"], body, "rest")
+        return await self._decided(request.match_info["approval_id"], body, request[PRINCIPAL], "rest")
 
     async def decide_signed(self, request: web.Request) -> web.Response:
         """Take the decision of another system; verify its signature before parsing the body."""
@@ -105,11 +105,13 @@ class ApprovalRoutes:
             body = SignedDecision.model_validate_json(json.dumps(strict_json(text)))
         except ValidationError as error:
             raise validation_error(error, SignedDecision) from None
-        return await self._decided(body.approval_id, body, "webhook")
+        return await self._decided(body.approval_id, body, WEBHOOK, "webhook")
 
-    async def _decided(self, approval_id: str, body: DecisionRequest, via: Literal["rest", "webhook"]) -> web.Response:
+    async def _decided(
+        self, approval_id: str, body: DecisionRequest, principal: Principal, via: Literal["rest", "webhook"]
+    ) -> web.Response:
         approval = await self._approvals.decide(
-            approval_id, body.decision, by=body.by, via=via, note=body.note, data=body.data
+            approval_id, body.decision, principal=principal, by=body.by, via=via, note=body.note, data=body.data
         )
         return json_reply(_view(approval))
 
@@ -141,6 +143,7 @@ def _view(row: Approval) -> ApprovalView:
         title=row.title,
         details=row.details,
         status=row.status,
+        principal=row.principal,
         by=row.decided_by,
         via=row.via,
         note=row.note,

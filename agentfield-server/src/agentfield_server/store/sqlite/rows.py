@@ -50,8 +50,8 @@ SESSION_COLUMNS = (
     "end_detail, call_ref, handler_state, owner, epoch, handler_epoch, turns, created_at, live_at, ended_at"
 )
 APPROVAL_COLUMNS = (
-    "id, execution_id, key, run_id, session_id, target, title, details, status, decided_by, via, note, data, created_at, "
-    "expires_at, decided_at"
+    "id, execution_id, key, run_id, session_id, target, title, details, status, principal, decided_by, via, note, data, "
+    "created_at, expires_at, decided_at"
 )
 WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"

@@ -61,13 +61,17 @@ class ExternalMethods(SqliteDatabase):
         approval_id: str,
         *,
         status: ApprovalStatus,
+        principal: str | None,
+        own: bool = False,
         by: str | None,
         via: str,
         note: str | None = None,
         data: Any = None,
     ) -> Approval | None:
         """Decide an approval and queue the execution again, see `Store.decide`."""
-        return await self._write(Decide(approval_id, status=status, by=by, via=via, note=note, data=data))
+        return await self._write(
+            Decide(approval_id, status=status, principal=principal, own=own, by=by, via=via, note=note, data=data)
+        )
 
     async def get_approval(self, approval_id: str) -> Approval | None:
         """Return an approval."""

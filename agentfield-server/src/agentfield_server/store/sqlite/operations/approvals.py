@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from agentfield.ids import new_id
 from agentfield_server.store.json_text import dump
@@ -28,7 +29,7 @@ VALUES (:id, :execution_id, :key, :run_id, :session_id, :target, :title, :detail
 RETURNING {APPROVAL_COLUMNS}
 """  # noqa: S608
 _DECIDE = f"""
-UPDATE approvals SET status = :status, decided_by = :by, via = :via, note = :note, data = :data, decided_at = :now
+UPDATE approvals SET status = :status, principal = :principal, decided_by = :by, via = :via, note = :note, data = :data, decided_at = :now
 WHERE id = :id AND status = 'pending' RETURNING {APPROVAL_COLUMNS}, time_left
 """  # noqa: S608
 _RESUME = """
@@ -76,6 +77,7 @@ def decide(transaction: Transaction, operation: Decide) -> Approval | None:
     values = {
         "id": operation.approval_id,
         "status": operation.status,
+        "principal": operation.principal,
         "by": operation.by,
         "via": operation.via,
         "note": operation.note,
@@ -87,14 +89,17 @@ def decide(transaction: Transaction, operation: Decide) -> Approval | None:
         return None
     approval, left = approval_row(row[:-1]), row[-1]
     transaction.run(_RESUME, left, transaction.now, approval.execution_id)
-    body = {
+    body: dict[str, Any] = {
         "approval_id": approval.id,
         "key": approval.key,
         "status": operation.status,
+        "principal": operation.principal,
         "by": operation.by,
         "via": operation.via,
         "note": operation.note,
     }
+    if operation.own:
+        body["own"] = True
     record(
         transaction, approval.run_id, [NewEvent(type="approval.decided", body=body, execution_id=approval.execution_id)]
     )
