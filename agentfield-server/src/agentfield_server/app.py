@@ -87,6 +87,8 @@ class ControlPlane:
     issuer: Issuer
     transports: Mapping[str, TransportHost]
     """The hosts of plugin transports, by name."""
+    routes: Sequence[Route]
+    """The route table that is served."""
 
 
 @asynccontextmanager
@@ -228,6 +230,7 @@ async def control_plane(
             observers=observers,
             issuer=issuer,
             transports=transports.hosts,
+            routes=routes,
         )
 
 
