@@ -10,7 +10,19 @@ from pathlib import Path
 
 from benchmarks.rows import Row, print_rows
 
-NAMES = ("imports", "plugins", "signatures", "dispatch", "offer", "reply", "bridge", "media", "store", "engine")
+NAMES = (
+    "imports",
+    "plugins",
+    "signatures",
+    "exports",
+    "dispatch",
+    "offer",
+    "reply",
+    "bridge",
+    "media",
+    "store",
+    "engine",
+)
 
 
 def main() -> int:
