@@ -26,7 +26,7 @@ from agentfield.errors import (
 )
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
-from agentfield.link import KnownControlPlanes, LinkListener, NodeLink
+from agentfield.link import HeldHeads, KnownControlPlanes, LinkListener, NodeLink
 from agentfield.node_process import (
     LinkAnnouncer,
     cancel_and_wait,
@@ -340,6 +340,7 @@ class Agent(Decorators):
             listener=listener,
             pairs=self._pairs(),
             known=KnownControlPlanes(home() / "control_planes", required=control_plane_did()),
+            heads=HeldHeads(home() / "heads"),
         )
         self._task = asyncio.create_task(self._link.run(), name=f"{self.node_id} link")
         return self._link, self._task

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentfield.errors import InvalidInput
 from agentfield.plugins import Registry
@@ -49,7 +49,7 @@ from agentfield_server.engine.webhooks import WebhookService
 from agentfield_server.listener import announce_address, listen
 from agentfield_server.metrics import Gauges, Metrics
 from agentfield_server.nodes import LinkedNode, LinkHub
-from agentfield_server.proof.heads import live_event
+from agentfield_server.nodes.head_feed import HeadFeed
 from agentfield_server.proof.issuer_key import load_issuer_key, load_replaced_key
 from agentfield_server.proof.issuing import Issuer
 from agentfield_server.proof.own_log import OwnLog
@@ -135,14 +135,14 @@ async def control_plane(
         key, replaced = load_issuer_key(settings), load_replaced_key(settings)
         own_log = await OwnLog.open(store, key, clock=time.time, before=replaced)
         secrets = await SecretBox.open(store, key, before=replaced)
-        issuer = await stack.enter_async_context(
-            Issuer(store, key, own_log, clock=time.time, signed=partial(_publish_head, bus))
-        )
-        issuers.append(issuer)
         hub = LinkHub(
             store, key=key, clock=time.time, refused=partial(refused_sessions, registry), declared=access.tags.propose
         )
         access.control.bind_links(lambda node_id: [link.principal for link in hub.links(node_id)])
+        issuer = await stack.enter_async_context(
+            Issuer(store, key, own_log, clock=time.time, signed=partial(_publish_head, bus, HeadFeed(hub)))
+        )
+        issuers.append(issuer)
         engine = await stack.enter_async_context(
             Engine(
                 store,
@@ -282,9 +282,12 @@ class _PublicUrl:
         return (self.settings.public_url or self.bound).rstrip("/")
 
 
-def _publish_head(bus: Bus, session_id: str | None, head: SignedHead) -> None:
+def _publish_head(
+    bus: Bus, feed: HeadFeed, session_id: str | None, _head: SignedHead, event: Mapping[str, Any]
+) -> None:
     if session_id is not None:
-        bus.publish(f"live:{session_id}", live_event(head))
+        bus.publish(f"live:{session_id}", dict(event))
+        feed.send(session_id, event)
 
 
 def _gauges(hub: LinkHub, sessions: SessionService) -> Gauges:

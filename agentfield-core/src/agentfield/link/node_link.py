@@ -30,6 +30,7 @@ from agentfield.link.effects import (
 from agentfield.link.entry_gate import EntryGate
 from agentfield.link.greetings import Greeter
 from agentfield.link.handler_runner import HandlerRunner
+from agentfield.link.held_heads import HeldHeads
 from agentfield.link.known_control_planes import KnownControlPlanes
 from agentfield.link.loop_watchdog import LoopWatchdog
 from agentfield.link.results import ResultSigner, UnsignedResult
@@ -76,6 +77,7 @@ class NodeLink:
         listener: Called when the link opens and when it is lost.
         pairs: The provider/transport pairs that this node has plugins for.
         known: The control planes that it may link to; by default the first one of each address, in this process.
+        heads: Keeps the signed heads of its sessions; by default in this process.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class NodeLink:
         listener: LinkListener | None = None,
         pairs: tuple[InstalledPair, ...] = (),
         known: KnownControlPlanes | None = None,
+        heads: HeldHeads | None = None,
     ) -> None:
         self.node_id = node_id
         self.instance_id = new_id("node")
@@ -130,6 +133,7 @@ class NodeLink:
         self._handlers = HandlerRunner(
             node_id=node_id, sessions=sessions, state=self._state, apply=self._apply, sender=self
         )
+        self._heads = heads or HeldHeads()
         self._answers: dict[str, asyncio.Future[Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -387,6 +391,8 @@ class NodeLink:
                     self._handlers.stop(effect.session_id, effect.epoch, effect.reason, at_once=effect.at_once)
                 case ResolveOperation():
                     self._resolve(effect)
+                case DeliverEvent() if effect.event.get("type") == "log.head":
+                    self._heads.take(effect.session_id, effect.event)
                 case DeliverEvent():
                     self._handlers.deliver_event(effect.session_id, effect.event)
         self._changed.set()

@@ -171,7 +171,9 @@ class LinkState:
             case SessionStop():
                 return self._session_stopped(frame.session_id, frame.epoch, frame.reason, at_once=False)
             case SessionEventFrame():
-                return [DeliverEvent(frame.session_id, frame.event)] if frame.session_id in self._handlers else []
+                # a head of the log comes also after the handler has returned
+                wanted = frame.session_id in self._handlers or frame.event.get("type") == "log.head"
+                return [DeliverEvent(frame.session_id, frame.event)] if wanted else []
             case Ping():
                 return [Send(Pong())]
             case _:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,10 @@ from agentfield.proof.trees import LogTree
 from agentfield_server.store.proofs import ProofStore, SignedHead
 from agentfield_server.store.records import EventRow
 
-__all__ = ["HeadSigner", "live_event"]
+__all__ = ["HeadSigner", "Signed"]
+
+Signed = Callable[[str | None, SignedHead, Mapping[str, Any]], None]
+"""Receives a new head: its session, the head, and the event `log.head` with a proof that it continues the head before it."""
 
 EVENTS = 100
 """Unsigned events after which a head is signed."""
@@ -47,7 +50,7 @@ class HeadSigner:
         store: The store.
         key: The issuer's key.
         clock: Seconds since the epoch.
-        signed: Called with the id of the session, None for another run, and each new head.
+        signed: Receives each new head.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class HeadSigner:
         key: NodeKey,
         *,
         clock: Callable[[], float],
-        signed: Callable[[str | None, SignedHead], None],
+        signed: Signed,
     ) -> None:
         self._store = store
         self._key = key
@@ -185,13 +188,18 @@ class HeadSigner:
         document = canonical(sign_head(self._key, log=run_id, coverage=coverage, at=self._clock()))
         head = SignedHead(run_id, coverage.size, final, document, leaf_hash(document))
         await self._store.put_head(head)
-        self._signed(log.session_id, head)
+        since = 0 if log.last is None else log.last.size
+        proof = log.events.consistency(since) if since else ()
+        self._signed(log.session_id, head, _event(head, since, proof))
         return head
 
 
-def live_event(head: SignedHead) -> dict[str, Any]:
-    """Return a head as a live event of its session."""
-    return {"type": "log.head", "head": json.loads(head.document)}
+def _event(head: SignedHead, since: int, consistency: Sequence[bytes]) -> dict[str, Any]:
+    """Return a head as an event for those who hold the head before it."""
+    event: dict[str, Any] = {"type": "log.head", "head": json.loads(head.document)}
+    if since:
+        event |= {"since": since, "consistency": [b64url(node) for node in consistency]}
+    return event
 
 
 def _asks_for_head(row: EventRow) -> bool:

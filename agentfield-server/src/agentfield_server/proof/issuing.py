@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,7 @@ from agentfield.identity import NodeKey, leaf_hash, tree_root
 from agentfield.proof.credentials import issue_credential
 from agentfield.proof.documents import SpeechRecord
 from agentfield.proof.heads import Coverage
-from agentfield_server.proof.heads import HeadSigner
+from agentfield_server.proof.heads import HeadSigner, Signed
 from agentfield_server.proof.own_log import OwnLog
 from agentfield_server.proof.subjects import session_facts, speech_record, state
 from agentfield_server.store.proofs import Ended, IssuedCredential, ProofStore, SignedHead
@@ -43,7 +43,7 @@ class Issuer:
         key: The issuer's key.
         own_log: The control plane's own log.
         clock: Seconds since the epoch.
-        signed: Called with the id of the session, None for another run, and each new head.
+        signed: Receives each new head.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Issuer:
         own_log: OwnLog,
         *,
         clock: Callable[[], float],
-        signed: Callable[[str | None, SignedHead], None] = lambda _session_id, _head: None,
+        signed: Signed = lambda _session_id, _head, _event: None,
     ) -> None:
         self._store = store
         self._key = key
@@ -227,10 +227,10 @@ class Issuer:
             while await self.own_log.anchor_waiting():
                 await self._progressed()
 
-    def _head_signed(self, session_id: str | None, head: SignedHead) -> None:
+    def _head_signed(self, session_id: str | None, head: SignedHead, event: Mapping[str, Any]) -> None:
         if head.final:
             self._anchor.set()
-        self._signed(session_id, head)
+        self._signed(session_id, head, event)
 
     async def _progressed(self) -> None:
         async with self._progress:
