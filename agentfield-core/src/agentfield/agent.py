@@ -24,9 +24,10 @@ from agentfield.errors import (
     InvalidInput,
     Unavailable,
 )
+from agentfield.held_heads import HeldHeads
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
-from agentfield.link import HeldHeads, KnownControlPlanes, LinkListener, NodeLink
+from agentfield.link import KnownControlPlanes, LinkListener, NodeLink
 from agentfield.node_process import (
     LinkAnnouncer,
     cancel_and_wait,

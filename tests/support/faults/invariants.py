@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentfield.identity import canonical
+from agentfield.identity import b64url, canonical, leaf_hash, tree_root
+from agentfield.proof import parse_credential
 from agentfield_server.engine import FINAL
 from support.server.log_entries import event_of, is_intact
 
@@ -85,6 +86,7 @@ def examine(
             *store_view.states(),
             *store_view.graph(),
             *store_view.outbox(receipts),
+            *store_view.proofs(),
         ]
         found += store_view.effects(effects)
         asked = set(acknowledged)
@@ -132,6 +134,31 @@ class _Invariants:
     def status(self, execution_id: str) -> str | None:
         """Return the status of an execution."""
         return self.rows[execution_id]["status"] if execution_id in self.rows else None
+
+    def proofs(self) -> Iterator[str]:
+        """Each ended execution has one credential or waits for it; numbers, logs and anchors fit."""
+        waiting = Counter(row["execution_id"] for row in self._store.execute("SELECT * FROM credential_queue"))
+        leaves: dict[str, list[bytes]] = defaultdict(list)
+        found = Counter[str]()
+        for row in self._store.execute("SELECT * FROM credentials ORDER BY run_id, number"):
+            credential = parse_credential(row["document"])
+            found[row["execution_id"]] += 1
+            events, before = self._events[row["run_id"]], leaves[row["run_id"]]
+            before.append(row["leaf"])
+            if (credential.subject.number, credential.leaf) != (len(before), row["leaf"]):
+                yield f"credential {row['number']} of {row['run_id']} is not {len(before)}"
+            log = credential.subject.log
+            if log is not None and log.root != tree_root([event["leaf"] for event in events[: log.size]]):
+                yield f"the log of {row['run_id']} is not that of credential {row['number']}"
+        for name, execution in self.rows.items():
+            count = found[name] + waiting[name]
+            if count != (execution["status"] in FINAL):
+                yield f"{name} is {execution['status']} and has {count} credentials"
+        for at, row in enumerate(self._store.execute("SELECT * FROM control_plane_log ORDER BY seq"), start=1):
+            anchors = self._store.execute("SELECT leaf FROM anchors WHERE entry = ? ORDER BY place", (at,)).fetchall()
+            root = b64url(tree_root([anchor["leaf"] for anchor in anchors]))
+            if row["seq"] != at or row["leaf"] != leaf_hash(row["entry"]) or json.loads(row["entry"])["root"] != root:
+                yield f"entry {row['seq']} of the control plane's log does not fit its anchors"
 
     def _of(self, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield execution id and body of all events of a type, in order."""

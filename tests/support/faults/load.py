@@ -134,6 +134,11 @@ async def checked(installation: Installation, load: Load, what: str, receipts: S
         return Counter(status for status in installation.stored().open_executions().values() if status != "waiting")
 
     await until_async(settled, lambda left: not left, seconds=SETTLED)
+    await until_async(
+        lambda: asyncio.to_thread(installation.stored().waiting_for_credentials),
+        lambda count: count == 0,
+        seconds=SETTLED,
+    )
     counts = examine(
         installation.home / "agentfield.db",
         f"{what}, requests refused {dict(load.refused)}",

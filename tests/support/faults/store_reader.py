@@ -52,6 +52,11 @@ class StoreReader:
         query = "SELECT id, status FROM executions WHERE status IN ('queued', 'running', 'waiting')"
         return dict(self._rows(query))
 
+    def waiting_for_credentials(self) -> int:
+        """Return the number of ended executions without a credential."""
+        [(count,)] = self._rows("SELECT COUNT(*) FROM credential_queue")
+        return int(count)
+
     def call_id(self, session_id: str) -> str | None:
         """Return the id of the session's call at the provider."""
         [(ref,)] = self._rows("SELECT call_ref FROM sessions WHERE id = ?", session_id)

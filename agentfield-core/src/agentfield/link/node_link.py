@@ -12,6 +12,7 @@ from typing import Any
 from agentfield.declarations.reasoner import Reasoner
 from agentfield.declarations.session_declaration import DeclaredSession
 from agentfield.errors import AgentFieldError, Conflict, Unavailable, error_from_problem
+from agentfield.held_heads import HeldHeads
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link.attempt_runner import AttemptRunner
@@ -30,7 +31,6 @@ from agentfield.link.effects import (
 from agentfield.link.entry_gate import EntryGate
 from agentfield.link.greetings import Greeter
 from agentfield.link.handler_runner import HandlerRunner
-from agentfield.link.held_heads import HeldHeads
 from agentfield.link.known_control_planes import KnownControlPlanes
 from agentfield.link.loop_watchdog import LoopWatchdog
 from agentfield.link.results import ResultSigner, UnsignedResult

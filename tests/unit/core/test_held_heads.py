@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from agentfield.held_heads import HeldHeads
 from agentfield.identity import NodeKey, b64url, canonical
-from agentfield.link import HeldHeads
 from agentfield.proof import Coverage, LogTree, sign_head
 
 KEY = NodeKey.generate()
