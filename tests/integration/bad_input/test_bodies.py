@@ -19,7 +19,7 @@ from agentfield_cli.call.webrtc import place_webrtc_call
 from agentfield_server.api.http import bodies as http
 from support.server.bad_input import Installation, af_refused, raised_by, refusal, run_installation
 
-START = "it takes: target, provider, transport, model, voice, caller, metadata"
+START = "it takes: target, provider, transport, model, voice, caller, metadata, details"
 SDP = "send the localDescription.sdp of a peer connection with one audio track and the data channel 'oai-events'"
 SMALLER = "send less: keep large data elsewhere and send where it is"
 JSON = "send one JSON object in UTF-8"
@@ -219,7 +219,7 @@ async def test_a_browser_token_is_valid_for_one_session_until_it_ends(installati
     assert (said.text(), said.status) == (
         (
             "error: A browser token opens its own session only.\n"
-            "hint: use the operator's key (AGENTFIELD_API_KEY) here\ncode: token_scope\n"
+            "hint: use a key here (AGENTFIELD_API_KEY)\ncode: token_scope\n"
         ),
         403,
     )

@@ -43,6 +43,7 @@ async def test_every_line_is_json_with_its_ids_and_no_key(tmp_path: Path, monkey
     lines = [json.loads(line) for line in err.decode().splitlines()]
     named = [line for line in lines if line["logger"] == "agentfield.nodes"]
     assert [line["event"].split(" (")[0].split(":")[0] for line in named] == [
+        "the node id shop-4711 belongs to did",
         "node shop-4711 linked",
         "node shop-4711 is gone",
     ]

@@ -141,7 +141,7 @@ class Installation:
     @asynccontextmanager
     async def talk(self, name: str, query: str = "", **start: Any) -> AsyncIterator[ObservedSession]:
         """Start a session and follow it; at the end of the block hang up and check that nothing of it is left."""
-        started = await self.client.start_session(StartRequest(target=name, **start))
+        started = await self.client.start_session(StartRequest(target=name, details=True, **start))
         talk = ObservedSession(self, started, self.medium(started, query))
         try:
             yield talk

@@ -125,7 +125,7 @@ async def calling(
         client: The caller's own client; the installation's by default.
     """
     client = client or installation.client
-    started = await client.start_session(StartRequest(target=target))
+    started = await client.start_session(StartRequest(target=target, details=True))
     record = CallRecord()
     reader = _Follower(record)
     async with place_call(client, started, reader, reader.out, loopback=True, rate=24_000) as (call, _):

@@ -163,7 +163,7 @@ async def calling(
         rate: Samples per second that the caller sends where the control plane carries the audio.
         start: Further fields of the start request.
     """
-    live = LiveCall(client, await client.start_session(StartRequest(target=target, **start)))
+    live = LiveCall(client, await client.start_session(StartRequest(target=target, details=True, **start)))
     record = live._record
     async with place_call(client, live.started, record, record.out, loopback=True, rate=rate) as (call, _):
         live._call = call

@@ -124,7 +124,7 @@ class Installation:
     stack: AsyncExitStack
 
     async def start(self, target: str = "shop.voice") -> StartResponse:
-        return await self.client.start_session(StartRequest(target=target, caller="ann"))
+        return await self.client.start_session(StartRequest(target=target, caller="ann", details=True))
 
     async def call(self, session: StartResponse, query: str = "", **options: Any) -> Caller:
         """Connect as a caller, with the token in the header unless protocols are given."""

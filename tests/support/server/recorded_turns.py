@@ -84,7 +84,7 @@ class Installation:
 
     async def start(self, target: str = "kiosk.counter") -> StartResponse:
         """Start a session."""
-        return await self.client.start_session(StartRequest(target=target))
+        return await self.client.start_session(StartRequest(target=target, details=True))
 
     async def answer(self, session_id: str, audio: bytes = RECORDING, **how: Any) -> list[dict[str, Any]]:
         """Send a turn and return its whole answer."""

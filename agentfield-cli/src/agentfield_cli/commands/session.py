@@ -228,7 +228,8 @@ async def _place(
         check_writable(save)
     async with connected(url) as client:
         with out.progress(f"starting {request.target}"):
-            started = await client.start_session(request)
+            # the report of the call has arguments and costs, which are the operator's
+            started = await client.start_session(request.model_copy(update={"details": True}))
         out.line(f"  session {started.session_id} {started.provider}/{started.transport} {started.model}", "dim")
         report = await make_call(
             client,

@@ -129,7 +129,7 @@ async def _call(
     out: Output,
     stop: asyncio.Event,
 ) -> int:
-    request = StartRequest(target=TARGET, caller="demo")
+    request = StartRequest(target=TARGET, caller="demo", details=True)
     started = await client.start_session(request)
     out.line(f"session        {started.session_id}\n")
     report = await make_call(client, started, recordings, out, loopback=True)

@@ -61,7 +61,7 @@ async def serve_folder(folder: Path, settings: Settings, out: Output) -> None:
         async with control_plane(settings) as plane:
             freeze_long_lived_objects()
             out.result({"url": plane.url, "agents": [str(file)]})
-            out.line(f"page     {plane.url}/", "bold")
+            out.line(f"page     {plane.url}/#details", "bold")
             out.line(f"agent    {file}")
             out.line("stop with Ctrl-C", "dim")
             await _run_until_stopped(stop, Reloader(file, plane, out).run())

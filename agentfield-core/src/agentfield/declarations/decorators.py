@@ -159,6 +159,7 @@ class Decorators:
         interrupt_after_ms: int = 0,
         limits: Limits = Limits(),
         drift: Literal["enforce", "terminate", "allow"] = "enforce",
+        show_tools: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> Callable[[H], H]:
         """Declare a live conversation that the decorated ``async def`` handles.
@@ -185,6 +186,7 @@ class Decorators:
                 not interrupt.
             limits: Limits of duration, idle time, turns, tool calls and cost.
             drift: How to treat a caller that changes the provider's session over its data channel.
+            show_tools: Whether callers see the names and states of tools on their page and in their events.
             options: Settings of the pair.
 
         Raises:
@@ -209,6 +211,7 @@ class Decorators:
             "interrupt_after_ms": interrupt_after_ms,
             "limits": limits,
             "drift": drift,
+            "show_tools": show_tools,
             "options": dict(options or {}),
         }
         if not isinstance(turn_detection, Default):

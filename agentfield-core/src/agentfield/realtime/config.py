@@ -211,6 +211,8 @@ class SessionDeclaration(_Frozen):
     """Limits of the session."""
     drift: Literal["enforce", "terminate", "allow"] = "enforce"
     """Reaction to changes by the caller's own client: undo them, end the session, or allow them."""
+    show_tools: bool = True
+    """Whether callers see the names and states of tools."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the adapter (`PairSpec.options`)."""
 

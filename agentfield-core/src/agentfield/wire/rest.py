@@ -39,6 +39,8 @@ __all__ = [
     "StatusRequest",
     "StatusView",
     "StoreView",
+    "TokenRequest",
+    "TokenResponse",
     "WebhookRequest",
     "WebhookView",
 ]
@@ -244,6 +246,8 @@ class StartRequest(_Request):
     voice: str | None = None
     caller: str | None = Field(default=None, max_length=256)
     metadata: dict[str, Any] = Field(default_factory=dict)
+    details: bool | None = None
+    """Whether token and page show the session as an operator sees it; only an operator gets that."""
 
 
 class StartResponse(_View):
@@ -268,6 +272,25 @@ class StartResponse(_View):
     turns_url: str | None = None
     """URL for recorded turns, on transports of turns."""
     events_url: str
+    details: bool = False
+    """Whether token and page show the session as an operator sees it."""
+
+
+class TokenRequest(_Request):
+    """``POST /api/v1/sessions/{id}/tokens``."""
+
+    rights: Literal["caller", "watch"] = "watch"
+    """`caller` makes the call, `watch` reads its events only."""
+    details: bool = False
+    """Whether it shows the session as an operator sees it; only an operator gets that."""
+
+
+class TokenResponse(_View):
+    """A browser token: one session, to be used within a minute."""
+
+    token: str
+    rights: Literal["caller", "watch"]
+    details: bool
 
 
 class ExchangeRequest(_Request):
@@ -285,6 +308,8 @@ class ExchangeResponse(_View):
     provider: str
     transport: str
     model: str
+    details: bool = False
+    """Whether the token shows the session as an operator sees it."""
 
 
 class SessionView(_View):

@@ -9,18 +9,22 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from agentfield.errors import Forbidden
-from agentfield_server.access.browser_tokens import BrowserTokenService
+from agentfield_server.access.browser_tokens import BrowserTokenService, TokenUse
 from agentfield_server.access.open_requests import Use
 from agentfield_server.access.ownership import OwnedStore, require_owned
 from agentfield_server.access.principals import ALL_SCOPES, PRINCIPAL, PUBLIC, Access, Principal
 from agentfield_server.access.service import AccessService
 from agentfield_server.settings import Settings
+from agentfield_server.store.records import TokenCount
 
-__all__ = ["CALLER", "MEDIA_PROTOCOL", "AuthGuard"]
+__all__ = ["CALLER", "DETAILS", "MEDIA_PROTOCOL", "AuthGuard"]
 
 CALLER = web.RequestKey("agentfield_caller", bool)
 """Whether the request comes from the caller's page (a browser token)."""
 
+
+DETAILS = web.RequestKey("agentfield_details", bool)
+"""Whether the browser token of the request was issued to an operator, who may see more than callers do."""
 
 _PROXY_HEADERS = frozenset({"forwarded", "x-real-ip", "via"})
 
@@ -104,8 +108,16 @@ class AuthGuard:
         """Whether pages of foreign origins may use the control plane."""
         return bool(self._settings.allowed_origins)
 
-    async def admit(self, request: web.Request, access: Access) -> None:
+    async def admit(
+        self, request: web.Request, access: Access, *, watches: bool = False, counts: TokenCount | None = None
+    ) -> None:
         """Authenticate the request and check that it may use the route.
+
+        Args:
+            request: The request.
+            access: Grants of its route.
+            watches: Whether a browser token that may only watch may use the route.
+            counts: What a use of the route costs a browser token.
 
         Raises:
             Unauthorized: The credential is missing, unknown, revoked or expired.
@@ -118,11 +130,26 @@ class AuthGuard:
             return
         credential = _credential(request)
         if credential is not None and credential.startswith("ek_af_"):
-            await self._admit_token(request, access, credential)
+            await self._admit_token(request, access, credential, watches=watches, counts=counts)
         else:
             await self._admit_key(request, access, credential)
 
-    async def _admit_token(self, request: web.Request, access: Access, token: str) -> None:
+    def _own_origin(self, request: web.Request) -> str:
+        return (self._settings.public_url or f"{request.scheme}://{request.host}").rstrip("/")
+
+    def _page(self, request: web.Request) -> str:
+        """Return the origin of the page that sends a request, empty for a program.
+
+        Browsers send no Origin with a GET of the same origin, but say that it is one.
+        """
+        origin = request.headers.get("Origin")
+        if origin is None and request.headers.get("Sec-Fetch-Site") == "same-origin":
+            return self._own_origin(request)
+        return origin or ""
+
+    async def _admit_token(
+        self, request: web.Request, access: Access, token: str, *, watches: bool, counts: TokenCount | None
+    ) -> None:
         session_id = request.match_info.get("session_id")
         if "token" not in access or session_id is None:
             raise Forbidden(
@@ -130,8 +157,10 @@ class AuthGuard:
                 code="token_scope",
                 hint="use a key here (AGENTFIELD_API_KEY)",
             )
-        await self._tokens.check(token, session_id)
+        use = TokenUse(session_id, self._page(request), self._own_origin(request), watches=watches, counts=counts)
+        row = await self._tokens.check(token, use)
         request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
+        request[DETAILS] = row.details
         await self._admit_session(request, f"session:{session_id}")
         request[CALLER] = True
 

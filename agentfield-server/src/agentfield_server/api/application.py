@@ -14,10 +14,10 @@ from aiohttp.typedefs import Middleware
 from agentfield.errors import AgentFieldError, InvalidInput, NotFound
 from agentfield.ids import new_id
 from agentfield.wire.headers import ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID
-from agentfield_server.access.guard import AuthGuard
-from agentfield_server.access.principals import Access
+from agentfield_server.access.guard import CALLER, AuthGuard
 from agentfield_server.api.http.bodies import MAX_BODY, problem_reply
-from agentfield_server.api.http.route import Handler, Route
+from agentfield_server.api.http.caller_view import for_caller
+from agentfield_server.api.http.route import Handler, Route, view_of
 
 __all__ = ["Observe", "build_application"]
 
@@ -50,7 +50,7 @@ def build_application(
         # not `add_get`: that adds HEAD, which would start a stream
         resource = app.router.add_resource(route.path)
         tracked = streams if route.stream else None
-        serve = _served(route.handler, guard, route.access, resource.canonical, observe, streams=tracked)
+        serve = _served(route.handler, guard, route, resource.canonical, observe, streams=tracked)
         resource.add_route(route.method, serve)
     return app
 
@@ -58,7 +58,7 @@ def build_application(
 def _served(
     handler: Handler,
     guard: AuthGuard,
-    access: Access | None,
+    route: Route | None,
     template: str,
     observe: Observe,
     *,
@@ -69,7 +69,7 @@ def _served(
     Args:
         handler: The handler of its route.
         guard: Checks the request.
-        access: Grants of the route; None if the request has no route.
+        route: The route; None if the request has none.
         template: Path of the route, with its placeholders: a path with ids would give one time series an id.
         observe: Measures the request; sockets and streams until they end.
         streams: Receives the task of the request, if it is a stream.
@@ -82,8 +82,8 @@ def _served(
                 _check_headers(request)
                 guard.check_host(request)
                 guard.check_origin(request)
-                if access is not None:
-                    await guard.admit(request, access)
+                if route is not None:
+                    await guard.admit(request, route.access, watches=route.watches, counts=route.counts)
                 if streams is not None and (task := asyncio.current_task()) is not None:
                     streams.add(task)
                     task.add_done_callback(streams.discard)
@@ -154,7 +154,8 @@ def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
         request.transport.abort()
     match error:
         case AgentFieldError():
-            return problem_reply(error)
+            # a caller learns no words of providers, nodes or this process
+            return problem_reply(for_caller(error) if request.get(CALLER) and view_of(request) == "caller" else error)
         case web.RequestPayloadError():
             return problem_reply(
                 InvalidInput(

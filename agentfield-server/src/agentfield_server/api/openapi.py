@@ -50,7 +50,7 @@ def openapi_route(routes: Sequence[Route]) -> Route:
         """Serve the document."""
         return json_reply(openapi_document([*routes, route]))
 
-    route = Route("GET", "/api/v1/openapi.json", serve, ("public",), "This document")
+    route = Route("GET", "/api/v1/openapi.json", serve, ("public",), "This document", view="caller")
     return route
 
 

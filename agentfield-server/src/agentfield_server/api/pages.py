@@ -55,9 +55,9 @@ class PageRoutes:
     def routes(self) -> list[Route]:
         """Return the routes of the pages."""
         return [
-            Route("GET", "/call", self.call_page, ("public",), "The built-in call page"),
-            Route("GET", "/", self.index, ("public",), "The project's page"),
-            Route("GET", "/{path:(?!api/).+}", self.file, ("public",), "A static file"),
+            Route("GET", "/call", self.call_page, ("public",), "The built-in call page", view="caller"),
+            Route("GET", "/", self.index, ("public",), "The project's page", view="caller"),
+            Route("GET", "/{path:(?!api/).+}", self.file, ("public",), "A static file", view="caller"),
         ]
 
     async def call_page(self, _request: web.Request) -> web.StreamResponse:

@@ -242,12 +242,14 @@ class LinkHub:
                 socket, did=self.did, stopping=lambda: self._closing or self._engine is None
             )
             if isinstance(hello, WatchHello):  # the second connection of an instance: it declares nothing
-                await self.identities.identify(hello, credential)
+                with log_context(node_id=hello.node_id):
+                    await self.identities.identify(hello, credential)
                 await self._liveness.serve(socket, hello)
                 return socket
             self._check_names(hello)
             sessions = await self._store.handlers_of(hello.instance_id, [name for name, _ in hello.open_sessions])
-            seen = await self.identities.identify(hello, credential)
+            with log_context(node_id=hello.node_id):
+                seen = await self.identities.identify(hello, credential)
         except AgentFieldError as error:
             await refuse_link(socket, error)
             return socket

@@ -24,6 +24,7 @@ from agentfield_server.store.records import (
     NewSession,
     PrunedRun,
     SessionRow,
+    TokenRights,
     TokenRow,
     Webhook,
 )
@@ -395,6 +396,8 @@ class PutToken(Operation[None], frozen=True):
     session_id: str
     kind: str
     expires_at: float
+    rights: TokenRights = "caller"
+    details: bool = False
 
 
 class UseToken(Operation[TokenRow | None], frozen=True):

@@ -22,7 +22,10 @@ from agentfield_server.store.records import (
     PrunedRun,
     SessionRow,
     StoreStats,
+    TokenCount,
+    TokenRights,
     TokenRow,
+    TokenVerdict,
     Webhook,
 )
 
@@ -327,11 +330,48 @@ class Store(Protocol):
 
     # --- tokens
 
-    async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
-        """Store a token by its digest."""
+    async def put_token(
+        self,
+        digest: bytes,
+        *,
+        session_id: str,
+        kind: str,
+        expires_at: float,
+        rights: TokenRights = "caller",
+        details: bool = False,
+    ) -> None:
+        """Store a token by its digest; it must be used before `expires_at`."""
 
     async def use_token(self, digest: bytes, *, kind: str, now: float, once: bool = False) -> TokenRow | None:
         """Count a use and return the token; None when it is unknown, expired, or `once` and used before."""
+
+    async def present_token(
+        self,
+        digest: bytes,
+        *,
+        session_id: str,
+        origin: str = "",
+        own_origin: str = "",
+        watches: bool = False,
+        counts: TokenCount | None = None,
+        limit: int = 0,
+        grace: float = 0.0,
+    ) -> tuple[TokenVerdict, TokenRow | None]:
+        """Decide about a request with a browser token, and count it.
+
+        The first use binds the token to its origin, and lets it live for the longest duration of its session and `grace`
+        after that, or until `grace` after the session's end.
+
+        Args:
+            digest: Of the token.
+            session_id: The session that the request names.
+            origin: The origin of the page that sends the request; empty for none.
+            own_origin: The control plane's own origin.
+            watches: Whether the request only watches the session.
+            counts: What the request uses up.
+            limit: How often the token may do so.
+            grace: Seconds after the end of the session in which it may still be read.
+        """
 
     async def drop_tokens(self, session_id: str) -> None:
         """Delete all tokens of a session."""

@@ -28,7 +28,10 @@ __all__ = [
     "PrunedRun",
     "SessionRow",
     "StoreStats",
+    "TokenCount",
+    "TokenRights",
     "TokenRow",
+    "TokenVerdict",
     "Webhook",
 ]
 
@@ -333,6 +336,16 @@ class PrunedRun(Struct, frozen=True, kw_only=True):
     pruned_at: float = 0.0
 
 
+TokenRights = Literal["caller", "watch"]
+"""What a browser token may do: make the call, or read its events only."""
+
+TokenCount = Literal["offers", "inputs"]
+"""What a request with a browser token may use up."""
+
+TokenVerdict = Literal["ok", "unknown", "foreign_session", "foreign_origin", "not_allowed", "used_up"]
+"""What a store decides about a request with a browser token."""
+
+
 class TokenRow(Struct, frozen=True, kw_only=True):
     """A browser token or one-time code; only the SHA-256 digest is stored."""
 
@@ -342,7 +355,10 @@ class TokenRow(Struct, frozen=True, kw_only=True):
     """`code` (exchanged once for a token) or `token`."""
     expires_at: float
     used: int
-    """Number of uses."""
+    """Number of uses of a code; of a token, whether it was used."""
+    rights: TokenRights = "caller"
+    details: bool = False
+    """Whether it shows its session as an operator sees it."""
 
 
 LinkVerdict = Literal["known", "pinned", "admitted", "unknown_did", "did_revoked", "foreign_instance"]

@@ -82,7 +82,7 @@ class ControlPlaneHarness:
             for agent in made:
                 await stack.enter_async_context(agent.linked(url=plane.url))
             client = await stack.enter_async_context(ControlPlaneClient(plane.url))
-            request = StartRequest(target=target, caller=caller, metadata=dict(metadata))
+            request = StartRequest(target=target, caller=caller, metadata=dict(metadata), details=True)
             started = await client.start_session(request)
             log = await stack.enter_async_context(SessionEventLog(client, started.session_id))
             self.provider.initial_pauses = [] if pause is None else [pause]

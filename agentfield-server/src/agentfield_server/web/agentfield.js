@@ -29,6 +29,8 @@ const GOODBYE_MS = 5_000;
  * @property {string} [voice]
  * @property {string} [caller] Name of the caller; recorded.
  * @property {Record<string, unknown>} [metadata]
+ * @property {boolean} [details] Show the session as an operator sees it; only an operator gets that. By default, if the
+ *   address of the page ends with `#details`.
  *
  * @typedef {object} SessionFacts
  * @property {string} session_id
@@ -39,6 +41,7 @@ const GOODBYE_MS = 5_000;
  * @property {string} [voice]
  * @property {string} [floor]
  * @property {string} [run_id]
+ * @property {boolean} [details] Whether this page sees the session as an operator does.
  */
 
 /**
@@ -95,7 +98,8 @@ export class Call extends EventTarget {
    * @returns {Promise<Call|TurnCall>} A TurnCall if the session takes recorded turns.
    */
   static async start(options) {
-    const response = await request(new URL('api/v1/sessions', HERE), {method: 'POST', body: JSON.stringify(options)});
+    const body = JSON.stringify({details: location.hash === '#details', ...options});
+    const response = await request(new URL('api/v1/sessions', HERE), {method: 'POST', body});
     const {
       token, page_url: _page, offer_url: _offer, media_url: _media, turns_url: _turns, events_url: _events, ...facts
     } = await response.json();
@@ -213,7 +217,7 @@ export class Call extends EventTarget {
     return this.#heard();
   }
 
-  /** The executions of this session with inputs and outputs. @returns {Promise<{run_id: string, executions: object[]}>} */
+  /** The executions of this session; with inputs and outputs if the page sees details. @returns {Promise<{run_id: string, executions: object[]}>} */
   async workflows() {
     const all = [];
     let page = {next: ''};

@@ -13,7 +13,8 @@ from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.caller import LegEnd
 from agentfield_server.access.guard import MEDIA_PROTOCOL
 from agentfield_server.api.callers.websocket_leg import MAX_MESSAGE, WebSocketLeg
-from agentfield_server.api.http.route import Route
+from agentfield_server.api.http.caller_view import for_caller, live_for_caller
+from agentfield_server.api.http.route import Route, view_of
 from agentfield_server.bus import Bus
 from agentfield_server.media.convert import require_media
 from agentfield_server.sessions import SessionService
@@ -82,6 +83,7 @@ class MediaRoutes:
                 self.media,
                 ("token", "starter", "operator"),
                 summary,
+                view="caller",
                 stream=True,
                 socket=True,
                 description=_PROTOCOL,
@@ -117,8 +119,11 @@ class MediaRoutes:
     ) -> None:
         audio_format = {"codec": leg.format.codec, "rate": leg.format.rate, "channels": leg.format.channels}
         await leg.send({"type": "ready", "session_id": session_id, "format": audio_format})
+        everything = view_of(request) == "operator"
         with self._bus.subscribe(f"live:{session_id}") as live:
-            forwarder = asyncio.create_task(_forward_live_events(leg, live), name="live events of a caller")
+            forwarder = asyncio.create_task(
+                _forward_live_events(leg, live, everything=everything), name="live events of a caller"
+            )
             watchdog = asyncio.create_task(_abort_when_silent(leg, request.transport), name="silence of a caller")
             try:
                 why: LegEnd | AgentFieldError = await self._sessions.connect(session_id, leg)
@@ -130,7 +135,7 @@ class MediaRoutes:
                 await asyncio.gather(forwarder, watchdog, return_exceptions=True)
         try:
             async with asyncio.timeout(_CLOSE_WAIT * 2):
-                await self._send_outcome(session_id, leg, socket, why)
+                await self._send_outcome(session_id, leg, socket, why, everything=everything)
         except TimeoutError:
             # the caller reads nothing any more, not even the end
             if request.transport is not None:
@@ -139,7 +144,13 @@ class MediaRoutes:
             request.transport.abort()
 
     async def _send_outcome(
-        self, session_id: str, leg: WebSocketLeg, socket: web.WebSocketResponse, why: LegEnd | AgentFieldError
+        self,
+        session_id: str,
+        leg: WebSocketLeg,
+        socket: web.WebSocketResponse,
+        why: LegEnd | AgentFieldError,
+        *,
+        everything: bool,
     ) -> None:
         match why:
             case "slow":
@@ -155,17 +166,20 @@ class MediaRoutes:
                 await leg.send_error(lost)
                 await socket.close(code=1011)
             case AgentFieldError() if not isinstance(why, SessionEnded):
-                await leg.send_error(why)
+                await leg.send_error(why if everything else for_caller(why))
                 await socket.close(code=1011 if is_retryable(why) else 1008)
             case _:
-                await self._send_end(session_id, leg, socket)
+                await self._send_end(session_id, leg, socket, everything=everything)
 
-    async def _send_end(self, session_id: str, leg: WebSocketLeg, socket: web.WebSocketResponse) -> None:
+    async def _send_end(
+        self, session_id: str, leg: WebSocketLeg, socket: web.WebSocketResponse, *, everything: bool
+    ) -> None:
         if leg.hung_up:
             await self._sessions.end(session_id, "caller_hangup")
         row = await self._sessions.settled(session_id)
         if row is not None and row.state == "ended":
-            await leg.send({"type": "ended", "reason": row.end_reason, "detail": row.end_detail})
+            detail = row.end_detail if everything else None
+            await leg.send({"type": "ended", "reason": row.end_reason, "detail": detail})
             await socket.close()
         else:
             # released by a shutdown, not ended: the caller may reconnect
@@ -205,12 +219,14 @@ async def _abort_when_silent(leg: WebSocketLeg, transport: asyncio.Transport | N
         transport.abort()
 
 
-async def _forward_live_events(leg: WebSocketLeg, live: AsyncIterator[object]) -> None:
+async def _forward_live_events(leg: WebSocketLeg, live: AsyncIterator[object], *, everything: bool) -> None:
     try:
         while True:
             # the iteration ends after an overflow; only live events were lost, so it is simply resumed
             async for event in live:
                 if isinstance(event, dict) and event.get("type") != "reply.audio":
-                    await leg.send({"type": "event", "event": event})
+                    shown = event if everything else live_for_caller(event)
+                    if shown is not None:
+                        await leg.send({"type": "event", "event": shown})
     except Unavailable:
         return  # the caller is gone; the leg's input reports it as well

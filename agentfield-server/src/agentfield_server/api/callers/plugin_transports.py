@@ -91,6 +91,7 @@ def _route_of(host: TransportHost, route: RouteSpec) -> Route:
         partial(_serve, host, route, limiter),
         _ACCESS[route.access],
         route.summary,
+        view="operator" if route.access == "operator" else "caller",
         stream=route.socket,
         socket=route.socket,
         media_type="*/*",

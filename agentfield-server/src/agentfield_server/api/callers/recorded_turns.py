@@ -16,8 +16,9 @@ from agentfield.errors import AgentFieldError, LimitExceeded, NotFound, SessionE
 from agentfield.ids import new_id
 from agentfield.recordings import MAX_BYTES, MEDIA_TYPES
 from agentfield_server.access.guard import CALLER
+from agentfield_server.api.http.caller_view import CallerView, for_caller
 from agentfield_server.api.http.idempotency import idempotency_key
-from agentfield_server.api.http.route import Route
+from agentfield_server.api.http.route import Route, view_of
 from agentfield_server.media.decode import check_content_type, decode, too_large
 from agentfield_server.sessions import SessionService
 from agentfield_server.sessions.recorded_turns.replay_buffer import Message, ReplayBuffer
@@ -65,6 +66,8 @@ class TurnRoutes:
                 self.post,
                 ("token", "starter", "operator"),
                 "Send a recorded turn",
+                view="caller",
+                counts="inputs",
                 accepts=MEDIA_TYPES,
                 media_type="text/event-stream",
                 stream=True,
@@ -82,10 +85,11 @@ class TurnRoutes:
         key = _key(request, row, media_type, data)
         async with self._recorded_turns.serialize_requests(row.id):
             messages = await self._admit(row, key, data, media_type)
+        view = CallerView(self._store, row) if view_of(request) == "caller" else None
         attached = request.get(CALLER) and self._recorded_turns.had_audio_follower(row.id)
         # for a caller whose audio stream was lost, reading the answer counts as presence
         with self._sessions.caller_attached(row.id) if attached else nullcontext():
-            return await _stream(request, messages)
+            return await _stream(request, messages, view)
 
     async def _admit(
         self, row: SessionRow, key: IdempotencyKey | None, data: bytes, media_type: str
@@ -164,22 +168,27 @@ async def _read_audio(request: web.Request) -> bytes:
     return bytes(body)
 
 
-async def _stream(request: web.Request, messages: AsyncGenerator[Message, None]) -> web.StreamResponse:
+async def _stream(
+    request: web.Request, messages: AsyncGenerator[Message, None], view: CallerView | None
+) -> web.StreamResponse:
     stream = EventSourceResponse(allow_all_methods=True, ping_interval=_KEEP_ALIVE)
     stream.headers["Cache-Control"] = "no-store"
     await stream.prepare(request)
     try:
         async with stream, aclosing(messages):
-            await _send(stream, messages)
+            await _send(stream, messages, view)
     except (ConnectionResetError, TimeoutError):
         # the caller disconnected or reads no more: the turn continues, and may be requested again
         return stream
     return stream
 
 
-async def _send(stream: EventSourceResponse, messages: AsyncGenerator[Message, None]) -> None:
+async def _send(stream: EventSourceResponse, messages: AsyncGenerator[Message, None], view: CallerView | None) -> None:
     try:
         async for message in messages:
-            await stream.send(message.data, id=message.id, event=message.event)
+            data = message.data if view is None else await view.message(message.event, message.data)
+            if data is not None:
+                await stream.send(data, id=message.id, event=message.event)
     except AgentFieldError as error:
-        await stream.send(json.dumps(error.to_problem()), event="problem")
+        shown = error if view is None else for_caller(error)
+        await stream.send(json.dumps(shown.to_problem()), event="problem")

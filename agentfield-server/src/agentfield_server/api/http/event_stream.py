@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -76,6 +76,7 @@ async def follow(
     hints: Subscription,
     is_last: Callable[[EventRow], bool] | None = None,
     over: bool = False,
+    view: Callable[[str], Awaitable[str | None]] | None = None,
 ) -> None:
     """Send the events of a run in order, each once: the recorded ones, then new ones as they are recorded.
 
@@ -87,6 +88,7 @@ async def follow(
         hints: The entered subscription of `new_event_hints`.
         is_last: Tells whether an event ends the stream; None for a stream without an end.
         over: End as soon as all recorded events are sent.
+        view: Returns an event as its reader may see it, None to leave it out; by default all is sent.
 
     Raises:
         ConnectionError: The reader disconnected, or took nothing for a minute.
@@ -94,7 +96,11 @@ async def follow(
     while True:
         while events := await store.read_events(run_id, after=after, limit=_PAGE):
             for event in events:
-                await send(stream, event.canonical.decode(), event=event.type, number=event.seq)
+                data: str | None = event.canonical.decode()
+                if view is not None and data is not None:
+                    data = await view(data)
+                if data is not None:
+                    await send(stream, data, event=event.type, number=event.seq)
                 after = event.seq
                 if is_last is not None and is_last(event):
                     return

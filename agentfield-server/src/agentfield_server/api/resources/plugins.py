@@ -30,8 +30,8 @@ class CatalogueRoutes:
         return [
             Route("GET", "/api/v1/adapters", self.adapters, _READ, "List the provider/transport pairs"),
             Route("GET", "/api/v1/plugins", self.plugins, _READ, "List the plugins and their states"),
-            Route("GET", "/healthz", self.health, ("public",), "Liveness: the process runs"),
-            Route("GET", "/readyz", self.health, ("public",), "Readiness: the process takes calls"),
+            Route("GET", "/healthz", self.health, ("public",), "Liveness: the process runs", view="caller"),
+            Route("GET", "/readyz", self.health, ("public",), "Readiness: the process takes calls", view="caller"),
         ]
 
     async def adapters(self, _request: web.Request) -> web.Response:

@@ -21,15 +21,18 @@ from agentfield.wire.rest import (
     SessionView,
     StartRequest,
     StartResponse,
+    TokenRequest,
+    TokenResponse,
 )
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import CALLER
 from agentfield_server.access.principals import PRINCIPAL, Access
 from agentfield_server.api.http.bodies import json_reply, read_limit, read_model, read_text
+from agentfield_server.api.http.caller_view import CallerView, live_for_caller, session_for_caller
 from agentfield_server.api.http.event_stream import follow, last_event_id, new_event_hints, open_stream, send
 from agentfield_server.api.http.idempotency import idempotency_key
-from agentfield_server.api.http.route import Route
+from agentfield_server.api.http.route import Route, view_of
 from agentfield_server.api.resources.views import dag_page, session_view
 from agentfield_server.bus import Bus
 from agentfield_server.sessions import SessionService
@@ -101,16 +104,19 @@ class SessionRoutes:
                 self.exchange,
                 ("verified",),
                 "Exchange a one-time code for a browser token",
+                view="caller",
                 request=ExchangeRequest,
                 response=ExchangeResponse,
             ),
-            Route("GET", one, self.show, _READ, "Show a session", response=SessionView),
+            Route("GET", one, self.show, _READ, "Show a session", view="caller", response=SessionView),
             Route(
                 "POST",
                 one + "/offer",
                 self.offer,
                 _USE,
                 "Exchange an SDP offer for an answer",
+                view="caller",
+                counts="offers",
                 accepts=("application/sdp",),
                 media_type="application/sdp",
             ),
@@ -120,6 +126,8 @@ class SessionRoutes:
                 self.offer,
                 _USE,
                 "Exchange an SDP offer for an answer (alias)",
+                view="caller",
+                counts="offers",
                 accepts=("application/sdp",),
                 media_type="application/sdp",
             ),
@@ -129,13 +137,41 @@ class SessionRoutes:
                 self.events,
                 _READ,
                 "Follow a session",
+                view="caller",
+                watches=True,
                 stream=True,
                 media_type="text/event-stream",
                 description=_EVENTS,
             ),
-            Route("POST", one + "/input", self.input, _USE, "Send typed text", request=InputRequest),
-            Route("POST", one + "/end", self.end, _USE, "End a session", request=EndRequest),
-            Route("GET", one + "/workflows", self.workflows, _READ, "The executions of a session", response=DagView),
+            Route(
+                "POST",
+                one + "/input",
+                self.input,
+                _USE,
+                "Send typed text",
+                view="caller",
+                counts="inputs",
+                request=InputRequest,
+            ),
+            Route("POST", one + "/end", self.end, _USE, "End a session", view="caller", request=EndRequest),
+            Route(
+                "GET",
+                one + "/workflows",
+                self.workflows,
+                _READ,
+                "The executions of a session",
+                view="caller",
+                response=DagView,
+            ),
+            Route(
+                "POST",
+                one + "/tokens",
+                self.issue_token,
+                ("starter", "operator"),
+                "Issue a browser token",
+                request=TokenRequest,
+                response=TokenResponse,
+            ),
         ]
 
     async def start(self, request: web.Request) -> web.Response:
@@ -148,6 +184,7 @@ class SessionRoutes:
             idempotency=key,
             traceparent=parse_traceparent(request.headers.get(TRACEPARENT)),
         )
+        details = bool(body.details) and view_of(request) == "operator"
         base = self._public_url()
         path = f"/api/v1/sessions/{row.id}"
         media = self._sessions.media(config)
@@ -160,8 +197,9 @@ class SessionRoutes:
             model=config.model,
             voice=config.voice,
             floor=config.declaration.floor,
-            token=await self._tokens.issue_token(row.id),
-            page_url=f"{base}/call#code={await self._tokens.issue_code(row.id)}",
+            token=await self._tokens.issue_token(row.id, details=details),
+            page_url=f"{base}/call#code={await self._tokens.issue_code(row.id, details=details)}",
+            details=details,
             offer_url=f"{base}{path}/offer" if media == "direct" else None,
             media_url=f"{_websocket_url(base)}{path}/media" if media == "bridged" else None,
             turns_url=f"{base}{path}/turns" if media == "turns" else None,
@@ -190,16 +228,17 @@ class SessionRoutes:
             before=request.query.get("before"),
             limit=read_limit(request),
         )
-        return json_reply([session_view(row) for row in rows])
+        views = [session_view(row) for row in rows]
+        return json_reply(views if view_of(request) == "operator" else [session_for_caller(view) for view in views])
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one session with its frozen configuration."""
-        return json_reply(await self._view(await self._row(request)))
+        return json_reply(await self._view(request, await self._row(request)))
 
     async def exchange(self, request: web.Request) -> web.Response:
         """Exchange a one-time code."""
         body = await read_model(request, ExchangeRequest)
-        session_id, token = await self._tokens.exchange(body.code)
+        session_id, token, details = await self._tokens.exchange(body.code)
         view = session_view(await self._find(session_id))
         return json_reply(
             ExchangeResponse(
@@ -209,6 +248,7 @@ class SessionRoutes:
                 provider=view.provider,
                 transport=view.transport,
                 model=view.model,
+                details=details,
             )
         )
 
@@ -238,18 +278,28 @@ class SessionRoutes:
         body = await read_model(request, EndRequest)
         caller_reason = "ice_failed" if body.reason == "ice_failed" else "caller_hangup"
         await self._sessions.end(row.id, caller_reason if request.get(CALLER) else body.reason)
-        return json_reply(await self._view(await self._find(row.id)))
+        return json_reply(await self._view(request, await self._find(row.id)))
 
     async def workflows(self, request: web.Request) -> web.Response:
         """Return a page of the executions of a session."""
         row = await self._row(request)
         after, limit = request.query.get("after"), read_limit(request)
-        return json_reply(await dag_page(self._store, row.run_id, after=after, limit=limit, session_id=row.id))
+        page = await dag_page(self._store, row.run_id, after=after, limit=limit, session_id=row.id)
+        return json_reply(page if view_of(request) == "operator" else await CallerView(self._store, row).dag(page))
+
+    async def issue_token(self, request: web.Request) -> web.Response:
+        """Issue a browser token: for a caller, or for somebody who only watches."""
+        row = await self._row(request)
+        body = await read_model(request, TokenRequest)
+        details = body.details and view_of(request) == "operator"
+        token = await self._tokens.issue_token(row.id, rights=body.rights, details=details)
+        return json_reply(TokenResponse(token=token, rights=body.rights, details=details), status=201)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Stream recorded and live events; `Last-Event-ID` resumes, `audio=1` adds the audio of recorded turns."""
         row = await self._row(request)
         after = last_event_id(request)
+        view = CallerView(self._store, row) if view_of(request) == "caller" else None
         presence = self._sessions.caller_attached(row.id) if request.get(CALLER) else nullcontext()
         with presence, ExitStack() as sources:
             # subscribed before the first read, so that no event is missed in between
@@ -261,17 +311,31 @@ class SessionRoutes:
                 with suppress(SessionEnded):
                     await self._turns.leg(row)
             async with open_stream(request) as stream:
-                tasks = [asyncio.create_task(_forward_live_events(stream, source)) for source in live]
+                tasks = [
+                    asyncio.create_task(_forward_live_events(stream, source, everything=view is None))
+                    for source in live
+                ]
                 try:
                     over = row.state == "ended"
-                    await follow(stream, self._store, row.run_id, after=after, hints=hints, is_last=_is_end, over=over)
+                    await follow(
+                        stream,
+                        self._store,
+                        row.run_id,
+                        after=after,
+                        hints=hints,
+                        is_last=_is_end,
+                        over=over,
+                        view=None if view is None else view.recorded,
+                    )
                 finally:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
         return stream
 
-    async def _view(self, row: SessionRow) -> SessionView:
+    async def _view(self, request: web.Request, row: SessionRow) -> SessionView:
+        if view_of(request) == "caller":
+            return session_for_caller(session_view(row))
         used = await self._store.last_event(row.run_id, "session.usage") if row.state == "ended" else None
         created = await self._store.last_event(row.run_id, "session.created")
         return session_view(row, used, created, await self._store.count_turns(row.run_id))
@@ -292,12 +356,15 @@ class TargetStartRequest(StartRequest):
     target: str = ""
 
 
-async def _forward_live_events(stream: EventSourceResponse, live: AsyncIterator[object]) -> None:
+async def _forward_live_events(stream: EventSourceResponse, live: AsyncIterator[object], *, everything: bool) -> None:
     while True:
         # the iteration ends after an overflow; only live events were lost, so it is simply resumed
         async for event in live:
-            data = event if isinstance(event, str) else json.dumps(event, separators=(",", ":"), ensure_ascii=False)
-            await send(stream, data, event="live")
+            # a text is audio, which is the caller's own
+            shown = event if everything or not isinstance(event, dict) else live_for_caller(event)
+            if shown is not None:
+                data = shown if isinstance(shown, str) else json.dumps(shown, separators=(",", ":"), ensure_ascii=False)
+                await send(stream, data, event="live")
 
 
 def _websocket_url(base: str) -> str:

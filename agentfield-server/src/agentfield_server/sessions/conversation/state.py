@@ -378,4 +378,5 @@ class MachineState:
             else f"session {self.config.session_id} is over ({reason})",
             hint="session.call(...) still works for 60 seconds; input, say and reply do not",
             reason=reason,
+            **({"why": self.detail} if self.detail else {}),
         )

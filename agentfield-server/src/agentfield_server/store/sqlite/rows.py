@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from agentfield_server.store.json_text import load
-from agentfield_server.store.records import Approval, Delivery, EventRow, Execution, NodeDid, SessionRow, Webhook
+from agentfield_server.store.records import (
+    Approval,
+    Delivery,
+    EventRow,
+    Execution,
+    NodeDid,
+    SessionRow,
+    TokenRow,
+    Webhook,
+)
 
 __all__ = [
     "APPROVAL_COLUMNS",
@@ -17,6 +26,7 @@ __all__ = [
     "KNOWN_RUN",
     "NODE_DID_COLUMNS",
     "SESSION_COLUMNS",
+    "TOKEN_COLUMNS",
     "WEBHOOK_COLUMNS",
     "approval_row",
     "delivery_row",
@@ -24,6 +34,7 @@ __all__ = [
     "execution_row",
     "node_did_row",
     "session_row",
+    "token_row",
     "webhook_row",
 ]
 
@@ -55,11 +66,13 @@ APPROVAL_COLUMNS = (
 )
 WEBHOOK_COLUMNS = "id, url, events, secret, created_at"
 DELIVERY_COLUMNS = "id, webhook_id, run_id, seq, type, status, attempts, not_before, answer, created_at, ended_at"
+TOKEN_COLUMNS = "digest, session_id, kind, expires_at, used, rights, details"  # noqa: S105 - columns
 NODE_DID_COLUMNS = "node_id, did, state, admitted_by, admitted_at, linked_at, revoked_at"
 EVENT_COLUMNS = "run_id, seq, id, type, at, execution_id, session_id, entry, leaf, body, salt"
 
 _EXECUTION = [*_EXECUTION_FIELDS.split(", "), "input", "input_size", "output", "output_size"]
 _SESSION = SESSION_COLUMNS.split(", ")
+_TOKEN = TOKEN_COLUMNS.split(", ")
 _NODE_DID = NODE_DID_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
 _WEBHOOK = WEBHOOK_COLUMNS.split(", ")
@@ -109,6 +122,13 @@ def webhook_row(row: Sequence[Any]) -> Webhook:
 def delivery_row(row: Sequence[Any]) -> Delivery:
     """Return the record of a row of `DELIVERY_COLUMNS`."""
     return Delivery(**dict(zip(_DELIVERY, row, strict=True)))
+
+
+def token_row(row: Sequence[Any]) -> TokenRow:
+    """Return the record of a row that begins with `TOKEN_COLUMNS`."""
+    values = dict(zip(_TOKEN, row, strict=False))
+    values["details"] = bool(values["details"])
+    return TokenRow(**values)
 
 
 def node_did_row(row: Sequence[Any]) -> NodeDid:

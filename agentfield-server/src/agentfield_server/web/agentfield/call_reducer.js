@@ -50,10 +50,10 @@ export class CallReducer {
         this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not succeed: ${body.problem?.detail ?? body.status}`);
         break;
       case 'execution.returned':
-        this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not begin: ${body.reason}`);
+        this.#noted(event, {status: 'queued'}, `attempt ${body.attempt} did not begin${body.reason ? `: ${body.reason}` : ''}`);
         break;
       case 'approval.requested':
-        this.#noted(event, {status: 'waiting', waitsFor: body.title}, `asked: ${body.title}`);
+        this.#noted(event, {status: 'waiting', waitsFor: body.title ?? 'a decision'}, `asked: ${body.title ?? 'somebody'}`);
         break;
       case 'approval.decided':
         this.#noted(event, {status: 'queued', waitsFor: undefined}, decided(body));

@@ -62,6 +62,7 @@ class CallPanel extends HTMLElement {
     );
     if (this.getAttribute('target')) this.#controls.targets([this.getAttribute('target')], false);
     this.#meters.stop();
+    this.#log.element.hidden = true;
     this.#controls.state('idle', false);
   }
 
@@ -145,6 +146,8 @@ class CallPanel extends HTMLElement {
     on('error', (error) => this.#errors.show(error));
     on('talking', ({on}) => this.#controls.talking(on));
     on('ended', () => this.#keep(call));
+    // arguments, results and all events are the operator's
+    this.#log.element.hidden = !call.facts.details;
     this.#controls.pushToTalk(Boolean(call.pushToTalk));
     this.#status.facts(call.facts);
     this.dispatchEvent(new CustomEvent('call', {detail: {call}, bubbles: true}));
@@ -176,6 +179,7 @@ class CallPanel extends HTMLElement {
   /** Fetch arguments and results of executions after a change: the events do not contain them. */
   #fetchLater() {
     const call = this.#call;
+    if (!call.facts.details) return;
     this.#fetching ??= setTimeout(async () => {
       this.#fetching = null;
       try {

@@ -44,14 +44,14 @@ export class StatusBar {
   }
 
   /** @param {import('../agentfield.js').SessionFacts} facts */
-  facts({provider, transport, model, voice, floor, session_id: id}) {
+  facts({provider, transport, model, voice, floor, session_id: id, details}) {
     say(this.#badge, [provider, transport, model].filter(Boolean).join(' × '));
     this.#badge.hidden = false;
     this.#badge.title = [`provider ${provider}`, `transport ${transport}`, `model ${model}`, voice && `voice ${voice}`,
       floor && `${floor} floor`].filter(Boolean).join(', ');
     say(this.#command, `af session workflows ${id}`);
     this.#line.dataset.sessionId = id;
-    this.#line.hidden = false;
+    this.#line.hidden = !details;
   }
 
   #startClock() {

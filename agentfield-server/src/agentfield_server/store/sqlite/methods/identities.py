@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from agentfield_server.store.node_operations import AdmitDid, ForgetDids, IdentifyLink, PlaceHandler, RevokeDid
-from agentfield_server.store.records import LinkedInstance, NodeDid
+from agentfield_server.store.identity_operations import (
+    AdmitDid,
+    ForgetDids,
+    IdentifyLink,
+    PlaceHandler,
+    PresentToken,
+    RevokeDid,
+)
+from agentfield_server.store.records import LinkedInstance, NodeDid, TokenCount, TokenRow, TokenVerdict
 from agentfield_server.store.sqlite.database import SqliteDatabase
 from agentfield_server.store.sqlite.rows import NODE_DID_COLUMNS, node_did_row
 
 __all__ = ["IdentityMethods"]
+
+_PAGE = 500
 
 
 class IdentityMethods(SqliteDatabase):
@@ -58,5 +67,17 @@ class IdentityMethods(SqliteDatabase):
             found.update(rows)
         return found
 
-
-_PAGE = 500
+    async def present_token(
+        self,
+        digest: bytes,
+        *,
+        session_id: str,
+        origin: str = "",
+        own_origin: str = "",
+        watches: bool = False,
+        counts: TokenCount | None = None,
+        limit: int = 0,
+        grace: float = 0.0,
+    ) -> tuple[TokenVerdict, TokenRow | None]:
+        """Decide about a request with a browser token, see `Store.present_token`."""
+        return await self._write(PresentToken(digest, session_id, origin, own_origin, watches, counts, limit, grace))

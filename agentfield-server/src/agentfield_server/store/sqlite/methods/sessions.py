@@ -25,6 +25,7 @@ from agentfield_server.store.records import (
     NewExecution,
     NewSession,
     SessionRow,
+    TokenRights,
     TokenRow,
 )
 from agentfield_server.store.sqlite.database import SqliteDatabase
@@ -150,9 +151,18 @@ class SessionMethods(SqliteDatabase):
         )
         return event_row(rows[0]) if rows else None
 
-    async def put_token(self, digest: bytes, *, session_id: str, kind: str, expires_at: float) -> None:
+    async def put_token(
+        self,
+        digest: bytes,
+        *,
+        session_id: str,
+        kind: str,
+        expires_at: float,
+        rights: TokenRights = "caller",
+        details: bool = False,
+    ) -> None:
         """Store a token by its digest."""
-        await self._write(PutToken(digest, session_id=session_id, kind=kind, expires_at=expires_at))
+        await self._write(PutToken(digest, session_id, kind, expires_at, rights, details))
 
     async def use_token(self, digest: bytes, *, kind: str, now: float, once: bool = False) -> TokenRow | None:
         """Count a use of a token, see `Store.use_token`."""

@@ -31,6 +31,7 @@ CREATE TABLE session_handlers (
 ) WITHOUT ROWID;
 CREATE INDEX handlers_of_instance ON session_handlers (instance_id);
 ALTER TABLE tokens ADD COLUMN rights TEXT NOT NULL DEFAULT 'caller' CHECK (rights IN ('caller', 'watch'));
+ALTER TABLE tokens ADD COLUMN details INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tokens ADD COLUMN origin TEXT;
 ALTER TABLE tokens ADD COLUMN offers INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tokens ADD COLUMN inputs INTEGER NOT NULL DEFAULT 0;

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentfield.errors import Conflict, InvalidInput
+from agentfield_server.store.identity_operations import PresentToken
 from agentfield_server.store.json_text import dump, load
 from agentfield_server.store.operations import (
     DropTokens,
@@ -16,7 +17,8 @@ from agentfield_server.store.operations import (
     SaveResponse,
     UseToken,
 )
-from agentfield_server.store.records import IdempotencyKey, TokenRow
+from agentfield_server.store.records import IdempotencyKey, TokenRow, TokenVerdict
+from agentfield_server.store.sqlite.rows import TOKEN_COLUMNS, token_row
 from agentfield_server.store.sqlite.schema import keyed_digest
 from agentfield_server.store.sqlite.writer import Transaction
 
@@ -24,6 +26,7 @@ __all__ = [
     "KEY_LIFE",
     "claim",
     "drop_tokens",
+    "present_token",
     "purge",
     "put_token",
     "release_key",
@@ -34,6 +37,13 @@ __all__ = [
 
 KEY_LIFE = 24 * 3600.0
 """Seconds that an idempotency key is kept."""
+
+_TOKEN_FIELDS = len(TOKEN_COLUMNS.split(", "))
+_PRESENTED = (
+    f"SELECT {', '.join('t.' + name for name in TOKEN_COLUMNS.split(', '))}, t.origin, t.offers, t.inputs, s.ended_at, "  # noqa: S608
+    "json_extract(s.config, '$.declaration.limits.duration') "
+    "FROM tokens t JOIN sessions s ON s.id = t.session_id WHERE t.digest = ? AND t.kind = 'token'"
+)
 
 _WHERE = "principal = ? AND route = ? AND target = ? AND key = ?"
 
@@ -135,19 +145,21 @@ def _values(key: IdempotencyKey) -> tuple[str, str, str, str]:
 def put_token(transaction: Transaction, operation: PutToken) -> None:
     """Store a token."""
     transaction.run(
-        "INSERT INTO tokens (digest, session_id, kind, expires_at) VALUES (?, ?, ?, ?)",
+        "INSERT INTO tokens (digest, session_id, kind, expires_at, rights, details) VALUES (?, ?, ?, ?, ?, ?)",
         operation.digest,
         operation.session_id,
         operation.kind,
         operation.expires_at,
+        operation.rights,
+        operation.details,
     )
 
 
 def use_token(transaction: Transaction, operation: UseToken) -> TokenRow | None:
     """Count a use, see `Store.use_token`."""
     row = transaction.one(
-        "UPDATE tokens SET used = used + 1 WHERE digest = ? AND kind = ? AND expires_at > ? AND (used = 0 OR NOT ?) "
-        "RETURNING digest, session_id, kind, expires_at, used",
+        "UPDATE tokens SET used = used + 1 WHERE digest = ? AND kind = ? AND expires_at > ? AND (used = 0 OR NOT ?) "  # noqa: S608
+        f"RETURNING {TOKEN_COLUMNS}",
         operation.digest,
         operation.kind,
         operation.now,
@@ -155,7 +167,41 @@ def use_token(transaction: Transaction, operation: UseToken) -> TokenRow | None:
     )
     if row is None:
         return None
-    return TokenRow(digest=row[0], session_id=row[1], kind=row[2], expires_at=row[3], used=row[4])
+    return token_row(row)
+
+
+def present_token(transaction: Transaction, operation: PresentToken) -> tuple[TokenVerdict, TokenRow | None]:
+    """Decide about a request with a token, see `Store.present_token`."""
+    row = transaction.one(_PRESENTED, operation.digest)
+    if row is None:
+        return "unknown", None
+    token = token_row(row)
+    origin, offers, inputs, ended_at, duration = row[_TOKEN_FIELDS:]
+    if transaction.now > token.expires_at or (ended_at is not None and transaction.now > ended_at + operation.grace):
+        return "unknown", token
+    if token.session_id != operation.session_id:
+        return "foreign_session", token
+    if token.rights == "watch" and not operation.watches:
+        return "not_allowed", token
+    # a page whose browser names no origin in some requests begins without one, and goes on with its own
+    if origin is not None and operation.origin != origin and (origin or operation.origin != operation.own_origin):
+        return "foreign_origin", token
+    if operation.counts is not None:
+        if (offers if operation.counts == "offers" else inputs) >= operation.limit:
+            return "used_up", token
+        transaction.run(
+            f"UPDATE tokens SET {operation.counts} = {operation.counts} + 1 WHERE digest = ?",  # noqa: S608
+            operation.digest,
+        )
+    if not token.used:
+        until = transaction.now + (duration or KEY_LIFE) + operation.grace
+        transaction.run(
+            "UPDATE tokens SET used = 1, origin = ?, expires_at = ? WHERE digest = ?",
+            operation.origin,
+            until,
+            operation.digest,
+        )
+    return "ok", token
 
 
 def drop_tokens(transaction: Transaction, operation: DropTokens) -> None:

@@ -1,11 +1,11 @@
-"""The writes of a store about the identities of nodes, as frozen values (see `agentfield_server.store.operations`)."""
+"""The writes of a store about the identities of nodes and callers, as frozen values (see `agentfield_server.store.operations`)."""
 
 from __future__ import annotations
 
 from agentfield_server.store.operations import Operation
-from agentfield_server.store.records import LinkedInstance, NodeDid
+from agentfield_server.store.records import LinkedInstance, NodeDid, TokenCount, TokenRow, TokenVerdict
 
-__all__ = ["AdmitDid", "ForgetDids", "IdentifyLink", "PlaceHandler", "RevokeDid"]
+__all__ = ["AdmitDid", "ForgetDids", "IdentifyLink", "PlaceHandler", "PresentToken", "RevokeDid"]
 
 
 class IdentifyLink(Operation[LinkedInstance], frozen=True):
@@ -47,3 +47,16 @@ class PlaceHandler(Operation[None], frozen=True):
     session_id: str
     instance_id: str
     epoch: int
+
+
+class PresentToken(Operation[tuple[TokenVerdict, TokenRow | None]], frozen=True):
+    """See `Store.present_token`."""
+
+    digest: bytes
+    session_id: str
+    origin: str
+    own_origin: str
+    watches: bool
+    counts: TokenCount | None
+    limit: int
+    grace: float
