@@ -45,7 +45,7 @@ async def test_a_call_is_transcribed_noted_answered_and_heard(
 ) -> None:
     """Speech at the microphone is transcribed, leads to a tool call and an audible reply, and the call ends cleanly."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await start_call(page)
         await expect(page.locator(".af-badge")).to_have_text(
@@ -93,7 +93,7 @@ async def test_a_left_page_is_hung_up_at_the_provider(
 ) -> None:
     """Closing the tab or navigating away in a call ends the session as the caller's hang-up, at the provider too."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         await start_call(watched.page)
         session_id = await watched.session_id()
         if way == "closed":
@@ -109,7 +109,7 @@ async def test_a_left_page_is_hung_up_at_the_provider(
 async def test_speaking_over_the_agent_is_marked(openai_installation: Installation, tmp_path: Path) -> None:
     """An interrupted reply shows its heard and its unheard part; the new turn is answered."""
     async with chromium(None) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await start_call(page, "Recording: “My name is Maria and I live in New York.”")
         await expect(page.locator('.af-line[data-role="agent"]')).to_have_count(1)
@@ -127,7 +127,7 @@ async def test_a_killed_browser_is_hung_up_at_the_provider(
 ) -> None:
     """Ten seconds after a page vanished without hanging up, the call is hung up."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         await start_call(watched.page)
         session_id = await watched.session_id()
         devtools = await watched.page.context.new_cdp_session(watched.page)
@@ -145,7 +145,7 @@ async def test_a_second_offer_replaces_the_first_call(
 ) -> None:
     """A page that connects again keeps its session; the first call ends at the provider and the second one works."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await start_call(page)
         await expect(line(page, "agent")).to_contain_text("I noted")
@@ -167,7 +167,7 @@ async def test_the_one_command_serves_the_page_on_the_local_provider(
 ) -> None:
     """`af dev examples/voice_dictation` works without key or setting: the page calls, the note is saved and confirmed."""
     async with chromium(microphone_file("synthetic/05.wav", tmp_path)) as browser:
-        watched = await watched_page(await browser.new_context(), local_installation.url)
+        watched = await watched_page(await browser.new_context(), local_installation.page)
         page = watched.page
         await start_call(page)
         badge = "local \N{MULTIPLICATION SIGN} webrtc \N{MULTIPLICATION SIGN} local-realtime-1"

@@ -42,7 +42,7 @@ async def test_the_provider_key_never_leaves_the_control_plane(
     har = tmp_path / "call.har"
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
         context = await browser.new_context(record_har_path=har, record_har_content="embed")
-        watched = await watched_page(context, openai_installation.url)
+        watched = await watched_page(context, openai_installation.page)
         held = await _call(watched)
         channel = await watched.channel()
         session_id = await watched.session_id()
@@ -72,7 +72,7 @@ async def test_the_browser_token_is_kept_in_memory_only(openai_installation: Ins
     har = tmp_path / "call.har"
     async with chromium(microphone_file("synthetic/10.wav", tmp_path)) as browser:
         context = await browser.new_context(record_har_path=har, record_har_content="embed")
-        watched = await watched_page(context, openai_installation.url)
+        watched = await watched_page(context, openai_installation.page)
         held = await _call(watched)
         channel = "".join(await watched.channel())
         await context.close()

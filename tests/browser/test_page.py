@@ -22,7 +22,7 @@ RECORDING = "Recording: “My name is Maria and I live in New York.”"
 async def test_without_a_microphone_a_recording_calls(openai_installation: Installation) -> None:
     """Without a microphone the page says what to do, and a recording makes the call instead."""
     async with chromium(None) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await page.get_by_role("button", name="Start the call").click()
         error = page.get_by_role("alert").locator(".af-error")
@@ -42,7 +42,7 @@ async def test_without_a_microphone_a_recording_calls(openai_installation: Insta
 async def test_a_denied_microphone_is_explained(openai_installation: Installation, tmp_path: Path) -> None:
     """Without permission for the microphone the page names the permission, not a technical error."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path), allowed=False) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         await watched.page.get_by_role("button", name="Start the call").click()
         error = watched.page.get_by_role("alert").locator(".af-error")
         await expect(error.locator("code")).to_have_text("microphone_denied")
@@ -52,7 +52,7 @@ async def test_a_denied_microphone_is_explained(openai_installation: Installatio
 async def test_the_whole_call_by_keyboard(openai_installation: Installation, tmp_path: Path) -> None:
     """Start, mute, typing a turn, reading the events and hanging up need no mouse."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path, lead=300)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("button", name="Start the call")).to_be_focused()
@@ -85,7 +85,7 @@ async def test_the_whole_call_by_keyboard(openai_installation: Installation, tmp
 async def test_hostile_texts_stay_texts(openai_installation: Installation, tmp_path: Path) -> None:
     """Markup in transcripts, notes, answers and logs is shown as text; console and content policy report nothing."""
     async with chromium(microphone_file("synthetic/10.wav", tmp_path, lead=300)) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await start_call(page)
         await page.get_by_label("Type instead of speaking").fill(HOSTILE)
@@ -125,13 +125,18 @@ async def test_the_address_of_a_started_session_works_once(
 
 @pytest.mark.realtime
 async def test_the_call_page_lists_the_sessions_of_linked_nodes(openai_installation: Installation) -> None:
-    """Opened without a code, the built-in page lists the sessions of linked nodes and calls the chosen one."""
+    """Opened without a code, the built-in page lists the sessions of linked nodes, and shows the chosen one as callers see it."""
     async with chromium(None) as browser:
         watched = await watched_page(await browser.new_context(), f"{openai_installation.url}/call")
         page = watched.page
         await expect(page.get_by_label("Session to call")).to_have_value("voice-dictation.dictate")
         await start_call(page, "Recording: “Yes, go ahead and send it.”")
         await expect(line(page, "caller")).to_contain_text("send it")
+        await expect(page.locator(".af-tool-name")).to_have_text("voice-dictation.save_note")
+        await expect(page.locator(".af-tool-status")).to_have_text("succeeded")
+        assert await page.locator(".af-tool .af-json").count() == 0
+        await expect(page.locator(".af-log")).to_be_hidden()
+        await expect(page.locator(".af-session")).to_be_hidden()
         assert watched.complaints == []
 
 
@@ -139,7 +144,7 @@ async def test_the_call_page_lists_the_sessions_of_linked_nodes(openai_installat
 async def test_a_call_that_the_operator_ends_says_so(openai_installation: Installation) -> None:
     """The page shows who ended the call and can call again at once."""
     async with chromium(None) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await start_call(page, RECORDING)
         first = await watched.session_id()
@@ -157,7 +162,7 @@ async def test_a_call_that_the_operator_ends_says_so(openai_installation: Instal
 async def test_a_call_without_an_audio_path_says_so(openai_installation: Installation) -> None:
     """Without an audio path the call ends after ten seconds; the page says what may block it and can call again."""
     async with chromium(None) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
 
         async def cut_off(route: Route) -> None:
@@ -190,7 +195,7 @@ async def test_a_refusal_of_the_provider_is_shown(
     """When the provider refuses the key, the page shows error and hint without the key."""
     provider.behaviour = Behaviour(refuse_calls=401)
     async with chromium(None) as browser:
-        watched = await watched_page(await browser.new_context(), openai_installation.url)
+        watched = await watched_page(await browser.new_context(), openai_installation.page)
         page = watched.page
         await page.get_by_label("Caller", exact=True).select_option(label=RECORDING)
         await page.get_by_role("button", name="Start the call").click()

@@ -31,6 +31,11 @@ class Installation:
     http: aiohttp.ClientSession
     logs: list[Path] = field(default_factory=list)
 
+    @property
+    def page(self) -> str:
+        """The address that `af dev` prints, of the page with details."""
+        return f"{self.url}/#details"
+
     async def get(self, path: str) -> Any:
         """Return the JSON of a GET request, made with the operator's rights."""
         async with self.http.get(f"{self.url}/api/v1{path}") as response:

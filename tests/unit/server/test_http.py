@@ -390,7 +390,7 @@ async def test_a_stream_that_fails_is_cut(tokens: BrowserTokenService) -> None:
         await response.prepare(request)
         raise Conflict("too late")
 
-    routes = [Route("GET", "/stream", stream, ("public",), "Stream", stream=True)]
+    routes = [Route("GET", "/stream", stream, ("public",), "Stream", view="caller", stream=True)]
     client = await open_app(Settings(_env_file=None), tokens, routes)
     try:
         response = await client.get("/stream")

@@ -44,7 +44,6 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
         "remaining",
     ),
     "handler.failed": (),
-    "log.head": ("*",),
 }
 """Recorded events of a conversation, with the fields of their bodies that are shown; ``*`` for all."""
 
@@ -81,6 +80,7 @@ _LIVE: Mapping[str, tuple[str, ...]] = {
     "playout.stopped": ("reply", "speech_id", "turn_id"),
     "playout.cleared": ("reply", "speech_id", "turn_id"),
     "dtmf": ("digit",),
+    "log.head": ("*",),
     "error": ("fatal",),
 }
 """Live events, with the fields that are shown."""

@@ -69,6 +69,7 @@ class ProofRoutes:
                 self.did,
                 ("public",),
                 "Show the DID document of the control plane",
+                view="caller",
                 description=_DID_DESCRIPTION,
             ),
             Route(
@@ -86,6 +87,7 @@ class ProofRoutes:
                 self.head,
                 _HEADS,
                 "Show the newest signed head of the log of a session",
+                view="caller",
                 description=_HEAD_DESCRIPTION,
             ),
             Route(
