@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from agentfield.client import ControlPlaneClient
 from agentfield.errors import AgentFieldError
-from agentfield.wire.node_views import NodeView, SessionView
+from agentfield.wire.node_views import NodeView
+from agentfield.wire.rest import SessionView
 from support.faults.store_reader import StoreReader
 from support.paths import ROOT
 from support.processes.programs import Program, free_port

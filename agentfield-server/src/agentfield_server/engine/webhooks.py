@@ -7,12 +7,12 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from msgspec import structs
 from pydantic import SecretStr
 
 from agentfield.errors import AgentFieldError, LimitExceeded, NotFound
@@ -112,7 +112,7 @@ class WebhookService:
         )
         self._subscribed[webhook.id] = webhook.events  # before the commit: an event may be recorded for it right after
         try:
-            await self._store.add_webhook(replace(webhook, secret=self._box.seal(webhook.id, webhook.secret)))
+            await self._store.add_webhook(structs.replace(webhook, secret=self._box.seal(webhook.id, webhook.secret)))
         except AgentFieldError:
             del self._subscribed[webhook.id]
             raise  # a cancellation does not undo the write, so the patterns stay
