@@ -28,7 +28,8 @@ from agentfield.held_heads import HeldHeads
 from agentfield.identity import NodeKey
 from agentfield.ids import new_id
 from agentfield.link import KnownControlPlanes, LinkListener, NodeLink
-from agentfield.node_process import (
+from agentfield.plugins.install import cli_command
+from agentfield.processes.node_process import (
     LinkAnnouncer,
     cancel_and_wait,
     log_link_changes,
@@ -36,7 +37,6 @@ from agentfield.node_process import (
     run_process,
     run_until_stopped,
 )
-from agentfield.plugins.install import cli_command
 from agentfield.schema import jsonable
 from agentfield.session.awaited import NotAwaited, must_await
 from agentfield.settings import control_plane_did, discover_api_key, discover_url, drain_seconds, home

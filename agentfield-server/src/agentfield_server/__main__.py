@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from agentfield.errors import AgentFieldError
+from agentfield.processes import event_loop
 from agentfield_server.app import ControlPlane, run_server
 from agentfield_server.logs import configure_logs
 from agentfield_server.redaction import known_secrets
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{_ready_line(plane, settings) if given.json else plane.url}\n")
             sys.stdout.flush()
 
-        asyncio.run(run_server(settings, ready=ready))
+        event_loop.run(run_server(settings, ready=ready))
     except AgentFieldError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
         sys.stderr.write(f"error: {error.message}\n{hint}code: {error.code}\n")

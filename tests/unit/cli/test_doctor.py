@@ -80,6 +80,21 @@ def test_readable_keys_are_a_problem(alone: Path) -> None:
     ]
 
 
+def test_the_event_loop_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finding says which event loop is used, and how to use the fast one."""
+    ((state, text, _),) = of("event loop", run_checks())
+    assert state == "ok"
+    assert text.startswith("asyncio's own; AGENTFIELD_EVENT_LOOP=fast uses ")
+    monkeypatch.setenv("AGENTFIELD_EVENT_LOOP", "fast")
+    ((state, text, _),) = of("event loop", run_checks())
+    assert state == "ok"
+    assert text.startswith(("uvloop ", "winloop "))
+    monkeypatch.setenv("AGENTFIELD_EVENT_LOOP", "quick")
+    ((state, text, hint),) = of("event loop", run_checks())
+    assert (state, text) == ("problem", "AGENTFIELD_EVENT_LOOP is 'quick'; it is asyncio or fast.")
+    assert hint == "AGENTFIELD_EVENT_LOOP=fast, or unset AGENTFIELD_EVENT_LOOP"
+
+
 def test_versions_that_differ_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Different versions of our distributions are a problem that lists each version."""
     monkeypatch.setattr(doctor_module, "version", lambda dist: "0.2.0" if dist == "agentfield-cli" else "0.1.0")

@@ -32,7 +32,7 @@ def dev(
       af dev examples/voice_dictation
       af dev . --port 0
     """  # noqa: D301 - \b tells typer to keep the lines of a block
-    from agentfield_cli.connect import run
+    from agentfield.processes.event_loop import run
     from agentfield_cli.processes.serve import serve_folder
     from agentfield_cli.terminal.output import Output
     from agentfield_server.settings import read_settings

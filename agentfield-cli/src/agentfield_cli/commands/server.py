@@ -37,7 +37,7 @@ def server(
     import json
     import os
 
-    from agentfield_cli.connect import run
+    from agentfield.processes.event_loop import run
     from agentfield_server.app import ControlPlane, run_server
     from agentfield_server.logs import configure_logs
     from agentfield_server.redaction import known_secrets

@@ -18,6 +18,7 @@ from agentfield.errors import AgentFieldError
 from agentfield.plugins.install import FIRST_PARTY, install_hint
 from agentfield.plugins.registry.registry import Registry
 from agentfield.plugins.wording import did_you_mean
+from agentfield.processes.event_loop import EVENT_LOOP, describe
 from agentfield.settings import discover_url, home
 from agentfield_cli.command_table import COMMANDS
 from agentfield_cli.diagnostics.foreign_package import (
@@ -35,6 +36,7 @@ _GENERAL_VARIABLES = (
     "AGENTFIELD_URL",
     "AGENTFIELD_DISABLE_PLUGINS",
     "AGENTFIELD_DRAIN_SECONDS",
+    EVENT_LOOP,
     "AGENTFIELD_NO_PLUGIN_AUTOLOAD",
     "AGENTFIELD_PLUGINS_STRICT",
     "AGENTFIELD_PREFER",
@@ -70,7 +72,8 @@ def run_checks(url: str | None = None, env: Mapping[str, str] = os.environ) -> l
     checks += _plugins(registry) if registry else ()
     checks += [*_commands(), *_settings(registry or Registry(), env), *_folder(home(env))]
     checks += [_extra("media", "av", "agentfield-server", "converts and decodes audio")]
-    checks += [_extra("call", "aiortc", "agentfield-cli", "makes calls from this terminal"), _control_plane(url)]
+    checks += [_extra("call", "aiortc", "agentfield-cli", "makes calls from this terminal")]
+    checks += [_event_loop(env), _control_plane(url)]
     return checks
 
 
@@ -185,6 +188,13 @@ def _extra(extra: str, module: str, dist: str, purpose: str) -> Check:
     if find_spec(module) is not None:
         return Check("extra", "ok", f"{dist}[{extra}] is installed: {purpose}")
     return Check("extra", "warning", f"{dist}[{extra}] is not installed: {purpose}", install_hint(dist, extra))
+
+
+def _event_loop(env: Mapping[str, str]) -> Check:
+    try:
+        return Check("event loop", "ok", describe(env))
+    except AgentFieldError as error:
+        return Check("event loop", "problem", error.message, error.hint or "")
 
 
 def _control_plane(url: str | None) -> Check:

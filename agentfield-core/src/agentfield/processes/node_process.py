@@ -15,6 +15,7 @@ from agentfield.errors import AgentFieldError
 from agentfield.link import LinkListener, NodeLink
 from agentfield.lossy import visible_text
 from agentfield.plugins.install import cli_command
+from agentfield.processes import event_loop
 
 __all__ = [
     "LinkAnnouncer",
@@ -35,7 +36,12 @@ def run_process(main: Coroutine[Any, Any, None]) -> None:
     asyncio lets `SystemExit` and `KeyboardInterrupt` of any task leave the event loop, at once and past every handler. The task
     has failed with it all the same, so the code that awaits the task gets it, and the loop can go on.
     """
-    with asyncio.Runner() as runner:
+    try:
+        runner = event_loop.runner()
+    except AgentFieldError:
+        main.close()  # it is not awaited any more
+        raise
+    with runner:
         loop = runner.get_loop()
         task = loop.create_task(main)
         while True:
