@@ -122,6 +122,7 @@ _HIDDEN_CAPABILITIES = {
     "truncation": "hides_truncation",
     "text_input": "lies_text_input",
     "resumption": "lies_resumption",
+    "routing": "hides_routing",
     "usage": "unasked_usage",
     "limits": "hides_turn_limit",
     "formats": "lies_formats",

@@ -186,6 +186,24 @@ UNDECLARED = (
         "uninterruptible is False, UpdateCommand(interruptible=False) is taken, and the caller's speech does not stop the agent's",
         Edit("plugin", "                    uninterruptible=True,\n", ""),
     ),
+    _mutant(
+        "hides_routing",
+        "`routing`: fixed, and another upstream is an error",
+        "test_the_route_is_pinned",
+        "routing is 'fixed', and an answer of another model or upstream is an error",
+        Edit(
+            "peer", "    def refuse(self,", "    def reroute(self):\n        self.other = True\n\n    def refuse(self,"
+        ),
+        Edit("peer", "        self._secret = secret\n", "        self._secret = secret\n        self.other = False\n"),
+        Edit("peer", 'reply=reply, **{"for": command})', 'reply=reply, other=self._service.other, **{"for": command})'),
+        Edit(
+            "protocol",
+            '            case "speech" if reply not in self._replies:\n',
+            '            case "speech" if message["other"]:\n'
+            '                return [ProviderFault(code="other", message="another upstream answers")]\n'
+            '            case "speech" if reply not in self._replies:\n',
+        ),
+    ),
     # --- names
     _mutant(
         "lies_voice",

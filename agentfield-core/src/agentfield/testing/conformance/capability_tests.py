@@ -210,10 +210,11 @@ class CapabilityTests(ConformanceSuite):
                 await harness.tasks.run("an unknown handle is refused", resuming)
 
     async def test_the_route_is_pinned(self, subject: PairUnderTest, peer_factory: PeerFactory, tmp_path: Path) -> None:
-        """Where routing is `pinned`, an answer of another model or upstream is an error, not an answer."""
-        if subject.spec.capabilities.routing != "pinned":
-            return
+        """An answer of another model or upstream is an error where routing is `pinned`, and an answer where it is `fixed`."""
         async with adapter_harness(subject, peer_factory, tmp_path) as harness, harness.session() as session:
+            if subject.spec.capabilities.routing == "fixed":
+                await _answers_when_rerouted(session)
+                return
             await session.caller_says("where is my order")
             await session.answer()
             peer_member(session, "reroute", "routing is pinned")()
@@ -250,6 +251,21 @@ def _is_told(received: Sequence[str], texts: Iterable[str]) -> None:
             f"resumption is stateless, and {text!r} did not reach the provider with the request for an answer: a provider that keeps "
             "no session is told the whole conversation each time. Declare 'replay' where it remembers what it was told"
         )
+
+
+async def _answers_when_rerouted(session: HarnessSession) -> None:
+    reroute = getattr(session.peer, "reroute", None)
+    if reroute is None:
+        return
+    reroute()
+    await session.caller_says("where is my order")
+    if not session.answers_itself:
+        await session.send(session.reply_command())
+    await session.until("an answer, or an error", lambda: session.of(ReplyEnded) or _failed(session))
+    assert not _failed(session), (
+        "routing is 'fixed', and an answer of another model or upstream is an error: declare routing='pinned', so that sessions can "
+        f"rely on it{session.describe()}"
+    )
 
 
 def _expires(session: HarnessSession) -> bool:
