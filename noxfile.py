@@ -146,6 +146,7 @@ def long(session: nox.Session) -> None:
     uv(session, "pytest", *options, "-m", marks[0], *every, groups=("test",), CONTRACT_ALL_VARIANTS="1")
     uv(session, "pytest", "-q", "-m", marks[1], *every, groups=("test",))
     uv(session, "pytest", *options, "-k", "capabilities", "tests/contract", groups=("test",), CONTRACT_ALL_VARIANTS="1")
+    interop(session)
     faults(session)
     soak(session)
 
@@ -167,6 +168,14 @@ def browser(session: nox.Session) -> None:
     # a page in a call has the machine to itself; three of the other tests run at a time
     uv(session, "pytest", "-q", "-n", "3", "-m", "not realtime", "tests/browser", groups=groups)
     uv(session, "pytest", "-q", "-m", "realtime", "tests/browser", groups=groups)
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Verifiers of others, in Node, accept the credentials of a real call; they are installed with npm."""
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        session.error("these tests need Node 20 or later with npm, and a network to install the verifiers")
+    uv(session, "pytest", "-q", "tests/interop", *session.posargs, groups=("test",))
 
 
 @nox.session
