@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     home: _UserPath = Field(default_factory=lambda: Path.home() / ".agentfield")
     """The data directory: everything that survives a restart."""
     api_key: SecretStr | None = None
-    """The operator's key, at least 16 characters; without one, only loopback addresses can be bound."""
+    """A key with all scopes, at least 16 characters; without one, and without keys in the store, only loopback can be bound."""
     public_url: str | None = Field(default=None, examples=["https://voice.example.com"])
     """The public base URL, if it differs from the bound address."""
     identity_key: _UserPath | None = None
