@@ -60,7 +60,7 @@ class GiveBackMachine(RuleBasedStateMachine):
 
     def assign(self, execution_id: str, attempt: int, *, sent: bool) -> AssignedAttempt:
         assert self.link is not None
-        held = AssignedAttempt(execution_id, "run_1", None, None, "f", None, None, attempt=attempt, sent=sent)
+        held = AssignedAttempt(execution_id, "run_1", None, None, "f", None, attempt=attempt, sent=sent)
         self.link.assigned[execution_id] = held
         return held
 

@@ -8,6 +8,7 @@ at once or years later, also after its bodies are erased.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -193,9 +194,16 @@ def parse_proof(document: Any) -> ResultProof:
 
 
 def _bytes(text: Any, form: re.Pattern[str], name: str) -> bytes:
-    if not isinstance(text, str) or not form.fullmatch(text):
+    data = _decoded(text, form) if isinstance(text, str) else None
+    if data is None:
         raise _malformed(f"{name} is not of that length in base64url")
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    return data
+
+
+@functools.lru_cache(4096)
+def _decoded(text: str, form: re.Pattern[str]) -> bytes | None:
+    """Return the bytes of a text; cached, since the proofs of a message share root, signature and most of their hashes."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) if form.fullmatch(text) else None
 
 
 def _malformed(why: str) -> InvalidInput:

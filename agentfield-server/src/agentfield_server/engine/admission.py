@@ -107,7 +107,6 @@ def prepare_execution(
         max_attempts=attempts,
         backoff=spec.backoff,
         timeout=new.timeout if new.timeout is not None else _total_timeout(spec, attempts),
-        input_digest=given.digest,
         access=admitted,
         input_commitment=commitment(new.input_salt, given.canonical),
     )

@@ -108,7 +108,6 @@ class Dispatcher:
                 function=function,
                 deadline=None if new.timeout is None else self._clock() + new.timeout,
                 parent_id=new.parent_id,
-                input_digest=new.input_digest,
                 input_salt=new.input_salt,
                 input_commitment=new.input_commitment,
             )

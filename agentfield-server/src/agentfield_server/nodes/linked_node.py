@@ -44,7 +44,6 @@ class AssignedAttempt:
     actor_id: str | None
     function: str
     deadline: float | None
-    input_digest: str | None
     parent_id: str | None = None
     input_salt: bytes | None = None
     output_salt: bytes | None = None
@@ -71,7 +70,6 @@ class AssignedAttempt:
             function=execution.target.partition(".")[2],
             deadline=execution.deadline,
             parent_id=execution.parent_id,
-            input_digest=execution.input_digest,
             input_salt=execution.input_salt,
             output_salt=execution.output_salt,
             attempt=execution.attempt,

@@ -39,7 +39,7 @@ class Store(Protocol):
 
     All methods are called from the event loop; writes that are queued share a commit, and no commit waits for more writes.
     A method that returns one execution returns all of it. One that returns a list omits large inputs and outputs and gives
-    their sizes (`Execution.left_out`), so that no list reads them.
+    their sizes (`Execution.left_out`), and omits statement and proof, so that no list reads them.
     """
 
     async def open(self) -> None:

@@ -114,8 +114,6 @@ class NewExecution(Struct, frozen=True, kw_only=True):
     op_id: str | None = None
     """Operation id chosen by the caller, unique in the store: a repetition returns the first execution."""
     idempotency: IdempotencyKey | None = None
-    input_digest: str | None = None
-    """`agentfield.identity.digest(input)`; a result of a node of protocol 1 must be signed for it."""
     input_salt: bytes = field(default_factory=new_salt)
     """Salt of the commitment to the input."""
     input_commitment: bytes | None = None
@@ -163,6 +161,7 @@ class Execution(Struct, frozen=True, kw_only=True):
     not_before: float | None
     deadline: float | None
     input_digest: str | None
+    """Digest that a node of protocol 1 signed; None otherwise, since a plain digest would confirm a guess of an erased input."""
     output_digest: str | None
     signature: str | None
     """Signature over this result alone, of a node of protocol 1."""

@@ -255,3 +255,15 @@ async def test_a_cancelled_caller_does_not_affect_other_writes(store: Store) -> 
     events = await store.read_events(new.run_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert {str(n) for n in range(1, 20, 2)} <= {event.type for event in events}
+
+
+async def test_lists_read_no_statement_and_no_proof(store: Store) -> None:
+    """A list of executions omits what proves their results; the execution itself has it."""
+    new = call()
+    await store.create_execution(new, lease_to="node_1", lease_until=1.0)
+    await store.complete_execution(new.id, attempt=1, status="succeeded", statement="{}", proof="{}")
+    [listed] = await store.list_executions(new.run_id)
+    assert (listed.statement, listed.proof) == (None, None)
+    shown = await store.get_execution(new.id)
+    assert shown is not None
+    assert (shown.statement, shown.proof) == ("{}", "{}")

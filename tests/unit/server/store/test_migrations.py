@@ -124,6 +124,7 @@ async def test_results_of_earlier_versions_stay_verifiable(tmp_path: Path) -> No
         "WHERE id = 'exe_2'",
         (digest({"n": 2}), digest("long"), b64url(key.sign(message)), key.did),
     )
+    connection.execute("UPDATE executions SET input_digest = ? WHERE id = 'exe_1'", (digest({"n": 1}),))
     connection.close()
     store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 100.0)
     await store.open()
@@ -132,6 +133,7 @@ async def test_results_of_earlier_versions_stay_verifiable(tmp_path: Path) -> No
     finally:
         await store.close()
     assert open_row is not None
+    assert open_row.input_digest is None  # unsigned: it would confirm a guess of the input after its erasure
     assert ended is not None
     assert check_record(ended)
     assert not check_record(replace(ended, signer=NodeKey.generate().did))

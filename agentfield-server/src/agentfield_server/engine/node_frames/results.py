@@ -78,6 +78,7 @@ class NodeResults:
         if assigned.input_commitment is None and assigned.input_salt is not None:  # taken over from an earlier link
             row = await self._store.get_execution(frame.execution_id)
             if row is not None:
+                assigned.execution = row
                 assigned.input_commitment = await commit_input(assigned.input_salt, row.input)
         output = await asyncio.to_thread(encode_output, frame)
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

@@ -72,7 +72,8 @@ class ResultVerifier:
             output: What `encode_output` returned for the result.
         """
         if link.protocol < PROOFS:
-            return _verify_alone(frame, output, did=link.did, input_digest=assigned.input_digest)
+            given = None if assigned.execution is None else digest(assigned.execution.input)
+            return _verify_alone(frame, output, did=link.did, input_digest=given)
         if frame.proof is None or frame.signature is not None:
             return _refused(frame, "The result is signed as in protocol 1; its link has protocol 2.", "bad_proof")
         if frame.status == "parked" and frame.pause is None:

@@ -52,8 +52,10 @@ def _with_payload(name: str) -> str:
 
 EXECUTION_COLUMNS = f"{_EXECUTION_FIELDS}, {_with_payload('input')}, {_with_payload('output')}"
 """Columns of an execution with its input and output, also where they are in `payloads`."""
-EXECUTION_LISTED = f"{_EXECUTION_FIELDS}, input, input_size, output, output_size"
-"""Columns of an execution in lists: of a payload that is stored separately, only the size."""
+EXECUTION_LISTED = f"{_EXECUTION_FIELDS}, input, input_size, output, output_size".replace(
+    "statement, proof", "NULL, NULL"
+)
+"""Columns of an execution in lists: of a payload that is stored separately, only the size; no statement and no proof."""
 KNOWN_RUN = "(SELECT id FROM runs WHERE id = ? AND pruned_at IS NULL)"
 """Subquery of a run that is not pruned: while the rows of a run are being deleted, no reader sees a part of it."""
 SESSION_COLUMNS = (

@@ -11,7 +11,7 @@ import apsw
 from agentfield.errors import Unavailable
 from agentfield_server.store.sqlite.migrations.access import ACCESS
 from agentfield_server.store.sqlite.migrations.engine import PAYLOADS, SHARES, WEBHOOKS
-from agentfield_server.store.sqlite.migrations.history import LOG_FORMAT_2, PROOFS, RETENTION
+from agentfield_server.store.sqlite.migrations.history import LOG_FORMAT_2, NO_PLAIN_DIGESTS, PROOFS, RETENTION
 from agentfield_server.store.sqlite.migrations.identity import IDENTITY
 from agentfield_server.store.sqlite.migrations.initial import FIRST, NODES
 from agentfield_server.store.sqlite.migrations.proofs import CREDENTIALS
@@ -33,6 +33,7 @@ MIGRATIONS: tuple[str, ...] = (
     ACCESS,
     IDENTITY,
     CREDENTIALS,
+    NO_PLAIN_DIGESTS,
 )
 """Each is applied once, in this order, and never edited after a release; `PRAGMA user_version` is their number."""
 

@@ -1,6 +1,6 @@
 """Migrations 6 to 8: pruned runs, proofs of results, log format 2."""
 
-__all__ = ["LOG_FORMAT_2", "PROOFS", "RETENTION"]
+__all__ = ["LOG_FORMAT_2", "NO_PLAIN_DIGESTS", "PROOFS", "RETENTION"]
 
 RETENTION = """
 ALTER TABLE runs ADD COLUMN pruned_at REAL;
@@ -58,3 +58,6 @@ UPDATE executions SET output_payload = keyed((SELECT value FROM secrets WHERE na
 UPDATE payloads SET digest = keyed((SELECT value FROM secrets WHERE name = 'digests'), digest);
 UPDATE idempotency SET body_digest = keyed((SELECT value FROM secrets WHERE name = 'digests'), body_digest);
 """
+
+# a plain digest would confirm a guess of an input after its erasure; those that a node of protocol 1 signed are part of its signature
+NO_PLAIN_DIGESTS = "UPDATE executions SET input_digest = NULL WHERE signature IS NULL;"

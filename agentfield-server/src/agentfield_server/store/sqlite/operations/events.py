@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from msgspec.structs import astuple
+
 from agentfield.errors import NotFound
 from agentfield.identity import canonical, event_frame, leaf_hash, new_salt
 from agentfield.ids import new_id
@@ -112,25 +114,8 @@ def write(transaction: Transaction, changes: Sequence[Change], ends: Mapping[str
             left[change.run_id] -= 1
             change.recorded.append(_row(new, run_id=change.run_id, end=end, seq=end.last - left[change.run_id], at=at))
         rows += change.recorded
-    transaction.many(
-        _INSERT,
-        [
-            (
-                row.run_id,
-                row.seq,
-                row.id,
-                row.type,
-                row.at,
-                row.execution_id,
-                row.session_id,
-                row.entry,
-                row.leaf,
-                row.body,
-                row.salt,
-            )
-            for row in rows
-        ],
-    )
+    # the fields of the record are in the order of the columns
+    transaction.many(_INSERT, [astuple(row) for row in rows])
     transaction.events += rows
     if rows:
         webhooks.enqueue(transaction, rows)

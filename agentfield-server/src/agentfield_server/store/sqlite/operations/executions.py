@@ -35,10 +35,10 @@ _PARENT = "SELECT id, run_id, share FROM executions WHERE id = ?"
 _INSERT = """
 INSERT INTO executions (id, run_id, kind, target, node_id, status, input, parent_id, session_id, actor_id, attempt,
     max_attempts, priority, share, place, backoff, lease_owner, lease_epoch, lease_until, not_before, deadline, op_id,
-    input_digest, input_salt, output_salt, created_at, started_at, input_payload, input_size)
+    input_salt, output_salt, created_at, started_at, input_payload, input_size)
 VALUES (:id, :run_id, :kind, :target, :node_id, :status, :input, :parent_id, :session_id, :actor_id, :attempt,
     :max_attempts, :priority, :share, :place, :backoff, :lease_owner, :lease_epoch, :lease_until, :not_before, :deadline,
-    :op_id, :input_digest, :input_salt, :output_salt, :created_at, :started_at, :input_payload, :input_size)
+    :op_id, :input_salt, :output_salt, :created_at, :started_at, :input_payload, :input_size)
 """
 _NOT_IN_RECORD = {"node_id", "share", "place", "op_id"}
 _LEASE = f"""
@@ -48,7 +48,6 @@ WHERE id = ? AND status = 'queued' RETURNING {EXECUTION_COLUMNS}
 """  # noqa: S608
 _CURRENT = "WHERE id = ? AND attempt = ? AND lease_epoch = ? AND status IN ('running', 'waiting')"
 _ENTERED = f"UPDATE executions SET accepted = 1, started_at = MAX(created_at, ?) {_CURRENT} AND accepted = 0"  # noqa: S608
-_ENTER = f"{_ENTERED} RETURNING id"
 _ACCEPT = f"{_ENTERED} RETURNING id, run_id, lease_owner, kind, target, started_at"
 _REQUEUE = f"""
 UPDATE executions SET status = 'queued', lease_owner = NULL, lease_until = NULL, lease_epoch = lease_epoch + 1,
@@ -62,10 +61,14 @@ SELECT (SELECT MAX(place) FROM executions WHERE status = 'queued' AND node_id = 
     (SELECT place FROM executions WHERE status = 'queued' AND node_id = ?1 AND priority = ?2 ORDER BY place LIMIT 1)
 """
 _RETRY_AFTER = 2
+_ENTERED_WITH_RESULT = 2
+"""`accepted` where one statement records entry and result: it says which of the two `execution.started` is still missing."""
 _COMPLETE = """
 UPDATE executions SET status = :status, output = :output, problem = :problem, output_digest = :output_digest,
-    input_digest = COALESCE(:input_digest, input_digest), signature = :signature, signer = :signer,
+    input_digest = :input_digest, signature = :signature, signer = :signer,
     statement = :statement, proof = :proof,
+    started_at = CASE WHEN accepted = 0 AND :entered IS NOT NULL THEN MAX(created_at, :entered) ELSE started_at END,
+    accepted = CASE WHEN accepted = 0 AND :entered IS NOT NULL THEN 2 ELSE accepted END,
     lease_until = NULL, ended_at = :now, output_payload = :output_payload, output_size = :output_size
 WHERE id = :id AND status IN ('queued', 'running', 'waiting')
     AND (:attempt IS NULL OR (attempt = :attempt AND status <> 'queued'))
@@ -202,7 +205,6 @@ def _values(
         "lease_until": lease_until,
         "deadline": None if new.timeout is None else now + new.delay + new.timeout,
         "op_id": new.op_id,
-        "input_digest": new.input_digest,
         "input_salt": new.input_salt,
         "output_salt": new_salt() if leased else None,
         "created_at": now,
@@ -221,6 +223,7 @@ def _as_created(new: NewExecution, values: Mapping[str, Any]) -> Execution:
         pauses=0,
         progress=None,
         accepted=False,
+        input_digest=None,
         output_digest=None,
         signature=None,
         signer=None,
@@ -316,13 +319,6 @@ def progress(transaction: Transaction, operations: Sequence[RecordProgress]) -> 
 
 def complete(transaction: Transaction, operations: Sequence[CompleteExecution]) -> list[Change]:
     """Close executions, see `Store.complete_execution`."""
-    now = transaction.now
-    entered = [
-        (now - each.entered, each.execution_id, each.attempt, each.epoch)
-        for each in operations
-        if each.entered is not None
-    ]
-    begun = {execution_id for (execution_id,) in transaction.many(_ENTER, entered)}
     values = [_closing_values(transaction, operation) for operation in operations]
     closed = {row[0]: _Closed(*row) for row in transaction.many(_COMPLETE, values)}
     if paused := [row.id for row in closed.values() if row.pauses]:
@@ -339,7 +335,7 @@ def complete(transaction: Transaction, operations: Sequence[CompleteExecution]) 
         if operation.problem is not None:
             body["problem"] = dict(operation.problem)
         events = [NewEvent(type="execution.ended", body=body, execution_id=row.id), *operation.events]
-        if row.id in begun:
+        if row.accepted == _ENTERED_WITH_RESULT and operation.entered is not None:
             events.insert(0, _started(row.id, row.kind, row.target, row.attempt, row.lease_owner, at=row.started_at))
         changes.append(Change(done, row.run_id, events))
     return changes
@@ -375,6 +371,7 @@ def _closing_values(transaction: Transaction, operation: CompleteExecution) -> d
         "signer": operation.signer,
         "statement": operation.statement,
         "proof": operation.proof,
+        "entered": None if operation.entered is None else transaction.now - operation.entered,
         "now": transaction.now,
     } | _payload_columns(transaction, "output", text, instead=None)
 
@@ -398,7 +395,7 @@ def _as_closed(transaction: Transaction, operation: CompleteExecution, row: _Clo
         progress=load(row.progress),
         lease_until=None,
         accepted=bool(row.accepted),
-        input_digest=operation.input_digest or known.input_digest,
+        input_digest=operation.input_digest,
         output_digest=operation.output_digest,
         signature=operation.signature,
         signer=operation.signer,
