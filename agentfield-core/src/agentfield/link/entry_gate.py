@@ -22,7 +22,8 @@ class EntryGate:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: set[_Key] = set()
-        self._entered: dict[_Key, RunningAttempt] = {}
+        self._entered: dict[_Key, int] = {}
+        """By attempt: the epoch of its lease."""
         self._number = 0
         self._closed = False
 
@@ -39,14 +40,13 @@ class EntryGate:
             self._waiting.add(key)
             return True
 
-    def enter(self, attempt: RunningAttempt) -> bool:
+    def enter(self, key: _Key, epoch: int) -> bool:
         """Count an attempt as entered; return False if it was given back."""
-        key = (attempt.execution_id, attempt.attempt)
         with self._lock:
             if key not in self._waiting:
                 return False
             self._waiting.discard(key)
-            self._entered[key] = attempt
+            self._entered[key] = epoch
             return True
 
     def holds(self, key: _Key) -> bool:
@@ -70,7 +70,13 @@ class EntryGate:
     def unsettled(self) -> tuple[int, tuple[RunningAttempt, ...]] | None:
         """Return number and entered attempts of a closing that is not confirmed, None when the gate is open."""
         with self._lock:
-            return (self._number, tuple(self._entered.values())) if self._closed else None
+            number, entered = (self._number, dict(self._entered)) if self._closed else (0, None)
+        if entered is None:
+            return None
+        return number, tuple(
+            RunningAttempt(execution_id=execution_id, attempt=attempt, epoch=epoch)
+            for (execution_id, attempt), epoch in entered.items()
+        )
 
     def confirm(self, number: int) -> None:
         """Open the gate if it was closed for the last time with this number."""

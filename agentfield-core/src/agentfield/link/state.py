@@ -185,7 +185,11 @@ class LinkState:
     def enter_attempt(self, execution_id: str, attempt: int) -> bool:
         """Decide that an attempt enters its function now; False if it was given back or superseded."""
         invoke = self._running.get(execution_id)
-        return invoke is not None and invoke.context.attempt == attempt and self._gate.enter(_attempt(invoke))
+        return (
+            invoke is not None
+            and invoke.context.attempt == attempt
+            and self._gate.enter((execution_id, attempt), invoke.epoch)
+        )
 
     def drop_given_back(self) -> list[Effect]:
         """Stop the attempts that the watchdog gave back; they have not entered their function."""
