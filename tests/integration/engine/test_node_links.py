@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from agentfield.errors import InvalidInput
+from agentfield.errors import InvalidInput, Unavailable
 from agentfield.identity import NodeKey, b64url, hello_message
 from agentfield.ids import new_id
 from agentfield.link.greetings import Greeter
@@ -26,7 +26,9 @@ from agentfield.wire.frames import (
     Invoke,
     Ping,
     Pong,
+    Progress,
     Refused,
+    ResultAck,
     RunningAttempt,
     SessionCommand,
     SessionDone,
@@ -37,6 +39,7 @@ from agentfield.wire.frames import ExecutionContext as Context
 from agentfield.wire.handshake import hello_digest
 from agentfield.wire.link_protocol import MAX_REPORTED
 from agentfield.wire.node_declarations import FunctionSpec
+from agentfield_server.engine.results import ResultVerifier
 from agentfield_server.nodes import LinkedNode
 from agentfield_server.sessions.actor.handler_channel import parse_command
 from support.server.engine import Plane, RawNode, plane
@@ -229,6 +232,74 @@ async def test_a_call_that_the_control_plane_fails_at_is_answered(cp: Plane, mon
         assert (failed.problem["code"], failed.problem["status"]) == ("internal_error", 500)
         await node.send(Ping())
         await node.next(Pong)
+
+
+async def test_a_result_that_the_control_plane_fails_at_fails_its_execution_only(
+    cp: Plane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is recorded as a failure and acknowledged; the link, and the other executions of the node, go on."""
+    node = RawNode()
+    async with node.linked(cp):
+        good, bad = await cp.start("node.fn"), await cp.start("node.fn")
+        invokes = {frame.context.execution_id: frame for frame in (await node.next(Invoke), await node.next(Invoke))}
+        with monkeypatch.context() as patch:
+            patch.setattr(ResultVerifier, "verify", _broken)
+            await node.answer(invokes[bad], "lost")
+            await node.next(ResultAck, execution_id=bad, accepted=True)
+        view = await cp.finished(bad)
+        assert (view["status"], view["problem"]["code"]) == ("failed", "internal_error")
+        assert view["problem"]["execution_id"] == bad
+        assert view["problem"]["detail"] == "The control plane failed at the result."
+        assert "canary" not in str(view)
+        assert "canary" in caplog.text
+        await node.answer(invokes[good], "kept")
+        assert (await cp.finished(good))["output"] == "kept"
+        assert len(cp.hub.links()) == 1
+
+
+async def test_a_result_that_cannot_be_recorded_at_all_ends_the_link(
+    cp: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node sends it again over its next link."""
+    node = RawNode()
+    async with node.linked(cp):
+        execution_id = await cp.start("node.fn")
+        invoke = await node.next(Invoke)
+        with monkeypatch.context() as patch:
+            patch.setattr(ResultVerifier, "verify", _broken)
+            patch.setattr(cp.engine, "fail_result", _broken)
+            await node.answer(invoke, "again")
+            await until(lambda: not cp.hub.links())
+    held = RunningAttempt(execution_id=execution_id, attempt=1, epoch=invoke.epoch)
+    async with node.linked(cp, results=(held,)):
+        await node.send(node.result_of(invoke, "again"))
+        assert (await cp.finished(execution_id))["output"] == "again"
+
+
+@pytest.mark.parametrize("error", [TypeError("a fault"), Unavailable("The disk is full.")])
+async def test_a_progress_that_cannot_be_recorded_is_dropped(
+    cp: Plane, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The next one replaces it; the link stays open."""
+
+    def failing(*_: object) -> None:
+        raise error
+
+    node = RawNode()
+    async with node.linked(cp):
+        execution_id = await cp.start("node.fn")
+        invoke = await node.next(Invoke)
+        with monkeypatch.context() as patch:
+            patch.setattr(cp.engine, "progress", failing)
+            await node.send(Progress(execution_id=execution_id, attempt=1, epoch=invoke.epoch, value={"done": 1}))
+            await node.send(Ping())
+            await node.next(Pong)
+        await node.answer(invoke, "done")
+        assert (await cp.finished(execution_id))["output"] == "done"
+
+
+def _broken(*_: object, **__: object) -> None:
+    raise TypeError("a canary")
 
 
 async def test_declarations_stay_known_while_the_node_is_away(cp: Plane) -> None:

@@ -407,6 +407,10 @@ class Engine:
         """Record the result of an attempt, notify waiters, then acknowledge it."""
         self._results.handle(link, frame, done)
 
+    def fail_result(self, link: LinkedNode, frame: Result, problem: dict[str, Any], done: Handled) -> None:
+        """Record a failure instead of a result that the control plane failed at, then acknowledge it."""
+        self._results.fail(link, frame, problem, done)
+
     async def _resume(self, execution_id: str) -> None:
         """Dispatch a suspended execution that was queued again, with the time that it had left."""
         row = await self._store.get_execution(execution_id)

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from agentfield.errors import AgentFieldError, NodeRefused
+from agentfield.errors import AgentFieldError, LimitExceeded, NodeRefused, Unavailable
 from agentfield.wire.frames import (
     Accepted,
     Call,
@@ -191,31 +191,65 @@ class LinkConnection:
             # caught here, since an exception would end the link for all other frames
             done(error)
 
-    def _handled(self, frame: Result | Progress | Call, error: BaseException | None = None) -> None:
-        """Make room for the next frame; end the link if this one could not be handled."""
+    def _handled(
+        self, frame: Result | Progress | Call, error: BaseException | None = None, *, failed: bool = False
+    ) -> None:
+        """Make room for the next frame, and settle this one if it could not be handled.
+
+        A failure of the control plane is one of its frame: a call and a result end with a problem, a progress is dropped. The
+        link ends where the node has to send the frame again, which it does over its next link.
+
+        Args:
+            frame: The frame.
+            error: Why it could not be handled.
+            failed: Whether `frame` is a result that is recorded as a failure.
+        """
+        if error is not None and self._settle(frame, error, failed=failed):
+            return
         self._slots.release()
+
+    def _settle(self, frame: Result | Progress | Call, error: BaseException, *, failed: bool) -> bool:
+        """Settle a frame that could not be handled; return whether its handling goes on."""
         link = self._link
-        match error:
-            case None:
-                pass
-            case AgentFieldError():
-                # not acknowledged: the node sends the frame again over its next link
-                _log.warning("a frame of node %s could not be handled: %s", link.node_id, error.message)
-                link.end(error.message)
+        passes = isinstance(error, Unavailable | LimitExceeded) or not isinstance(error, Exception)
+        _log.log(
+            logging.WARNING if passes else logging.ERROR,
+            "a frame %s of node %s could not be handled: %s",
+            frame.type,
+            link.node_id,
+            error,
+            exc_info=None if passes else error,
+        )
+        match frame:
+            case Progress():
+                pass  # the next one replaces it
+            case Call() if not passes:
+                link.post(CallResult(op_id=frame.op_id, problem=_problem("the call", error)))
+            case Result() if not passes and not failed:
+                done = partial(self._handled, frame, failed=True)
+                try:
+                    self._engine.fail_result(link, frame, _problem("the result", error), done)
+                except Exception as second:  # noqa: BLE001 - logged; the node sends the result again over its next link
+                    return self._settle(frame, second, failed=True)
+                return True
             case _:
-                _log.error("a frame of node %s could not be handled", link.node_id, exc_info=error)
-                if isinstance(frame, Call):
-                    link.post(_failed(frame))
-                else:
-                    link.end(f"the control plane failed at it ({type(error).__name__})")
+                link.end(_reason(error))
+        return False
 
 
-def _failed(frame: Call) -> CallResult:
-    """Return the answer to a call that the control plane failed at; the node would repeat it over every next link."""
-    error = AgentFieldError(
-        f"The control plane failed at the call of {frame.target!r}.", hint=_LOG, code="internal_error"
+def _problem(what: str, error: BaseException) -> dict[str, Any]:
+    """Return the problem of a frame that the control plane failed at; the node would repeat it over every next link."""
+    if isinstance(error, AgentFieldError):
+        return error.to_problem()
+    return AgentFieldError(f"The control plane failed at {what}.", hint=_LOG, code="internal_error").to_problem()
+
+
+def _reason(error: BaseException) -> str:
+    return (
+        error.message
+        if isinstance(error, AgentFieldError)
+        else f"the control plane failed at it ({type(error).__name__})"
     )
-    return CallResult(op_id=frame.op_id, problem=error.to_problem())
 
 
 async def close_socket(socket: web.WebSocketResponse, request: web.Request, why: str) -> None:

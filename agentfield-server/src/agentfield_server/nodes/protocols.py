@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentfield.wire.frames import Accepted, Call, Progress, Result, SessionCommand, SessionDone, Welcome
 from agentfield_server.nodes.linked_node import AssignedAttempt, LinkedNode
@@ -41,6 +41,9 @@ class EnginePort(Protocol):
 
     def result(self, link: LinkedNode, frame: Result, done: Handled) -> None:
         """Record the result of an attempt. It is recorded even if the link ends meanwhile."""
+
+    def fail_result(self, link: LinkedNode, frame: Result, problem: dict[str, Any], done: Handled) -> None:
+        """Record a failure instead of a result that could not be recorded, so that the node does not send it again."""
 
     def progress(self, link: LinkedNode, frame: Progress, done: Handled) -> None:
         """Record the progress of an attempt."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from agentfield.errors import InvalidInput
+from agentfield.errors import InvalidInput, error_from_problem
 from agentfield.values import Encoded, is_large
 from agentfield.wire.frames import PauseRequest, Result, ResultAck
 from agentfield_server.engine.approvals import Approvals
@@ -72,6 +73,16 @@ class NodeResults:
             self._tasks.start_then(self._read_and_record(link, frame, assigned), recorded)
         else:
             self._record(link, frame, assigned, encode_output(frame), recorded)
+
+    def fail(self, link: LinkedNode, frame: Result, problem: dict[str, Any], done: Handled) -> None:
+        """Record a failure instead of a result that the control plane failed at, then acknowledge it."""
+        assigned = link.assigned.get(frame.execution_id)
+        acknowledge = partial(_acknowledge, link, frame, done)
+        if assigned is None:
+            acknowledge(None, None)
+        else:
+            failure = error_from_problem({**problem, "execution_id": frame.execution_id}).to_problem()
+            self._complete(link, frame, assigned, Outcome(status="failed", problem=failure), acknowledge)
 
     async def _read_and_record(self, link: LinkedNode, frame: Result, assigned: AssignedAttempt) -> bool:
         """Record a result whose input was not read, or with a large output."""
