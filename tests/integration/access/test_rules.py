@@ -242,13 +242,18 @@ async def test_without_readable_policies_nothing_new_starts(tmp_path: Path) -> N
         await source.load()
         file.unlink()
         now[0] += UNREADABLE
-        await control.admit_call("local", None, "a.b", {})
+        control.admit_call("local", None, "a.b", {})
         now[0] += 0.1
-        assert await code_of(control.admit_call("local", None, "a.b", {})) == "policies_unreadable"
-        assert await code_of(control.admit_session("local", "a.b")) == "policies_unreadable"
+        for admitted in (
+            lambda: control.admit_call("local", None, "a.b", {}),
+            lambda: control.admit_session("local", "a.b"),
+        ):
+            with pytest.raises(AgentFieldError) as caught:
+                admitted()
+            assert caught.value.code == "policies_unreadable"
         file.write_text("")
         await source.load()
-        await control.admit_call("local", None, "a.b", {})
+        control.admit_call("local", None, "a.b", {})
     finally:
         await store.close()
 

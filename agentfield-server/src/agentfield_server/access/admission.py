@@ -78,7 +78,7 @@ class AccessControl:
             return transport_principal(name)
         return self._keys.principal(principal_id or "operator")
 
-    async def admit(
+    def admit(
         self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """Admit a call of a target, and return the record of the decision; None where everything is allowed.
@@ -93,11 +93,6 @@ class AccessControl:
             Forbidden: No rule allows an edge of the chain, or a rule denies it (code `access_denied`).
             Unavailable: The policies could not be read for 10 s (code `policies_unreadable`).
         """
-        return self._admit(principal, chain, target, given)
-
-    def _admit(
-        self, principal: Principal, chain: Sequence[str], target: str, given: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
         self._check_readable()
         if self.open:
             return None
@@ -107,20 +102,8 @@ class AccessControl:
             raise _denied(decision)
         return decision.record()
 
-    async def admit_call(
-        self, principal_id: str | None, parent_id: str | None, target: str, given: Mapping[str, Any]
-    ) -> dict[str, Any] | None:
-        """Admit a call within an execution, or, without a parent, one by the principal that begins a run; see `admit`.
-
-        Raises:
-            Forbidden: Also where a node calls an untagged target on its own, and its key lacks the scope `caller`
-                (code `scope_missing`).
-        """
-        await self.learn_chain(parent_id)
-        return self.admit_known(principal_id, parent_id, target, given)
-
     def knows_chain(self, parent_id: str | None) -> bool:
-        """Return whether `admit_known` can decide about a call within an execution without reading the store."""
+        """Return whether `admit_call` can decide about a call within an execution without reading the store."""
         return parent_id is None or self.open or parent_id in self._chains
 
     async def learn_chain(self, parent_id: str | None) -> None:
@@ -132,34 +115,41 @@ class AccessControl:
         if parent_id is not None and not self.knows_chain(parent_id):
             await self._chain(parent_id)
 
-    def admit_known(
+    def admit_call(
         self, principal_id: str | None, parent_id: str | None, target: str, given: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """Return the same as `admit_call` at once, for a chain that is known."""
+        """Admit a call within an execution, or, without a parent, one by the principal that begins a run; see `admit`.
+
+        The chain of the parent must be known (`learn_chain`).
+
+        Raises:
+            Forbidden: Also where a node calls an untagged target on its own, and its key lacks the scope `caller`
+                (code `scope_missing`).
+        """
         self._check_readable()
         if self.open:
             return None
         if parent_id is not None:
             above = self._chains[parent_id]
             self._chains.move_to_end(parent_id)
-            return self._admit(self._beginner(above.principal), above.targets, target, given)
+            return self.admit(self._beginner(above.principal), above.targets, target, given)
         if principal_id is not None and principal_id.startswith("node:") and not self.tags.target(target).seen:
             self._require_caller(principal_id.removeprefix("node:"))
-        return self._admit(self._beginner(principal_id), (), target, given)
+        return self.admit(self._beginner(principal_id), (), target, given)
 
-    async def admit_session(self, principal_id: str, target: str) -> dict[str, Any] | None:
+    def admit_session(self, principal_id: str, target: str) -> dict[str, Any] | None:
         """Admit the use of a session by its callers: whoever started it must still be allowed to; see `admit`."""
         self._check_readable()
         if self.open:
             return None
-        return await self.admit(self._beginner(principal_id), (), target, {})
+        return self.admit(self._beginner(principal_id), (), target, {})
 
     async def admit_execution(self, execution_id: str, given: Mapping[str, Any]) -> None:
         """Admit an execution that waited, before it continues; see `admit`."""
         if self.open:
             return
         above = await self._chain(execution_id)
-        await self.admit(self._beginner(above.principal), above.targets[:-1], above.targets[-1], given)
+        self.admit(self._beginner(above.principal), above.targets[:-1], above.targets[-1], given)
 
     def allows(self, principal_id: str, target: str) -> bool:
         """Return whether a principal may call a target, without a log line."""

@@ -182,7 +182,7 @@ class AuthGuard:
         if row is None:
             self._open.add(Use(principal_id))
             return
-        await self._control.admit_session(row.principal, row.target)
+        self._control.admit_session(row.principal, row.target)
         self._open.add(Use(principal_id, row.principal, row.target))
 
 

@@ -72,7 +72,7 @@ def admit(new: NewExecution, access: AccessControl) -> Mapping[str, Any] | None:
     """
     if not isinstance(new.input, dict):
         raise InvalidInput("The input of a call is an object: one value per parameter.", field="input")
-    return access.admit_known(new.principal, new.parent_id, new.target, new.input)
+    return access.admit_call(new.principal, new.parent_id, new.target, new.input)
 
 
 def encode_input(new: NewExecution, spec: FunctionSpec) -> Encoded:

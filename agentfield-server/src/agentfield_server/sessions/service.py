@@ -131,7 +131,7 @@ class SessionService:
             request, session_id=new_id("ses"), hub=self._hub, registry=self._registry, incoming_call=incoming_call
         )
         config, pair = resolved.config, resolved.pair
-        admitted = await self._access.admit_session(principal, request.target)
+        admitted = self._access.admit_session(principal, request.target)
         await self._authorizer.authorize(admission_request(request, config, principal, incoming_call))
         credential = self._adapters.lease_credential(pair, config.session_id)
         new = False
@@ -159,7 +159,7 @@ class SessionService:
             Forbidden: The rules of access do not allow it any more (code `access_denied`).
         """
         row = (await self._live.find(session_id)).row
-        await self._access.admit_session(row.principal, row.target)
+        self._access.admit_session(row.principal, row.target)
 
     async def offer(self, session_id: str, sdp: str) -> str:
         """Answer the SDP offer of a caller; a second offer replaces the first call of the session.
