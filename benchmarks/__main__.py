@@ -22,6 +22,7 @@ NAMES = (
     "media",
     "store",
     "engine",
+    "access",
 )
 
 

@@ -282,9 +282,11 @@ async def test_a_revoked_rule_closes_what_it_opened(tmp_path: Path) -> None:
                 for method, sub in (("GET", ""), ("GET", "/events"), ("POST", "/input"), ("POST", "/offer")):
                     async with http.request(method, path + sub, data=b"") as response:
                         assert (response.status, (await response.json())["code"]) == (403, "access_denied"), sub
-                await operator.set_policies(rule)
-                async with http.get(path) as response:
-                    assert response.status == 200
+
+            async def ended() -> bool:
+                return (await operator.get_session(started.session_id)).end_reason == "operator"
+
+            await until_async(ended)
 
 
 async def test_af_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

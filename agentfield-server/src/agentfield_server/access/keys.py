@@ -172,6 +172,10 @@ class KeyService:
         self._on_revoked(f"key:{key_id}")
         return row
 
+    def expired_ids(self) -> frozenset[str]:
+        """Return the ids of the keys whose time is over."""
+        return frozenset(key.id for key in self._keys.values() if self.expired(key))
+
     def expired(self, key: KeyRow) -> bool:
         """Return whether the time of a key is over."""
         return key.expires_at is not None and self._clock() >= key.expires_at

@@ -36,14 +36,9 @@ class OpenRequests:
             self._uses[task] = use
             task.add_done_callback(lambda done: self._uses.pop(done, None))
 
-    def close(self, principal: str) -> None:
-        """End the requests that use the rights of a principal, except the current one."""
-        self.check(lambda use: principal not in (use.principal, use.owner))
-
     def check(self, allowed: Callable[[Use], bool]) -> None:
-        """End the requests whose rights do not hold any more, except the current one."""
-        current = asyncio.current_task()
-        ended = [(task, use) for task, use in self._uses.items() if task is not current and not allowed(use)]
+        """End the requests whose rights do not hold any more."""
+        ended = [(task, use) for task, use in self._uses.items() if not allowed(use)]
         for task, use in ended:
             # once: a request that is being cancelled may take its time
             del self._uses[task]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ class AccessService:
     control: AccessControl
     policies: PolicySource
     requests: OpenRequests
+    changed: asyncio.Event
+    """Set when rights may have ended: a key was revoked or expired, or other policies are in force."""
 
 
 async def access_of(store: AccessStore, settings: Settings, *, clock: Callable[[], float]) -> AccessService:
@@ -42,13 +44,13 @@ async def access_of(store: AccessStore, settings: Settings, *, clock: Callable[[
         InvalidInput: There is no key where one is needed (code `key_required`), or the policies cannot be used (code
             `bad_policies`).
     """
-    requests = OpenRequests()
+    requests, changed = OpenRequests(), asyncio.Event()
     keys = KeyService(
         store,
         clock=clock,
         settings_key=settings.api_key,
         development=settings.development,
-        on_revoked=requests.close,
+        on_revoked=lambda _: changed.set(),
     )
     await keys.load()
     settings.require_key(ever=bool(keys.list()), usable=keys.usable)
@@ -56,18 +58,24 @@ async def access_of(store: AccessStore, settings: Settings, *, clock: Callable[[
     tags = TagRegister(store, given=given)
     await tags.load()
     control = AccessControl(store, keys, tags, clock=time.monotonic)
-    policies = PolicySource(
-        store, control, file=settings.policies, changed=lambda: requests.check(lambda use: _holds(control, use))
-    )
+    policies = PolicySource(store, control, file=settings.policies, changed=changed.set)
     await policies.load()
-    return AccessService(keys, tags, control, policies, requests)
+    return AccessService(keys, tags, control, policies, requests, changed)
 
 
 @asynccontextmanager
-async def watched(access: AccessService) -> AsyncIterator[None]:
-    """Watch the source of the policies and the expiry of keys inside the block."""
+async def watched(
+    access: AccessService, end_sessions: Callable[[Callable[[str, str], bool]], None]
+) -> AsyncIterator[None]:
+    """Watch the policies and keys inside the block, and end what rights that ended had opened.
+
+    Args:
+        access: Access control.
+        end_sessions: Ends the live sessions for whose principal and target the given function returns False.
+    """
     # no TaskGroup: it would wrap the errors of the block
-    tasks = [asyncio.create_task(access.policies.watch()), asyncio.create_task(_close_expired(access))]
+    works = (access.policies.watch(), _note_expired(access), _end_what_is_refused(access, end_sessions))
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         yield
     finally:
@@ -76,20 +84,28 @@ async def watched(access: AccessService) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _close_expired(access: AccessService) -> None:
+async def _note_expired(access: AccessService) -> None:
+    expired = access.keys.expired_ids()
     while True:
         await asyncio.sleep(INTERVAL)
-        access.requests.check(lambda use: _has_rights(access.control, (use.principal, use.owner)))
+        if (now := access.keys.expired_ids()) != expired:
+            expired = now
+            access.changed.set()
+
+
+async def _end_what_is_refused(
+    access: AccessService, end_sessions: Callable[[Callable[[str, str], bool]], None]
+) -> None:
+    while True:
+        await access.changed.wait()
+        access.changed.clear()
+        access.requests.check(lambda use: _holds(access.control, use))
+        end_sessions(access.control.allows)
 
 
 def _holds(control: AccessControl, use: Use) -> bool:
-    """Return whether a request may go on under the policies in force."""
-    if not _has_rights(control, (use.principal, use.owner)):
+    """Return whether a request may go on: its principals have rights, and its session is one that its owner may use."""
+    names = (name for name in (use.principal, use.owner) if name is not None and not name.startswith("session:"))
+    if any(control.principal(name) is None for name in names):
         return False
     return use.owner is None or use.target is None or control.allows(use.owner, use.target)
-
-
-def _has_rights(control: AccessControl, names: Iterable[str | None]) -> bool:
-    return all(
-        name is None or name.startswith(("session:", "public")) or control.principal(name) is not None for name in names
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from msgspec.structs import replace
@@ -288,6 +288,12 @@ class SessionService:
                 code="still_ending",
                 hint=f"look again: af session show {session_id}",
             ) from None
+
+    def end_refused(self, allows: Callable[[str, str], bool]) -> None:
+        """End the live sessions that whoever started them may not use any more, by principal and target."""
+        for actor in self._live:
+            if not actor.machine.state.over and not allows(actor.row.principal, actor.row.target):
+                actor.tell(EndSession(reason="operator"))
 
     @contextmanager
     def caller_attached(self, session_id: str) -> Iterator[None]:
