@@ -183,7 +183,7 @@ class Decorators:
             goodbye: Text to speak when this side ends the call; a text or `Say`.
             on_error: Text to speak when the handler raised, or when the model cannot answer a turn on its floor.
             interrupt_after_ms: Milliseconds that the caller must speak before a reply is stopped, so that a short "mhm" does
-                not interrupt.
+                not interrupt. Refused for a provider that interrupts by itself and cannot wait.
             limits: Limits of duration, idle time, turns, tool calls and cost.
             drift: How to treat a caller that changes the provider's session over its data channel.
             show_tools: Whether callers see the names and states of tools on their page and in their events.
