@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentfield_server.store.identity_operations import (
+from agentfield_server.store.identities import (
     AdmitDid,
     ForgetDids,
     IdentifyLink,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agentfield_server.store import identity_operations
+from agentfield_server.store import identities as identity
 from agentfield_server.store import operations as op
 from agentfield_server.store import proofs as proof_op
 from agentfield_server.store.json_text import dump
@@ -88,17 +88,17 @@ _ALONE: dict[type[op.Operation[Any]], Callable[[Transaction, Any], Any]] = {
     op.RecordNotDelivered: webhooks.failed,
     op.Redrive: webhooks.redrive,
     op.RememberNode: _remember_node,
-    identity_operations.IdentifyLink: identities.identify,
-    identity_operations.AdmitDid: identities.admit,
-    identity_operations.RevokeDid: identities.revoke,
-    identity_operations.ForgetDids: identities.forget,
-    identity_operations.PlaceHandler: identities.place_handler,
+    identity.IdentifyLink: identities.identify,
+    identity.AdmitDid: identities.admit,
+    identity.RevokeDid: identities.revoke,
+    identity.ForgetDids: identities.forget,
+    identity.PlaceHandler: identities.place_handler,
     op.FindSessionForKey: keys.session_for_key,
     op.SaveResponse: keys.save_response,
     op.ReleaseKey: keys.release_key,
     op.PutToken: keys.put_token,
     op.UseToken: keys.use_token,
-    identity_operations.PresentToken: keys.present_token,
+    identity.PresentToken: keys.present_token,
     op.DropTokens: keys.drop_tokens,
     op.PurgeKeys: keys.purge,
     op.MarkPruned: retention.mark,

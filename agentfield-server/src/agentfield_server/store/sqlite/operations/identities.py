@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentfield.errors import Conflict
-from agentfield_server.store.identity_operations import AdmitDid, ForgetDids, IdentifyLink, PlaceHandler, RevokeDid
+from agentfield_server.store.identities import AdmitDid, ForgetDids, IdentifyLink, PlaceHandler, RevokeDid
 from agentfield_server.store.records import LinkedInstance, LinkVerdict, NodeDid
 from agentfield_server.store.sqlite.rows import NODE_DID_COLUMNS, node_did_row
 from agentfield_server.store.sqlite.writer import Transaction

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentfield.errors import Conflict, InvalidInput
-from agentfield_server.store.identity_operations import PresentToken
+from agentfield_server.store.identities import PresentToken
 from agentfield_server.store.json_text import dump, load
 from agentfield_server.store.operations import (
     DropTokens,
