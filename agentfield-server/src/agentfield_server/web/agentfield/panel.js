@@ -34,6 +34,7 @@ class CallPanel extends HTMLElement {
   });
   #transcript = new Transcript();
   #tools = new ToolTimeline();
+  #toolCard = el('section.af-card', {'aria-label': 'Tools'}, el('h2', {}, 'Tool calls'), this.#tools.element);
   #log = new EventLog();
   #heard = el('div.af-kept', {hidden: true});
   #words = el('input', {
@@ -57,7 +58,7 @@ class CallPanel extends HTMLElement {
         el('section.af-card.af-talk', {'aria-label': 'Call'},
           this.#controls.element, this.#meters.element, this.#transcript.element, typed, this.#heard),
         el('div.af-side', {}, ...own,
-          el('section.af-card', {'aria-label': 'Tools'}, el('h2', {}, 'Tool calls'), this.#tools.element),
+          this.#toolCard,
           this.#log.element)),
     );
     if (this.getAttribute('target')) this.#controls.targets([this.getAttribute('target')], false);
@@ -141,13 +142,15 @@ class CallPanel extends HTMLElement {
     on('facts', (facts) => this.#status.facts(facts));
     on('usage', (usage) => this.#status.usage(usage));
     on('transcript', (line) => this.#transcript.show(line));
-    on('tool', (tool) => { this.#tools.show(tool); this.#fetchLater(); });
+    on('tool', (tool) => { this.#toolCard.hidden = false; this.#tools.show(tool); this.#fetchLater(); });
     on('event', (detail) => this.#log.add(detail));
     on('error', (error) => this.#errors.show(error));
     on('talking', ({on}) => this.#controls.talking(on));
     on('ended', () => this.#keep(call));
     // arguments, results and all events are the operator's
     this.#log.element.hidden = !call.facts.details;
+    // a caller may not be meant to know of tools: the card appears with the first one
+    this.#toolCard.hidden = !call.facts.details;
     this.#controls.pushToTalk(Boolean(call.pushToTalk));
     this.#status.facts(call.facts);
     this.dispatchEvent(new CustomEvent('call', {detail: {call}, bubbles: true}));
