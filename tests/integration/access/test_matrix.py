@@ -63,3 +63,15 @@ def test_a_route_names_its_access() -> None:
 
     with pytest.raises(ValueError, match="no grant of access"):
         Route("GET", "/x", nothing, (), "Nothing")
+
+
+@pytest.mark.parametrize("access", [("token", "operator"), ("public",)])
+def test_a_route_that_callers_may_use_declares_their_view(access: typing.Any) -> None:
+    """A route for tokens or for everybody cannot be made with the operator's view."""
+
+    async def nothing(_: object) -> typing.Any:
+        raise NotImplementedError
+
+    with pytest.raises(ValueError, match="shows them the operator's view"):
+        Route("GET", "/{session_id}", nothing, access, "Nothing")
+    Route("GET", "/{session_id}", nothing, access, "Nothing", view="caller")
