@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from agentfield.errors import InvalidInput
 __all__ = [
     "DEFAULT_URL",
     "DRAIN_SECONDS",
+    "client_tls",
     "control_plane_did",
     "discover_api_key",
     "discover_url",
@@ -104,6 +106,37 @@ def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.enviro
             f"{field} is {value!r}; it must be a number of seconds between 0 and {_MAX_DRAIN_SECONDS:g}.", field=field
         )
     return seconds
+
+
+def client_tls(env: Mapping[str, str] = os.environ) -> ssl.SSLContext | bool:
+    """Return how a control plane's certificate is verified, and with which certificate this client answers.
+
+    Authorities are those of the system, or of ``SSL_CERT_FILE``. ``AGENTFIELD_TLS_CLIENT_CERT``, with
+    ``AGENTFIELD_TLS_CLIENT_KEY``, is the client's own certificate, for a control plane that demands one.
+
+    Returns:
+        True for the default.
+
+    Raises:
+        InvalidInput: The certificate cannot be used (code `bad_setting`).
+    """
+    cert = env.get("AGENTFIELD_TLS_CLIENT_CERT")
+    if not cert and not env.get("SSL_CERT_FILE"):
+        return True
+    context = ssl.create_default_context()
+    if not cert:
+        return context
+    try:
+        context.load_cert_chain(cert, env.get("AGENTFIELD_TLS_CLIENT_KEY") or None, password=lambda: "")
+    except (OSError, ValueError) as error:
+        why = (getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__).lower()
+        raise InvalidInput(
+            f"The certificate {cert} cannot be used: {why}.",
+            code="bad_setting",
+            hint="set AGENTFIELD_TLS_CLIENT_CERT and AGENTFIELD_TLS_CLIENT_KEY to PEM files",
+            field="AGENTFIELD_TLS_CLIENT_CERT",
+        ) from None
+    return context
 
 
 def is_loopback(url: str) -> bool:

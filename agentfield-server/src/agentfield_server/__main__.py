@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     configure_logs(json_lines=given.json, secrets=known_secrets(os.environ))
     try:
-        settings = read_settings(host=given.host, port=given.port, home=given.data)
+        settings = read_settings(
+            host=given.host, port=given.port, home=given.data, tls_cert=given.tls_cert, tls_key=given.tls_key
+        )
 
         def ready(plane: ControlPlane) -> None:
             sys.stdout.write(f"{_ready_line(plane, settings) if given.json else plane.url}\n")
@@ -62,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", help="address to listen on; default AGENTFIELD_HOST, else 127.0.0.1")
     parser.add_argument("--port", help="port, 0 selects a free one; default AGENTFIELD_PORT, else 8080")
     parser.add_argument("--data", type=Path, help="data folder; default AGENTFIELD_HOME, else ~/.agentfield")
+    parser.add_argument(
+        "--tls-cert", type=Path, help="PEM file of a certificate; default AGENTFIELD_TLS_CERT, else HTTP"
+    )
+    parser.add_argument("--tls-key", type=Path, help="PEM file of its key; default AGENTFIELD_TLS_KEY")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object with the address, and log JSON lines"
     )

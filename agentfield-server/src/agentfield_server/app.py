@@ -21,6 +21,7 @@ from agentfield.plugins.hooks.lifespan import PluginLifespans
 from agentfield.plugins.hooks.observers import ObserverDispatcher
 from agentfield.plugins.registry.session_checks import refused_sessions
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
+from agentfield_server.access.attempts import Attempts, ClientAddresses, MemoryAdmission
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import AuthGuard
 from agentfield_server.access.service import access_of, watched
@@ -178,6 +179,7 @@ async def control_plane(
         turns = RecordedTurnService(sessions, store, bus, registry)
         stack.push_async_callback(turns.close)
         tokens = BrowserTokenService(store, clock=time.time, code_ttl=settings.code_ttl)
+        attempts = Attempts(MemoryAdmission(time.monotonic), ClientAddresses(settings.trusted_proxies))
         public = _PublicUrl(settings)
         transports = TransportManager(
             registry, sessions=sessions, store=store, home=settings.home, environ=environ, public_url=public.get
@@ -185,7 +187,13 @@ async def control_plane(
         stack.push_async_callback(transports.close)
         routes = [
             *SessionRoutes(
-                sessions=sessions, store=store, tokens=tokens, bus=bus, turns=turns, public_url=public.get
+                sessions=sessions,
+                store=store,
+                tokens=tokens,
+                attempts=attempts,
+                bus=bus,
+                turns=turns,
+                public_url=public.get,
             ).routes(),
             *TurnRoutes(turns, sessions, store).routes(),
             *MediaRoutes(sessions=sessions, bus=bus).routes(),
@@ -210,7 +218,7 @@ async def control_plane(
             *TransportRoutes(transports.hosts).routes(),
         ]
         routes += [openapi_route(routes), *PageRoutes(settings.web_dir).routes()]
-        guard = AuthGuard(settings, tokens, access, store)
+        guard = AuthGuard(settings, tokens, access, store, attempts)
         application = build_application(routes, guard, observe=metrics.observe_request)
         await hub.restore()
         await access.tags.propose(hub.tags())

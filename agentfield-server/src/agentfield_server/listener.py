@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -28,15 +29,16 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
 
     Raises:
         Conflict: The port is in use (code `port_in_use`); the message names the process if the system reveals it.
-        InvalidInput: The address cannot be bound (code `cannot_listen`).
+        InvalidInput: The address cannot be bound (code `cannot_listen`), or the certificate cannot be used (`bad_setting`).
     """
+    tls = _tls_context(settings)
     # idle connections are closed, and handlers are cancelled when their client disconnects
     runner = web.AppRunner(
         app, keepalive_timeout=_KEEP_ALIVE, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port)
+        site = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls)
         try:
             await site.start()
         except OSError as error:
@@ -45,9 +47,50 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
             raise _cannot_listen(settings, error) from None
         port = runner.addresses[0][1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http://{host}:{port}"
+        yield f"http{'' if tls is None else 's'}://{host}:{port}"
     finally:
         await runner.cleanup()
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """Return the context of HTTPS; None without a certificate.
+
+    Raises:
+        InvalidInput: A file cannot be used, or one belongs to a certificate that is not set (code `bad_setting`).
+    """
+    if settings.tls_cert is None:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(settings, name) is not None:
+                raise _bad_tls(name, "it belongs to a certificate, and none is set", "set AGENTFIELD_TLS_CERT as well")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # a password, which would be asked for on a terminal, is none
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        key = settings.tls_key
+        files = str(settings.tls_cert) if key is None else f"{settings.tls_cert} and {key}"
+        why = f"{files} cannot be used ({_tls_reason(error)})"
+        raise _bad_tls("tls_cert", why, "give PEM files: the certificate with its chain, and its key") from None
+    if settings.tls_client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except (OSError, ValueError) as error:
+            why = f"{settings.tls_client_ca} cannot be used ({_tls_reason(error)})"
+            raise _bad_tls("tls_client_ca", why, "give a PEM file with certificates of authorities") from None
+    return context
+
+
+def _bad_tls(setting: str, why: str, hint: str) -> InvalidInput:
+    return InvalidInput(f"The setting {setting} is invalid: {why}.", code="bad_setting", hint=hint, field=setting)
+
+
+def _tls_reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "no PEM file").lower().replace("_", " ")
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
 def port_in_use_error(host: str, port: int) -> Conflict:

@@ -20,7 +20,7 @@ _CONCURRENCY = "must be like openai=50,local=4, or a JSON object of numbers"
 _TAGS = "must be like twilio=public,telnyx=partner"
 _LIST = "must be values separated by commas, or a JSON array of texts"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_OPTIONS = {"host": "--host", "port": "--port", "home": "--data"}
+_OPTIONS = {"host": "--host", "port": "--port", "home": "--data", "tls_cert": "--tls-cert", "tls_key": "--tls-key"}
 """Command-line options by setting."""
 
 
@@ -70,6 +70,14 @@ class Settings(BaseSettings):
     """A directory of static files served at the root, same-origin (`af dev`)."""
     allowed_origins: _List = Field(default=(), examples=["https://app.example.com,http://localhost:3000"])
     """Foreign origins whose pages may use the REST interface: a comma list or a JSON array."""
+    trusted_proxies: _List = Field(default=(), examples=["10.0.0.0/8,127.0.0.1"])
+    """Addresses and networks of proxies whose X-Forwarded-For is believed: a comma list or a JSON array."""
+    tls_cert: _UserPath | None = None
+    """A PEM file with the certificate of the control plane and its chain; with it, HTTPS is served."""
+    tls_key: _UserPath | None = None
+    """The PEM file of the certificate's key, if it is not in the same file."""
+    tls_client_ca: _UserPath | None = None
+    """A PEM file with the authorities of clients' certificates; with it, every connection needs one (mutual TLS)."""
     code_ttl: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     """Lifetime of the one-time code in a page address, in seconds."""
 
@@ -138,6 +146,16 @@ class Settings(BaseSettings):
         if value is not None and _origin(value) is None:
             raise ValueError(f"must be an http or https address, not {value[:200]!r}")
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                ipaddress.ip_network(value, strict=False)
+            except ValueError:
+                raise ValueError(f"{value[:200]!r} is no address or network") from None
+        return values
 
     @field_validator("allowed_origins")
     @classmethod

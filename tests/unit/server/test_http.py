@@ -250,6 +250,25 @@ async def test_the_operator_s_key_is_required(locked: TestClient[Any, Any]) -> N
             assert (await response.json()) == {"principal": "key:settings"}
 
 
+async def test_wrong_keys_never_lock_out_a_valid_one(
+    locked: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After too many wrong ones from an address the next is refused with 429, and the right key is taken."""
+    monkeypatch.setattr("agentfield_server.access.attempts.WRONG_CREDENTIALS", 3)
+    statuses = []
+    for _ in range(5):
+        async with locked.get("/operator", headers={"X-API-Key": "wrong"}) as response:
+            statuses.append(response.status)
+    assert statuses == [401, 401, 401, 429, 429]
+    async with locked.get("/who/ses_1", headers={"Authorization": "Bearer ek_af_wrong"}) as response:
+        assert response.status == 429
+        assert int(response.headers["Retry-After"]) > 0
+    async with locked.get("/operator", headers={"X-API-Key": KEY}) as response:
+        assert response.status == 200
+    async with locked.get("/operator") as response:
+        assert response.status == 401
+
+
 async def test_a_browser_token_is_valid_for_its_own_session_only(
     locked: TestClient[Any, Any], tokens: BrowserTokenService, store: SqliteStore
 ) -> None:

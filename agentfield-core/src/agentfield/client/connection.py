@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from agentfield.errors import AgentFieldError, ControlPlaneUnavailable, InvalidInput, error_from_problem
 from agentfield.lossy import lossy_text
 from agentfield.plugins.install import cli_command
-from agentfield.settings import discover_api_key, discover_url, is_loopback
+from agentfield.settings import client_tls, discover_api_key, discover_url, is_loopback
 from agentfield.wire.headers import IDEMPOTENCY_KEY
 from agentfield.wire.unreachable import unreachable_hint, unreachable_reason
 
@@ -50,7 +50,9 @@ class Connection:
     async def __aenter__(self) -> Self:
         # A proxy from the environment cannot reach the loopback addresses of this machine.
         self._http = aiohttp.ClientSession(
-            trust_env=not is_loopback(self.url), timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+            connector=aiohttp.TCPConnector(ssl=client_tls()),
+            trust_env=not is_loopback(self.url),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
         )
         return self
 

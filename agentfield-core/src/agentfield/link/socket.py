@@ -15,7 +15,7 @@ import aiohttp
 
 from agentfield.errors import AgentFieldError, InvalidInput, NodeRefused
 from agentfield.link.results import UnsignedResult, unsigned
-from agentfield.settings import is_loopback
+from agentfield.settings import client_tls, is_loopback
 from agentfield.wire.frames import (
     Challenge,
     Ping,
@@ -298,7 +298,10 @@ async def opened(url: str, api_key: str | None) -> AsyncIterator[_WebSocket]:
     """Open a WebSocket to the control plane's node endpoint, and close it in order."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientWSTimeout(ws_close=2.0)
-    async with aiohttp.ClientSession(trust_env=not is_loopback(url), ws_response_class=_WebSocket) as http:
+    connector = aiohttp.TCPConnector(ssl=client_tls())
+    async with aiohttp.ClientSession(
+        connector=connector, trust_env=not is_loopback(url), ws_response_class=_WebSocket
+    ) as http:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
             try:
                 socket = await http.ws_connect(

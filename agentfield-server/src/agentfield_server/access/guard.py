@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import time
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from agentfield.errors import Forbidden
+from agentfield.errors import Forbidden, Unauthorized
+from agentfield_server.access.attempts import Attempts, ClientAddresses, MemoryAdmission
 from agentfield_server.access.browser_tokens import BrowserTokenService, TokenUse
 from agentfield_server.access.open_requests import Use
 from agentfield_server.access.ownership import OwnedStore, require_owned
@@ -40,6 +42,7 @@ class AuthGuard:
         tokens: Checks browser tokens.
         access: Checks keys and policies, and ends requests whose rights end.
         store: Knows who started what.
+        attempts: Limits the rate of wrong credentials; by the addresses of the settings by default.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class AuthGuard:
         tokens: BrowserTokenService,
         access: AccessService,
         store: OwnedStore,
+        attempts: Attempts | None = None,
     ) -> None:
         self._settings = settings
         self._tokens = tokens
@@ -55,6 +59,9 @@ class AuthGuard:
         self._control = access.control
         self._open = access.requests
         self._store = store
+        self._attempts = attempts or Attempts(
+            MemoryAdmission(time.monotonic), ClientAddresses(settings.trusted_proxies)
+        )
         self._loopback = settings.loopback
         self._public = urlsplit(settings.public_url or "").hostname
 
@@ -158,14 +165,21 @@ class AuthGuard:
                 hint="use a key here (AGENTFIELD_API_KEY)",
             )
         use = TokenUse(session_id, self._page(request), self._own_origin(request), watches=watches, counts=counts)
-        row = await self._tokens.check(token, use)
+        try:
+            row = await self._tokens.check(token, use)
+        except Unauthorized as error:
+            raise self._attempts.refusal(request, error) from None
         request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
         request[DETAILS] = row.details
         await self._admit_session(request, f"session:{session_id}")
         request[CALLER] = True
 
     async def _admit_key(self, request: web.Request, access: Access, credential: str | None) -> None:
-        principal = self._keys.check(credential)
+        try:
+            principal = self._keys.check(credential)
+        except Unauthorized as error:
+            # none at all is no attempt
+            raise (error if credential is None else self._attempts.refusal(request, error)) from None
         if not principal.has_any(access):
             raise _scope_missing(principal, access)
         if principal.sees_all(access):

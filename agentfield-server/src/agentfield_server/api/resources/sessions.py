@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from agentfield.errors import InvalidInput, NotFound, SessionEnded
+from agentfield.errors import InvalidInput, NotFound, SessionEnded, Unauthorized
 from agentfield.realtime.sdp import MAX_SDP, gate_sdp
 from agentfield.wire.rest import (
     DagView,
@@ -25,6 +25,7 @@ from agentfield.wire.rest import (
     TokenResponse,
 )
 from agentfield.wire.trace_context import TRACEPARENT, parse_traceparent
+from agentfield_server.access.attempts import Attempts
 from agentfield_server.access.browser_tokens import BrowserTokenService
 from agentfield_server.access.guard import CALLER
 from agentfield_server.access.principals import PRINCIPAL, Access
@@ -58,6 +59,7 @@ class SessionRoutes:
         sessions: The session service.
         store: The store.
         tokens: Issues browser tokens and one-time codes.
+        attempts: Limits the rate of wrong codes.
         bus: Hints of recorded events, and live events.
         turns: The legs of sessions of recorded turns.
         public_url: Returns the public base URL of this control plane.
@@ -69,6 +71,7 @@ class SessionRoutes:
         sessions: SessionService,
         store: Store,
         tokens: BrowserTokenService,
+        attempts: Attempts,
         bus: Bus,
         turns: RecordedTurnService,
         public_url: Callable[[], str],
@@ -76,6 +79,7 @@ class SessionRoutes:
         self._sessions = sessions
         self._store = store
         self._tokens = tokens
+        self._attempts = attempts
         self._bus = bus
         self._turns = turns
         self._public_url = public_url
@@ -238,7 +242,10 @@ class SessionRoutes:
     async def exchange(self, request: web.Request) -> web.Response:
         """Exchange a one-time code."""
         body = await read_model(request, ExchangeRequest)
-        session_id, token, details = await self._tokens.exchange(body.code)
+        try:
+            session_id, token, details = await self._tokens.exchange(body.code)
+        except Unauthorized as error:
+            raise self._attempts.refusal(request, error) from None
         view = session_view(await self._find(session_id))
         return json_reply(
             ExchangeResponse(
