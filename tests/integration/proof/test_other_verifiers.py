@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
@@ -41,16 +42,20 @@ def test_each_change_is_refused(call: RecordedCall, change: str) -> None:
 
 def test_credentials_of_all_kinds_are_accepted() -> None:
     """Also those with speeches, and those that hold a head, are valid for the other verifier."""
-    import json
-
     for run in (call_of_a_session(), call_without_session()):
         for credential in run.credentials:
             verify_credential(json.loads(credential), resolver=default_resolver())
 
 
 def test_the_export_is_complete_for_its_issuer(call: RecordedCall) -> None:
-    """`af verify` in a process of its own calls the export complete."""
+    """`af verify` in a process of its own calls the export complete, with the node's own DID and the head that the node holds."""
+    pins = ("--issuer", call.issuer, "--node", call.node, "--head", str(call.head))
     done = subprocess.run(
-        [AF, "verify", str(call.export), "--issuer", call.issuer], capture_output=True, timeout=SECONDS, check=False
+        [AF, "verify", str(call.export), *pins, "--json"], capture_output=True, timeout=SECONDS, check=False
     )
-    assert (done.returncode, done.stdout[:9]) == (0, b"complete:"), done
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["verdict"], report["problem"]) == (0, "complete", None)
+    assert report["node_proofs"] == {call.node: sum("node" in each["credentialSubject"] for each in call.credentials)}
+    assert [held["state"] for held in report["held"]] == ["consistent"]
+    assert report["anchored"] is not None
+    assert report["not_checked"] == []

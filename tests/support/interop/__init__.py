@@ -30,6 +30,10 @@ class RecordedCall:
 
     export: Path
     issuer: str
+    node: str
+    """DID of the node, from its own key."""
+    head: Path
+    """The last head that the node holds."""
 
     @property
     def credentials(self) -> list[dict[str, Any]]:
@@ -58,7 +62,10 @@ def record_call(folder: Path) -> RecordedCall:
 
             told = af("session", "call", "voice-support.voice", "--audio", str(question))
             af("session", "export", told["session_id"], "-o", str(export))
-            return RecordedCall(export, NodeKey.load(it.home / "control_plane.pem").did)
+            issuer, node = (
+                NodeKey.load(it.home / name).did for name in ("control_plane.pem", "nodes/voice-support.pem")
+            )
+            return RecordedCall(export, issuer, node, it.home / "heads" / f"{told['session_id']}.json")
 
 
 def _another_hash(text: str) -> str:
