@@ -45,7 +45,7 @@ def _event_body(value: Any, log: RunLog, issued: Issued) -> tuple[int, int, int]
         stated = {"kind": subject.kind, "status": subject.status, "target": subject.target}
         if not isinstance(body, dict) or any(body.get(name) != item for name, item in stated.items()):
             item = f"credential {subject.number}"
-            wrong(f"Event {seq} says that the execution ended otherwise.", "contradiction", item=item)
+            wrong(f"Event {seq} says that the execution ended otherwise.", "contradiction", item=item, line=None)
     return (1, seq, 0)
 
 

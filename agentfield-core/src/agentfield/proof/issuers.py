@@ -100,4 +100,5 @@ def _refuse(number: int, why: str) -> None:
         f"Its key could not sign it: {why}.",
         code="bad_binding",
         item=f"head {number}",
+        line=None,
     )

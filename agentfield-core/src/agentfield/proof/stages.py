@@ -180,11 +180,16 @@ def check_events(log: RunLog, head: Head, name: str, *, after: int) -> None:
     """
     size, count = head.coverage.size, len(log.tree)
     if size > count:
-        wrong(f"{name} covers {size} events, and the file has {count}.", "events_missing", item=f"event {count + 1}")
+        wrong(
+            f"{name} covers {size} events, and the file has {count}.",
+            "events_missing",
+            item=f"event {count + 1}",
+            line=None,
+        )
     if log.tree.root(size) != head.coverage.root:
         first = min(after + 1, size)
         item = f"event {size}" if first == size else f"events {first} to {size}"
-        wrong(f"The root over the events up to {size} is not that of {name}.", "events_changed", item=item)
+        wrong(f"The root over the events up to {size} is not that of {name}.", "events_changed", item=item, line=None)
 
 
 @dataclass(slots=True)
@@ -287,14 +292,16 @@ def _check_covered(issued: Issued) -> None:
     for number, head in enumerate(issued.heads, start=1):
         coverage = head.coverage
         if coverage.previous != previous:
-            wrong(f"Head {number} does not name the one before it.", "bad_sequence", item=f"head {number}")
+            wrong(f"Head {number} does not name the one before it.", "bad_sequence", item=f"head {number}", line=None)
         previous = head.leaf
         if coverage.credentials > len(issued.tree):
             item = f"credential {len(issued.tree) + 1}"
-            wrong(f"Head {number} covers {coverage.credentials} credentials.", "credentials_missing", item=item)
+            wrong(
+                f"Head {number} covers {coverage.credentials} credentials.", "credentials_missing", item=item, line=None
+            )
         if coverage.credentials and issued.tree.root(coverage.credentials) != coverage.credentials_root:
             item = f"credentials up to {coverage.credentials}"
-            wrong(f"The root over them is not that of head {number}.", "credentials_changed", item=item)
+            wrong(f"The root over them is not that of head {number}.", "credentials_changed", item=item, line=None)
 
 
 def check_anchors(lines: ExportLines, origin: ExportOrigin, issued: Issued, report: Report) -> None:
@@ -331,9 +338,14 @@ def _check_signers(origin: ExportOrigin, issued: Issued) -> None:
         signer = origin.keys.dids.index(credential.issuer)
         if head is None:
             if origin.keys.ends[signer] is not None:
-                wrong("Its key signs no more, and no head covers it.", "bad_binding", item=f"credential {number}")
+                wrong(
+                    "Its key signs no more, and no head covers it.",
+                    "bad_binding",
+                    item=f"credential {number}",
+                    line=None,
+                )
         elif origin.keys.dids.index(head.issuer) < signer:
-            wrong("A head of an earlier key covers it.", "bad_binding", item=f"credential {number}")
+            wrong("A head of an earlier key covers it.", "bad_binding", item=f"credential {number}", line=None)
 
 
 def compare_held(held: Sequence[Head], origin: ExportOrigin, log: RunLog, issued: Issued, report: Report) -> None:
