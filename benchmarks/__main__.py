@@ -15,6 +15,7 @@ NAMES = (
     "plugins",
     "signatures",
     "exports",
+    "credentials",
     "dispatch",
     "offer",
     "reply",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ _DID_KEY = "did:key:"
 _SIGNATURE_BYTES = 64
 _MAX_SIGNATURE = 100
 """Characters of `proofValue`, so that no long text is decoded."""
+_CONTEXT_JSON = canonical(list(CONTEXT))
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+_CHUNK = 58**10
 _MEMBERS = ("@context", "credentialSubject", "id", "issuer", "proof", "type", "validFrom")
 _PROOF = ("@context", "created", "cryptosuite", "proofPurpose", "proofValue", "type", "verificationMethod")
 
@@ -50,34 +55,57 @@ class Credential:
 def issue_credential(key: NodeKey, subject: Mapping[str, Any], *, at: float) -> bytes:
     """Return the signed credential about an execution, turn or session, as its canonical bytes.
 
+    Only the subject is encoded: the other members are few, and their canonical order is that of this function. What it writes is
+    what `parse_credential` reads.
+
     Args:
         key: The issuer's key.
-        subject: The `credentialSubject`, as `execution_subject` builds it.
+        subject: The `credentialSubject`, as `execution_subject` builds it; it is not checked again.
         at: Time of issue, in seconds since the epoch; rounded down to whole seconds.
 
     Raises:
-        InvalidInput: The subject is malformed (code ``bad_document``).
+        InvalidInput: The subject has no canonical JSON form.
     """
-    parsed = parse_subject(subject)
     created = time_text(at)
-    document = {
-        "@context": list(CONTEXT),
-        "id": _ID + parsed.execution_id,
-        "type": ["VerifiableCredential", _TYPES[parsed.kind]],
-        "issuer": key.did,
-        "validFrom": created,
-        "credentialSubject": dict(subject),
-    }
-    proof = {
-        "type": "DataIntegrityProof",
-        "cryptosuite": "eddsa-jcs-2022",
-        "created": created,
-        "verificationMethod": _method(key.did),
-        "proofPurpose": "assertionMethod",
-        "@context": list(CONTEXT),
-    }
-    value = "z" + base58.b58encode(key.sign(_hashes(document, proof))).decode()
-    return canonical({**document, "proof": {**proof, "proofValue": value}})
+    head = b'{"@context":%b,"credentialSubject":%b,"id":%b,"issuer":"%b"' % (
+        _CONTEXT_JSON,
+        canonical(subject),
+        canonical(_ID + subject["execution_id"]),
+        key.did.encode(),
+    )
+    kind = _TYPES[subject["kind"]].encode()
+    tail = b',"type":["VerifiableCredential","%b"],"validFrom":"%b"}' % (kind, created.encode())
+    before, after, digest = _proof_options(key.did, created)
+    signature = key.sign(digest + hashlib.sha256(head + tail).digest())
+    return b'%b,"proof":%b,"proofValue":"z%b",%b%b' % (head, before, _base58(signature).encode(), after, tail)
+
+
+@functools.lru_cache(64)
+def _proof_options(did: str, created: str) -> tuple[bytes, bytes, bytes]:
+    """Return the canonical proof before and after `proofValue`, and the hash of the proof without it; cached for a second."""
+    before = b'{"@context":%b,"created":"%b","cryptosuite":"eddsa-jcs-2022","proofPurpose":"assertionMethod"' % (
+        _CONTEXT_JSON,
+        created.encode(),
+    )
+    after = b'"type":"DataIntegrityProof","verificationMethod":"%b"}' % _method(did).encode()
+    return before, after, hashlib.sha256(before + b"," + after).digest()
+
+
+def _base58(data: bytes) -> str:
+    """Return base58btc of a signature, four times as fast as `base58`: ten digits at a time instead of one."""
+    number, chunks = int.from_bytes(data, "big"), []
+    while number:
+        number, chunk = divmod(number, _CHUNK)
+        chunks.append(chunk)
+    digits = "".join(
+        _PAIRS[chunk // 58**8]
+        + _PAIRS[chunk // 58**6 % 3364]
+        + _PAIRS[chunk // 58**4 % 3364]
+        + _PAIRS[chunk // 58**2 % 3364]
+        + _PAIRS[chunk % 3364]
+        for chunk in reversed(chunks)
+    ).lstrip("1")
+    return "1" * (len(data) - len(data.lstrip(b"\0"))) + digits
 
 
 def parse_credential(data: bytes) -> Credential:

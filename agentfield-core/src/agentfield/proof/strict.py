@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -175,4 +176,10 @@ def time_text(at: float) -> str:
     Args:
         at: Seconds since the epoch.
     """
-    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _second_text(int(at))
+
+
+@functools.lru_cache(64)
+def _second_text(second: int) -> str:
+    """Return a whole second as text; cached, since what is issued together ended together."""
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from msgspec.json import decode
+
 from agentfield.identity import canonical, commitment, new_salt, unb64url
-from agentfield.proof.documents import Kind, NodeProof, SpeechRecord, execution_subject
+from agentfield.proof.documents import Kind, SpeechRecord, execution_subject
 from agentfield.proof.heads import Coverage
 from agentfield_server.store.proofs import Ended
 from agentfield_server.store.records import EventRow, SessionRow
@@ -45,8 +47,10 @@ def state(
     """
     node, input_salt, output_salt = None, None, None
     if row.statement is not None and row.proof is not None and row.signer is not None:
-        stated = json.loads(row.statement)
-        node = NodeProof.of_record(row.signer, stated, json.loads(row.proof))
+        stated = decode(row.statement)
+        # checked when the result was recorded
+        names = ("node_id", "instance_id", "audience", "epoch", "retry")
+        node = {"did": row.signer, "result_proof": decode(row.proof), **{name: stated[name] for name in names}}
         given = unb64url(stated["input"])
         outcome = unb64url(stated["output" if row.status == "succeeded" else "problem"])
     else:
@@ -70,11 +74,12 @@ def state(
         outcome=outcome,
         session_id=row.session_id,
         parent_id=row.parent_id,
-        node=node,
         speech=speech,
         session=session,
         log=log,
     )
+    if node is not None:
+        subject["node"] = node
     return Stated(subject, input_salt, output_salt)
 
 

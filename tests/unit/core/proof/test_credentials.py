@@ -6,10 +6,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import base58
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentfield.identity import canonical
 from agentfield.proof import CONTEXT, verify_credential, verify_head
+from agentfield.proof.credentials import _base58
 from support.core.proof_runs import PaperRun, call_of_a_session, fixed_key
 
 RUN = call_of_a_session(tools=1)
@@ -170,3 +174,11 @@ def test_other_bytes_than_the_canonical_ones_are_wrong(data: bytes) -> None:
     """White space, duplicate names, other numbers, escapes and encodings are refused, and nothing crashes."""
     for report in (verify_credential(data, issuer=ISSUER), verify_head(data, issuer=ISSUER)):
         assert report.verdict == "wrong"
+
+
+@given(st.binary(min_size=64, max_size=64))
+@example(bytes(64))
+@example(b"\0" * 3 + b"\xff" * 61)
+def test_signatures_are_base58btc(signature: bytes) -> None:
+    """The fast encoding of a signature is that of the library, leading zeros included."""
+    assert _base58(signature) == base58.b58encode(signature).decode()
