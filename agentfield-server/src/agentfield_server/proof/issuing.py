@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,14 +24,16 @@ __all__ = ["Issuer"]
 
 _log = logging.getLogger("agentfield.proof")
 
-_BATCH = 64
+_BATCH = 128
 """Credentials of one commit."""
+_BUSY = 16
+"""Waiting executions from which on calls go first."""
 _SLICE = 4
 """Credentials that are signed before the event loop serves others; signing one takes about 0.2 ms."""
-_LATE = 3.0
-"""Seconds up to which a backlog may grow while calls come in: in a burst they go first, and credentials follow after it."""
-_REST = 0.04
-"""Seconds between two full batches while the backlog is younger than that."""
+_LATE = 3.5
+"""Seconds that a credential may wait while calls come in: in a burst they go first, and credentials follow after it."""
+_QUIET = 0.1
+"""Seconds without the end of a call after which a burst is over."""
 _AFTER_FAILURE = 1.0
 _ANCHOR_PAUSE = 1.0
 """Seconds in which ended runs are gathered for one entry of the control plane's own log."""
@@ -70,6 +71,8 @@ class Issuer:
         self._progress = asyncio.Condition()
         """Notified of each stored credential, head and anchor."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._settling = 0
+        """Readers that wait for credentials."""
         self._refused = set[int]()
         """Places in the queue of executions about which no credential can be issued; they must not hold up the others."""
 
@@ -107,12 +110,16 @@ class Issuer:
 
     async def settle(self, run_id: str) -> bool:
         """Wait until a run that has ended has its credentials, final head and anchor; return whether it has them in time."""
-        with suppress(TimeoutError):
+        self._settling += 1
+        try:
             async with asyncio.timeout(_SETTLED), self._progress:
                 while not await self._is_settled(run_id):
                     await self._progress.wait()
                 return True
-        return False
+        except TimeoutError:
+            return False
+        finally:
+            self._settling -= 1
 
     async def sign_head(self, run_id: str) -> None:
         """Sign a head over all events of a run now, unless there is one."""
@@ -147,9 +154,20 @@ class Issuer:
             await self._ended.wait()
             self._ended.clear()
             while rows := await self._waiting():
+                if len(rows) >= _BUSY:
+                    await self._give_way(rows[0].queued_at)
                 await self._issue(rows)
-                if len(rows) == _BATCH and self._clock() - rows[0].queued_at < _LATE:
-                    await asyncio.sleep(_REST)
+
+    async def _give_way(self, since: float) -> None:
+        """Wait while calls keep ending, so that they go first in a burst, unless a credential has waited for long."""
+        while not self._settling and self._clock() - since < _LATE:
+            self._ended.clear()
+            try:
+                async with asyncio.timeout(_QUIET):
+                    await self._ended.wait()
+            except TimeoutError:
+                return
+            await asyncio.sleep(_QUIET)
 
     async def _waiting(self) -> list[Ended]:
         rows = await self._store.ended_without_credential(limit=_BATCH + len(self._refused))
