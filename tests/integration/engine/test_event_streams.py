@@ -48,10 +48,11 @@ async def reader(http: aiohttp.ClientSession, path: str, chance: random.Random) 
             parser = EventParser()
             async for chunk in response.content.iter_any():
                 for event in parser.feed(chunk):
-                    if event.id is None:
-                        continue
-                    seen.append(int(event.id))
-                    if is_end(json.loads(event.data)):
+                    recorded = json.loads(event.data)
+                    if "seq" not in recorded:
+                        continue  # a live event, such as a head, has the id of the event before it
+                    seen.append(int(event.id or 0))
+                    if is_end(recorded):
                         return seen, back
                     stay -= 1
                     if not stay:
