@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
+from agentfield import Agent
+from agentfield.client import ControlPlaneClient
+from agentfield.errors import NodeRefused
 from agentfield.identity import NodeKey
+from agentfield.plugins import Registry
 from agentfield.realtime.config import SessionDeclaration
+from agentfield.wire.access import KeyRequest
 from agentfield.wire.frames import Invoke, Refused, RunningAttempt, Welcome
 from agentfield_server.access.principals import ALL_SCOPES, LOCAL, Principal
 from agentfield_server.api.resources.nodes import link_credential
+from agentfield_server.app import control_plane
+from agentfield_server.settings import Settings
 from support.server.engine import Plane, RawNode, plane
 from support.waiting import until
 
@@ -197,6 +206,35 @@ async def test_a_claimed_attempt_counts_only_if_the_store_says_so(cp: Plane) -> 
             await thief.send(thief.result_of(invoke, "forged"))
             await holder.answer(invoke, "true")
             assert (await cp.finished(execution_id))["output"] == "true"
+
+
+async def test_an_enrolment_token_admits_the_instances_of_one_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each instance with a key of its own links with it, as this node id only; revoking it ends the links."""
+    home = Settings(home=tmp_path / "plane", port=0, api_key=SecretStr(KEY))
+    async with (
+        control_plane(home, registry=Registry.of([]), environ={}) as running,
+        ControlPlaneClient(running.url, api_key=KEY) as client,
+    ):
+        made = await client.create_key(KeyRequest(scopes=("node",), tags=("node:shop",)))
+
+        async def linked(stack: AsyncExitStack, node_id: str, folder: str) -> None:
+            monkeypatch.setenv("AGENTFIELD_HOME", str(tmp_path / folder))
+            agent = Agent(node_id, registry=Registry.of([]))
+            await stack.enter_async_context(agent.linked(url=running.url, api_key=made.key or ""))
+
+        async with AsyncExitStack() as stack:
+            await linked(stack, "shop", "one")
+            await linked(stack, "shop", "two")
+            rows = await client.node_dids("shop")
+            assert [row.linked for row in rows] == [1, 1]
+            assert {row.admitted_by for row in rows} == {f"key:{made.id}"}
+            with pytest.raises(NodeRefused) as caught:
+                await linked(stack, "bakery", "three")
+            assert caught.value.code == "node_scope"
+            await client.revoke_key(made.id)
+            await until(lambda: not running.hub.links())
 
 
 def test_what_a_credential_admits() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,19 @@ async def test_a_failure_is_neutral_for_callers(it: Installation, monkeypatch: p
     assert problem["detail"].startswith("The call failed (evt_")
     async with it.http.post(url, json={"text": "hi"}) as response:
         assert SECRET in (await response.json())["detail"]
+
+
+async def test_somebody_who_watches_is_no_caller(it: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream of events of a token that watches does not count as the caller's presence."""
+    session = await start(it)
+    url = f"{it.plane.url}/api/v1/sessions/{session.session_id}"
+    async with it.http.post(f"{url}/tokens", json={"rights": "watch"}) as response:
+        watch = (await response.json())["token"]
+    attached: list[str] = []
+    monkeypatch.setattr(
+        it.plane.sessions, "caller_attached", lambda session_id: attached.append(session_id) or nullcontext()
+    )
+    for token, present in ((watch, []), (session.token, [session.session_id])):
+        async with it.http.get(f"{url}/events", headers={"Authorization": f"Bearer {token}"}) as stream:
+            await stream.content.readline()
+        assert attached == present

@@ -22,7 +22,7 @@ from agentfield_server.store.records import TokenCount
 __all__ = ["CALLER", "DETAILS", "MEDIA_PROTOCOL", "AuthGuard"]
 
 CALLER = web.RequestKey("agentfield_caller", bool)
-"""Whether the request comes from the caller's page (a browser token)."""
+"""Whether the caller sends the request: a browser token that does not only watch."""
 
 
 DETAILS = web.RequestKey("agentfield_details", bool)
@@ -172,7 +172,7 @@ class AuthGuard:
         request[PRINCIPAL] = Principal(f"session:{session_id}", "token")
         request[DETAILS] = row.details
         await self._admit_session(request, f"session:{session_id}")
-        request[CALLER] = True
+        request[CALLER] = row.rights == "caller"
 
     async def _admit_key(self, request: web.Request, access: Access, credential: str | None) -> None:
         try:

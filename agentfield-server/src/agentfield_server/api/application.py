@@ -14,10 +14,10 @@ from aiohttp.typedefs import Middleware
 from agentfield.errors import AgentFieldError, InvalidInput, NotFound
 from agentfield.ids import new_id
 from agentfield.wire.headers import ACTOR_ID, PARENT_EXECUTION_ID, RUN_ID, SESSION_ID, WORKFLOW_ID
-from agentfield_server.access.guard import CALLER, AuthGuard
+from agentfield_server.access.guard import AuthGuard
 from agentfield_server.api.http.bodies import MAX_BODY, problem_reply
 from agentfield_server.api.http.caller_view import for_caller
-from agentfield_server.api.http.route import Handler, Route, view_of
+from agentfield_server.api.http.route import Handler, Route, is_token, view_of
 
 __all__ = ["Observe", "build_application"]
 
@@ -155,7 +155,7 @@ def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
     match error:
         case AgentFieldError():
             # a caller learns no words of providers, nodes or this process
-            return problem_reply(for_caller(error) if request.get(CALLER) and view_of(request) == "caller" else error)
+            return problem_reply(for_caller(error) if is_token(request) and view_of(request) == "caller" else error)
         case web.RequestPayloadError():
             return problem_reply(
                 InvalidInput(

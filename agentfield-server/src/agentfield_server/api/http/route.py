@@ -13,7 +13,7 @@ from agentfield_server.access.guard import DETAILS
 from agentfield_server.access.principals import PRINCIPAL, Access
 from agentfield_server.store.records import TokenCount
 
-__all__ = ["Handler", "Route", "View", "view_of"]
+__all__ = ["Handler", "Route", "View", "is_token", "view_of"]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -57,6 +57,12 @@ class Route:
             raise ValueError(f"{self.method} {self.path} names no grant of access")
         if not {"token", "public"}.isdisjoint(self.access) and self.view != "caller":
             raise ValueError(f"{self.method} {self.path} is open to callers and shows them the {self.view}'s view")
+
+
+def is_token(request: web.Request) -> bool:
+    """Return whether a request comes with a browser token."""
+    principal = request.get(PRINCIPAL)
+    return principal is not None and principal.kind == "token"
 
 
 def view_of(request: web.Request) -> View:
