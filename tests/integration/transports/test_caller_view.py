@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 
 from agentfield import Agent
+from agentfield.client import ControlPlaneClient
 from agentfield.errors import ProviderError
 from agentfield.plugins import Registry
+from agentfield.wire.access import KeyRequest
 from agentfield.wire.rest import StartRequest, StartResponse
 from support.server.bridged_calls import Installation, run_installation
 from support.waiting import until_async
 
 SECRET = "hunter2-the-password-of-the-database"
 ERRORS = "raised with"
+KEY = "a key of the test, long enough"
 
 
 def agent(*, show_tools: bool = True) -> Agent:
@@ -153,6 +156,22 @@ async def test_details_are_for_operators(it: Installation) -> None:
         exchanged = await response.json()
     assert exchanged["details"]
     assert SECRET in await read(it, session, "", exchanged["token"])
+
+
+async def test_only_an_operator_gets_details(tmp_path: Path) -> None:
+    """A key that may start sessions asks for details in vain: at the start, and for a further token."""
+    async with run_installation(tmp_path, agent=agent, api_key=KEY) as it:
+        made = await it.client.create_key(KeyRequest(scopes=("starter",)))
+        async with ControlPlaneClient(it.plane.url, api_key=made.key) as starter:
+            request = StartRequest(target="shop.voice", metadata={"card": SECRET}, details=True)
+            session = await starter.start_session(request)
+        assert not session.details
+        url = f"{it.plane.url}/api/v1/sessions/{session.session_id}"
+        headers = {"Authorization": f"Bearer {made.key}"}
+        async with it.http.post(f"{url}/tokens", json={"details": True}, headers=headers) as response:
+            assert (response.status, (await response.json())["details"]) == (201, False)
+        assert SECRET not in await read(it, session, "", made.key)
+        assert SECRET in await read(it, session, "", KEY)
 
 
 async def test_a_token_that_watches_reads_events_only(it: Installation) -> None:
