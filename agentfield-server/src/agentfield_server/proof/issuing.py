@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,13 +31,13 @@ _BUSY = 16
 """Waiting executions from which on calls go first."""
 _SLICE = 4
 """Credentials that are signed before the event loop serves others; signing one takes about 0.2 ms."""
-_LATE = 3.5
+_LATE = 4.0
 """Seconds that a credential may wait while calls come in: in a burst they go first, and credentials follow after it."""
 _QUIET = 0.1
 """Seconds without the end of a call after which a burst is over."""
 _AFTER_FAILURE = 1.0
-_ANCHOR_PAUSE = 1.0
-"""Seconds in which ended runs are gathered for one entry of the control plane's own log."""
+_ANCHOR_PAUSE = 10.0
+"""Seconds in which ended runs are gathered for one entry of the control plane's own log, unless somebody waits for it."""
 _SETTLED = 10.0
 
 
@@ -71,6 +72,8 @@ class Issuer:
         self._progress = asyncio.Condition()
         """Notified of each stored credential, head and anchor."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._hurry = asyncio.Event()
+        """Set while somebody waits in `settle`."""
         self._settling = 0
         """Readers that wait for credentials."""
         self._refused = set[int]()
@@ -111,6 +114,7 @@ class Issuer:
     async def settle(self, run_id: str) -> bool:
         """Wait until a run that has ended has its credentials, final head and anchor; return whether it has them in time."""
         self._settling += 1
+        self._hurry.set()
         try:
             async with asyncio.timeout(_SETTLED), self._progress:
                 while not await self._is_settled(run_id):
@@ -120,6 +124,8 @@ class Issuer:
             return False
         finally:
             self._settling -= 1
+            if not self._settling:
+                self._hurry.clear()
 
     async def sign_head(self, run_id: str) -> None:
         """Sign a head over all events of a run now, unless there is one."""
@@ -246,7 +252,9 @@ class Issuer:
     async def _anchor_for_ever(self) -> None:
         while True:
             await self._anchor.wait()
-            await asyncio.sleep(_ANCHOR_PAUSE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ANCHOR_PAUSE):
+                    await self._hurry.wait()
             self._anchor.clear()
             while await self.own_log.anchor_waiting():
                 await self._progressed()

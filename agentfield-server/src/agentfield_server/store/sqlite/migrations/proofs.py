@@ -16,7 +16,7 @@ INSERT INTO credential_queue (execution_id, run_id, at)
 CREATE INDEX credential_queue_of_run ON credential_queue (run_id, pos);
 CREATE TABLE credentials (
     pos INTEGER PRIMARY KEY,
-    run_id TEXT NOT NULL REFERENCES runs (id),
+    run_id TEXT NOT NULL,
     number INTEGER NOT NULL,
     execution_id TEXT NOT NULL,
     document BLOB NOT NULL,
@@ -42,8 +42,7 @@ CREATE TABLE anchors (
     place INTEGER,
     PRIMARY KEY (run_id, size)
 ) WITHOUT ROWID;
-CREATE INDEX anchors_waiting ON anchors (run_id) WHERE entry IS NULL;
-CREATE INDEX anchors_of_entry ON anchors (entry, place) WHERE entry IS NOT NULL;
+CREATE INDEX anchors_of_entry ON anchors (entry, place);
 CREATE TABLE control_plane_log (
     seq INTEGER PRIMARY KEY,
     entry BLOB NOT NULL,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from agentfield_server.store.json_text import dump
 from agentfield_server.store.proofs import (
     AppendToOwnLog,
     PutHead,
@@ -38,7 +39,10 @@ def store(transaction: Transaction, operation: StoreCredentials) -> None:
     transaction.many(
         _CREDENTIAL, [(each.run_id, each.number, each.execution_id, each.document, each.leaf) for each in issued]
     )
-    transaction.many("DELETE FROM credential_queue WHERE pos = ?", [(each.pos,) for each in issued])
+    transaction.run(
+        "DELETE FROM credential_queue WHERE pos IN (SELECT value FROM json_each(?))",
+        dump([each.pos for each in issued]),
+    )
     salted = [each for each in issued if each.input_salt is not None or each.output_salt is not None]
     transaction.many(_SALTS, [(each.input_salt, each.output_salt, each.execution_id) for each in salted])
     transaction.many(_ANCHOR, [(each.run_id, each.size, each.leaf) for each in issued if each.size is not None])
