@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ __all__ = ["HeldHeads"]
 
 _log = logging.getLogger("agentfield.node")
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _MAX_SESSIONS = 1000
 """Sessions of which a head is held; those that were heard of first are forgotten."""
 
@@ -54,7 +56,7 @@ class HeldHeads:
         except (InvalidInput, KeyError, TypeError) as error:
             _log.warning("a head of session %s is malformed and was not taken: %s", session_id, error)
             return
-        held = self._held.get(session_id)
+        held = self._held.get(session_id) or self._read(session_id)
         if held is None:
             self._keep(session_id, head, document)
         elif held.coverage.size == event.get("since", held.coverage.size) or head.coverage.size <= held.coverage.size:
@@ -69,7 +71,7 @@ class HeldHeads:
 
     def last(self, session_id: str) -> Head | None:
         """Return the head that is held of a session."""
-        return self._held.get(session_id)
+        return self._held.get(session_id) or self._read(session_id)
 
     def _keep(self, session_id: str, head: Head, document: bytes) -> None:
         if session_id not in self._held:
@@ -79,6 +81,8 @@ class HeldHeads:
         if len(self._held) > _MAX_SESSIONS:
             self._held.popitem(last=False)
         self._write(session_id, document)
+        if head.coverage.final and self._folder is not None:
+            del self._held[session_id]  # the file has it
 
     def _report(self, session_id: str, held: Head, head: Head, document: bytes) -> None:
         self.forks.append((session_id, held, head))
@@ -91,8 +95,20 @@ class HeldHeads:
             held.coverage.size,
         )
 
+    def _read(self, session_id: str) -> Head | None:
+        """Return the head that an earlier process has kept, or one of a session that is over."""
+        if self._folder is None or not _FILE_NAME.fullmatch(session_id):
+            return None
+        try:
+            return parse_head((self._folder / f"{session_id}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidInput) as error:
+            _log.warning("the head of session %s in %s cannot be read: %s", session_id, self._folder, error)
+            return None
+
     def _write(self, name: str, document: bytes) -> None:
-        if self._folder is None:
+        if self._folder is None or not _FILE_NAME.fullmatch(name):
             return
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -146,6 +146,21 @@ async def test_a_session_is_exported_and_redacted(installation: Installation, tm
         "bytes": whole.stat().st_size,
     }
     assert verified(whole).bodies > 10
+    subjects = [
+        json.loads(line)["credential"]["credentialSubject"]
+        for line in whole.read_text().splitlines()
+        if line.startswith('{"credential"')
+    ]
+    turn = next(subject for subject in subjects if subject["kind"] == "turn")
+    (speech,) = turn["speech"]
+    assert set(speech) == {"event", "body", "verbatim", "heard_ms", "heard_method"}
+    assert (speech["verbatim"], speech["heard_ms"] > 0) == (True, True)
+    call = next(subject for subject in subjects if subject["kind"] == "call")
+    assert call["node"]["node_id"] == "voice-support"
+    held = installation.home / "heads" / f"{session_id}.json"
+    code, out, err = await af(installation, "verify", str(whole), "--issuer", issuer, "--head", str(held), "--json")
+    assert code == 0, out + err
+    assert [head["state"] for head in json.loads(out)["held"]] == ["consistent"]
     assert REPLY.encode() in whole.read_bytes()
     code, out, err = await af(installation, "session", "export", session_id, "--without-bodies")
     assert (code, err) == (0, "")

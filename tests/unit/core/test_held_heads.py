@@ -18,7 +18,7 @@ KEY = NodeKey.generate()
 
 def event(tree: LogTree, size: int, since: int = 0, log: str = "run_1") -> dict[str, Any]:
     """Return the event of a head over the first events of a log."""
-    coverage = Coverage(size=size, root=tree.root(size))
+    coverage = Coverage(size=size, root=tree.root(size), final=size == len(tree))
     made: dict[str, Any] = {"type": "log.head", "head": sign_head(KEY, log=log, coverage=coverage, at=1.0)}
     if since:
         made |= {"since": since, "consistency": [b64url(node) for node in tree.consistency(since, size)]}
@@ -43,6 +43,22 @@ def test_a_head_that_continues_is_kept(tmp_path: Path) -> None:
     assert held.coverage.size == 20
     assert (tmp_path / "ses_1.json").read_bytes() == canonical(event(LOG, 20)["head"])
     assert [file.name for file in tmp_path.iterdir()] == ["ses_1.json"]
+
+
+def test_the_next_process_continues(tmp_path: Path) -> None:
+    """Another process on the same folder holds what the first one held, also of a session that is over."""
+    HeldHeads(tmp_path).take("ses_1", event(LOG, 7))
+    heads = HeldHeads(tmp_path)
+    heads.take("ses_1", event(LOG, 20, 7))
+    assert heads.forks == []
+    heads.take("ses_1", event(REWRITTEN, 20, 20))
+    assert len(heads.forks) == 1
+
+
+def test_the_name_of_a_session_is_no_path(tmp_path: Path) -> None:
+    """A control plane cannot make a node write elsewhere."""
+    HeldHeads(tmp_path / "heads").take("../../evil", event(LOG, 3))
+    assert list(tmp_path.iterdir()) == []
 
 
 REWRITTEN = log_of(*(str(n) for n in range(5)), "another", *(str(n) for n in range(6, 20)))

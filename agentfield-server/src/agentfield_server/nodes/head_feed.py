@@ -41,7 +41,9 @@ class HeadFeed:
             instance = self._hub.instance(instance_id)
             if instance is not None and instance.ended is None:
                 instance.start_task(_send(instance, SessionEventFrame(session_id=session_id, event=dict(event))))
-        if len(self._instances) > _MAX_SESSIONS:
+        if event["head"]["final"]:
+            del self._instances[session_id]
+        elif len(self._instances) > _MAX_SESSIONS:
             self._instances.popitem(last=False)
 
 
