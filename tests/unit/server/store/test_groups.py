@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from agentfield.errors import InvalidInput
 from agentfield_server.store import operations as op
-from agentfield_server.store.records import Approval, EventRow, Execution, NewEvent, Webhook
+from agentfield_server.store.records import LIVE_PRIORITY, Approval, EventRow, Execution, NewEvent, Webhook
 from agentfield_server.store.sqlite.operations.groups import execute
 from agentfield_server.store.sqlite.schema import LARGE, digest_key
 from agentfield_server.store.sqlite.store import SqliteStore
@@ -34,8 +34,8 @@ WAITING = "exe_waiting"
 QUEUED = [f"exe_queued_{n}" for n in range(2)]
 CREATED = [f"exe_created_{n}" for n in range(16)]
 EXECUTIONS = [*LEASED, WAITING, *QUEUED, *CREATED[:3], "exe_unknown"]
-ALONE = ["lease", "requeue", "suspend"]
-TOGETHER = ["accept", "accept", "progress", "complete", "complete", "complete", "cancel"]
+ALONE = ["requeue", "suspend"]
+TOGETHER = ["accept", "accept", "progress", "complete", "complete", "complete", "cancel", "lease"]
 TABLES = {
     "executions": ["input_payload", "output_payload", "input_salt", "output_salt"],
     "runs": [],
@@ -63,9 +63,9 @@ CURRENT = st.sampled_from([(1, 1), (1, 1), (1, 1), (2, 2), (1, 0)])
 def creations(draw: st.DrawFn, *, alone: bool) -> op.Operation[Any]:
     """Return a creation, which may repeat an id, an `op_id` or a key, and name a parent of another run.
 
-    With `alone` it may be queued, and large or unrepresentable, so that it has a group of its own or is refused.
+    With `alone` it may be large or unrepresentable, and have a parent of another run, so that it is refused.
     """
-    status = draw(st.sampled_from(["queued", "running"])) if alone else "running"
+    status = draw(st.sampled_from(["queued", "running"]))
     new = call(
         id=draw(st.sampled_from(CREATED)),
         run_id=draw(st.sampled_from(RUNS)),
@@ -73,13 +73,18 @@ def creations(draw: st.DrawFn, *, alone: bool) -> op.Operation[Any]:
         status=status,
         input=draw(VALUES) if alone else {"n": 1},
         parent_id=draw(st.sampled_from([None, *EXECUTIONS])) if alone else None,
+        priority=draw(st.sampled_from([0, 0, 1, LIVE_PRIORITY])),
+        share=draw(st.sampled_from([None, "a", "b"])),
         op_id=draw(st.sampled_from([None, None, "op_1", "op_2"])),
         idempotency=draw(st.sampled_from([None, None, key("k", b"1"), key("k", b"2"), key("l")])),
         events=draw(GOOD_EVENTS),
     )
     leased = draw(st.booleans())
     return op.CreateExecution(
-        new, lease_to="node_1" if leased else None, lease_until=NOW + 9 if leased else None, max_queued=4
+        new,
+        lease_to="node_1" if leased else None,
+        lease_until=NOW + 9 if leased else None,
+        max_queued=draw(st.sampled_from([None, 4, 9])) if alone else None,
     )
 
 
@@ -118,8 +123,8 @@ def changes(draw: st.DrawFn, *, alone: bool) -> op.Operation[Any]:
 def appends(draw: st.DrawFn, *, alone: bool) -> op.Operation[Any]:
     """Return events for a run, fenced by an owner or not, or a change of the session."""
     epoch = draw(st.sampled_from([None, 1, 1, 2]))
-    if epoch is not None and alone and draw(st.booleans()):
-        return session_update(epoch, draw(EVENTS))
+    if epoch is not None and draw(st.booleans()):
+        return session_update(epoch, draw(EVENTS if alone else GOOD_EVENTS))
     run_id = draw(st.sampled_from(RUNS if alone else RUNS[:3]))
     return op.AppendEvents(run_id, draw(EVENTS if alone else GOOD_EVENTS), None if epoch is None else SESSION.id, epoch)
 
@@ -293,16 +298,20 @@ def test_a_commit_equals_its_operations_one_by_one(
 
 
 def test_a_group_ends_where_operations_meet() -> None:
-    """Operations on one execution, op_id or key are in different groups; those on one run share one."""
+    """Operations on one execution, op_id or key are in different groups; those on one run, or that join queues, share one."""
     first, second = call(id="exe_1", run_id="run_1", op_id="op"), call(id="exe_2", run_id="run_1")
     child = call(id="exe_3", run_id="run_1", parent_id="exe_1")
     again = call(id="exe_4", op_id="op")
     creations = [op.CreateExecution(new, lease_to="i") for new in (first, second, child, again)]
-    queued = op.CreateExecution(call(id="exe_5"))
+    queued = [op.CreateExecution(call(id=f"exe_{n}")) for n in (5, 6)]
+    lease, cancel = op.LeaseExecution("exe_7", "i", 1.0), completion("exe_8", None, None)
+    alone = op.RenewLeases("i", 1.0)
     append = op.AppendEvents("run_1", (), None, None)
     assert list(op.plan([*creations, append])) == [(0, 2), (2, 5)]
     assert list(op.plan([creations[0], completion("exe_1", 1, 1), completion("exe_2", 1, 1)])) == [(0, 1), (1, 3)]
-    assert list(op.plan([append, queued, append, append])) == [(0, 1), (1, 2), (2, 4)]
+    assert list(op.plan([completion("exe_1", 1, 1), creations[2], creations[0]])) == [(0, 2), (2, 3)]
+    assert list(op.plan([*queued, append, lease, cancel, queued[0]])) == [(0, 3), (3, 5), (5, 6)]
+    assert list(op.plan([append, alone, append, append])) == [(0, 1), (1, 2), (2, 4)]
     assert list(op.plan([])) == []
 
 

@@ -17,6 +17,7 @@ from agentfield_server.store.json_text import dump
 from agentfield_server.store.sqlite.operations import (
     access,
     approvals,
+    creations,
     events,
     executions,
     identities,
@@ -46,7 +47,7 @@ def execute(transaction: Transaction, group: Sequence[op.Operation[Any]]) -> lis
         if places:
             for place, changed in zip(places, change(transaction, [group[place] for place in places]), strict=True):
                 changes[place] = changed
-    executions.settle(transaction, changes)
+    creations.settle(transaction, changes)
     return [
         each.recorded if type(operation) is op.AppendEvents else each.result
         for operation, each in zip(group, changes, strict=True)
@@ -64,22 +65,22 @@ def _remember_node(transaction: Transaction, operation: op.RememberNode) -> None
 
 
 _TOGETHER: dict[type[op.Operation[Any]], Callable[[Transaction, Sequence[Any]], list[events.Change]]] = {
-    op.CreateExecution: executions.create,
+    op.CreateExecution: creations.create,
+    op.LeaseExecution: executions.lease,
     op.AcceptExecution: executions.accept,
     op.RecordProgress: executions.progress,
     op.CompleteExecution: executions.complete,
+    op.UpdateSession: sessions.update,
     op.AppendEvents: events.append,
 }
 """Operations that share the statements of their group."""
 
 _ALONE: dict[type[op.Operation[Any]], Callable[[Transaction, Any], Any]] = {
-    op.LeaseExecution: executions.lease,
     op.RenewLeases: executions.renew,
     op.RequeueExecution: executions.requeue,
     op.SuspendExecution: approvals.suspend,
     op.Decide: approvals.decide,
     op.CreateSession: sessions.create,
-    op.UpdateSession: sessions.update,
     op.TakeSession: sessions.take,
     op.EraseBodies: events.erase,
     op.AddWebhook: webhooks.add,

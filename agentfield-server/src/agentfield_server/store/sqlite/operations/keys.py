@@ -25,6 +25,7 @@ from agentfield_server.store.sqlite.writer import Transaction
 __all__ = [
     "KEY_LIFE",
     "claim",
+    "claim_all",
     "drop_tokens",
     "present_token",
     "purge",
@@ -46,6 +47,12 @@ _PRESENTED = (
 )
 
 _WHERE = "principal = ? AND route = ? AND target = ? AND key = ?"
+_COLUMNS = "body_digest, execution_id, session_id, response, created_at"
+_FIND_ALL = f"SELECT principal, route, target, key, {_COLUMNS} FROM idempotency WHERE {_WHERE}"  # noqa: S608
+_BIND = (
+    "INSERT INTO idempotency (principal, route, target, key, body_digest, execution_id, session_id, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 def purge(transaction: Transaction, operation: PurgeKeys | None = None) -> None:
@@ -60,9 +67,18 @@ def purge(transaction: Transaction, operation: PurgeKeys | None = None) -> None:
 
 def _find(transaction: Transaction, key: IdempotencyKey) -> tuple[Any, ...] | None:
     row = transaction.one(
-        f"SELECT body_digest, execution_id, session_id, response, created_at FROM idempotency WHERE {_WHERE}",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM idempotency WHERE {_WHERE}",  # noqa: S608
         *_values(key),
     )
+    return _valid(transaction, key, row)
+
+
+def _valid(transaction: Transaction, key: IdempotencyKey, row: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """Return the row of a key, None when there is none; delete one that expired.
+
+    Raises:
+        InvalidInput: The key was used with another body.
+    """
     if row is None:
         return None
     if row[4] < transaction.now - KEY_LIFE:
@@ -90,8 +106,7 @@ def claim(
         earlier: str | None = row[1] if execution_id is not None else row[2]
         return earlier
     transaction.run(
-        "INSERT INTO idempotency (principal, route, target, key, body_digest, execution_id, session_id, created_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        _BIND,
         *_values(key),
         keyed_digest(transaction.digest_key, key.body_digest),
         execution_id,
@@ -99,6 +114,34 @@ def claim(
         transaction.now,
     )
     return None
+
+
+def claim_all(transaction: Transaction, asked: Mapping[str, IdempotencyKey]) -> dict[str, str]:
+    """Bind keys, all different, to executions about to be created; return the executions that earlier calls bound.
+
+    Args:
+        transaction: The transaction of the creations.
+        asked: The keys, by the id of the new execution.
+
+    Raises:
+        InvalidInput: A key was used with another body.
+    """
+    found = {row[:4]: row[4:] for row in transaction.many(_FIND_ALL, [_values(key) for key in asked.values()])}
+    bound, unbound = dict[str, str](), dict[str, IdempotencyKey]()
+    for new_id, key in asked.items():
+        row = _valid(transaction, key, found.get(_values(key)))
+        if row is None:
+            unbound[new_id] = key
+        elif row[1] is not None:
+            bound[new_id] = row[1]
+    transaction.many(
+        _BIND,
+        [
+            (*_values(key), keyed_digest(transaction.digest_key, key.body_digest), new_id, None, transaction.now)
+            for new_id, key in unbound.items()
+        ],
+    )
+    return bound
 
 
 def session_for_key(transaction: Transaction, operation: FindSessionForKey) -> str | None:

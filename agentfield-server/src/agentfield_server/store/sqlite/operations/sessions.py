@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from agentfield_server.store.json_text import dump
 from agentfield_server.store.operations import CreateExecution, CreateSession, TakeSession, UpdateSession
 from agentfield_server.store.records import SessionRow
-from agentfield_server.store.sqlite.operations import executions, keys
-from agentfield_server.store.sqlite.operations.events import LOG_FORMAT, record
+from agentfield_server.store.sqlite.operations import creations, keys
+from agentfield_server.store.sqlite.operations.events import LOG_FORMAT, Change, record
 from agentfield_server.store.sqlite.rows import SESSION_COLUMNS, session_row
 from agentfield_server.store.sqlite.writer import Transaction
 
@@ -60,7 +63,7 @@ def create(transaction: Transaction, operation: CreateSession) -> tuple[SessionR
         new.principal,
     )
     record(transaction, new.run_id, operation.events)
-    executions.settle(transaction, executions.create(transaction, [CreateExecution(root)]))
+    creations.settle(transaction, creations.create(transaction, [CreateExecution(root)]))
     row = transaction.one(
         _INSERT,
         new.id,
@@ -80,10 +83,20 @@ def create(transaction: Transaction, operation: CreateSession) -> tuple[SessionR
     return session_row(row), True
 
 
-def update(transaction: Transaction, operation: UpdateSession) -> SessionRow | None:
-    """Change a session, see `Store.update_session`."""
+def update(transaction: Transaction, operations: Sequence[UpdateSession]) -> list[Change]:
+    """Change sessions, see `Store.update_session`."""
+    rows = transaction.many(_UPDATE, [_values(transaction, operation) for operation in operations])
+    changed = {row.id: row for row in map(session_row, rows)}
+    changes = []
+    for operation in operations:
+        row = changed.get(operation.session_id)
+        changes.append(Change(None) if row is None else Change(row, row.run_id, operation.events))
+    return changes
+
+
+def _values(transaction: Transaction, operation: UpdateSession) -> dict[str, Any]:
     call_ref, handler_state = operation.call_ref, operation.handler_state
-    values = {
+    return {
         "id": operation.session_id,
         "epoch": operation.epoch,
         "state": operation.state,
@@ -96,12 +109,6 @@ def update(transaction: Transaction, operation: UpdateSession) -> SessionRow | N
         "turns": operation.turns,
         "now": transaction.now,
     }
-    row = transaction.one(_UPDATE, values)
-    if row is None:
-        return None
-    changed = session_row(row)
-    record(transaction, changed.run_id, operation.events)
-    return changed
 
 
 def take(transaction: Transaction, operation: TakeSession) -> SessionRow | None:
