@@ -139,7 +139,7 @@ def parse(
             that cannot be carried (code ``unrepresentable``).
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique_names, parse_int=_parse_integer)
+        value = _decode(text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass"))
     except RecursionError:
         raise _too_deep(name) from None
     except ValueError as error:
@@ -371,3 +371,7 @@ def _is_carried(value: Any, levels: int) -> bool:
             type(key) is str and _is_carried(key, 0) and _is_carried(item, levels - 1) for key, item in value.items()
         )
     return kind is list and levels > 0 and all(_is_carried(item, levels - 1) for item in value)
+
+
+# made once: `json.loads` makes a decoder for each text when it has options
+_decode = json.JSONDecoder(object_pairs_hook=_unique_names, parse_int=_parse_integer).decode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from agentfield.wire.frames import Accepted
 from agentfield_server.store.operations import AcceptExecution
@@ -21,8 +21,7 @@ _DELAY = 0.05
 _AFTER_FAILURE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     instance_id: str
     frame: Accepted
     at: float

@@ -78,8 +78,9 @@ class LinkConnection:
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
         self._monotonic = monotonic
-        self._slots = asyncio.Semaphore(_AT_ONCE)
-        """One for each frame that is being handled."""
+        self._handling = 0
+        """Frames that are being handled."""
+        self._one_handled = asyncio.Event()
 
     async def run(self) -> None:
         """Run until the link ends for any reason."""
@@ -106,8 +107,7 @@ class LinkConnection:
                 case error:
                     raise error
         # a result that arrived is recorded though the link is gone, before the engine hears of its end
-        for _ in range(_AT_ONCE):
-            await self._slots.acquire()
+        await self._until_handling(0)
 
     async def _ping_loop(self) -> None:
         """Ping the node and end the link when it is silent.
@@ -168,7 +168,8 @@ class LinkConnection:
             case LoopState() | GiveBack():
                 await self._liveness.received(link, frame)
             case Result() | Progress() | Call():
-                await self._slots.acquire()
+                if self._handling >= _AT_ONCE:
+                    await self._until_handling(_AT_ONCE - 1)
                 self._handle(frame)
             case SessionCommand() if self._sessions is not None:
                 await self._sessions.session_command(link, frame)
@@ -177,7 +178,13 @@ class LinkConnection:
             case _:
                 _log.warning("node %s sent %s in the middle of a link", link.node_id, frame.type)
 
+    async def _until_handling(self, most: int) -> None:
+        while self._handling > most:
+            self._one_handled.clear()
+            await self._one_handled.wait()
+
     def _handle(self, frame: Result | Progress | Call) -> None:
+        self._handling += 1
         done = partial(self._handled, frame)
         try:
             match frame:
@@ -206,7 +213,8 @@ class LinkConnection:
         """
         if error is not None and self._settle(frame, error, failed=failed):
             return
-        self._slots.release()
+        self._handling -= 1
+        self._one_handled.set()
 
     def _settle(self, frame: Result | Progress | Call, error: BaseException, *, failed: bool) -> bool:
         """Settle a frame that could not be handled; return whether its handling goes on."""
