@@ -128,12 +128,16 @@ def read_limit(request: web.Request) -> int:
 
 
 def json_reply(
-    value: BaseModel | Mapping[str, Any] | Iterable[BaseModel],
+    value: BaseModel | Mapping[str, Any] | Iterable[BaseModel] | bytes,
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """Return a JSON response."""
+    """Return a JSON response; `bytes` are JSON already."""
+    if isinstance(value, bytes):
+        return web.Response(
+            body=value, charset="utf-8", status=status, content_type="application/json", headers=headers
+        )
     if isinstance(value, BaseModel):
         text = value.model_dump_json()
     elif isinstance(value, Mapping):

@@ -16,7 +16,7 @@ from agentfield_server.api.http.bodies import json_reply, problem_reply, read_mo
 from agentfield_server.api.http.idempotency import idempotency_key
 from agentfield_server.api.http.route import Route
 from agentfield_server.api.resources.execution_parent import resolve_parent
-from agentfield_server.api.resources.views import execution_view
+from agentfield_server.api.resources.views import execution_json, execution_view
 from agentfield_server.engine import FINAL, MAX_INPUT, Engine
 from agentfield_server.store.records import Execution, NewExecution
 
@@ -99,7 +99,7 @@ class _ExecutionRoutes:
         new, timeout = await self._read(request, route="execute", default=_DEFAULT_TIMEOUT)
         done = await self._engine.run(new, (timeout or _DEFAULT_TIMEOUT) + _GRACE)
         if done.status == "succeeded":
-            return json_reply(execution_view(done), headers=_headers(done))
+            return json_reply(execution_json(done), headers=_headers(done))
         response = _failed(done)
         response.headers.update(_headers(done))
         return response
@@ -109,7 +109,7 @@ class _ExecutionRoutes:
         new, _ = await self._read(request, route="execute/async", default=None)
         execution = await self._engine.submit(new)
         headers = {**_headers(execution), "Location": f"/api/v1/executions/{execution.id}"}
-        return json_reply(execution_view(execution), status=202, headers=headers)
+        return json_reply(execution_json(execution), status=202, headers=headers)
 
     async def show(self, request: web.Request) -> web.Response:
         """Show an execution."""
@@ -118,7 +118,7 @@ class _ExecutionRoutes:
             execution = await self._engine.wait(execution_id, seconds)
         else:
             execution = await self._engine.find(execution_id)
-        return json_reply(execution_view(execution), headers=_headers(execution))
+        return json_reply(execution_json(execution), headers=_headers(execution))
 
     async def status(self, request: web.Request) -> web.Response:
         """Show the status of many executions, in the order of the request."""
@@ -149,7 +149,7 @@ class _ExecutionRoutes:
                 execution_id=execution.id,
                 execution_status=execution.status,
             )
-        return json_reply(execution_view(execution), headers=_headers(execution))
+        return json_reply(execution_json(execution), headers=_headers(execution))
 
     async def _read(
         self, request: web.Request, *, route: str, default: float | None
