@@ -152,6 +152,12 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Remove each defence in turn, and see its test fail (`tests/mutants`); a part of `long`."""
+    uv(session, "pytest", "-q", "tests/integration/test_defence_mutants.py", *session.posargs, groups=("test",))
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """A real browser makes real calls: all tests, or with pytest's options behind ``--``."""
     if not CHROMIUM.exists():

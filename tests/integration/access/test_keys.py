@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from agentfield.wire.access import KeyRequest
 from agentfield_server.app import ControlPlane, control_plane
 from agentfield_server.settings import Settings
 from support.server.bad_input import af
-from support.waiting import until
+from support.waiting import SECONDS, until
 
 SETTINGS_KEY = "settings-key-0123456789"
 
@@ -56,8 +57,9 @@ async def status(
 async def ended(stream: aiohttp.ClientResponse) -> bool:
     """Read a stream to its end, or until its connection is lost."""
     try:
-        while await stream.content.readline():
-            pass
+        async with asyncio.timeout(SECONDS):
+            while await stream.content.readline():
+                pass
     except aiohttp.ClientError:
         return True
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,7 +29,7 @@ from agentfield_server.store.sqlite.store import SqliteStore
 from agentfield_server.testing.agent_files import load_agent
 from support.paths import ROOT
 from support.server.bad_input import af
-from support.waiting import until_async
+from support.waiting import SECONDS, until_async
 
 KEY = "settings-key-0123456789"
 EXAMPLES = ROOT / "examples"
@@ -274,11 +276,10 @@ async def test_a_revoked_rule_closes_what_it_opened(tmp_path: Path) -> None:
                 async with http.get(f"{path}/events") as stream:
                     assert await stream.content.readline()
                     await operator.set_policies("")
-                    try:
-                        while await stream.content.readline():
-                            pass
-                    except aiohttp.ClientError:
-                        pass
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with asyncio.timeout(SECONDS):
+                            while await stream.content.readline():
+                                pass
                 for method, sub in (("GET", ""), ("GET", "/events"), ("POST", "/input"), ("POST", "/offer")):
                     async with http.request(method, path + sub, data=b"") as response:
                         assert (response.status, (await response.json())["code"]) == (403, "access_denied"), sub
