@@ -13,6 +13,13 @@ settings.register_profile("agentfield", deadline=None, suppress_health_check=[He
 settings.load_profile("agentfield")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give property tests of borders time for all their examples, also on a busy machine."""
+    for item in items:
+        if item.get_closest_marker("fuzz") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the test a home folder: keys and known control planes of one test or of the developer reach no other."""

@@ -269,7 +269,7 @@ async def test_openrouter_audio_turns_with_every_variant(tmp_path: Path) -> None
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)  # a real connection for each variant, and some only after each other
+@pytest.mark.timeout(900)  # a real connection for each variant, and some only after each other
 @on_pairs(WEBRTC)
 async def test_openai_webrtc_with_every_variant(tmp_path: Path) -> None:
     """The same for a call on direct media."""

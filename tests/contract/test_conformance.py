@@ -12,7 +12,7 @@ import pytest
 from support.contract.installation import PAIRS, name_of
 from support.packaging.third_party import GEMINI, TELNYX, TONES, TWILIO, conformance, install_project
 
-pytestmark = pytest.mark.timeout(300)  # a whole suite each, several at once
+pytestmark = pytest.mark.timeout(600)  # a whole suite each, several at once
 AT_ONCE = 3
 """Runs at the same time; over WebRTC they mostly wait for sound to pass."""
 EXAMPLES = ("*/telnyx", "tones/telnyx", "tones/twilio", "gemini/twilio")

@@ -16,7 +16,7 @@ from support.packaging.third_party import ROOT, TONES, conformance, install, ins
 PLUGINS = ROOT / "tests" / "plugins"
 PLUGIN, PEERS = "agentfield.plugins", "agentfield.peers"
 TONES_PEER = "agentfield_tones.peer:peer"
-pytestmark = pytest.mark.timeout(300)  # a whole suite each, several at once
+pytestmark = pytest.mark.timeout(600)  # a whole suite each, several at once
 AT_ONCE = 3
 ODD_ONES = (
     "opens_and_closes or (refusal_is_reported and 401) or (say_is_spoken and not Leaky) or (Known and reply_is_spoken)"

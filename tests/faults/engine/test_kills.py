@@ -31,7 +31,7 @@ async def suspended(installation: Installation, load: Load) -> list[str]:
     return [approval.id for approval in asked]
 
 
-@pytest.mark.timeout(120 + 15 * KILLS)
+@pytest.mark.timeout(300 + 15 * KILLS)
 async def test_kills_at_random_moments_lose_nothing(tmp_path):
     """With kills under load every invariant holds, and approvals and webhook deliveries survive."""
     chance = random.Random(SEED)
@@ -78,7 +78,7 @@ async def test_kills_at_random_moments_lose_nothing(tmp_path):
         assert counts.states["succeeded"] > counts.acknowledged // 2
 
 
-@pytest.mark.timeout(120 + 15 * KILLS)
+@pytest.mark.timeout(300 + 15 * KILLS)
 async def test_a_power_cut_on_a_slow_disk_loses_no_acknowledged_work(tmp_path):
     """Any part of the unsynced writes is lost when the control plane is killed; acknowledged work is never lost."""
     chance = random.Random(SEED)

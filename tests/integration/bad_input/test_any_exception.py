@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agentfield import Agent
 from agentfield.errors import AgentFieldError, InvalidInput, error_from_problem
+from agentfield.link.failures import log_failure
 from agentfield.lossy import lossy_json, lossy_text
 from agentfield.wire.frames import Accepted, Result, ResultAck
 from support.core.control_plane import Link, control_plane, invoke
@@ -154,6 +155,30 @@ def test_any_error_is_a_problem_document(error: AgentFieldError) -> None:
     assert error_from_problem(problem).message == problem["detail"] or not problem["detail"]
 
 
+class _Notes(list[str]):
+    """Notes of an exception; they count how many of them are read."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for note in super().__iter__():
+            self.read += 1
+            yield note
+
+
+def test_a_traceback_beyond_the_limit_is_not_formatted(caplog: pytest.LogCaptureFixture) -> None:
+    """A million notes, as of a text that was assigned to `__notes__`, would hold up the event loop for seconds."""
+    error = RuntimeError("out of tea")
+    notes = error.__notes__ = _Notes(["x"] * 1_000_000)
+    context = invoke("fails", {}, execution_id="exe_notes").context
+    log_failure("shop.fails", error, context)
+    assert notes.read < 100_000
+    (line,) = caplog.messages
+    assert line.startswith("shop.fails raised (execution exe_notes, session ses_1)")
+    assert "out of tea" in line
+    assert len(line) < 70_000
+
+
 class Nodes:
     """A node whose reasoner raises what the test says, linked to a control plane of the test."""
 
@@ -168,7 +193,8 @@ class Nodes:
         asked = invoke(function, {}, execution_id=f"exe_{function}_{self.count}")
         await self.link.send(asked)
         await self.link.expect(Accepted)
-        result = await self.link.expect(Result)
+        # on a busy machine the watchdog may report a blocked event loop meanwhile
+        result = await self.link.until(Result)
         assert result.execution_id == asked.context.execution_id
         await self.link.send(ResultAck(execution_id=result.execution_id, attempt=1))
         return result
@@ -201,7 +227,7 @@ async def running_node() -> AsyncIterator[Nodes]:
             await it.link.expect(Accepted)
             yield it
             go.set()
-            finished = await it.link.expect(Result)
+            finished = await it.link.until(Result)
             assert (finished.execution_id, finished.output) == ("exe_neighbour", "finished")
 
 

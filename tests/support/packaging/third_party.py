@@ -43,4 +43,4 @@ def conformance(*arguments: str, cwd: Path, path: list[str], **environ: str) -> 
     ours = {"PYTHONPATH": os.pathsep.join(path), "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-header", *arguments]
     environment = {**os.environ, **ours, **environ}
-    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=290)
+    return subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=580)

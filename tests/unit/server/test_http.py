@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from agentfield_server.settings import Settings, read_settings
 from agentfield_server.store.records import NewExecution, NewSession
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.access import guard_of
+from support.waiting import until
 
 KEY = "operator-key-0123456789"
 
@@ -417,3 +419,33 @@ async def test_a_stream_that_fails_is_cut(tokens: BrowserTokenService) -> None:
             await response.read()
     finally:
         await client.close()
+
+
+async def test_a_client_that_has_gone_is_no_failure(
+    tokens: BrowserTokenService, store: SqliteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that writes to a closed connection leaves a line in the log, not an incident with its traceback."""
+    caplog.set_level(logging.INFO)
+    here, ended = asyncio.Event(), asyncio.Event()
+
+    async def late(request: web.Request) -> web.Response:
+        here.set()
+        await until(lambda: request.transport is None or request.transport.is_closing())
+        ended.set()
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    routes = [Route("GET", "/late", late, ("public",), "Answer too late", view="caller")]
+    runner = web.AppRunner(build_application(routes, await guard_of(Settings(_env_file=None), tokens, store)))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /late HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        await here.wait()
+        writer.close()
+        await ended.wait()
+        await until(lambda: "the client has gone: GET /late" in caplog.text)
+    finally:
+        await runner.cleanup()
+    assert "request failed" not in caplog.text

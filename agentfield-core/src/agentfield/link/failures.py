@@ -66,7 +66,7 @@ def log_failure(what: str, error: BaseException, context: ExecutionContext) -> N
         return  # refused before user code was entered, as for input that does not fit
     place = f"execution {context.execution_id}, session {context.session_id or 'none'}"
     try:
-        text = "".join(traceback.format_exception(error))
+        text = _traceback(error)
     except BaseException:  # noqa: BLE001 -- formatting reads attributes of the exception, which are user code
         text = _plain_traceback(error)
     if len(text) <= _MAX_TRACEBACK and _is_encodable(text) and _log_with(what, place, error):
@@ -143,6 +143,17 @@ def _where(error: BaseException) -> str:
         return lossy_text(f"{Path(own[-1].filename).name}:{own[-1].lineno}", 200) if own else _NOWHERE
     except BaseException:  # noqa: BLE001 -- the file name of compiled code is any text
         return _NOWHERE
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback. Beyond the limit it is not formatted: notes and causes may be so many that this takes seconds."""
+    pieces, size = [], 0
+    for piece in traceback.TracebackException(type(error), error, error.__traceback__, compact=True).format():
+        pieces.append(piece)
+        size += len(piece)
+        if size > _MAX_TRACEBACK:
+            break
+    return "".join(pieces)
 
 
 def _plain_traceback(error: BaseException) -> str:

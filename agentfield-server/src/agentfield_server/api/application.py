@@ -149,6 +149,9 @@ def _cors_headers(guard: AuthGuard) -> Callable[[web.Request, web.StreamResponse
 
 def _answer_to(request: web.Request, error: Exception) -> web.StreamResponse:
     """Return the answer to a request whose handler raised: a problem document, or the response that it raised."""
+    if isinstance(error, ConnectionResetError) and (request.transport is None or request.transport.is_closing()):
+        _log.info("the client has gone: %s %s", request.method, request.path)
+        return web.Response(status=400)  # nobody reads it
     if request.writer.output_size > 0 and request.transport is not None:
         # a problem document cannot be sent after the response has started, on an open socket for instance
         request.transport.abort()
