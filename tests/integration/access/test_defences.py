@@ -71,5 +71,4 @@ async def test_without_a_defence_its_test_fails(patch: Path, tmp_path: Path) -> 
     test = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", header(patch, "Test"))
     code, output = await run(*test, cwd=copy, PYTHONPATH=sources(copy))
     assert code == 1, output
-    assert str(copy) in output, output
     assert re.search(r"^FAILED ", output, re.MULTILINE), output
