@@ -10,6 +10,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page
 
+from agentfield.identity import NodeKey, b64url
+from agentfield.proof import Coverage, LogTree, sign_head
 from agentfield_server.api.pages import PageRoutes
 from support.browser.chromium import chromium
 
@@ -51,6 +53,18 @@ async (events) => {
     line.querySelector('.af-heard').textContent,
     [...line.querySelectorAll('.af-mark')].map((mark) => mark.textContent),
   ]);
+}
+"""
+
+
+_HOLD = """
+async (events) => {
+  const {HeldHead} = await import('/agentfield/proof/held_head.js');
+  const told = [];
+  const held = new HeldHead(({state, size, final}) => told.push([state, size, final]));
+  for (const event of events) void held.take(event);
+  await held.take({head: null});
+  return told;
 }
 """
 
@@ -289,3 +303,42 @@ async def test_a_line_says_what_became_of_the_words(page: Page) -> None:
         ["(called a tool)", []],
         ["(nothing was generated)", []],
     ]
+
+
+def _head(tree: LogTree, size: int, since: int = 0) -> dict[str, object]:
+    """Return the event of a head over the first events of a log."""
+    coverage = Coverage(size=size, root=tree.root(size), final=size == len(tree))
+    event: dict[str, object] = {"type": "log.head", "head": sign_head(_KEY, log="run_1", coverage=coverage, at=1.0)}
+    if since:
+        event |= {"since": since, "consistency": [b64url(node) for node in tree.consistency(since, size)]}
+    return event
+
+
+_KEY = NodeKey.generate()
+_LOG = LogTree(bytes([n]) * 32 for n in range(40))
+
+
+async def test_a_page_holds_heads_that_continue(page: Page) -> None:
+    """Every pair of sizes is checked as the server proves it; a head in between that was missed is no fork."""
+    sizes = [1, 2, 3, 5, 8, 13, 16, 31, 32, 40]
+    events = [_head(_LOG, size, since) for since, size in zip([0, *sizes], sizes, strict=False)]
+    told = await page.evaluate(_HOLD, events)
+    assert told[:-1] == [["held", size, size == 40] for size in sizes]
+    told = await page.evaluate(_HOLD, [_head(_LOG, 3), _head(_LOG, 16, 8), _head(_LOG, 40, 16)])
+    assert told[:-1] == [["held", 3, False], ["held", 16, False], ["held", 40, True]]
+
+
+async def test_a_page_reports_a_rewritten_log(page: Page) -> None:
+    """A head with another root, a shorter log, a proof of something else, or a changed document is a fork; nothing later counts."""
+    other = LogTree(bytes([n if n != 5 else 99]) * 32 for n in range(40))
+    changed = _head(_LOG, 16, 8)
+    changed["head"] = {**changed["head"], "size": 17}  # type: ignore[dict-item]
+    for wrong in (
+        _head(other, 16, 8),
+        _head(other, 8),
+        _head(_LOG, 5),
+        _head(_LOG, 16, 8) | {"consistency": []},
+        changed,
+    ):
+        told = await page.evaluate(_HOLD, [_head(_LOG, 8), wrong, _head(_LOG, 40, 8)])
+        assert [state for state, *_ in told] == ["held", "fork"], wrong

@@ -153,6 +153,9 @@ async def test_a_call_that_the_operator_ends_says_so(openai_installation: Instal
         ) as response:
             assert response.status == 200
         await expect(page.locator(".af-pill")).to_have_text("Ended: the operator ended it")
+        record = page.locator(".af-record")
+        await expect(record).to_contain_text("events signed, complete")
+        await expect(record).to_have_attribute("data-state", "held")
         await page.get_by_role("button", name="Call again").click()
         await expect(page.locator(".af-pill")).to_have_attribute("data-state", "live")
         assert await watched.session_id() != first

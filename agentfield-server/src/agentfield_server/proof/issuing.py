@@ -132,11 +132,13 @@ class Issuer:
         await self._heads.sign(run_id)
 
     async def newest_head(self, run_id: str, *, since: int = 0) -> dict[str, Any]:
-        """Return the newest head of a run of a session, signed now if there is none; see `HeadSigner.newest`.
+        """Return the newest head of a run, of one that has ended its final head; see `HeadSigner.newest`.
 
         Raises:
             InvalidInput: The log has no such size (code `unknown_size`).
         """
+        if await self._store.has_ended(run_id):
+            await self.settle(run_id)
         return await self._heads.newest(run_id, since=since)
 
     async def _is_settled(self, run_id: str) -> bool:

@@ -229,6 +229,15 @@ export class Call extends EventTarget {
     return {...page, executions: all};
   }
 
+  /**
+   * The newest signed head of this session's log, with a proof that it continues one of `since` events.
+   * @param {number} since
+   * @returns {Promise<{head: object, since?: number, consistency?: string[]}>}
+   */
+  async head(since) {
+    return (await this.#request(`head?since=${since}`)).json();
+  }
+
   #heard = () => this.#audio?.recording() ?? Promise.resolve(null);
 
   #request(path, options = {}) {

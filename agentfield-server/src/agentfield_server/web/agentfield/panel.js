@@ -12,6 +12,7 @@ import {Errors} from './errors.js';
 import {asCallError, request} from './http.js';
 import {EventLog} from './log.js';
 import {Meters} from './meters.js';
+import {HeldHead} from './proof/held_head.js';
 import {StatusBar} from './status.js';
 import {ToolTimeline} from './tools.js';
 import {Transcript} from './transcript.js';
@@ -144,9 +145,12 @@ class CallPanel extends HTMLElement {
     on('transcript', (line) => this.#transcript.show(line));
     on('tool', (tool) => { this.#toolCard.hidden = false; this.#tools.show(tool); this.#fetchLater(); });
     on('event', (detail) => this.#log.add(detail));
+    this.#status.record(null);
+    const held = new HeldHead((head) => { if (call === this.#call) this.#status.record(head, call.id); });
+    on('event', ({event}) => { if (event.type === 'log.head') void held.take(event); });
     on('error', (error) => this.#errors.show(error));
     on('talking', ({on}) => this.#controls.talking(on));
-    on('ended', () => this.#keep(call));
+    on('ended', () => { void this.#keep(call); void held.takeNewest(call); });
     // arguments, results and all events are the operator's
     this.#log.element.hidden = !call.facts.details;
     // a caller may not be meant to know of tools: the card appears with the first one

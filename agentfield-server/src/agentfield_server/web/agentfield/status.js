@@ -19,12 +19,14 @@ export class StatusBar {
   #clock = el('time.af-clock', {hidden: true}, '0:00');
   #badge = el('span.af-badge', {hidden: true, title: 'provider × transport × model'});
   #cost = el('span.af-cost', {hidden: true, title: 'what the call cost so far, where prices are known'});
+  #record = el('a.af-record', {hidden: true});
+  #kept = '';
   #command = el('code.af-command');
   #button = el('button.af-small', {type: 'button', onclick: () => this.#copy()}, 'Copy');
   #line = el('div.af-session', {hidden: true}, this.#command, this.#button);
   #since = 0;
   #timer = 0;
-  element = el('div.af-status', {}, this.#pill, this.#clock, this.#badge, this.#cost, this.#line);
+  element = el('div.af-status', {}, this.#pill, this.#clock, this.#badge, this.#cost, this.#record, this.#line);
 
   /** @param {{state: string, reason?: string, detail?: string}} now */
   state({state, reason, detail}) {
@@ -41,6 +43,25 @@ export class StatusBar {
   usage({cost} = {cost: null}) {
     this.#cost.hidden = cost === null;
     say(this.#cost, cost === null ? '' : `$${cost.toFixed(4)}`);
+  }
+
+  /**
+   * Show what is signed of the session's log; the newest head can be kept as a file, for `af verify --head`.
+   * @param {{state: 'held'|'fork'|'unchecked', size: number, final: boolean, text: string}|null} head
+   * @param {string} [id] Id of the session.
+   */
+  record(head, id = '') {
+    URL.revokeObjectURL(this.#kept);
+    this.#record.hidden = head === null;
+    if (head === null) return;
+    const {state, size, final, text} = head;
+    this.#record.dataset.state = state;
+    this.#kept = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+    this.#record.href = this.#kept;
+    this.#record.download = `${id}-${state === 'fork' ? 'fork-' : ''}${size}.json`;
+    this.#record.title = 'Keep this signed head of the log: it shows later whether the log was changed';
+    say(this.#record, state === 'fork' ? 'The record of this call was rewritten'
+      : `${size} events signed${final ? ', complete' : ''}`);
   }
 
   /** @param {import('../agentfield.js').SessionFacts} facts */

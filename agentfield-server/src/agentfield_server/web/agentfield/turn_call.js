@@ -193,6 +193,15 @@ export class TurnCall extends EventTarget {
     return {...page, executions: all};
   }
 
+  /**
+   * The newest signed head of this session's log, with a proof that it continues one of `since` events.
+   * @param {number} since
+   * @returns {Promise<{head: object, since?: number, consistency?: string[]}>}
+   */
+  async head(since) {
+    return (await this.#request(`head?since=${since}`)).json();
+  }
+
   #request(path, options = {}) {
     const signal = options.keepalive ? undefined : AbortSignal.timeout(REQUEST_MS);
     return request(this.#address(path), {token: this.#token, signal, ...options});
