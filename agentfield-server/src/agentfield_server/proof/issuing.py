@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentfield.errors import AgentFieldError, InvalidInput
-from agentfield.identity import NodeKey, leaf_hash, tree_root
+from agentfield.identity import NodeKey, event_frame_of, leaf_hash, tree_root
 from agentfield.proof.credentials import issue_credential
 from agentfield.proof.documents import SpeechRecord
 from agentfield.proof.heads import Coverage
@@ -213,7 +213,9 @@ class Issuer:
         session = None
         if row.kind in ("turn", "session"):
             turn_id = row.id if row.kind == "turn" else None
-            speech = [speech_record(event) for event in await self._store.speech_ends(row.run_id, turn_id)]
+            ends = await self._store.speech_ends(row.run_id, turn_id)
+            # a log of format 1 has no commitments to bodies
+            speech = [speech_record(event) for event in ends if event_frame_of(event.entry) is not None]
         if row.kind == "session" and row.session_id is not None:
             found = await self._store.get_session(row.session_id)
             session = None if found is None else session_facts(found)

@@ -10,10 +10,13 @@ import pytest
 from msgspec.structs import replace
 
 from agentfield.errors import Unavailable
-from agentfield.identity import NodeKey, b64url, digest, result_message
+from agentfield.identity import NodeKey, b64url, canonical, commitment, digest, result_message
+from agentfield.proof import parse_credential
 from agentfield_server.engine.results import check_record
+from agentfield_server.store.sqlite.migrations.proofs import CREDENTIALS
 from agentfield_server.store.sqlite.schema import MIGRATIONS, migrate
 from agentfield_server.store.sqlite.store import SqliteStore
+from support.server.proofs import issue_all
 
 WAITING = """
 INSERT INTO runs (id, seq, created_at) VALUES ('run_1', 0, 1.0);
@@ -69,6 +72,26 @@ async def test_a_database_of_each_version_opens(tmp_path: Path, version: int) ->
     connection = apsw.Connection(str(path))
     assert connection.pragma("auto_vacuum") == 2
     connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, MIGRATIONS.index(CREDENTIALS) + 1))
+async def test_what_ended_before_gets_its_credential(tmp_path: Path, version: int) -> None:
+    """An execution that ended without salts or proofs is queued by the migration; its commitments open with new salts."""
+    path = tmp_path / "a.db"
+    database(path, version)
+    store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 100.0)
+    await store.open()
+    try:
+        await issue_all(store)
+        issued, row = await store.credential("exe_2"), await store.get_execution("exe_2")
+        assert issued is not None
+        assert row is not None
+        assert row.output_salt is not None
+        subject = parse_credential(issued).subject
+        assert (subject.execution_id, subject.status, subject.log) == ("exe_2", "succeeded", None)
+        assert subject.outcome == commitment(row.output_salt, canonical(row.output))
+    finally:
+        await store.close()
 
 
 async def test_large_values_of_earlier_versions_become_payloads(tmp_path: Path) -> None:
