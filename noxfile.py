@@ -198,6 +198,6 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure and print rows with their floors: ``nox -s bench [-- NAME] [-- --json FILE]``."""
+    """Measure and print rows with their floors: ``nox -s bench [-- NAME] [--quick] [--json FILE]``."""
     session.log(f"{platform.machine()}, {os.cpu_count()} cores")
     uv(session, "python", "-m", "benchmarks", *session.posargs, groups=("test",))

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-import sys
 import tempfile
 import time
 from contextlib import closing
@@ -27,8 +26,9 @@ from agentfield_server.proof.issuing import Issuer
 from agentfield_server.proof.own_log import OwnLog
 from agentfield_server.store.records import NewExecution
 from agentfield_server.store.sqlite.store import SqliteStore
-from benchmarks.engine import _NODE, AT_ONCE, _linked, _program, _Running, _times
+from benchmarks.engine import AT_ONCE
 from benchmarks.processor import processor_seconds
+from benchmarks.programs import NODE, Running, post_times, program, until_linked
 from benchmarks.rows import Row
 
 BACKLOG = 3_000
@@ -147,14 +147,14 @@ async def _on_and_off(folder: Path) -> list[Row]:
     sustained: dict[str, list[float]] = {"on": [], "off": []}
     oldest = 0.0
     for turn in range(2):
-        for name, program in _PROGRAMS.items():
+        for name, argv in _PROGRAMS.items():
             home = folder / f"{name}-{turn}"
             async with (
-                _program([sys.executable, *program], home, AGENTFIELD_PORT="0") as plane,
-                _program([sys.executable, "-c", _NODE, plane.url], home, ready=False),
+                program(argv, home, AGENTFIELD_PORT="0") as plane,
+                program(["-c", NODE, plane.url], home, ready=False),
             ):
-                await _linked(plane.url)
-                await _times(AT_ONCE, 500, f"{plane.url}/api/v1/execute/bench.echo")
+                await until_linked(plane.url)
+                await post_times(AT_ONCE, 500, f"{plane.url}/api/v1/execute/bench.echo")
                 first, rest, age = await _burst(plane, home / "home" / "agentfield.db")
             burst[name].append(first)
             sustained[name].append(rest)
@@ -168,12 +168,12 @@ async def _on_and_off(folder: Path) -> list[Row]:
     ]
 
 
-async def _burst(plane: _Running, file: Path) -> tuple[float, float, float]:
+async def _burst(plane: Running, file: Path) -> tuple[float, float, float]:
     """Return the processor time (ms) of a call in a burst, with what follows it, and the age of the oldest missing credential (s)."""
     url = f"{plane.url}/api/v1/execute/bench.echo"
     before, end, calls, oldest = processor_seconds(plane.pid), time.monotonic() + BURST, 0, 0.0
     while time.monotonic() < end:
-        calls += len(await _times(AT_ONCE, 256, url))
+        calls += len(await post_times(AT_ONCE, 256, url))
         oldest = max(oldest, _age(file))
     first = processor_seconds(plane.pid) - before
     while _age(file):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Row", "percentile", "print_rows"]
+__all__ = ["Row", "percentile", "print_head", "print_row"]
+
+_WIDTHS = {"name": 76, "value": 8, "unit": 11, "floor": 8, "ratio": 6, "goal": 8, "holds": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +42,19 @@ def percentile(values: Iterable[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """Print the rows as a table."""
-    head = ("name", "value", "unit", "floor", "ratio", "goal", "holds")
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def print_head() -> None:
+    """Print the head of the table."""
+    _print(tuple(_WIDTHS))
+
+
+def print_row(row: Row) -> None:
+    """Print a row of the table at once, also where the output is no terminal."""
+    _print(_cells(row))
+
+
+def _print(cells: Iterable[str]) -> None:
+    line = "  ".join(cell.ljust(width) for cell, width in zip(cells, _WIDTHS.values(), strict=True))
+    print(line.rstrip(), flush=True)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
