@@ -31,7 +31,7 @@ _BUSY = 16
 """Waiting executions from which on calls go first."""
 _SLICE = 4
 """Credentials that are signed before the event loop serves others; signing one takes about 0.2 ms."""
-_LATE = 4.0
+_LATE = 3.0
 """Seconds that a credential may wait while calls come in: in a burst they go first, and credentials follow after it."""
 _QUIET = 0.1
 """Seconds without the end of a call after which a burst is over."""
