@@ -154,7 +154,7 @@ def long(session: nox.Session) -> None:
 @nox.session
 def mutants(session: nox.Session) -> None:
     """Remove each defence in turn, and see its test fail (`tests/mutants`); a part of `long`."""
-    uv(session, "pytest", "-q", "tests/integration/test_defence_mutants.py", *session.posargs, groups=("test",))
+    uv(session, "pytest", "-q", "tests/integration/access/test_defences.py", *session.posargs, groups=("test",))
 
 
 @nox.session

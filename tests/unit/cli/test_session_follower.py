@@ -189,7 +189,10 @@ def test_the_tree_shows_retries_and_approvals(capsys):
         ("execution.retrying", node_lost),
         ("execution.returned", {"attempt": 2, "reason": "the event loop of the instance i is blocked"}),
         ("approval.requested", {"approval_id": "apr_1", "title": "[Pay] 80?"}),
-        ("approval.decided", {"status": "changes_requested", "by": "mia", "note": "[20] is enough"}),
+        (
+            "approval.decided",
+            {"status": "changes_requested", "principal": "key:1", "by": "mia", "note": "[20] is enough"},
+        ),
         ("approval.requested", {"approval_id": "apr_2", "title": "Pay 20?"}),
         ("approval.decided", {"status": "expired", "by": None, "note": None}),
     )
@@ -202,7 +205,7 @@ def test_the_tree_shows_retries_and_approvals(capsys):
         "    attempt 1 did not succeed: The node 'n' was lost.",
         "    attempt 2 did not begin: the event loop of the instance i is blocked",
         "    asked: [Pay] 80? (apr_1)",
-        "    sent back by mia: [20] is enough",
+        "    sent back by key:1 (mia): [20] is enough",
         "    asked: Pay 20? (apr_2)",
         "    expired",
     ]

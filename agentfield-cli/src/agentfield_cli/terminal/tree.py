@@ -63,7 +63,8 @@ def describe_event(kind: str, body: Mapping[str, Any]) -> str:
             return f"asked: {body.get('title')} ({body.get('approval_id')})"
         case _:
             status = str(body.get("status"))
-            by = f" by {body['principal']}" if body.get("principal") else ""
-            by += f" ({body['by']})" if body.get("by") else ""
+            # logs of earlier versions have the unverified name only
+            who = [body[name] for name in ("principal", "by") if body.get(name)]
+            by = f" by {who[0]}" + f" ({who[-1]})" * (len(who) > 1) if who else ""
             note = f": {body['note']}" if body.get("note") else ""
             return f"{_DECISIONS.get(status, status)}{by}{note}"
