@@ -152,6 +152,7 @@ WRONG: dict[str, tuple[Callable[[PaperRun, Lines], None], str]] = {
     "credential of another session": (_with_subject(2, session_id="ses_other"), "foreign_credential"),
     "credential without an end": (_with_subject(2, execution_id="exe_other"), "no_event"),
     "second credential of an execution": (_same_execution_twice, "bad_sequence"),
+    "credential that is issued anew": (_with_subject(2, duration_ms=1), "credentials_changed"),
     "result for another control plane": (_other_audience, "bad_node_proof"),
     "speech of another event": (_speech(event=1), "no_event"),
     "speech of no event": (_speech(event=4000), "no_event"),
