@@ -13,6 +13,8 @@ from agentfield.proof import (
     CONTROL_PLANE,
     Coverage,
     ExportWriter,
+    LogTree,
+    anchor_document,
     issue_credential,
     sign_head,
     verify_export,
@@ -104,6 +106,27 @@ def _with_head(kind: str, **changes: Any) -> Callable[[PaperRun, Lines], None]:
     return change
 
 
+def _run_head_as_own(run: PaperRun, lines: Lines) -> None:
+    """Put the head of a run where that of the control plane's log belongs; no anchor needs it."""
+    _without("anchor")(run, lines)
+    _with_head("control_plane")(run, lines)
+
+
+def _foreign_anchor(run: PaperRun, lines: Lines) -> None:
+    """Put the anchor of the other run of the batch, right in itself, in place of that of this run."""
+    [(index, leaves)] = run.plane.anchored
+    places = {"batch": LogTree(leaves).place(0), "log": run.plane.tree.place(index)}
+    lines[_at(lines, "anchor")] = _line("anchor", anchor_document(leaves[0], run.plane.entries[index], **places))
+
+
+def _rotation_without_log(run: PaperRun, lines: Lines) -> None:
+    run.plane.rotate("second key")
+    rotated = run.export()
+    run.plane.key = fixed_key("control plane")
+    lines.insert(1, rotated[_at(rotated, "rotation")])
+    _without("control_plane")(run, lines)
+
+
 def _signed_by_a_thief(run: PaperRun, lines: Lines) -> None:
     credential = issue_credential(fixed_key("thief"), _subject(run, 1), at=START + 2)
     lines[_at(lines, "credential")] = b'{"credential":%b}\n' % credential
@@ -158,9 +181,11 @@ WRONG: dict[str, tuple[Callable[[PaperRun, Lines], None], str]] = {
     "speech of no event": (_speech(event=4000), "no_event"),
     "speech of another body": (_speech(body="A" * 43), "no_event"),
     "no head of the control plane's log": (_without("control_plane"), "bad_document"),
-    "head of the run in its place": (_with_head("control_plane"), "bad_document"),
+    "head of the run in its place": (_run_head_as_own, "bad_document"),
+    "rotation without that head": (_rotation_without_log, "bad_document"),
     "head of a thief in its place": (_with_head("control_plane", by="thief", log=CONTROL_PLANE), "wrong_issuer"),
     "anchor of another head": (_with_value("anchor", 1, leaf="A" * 43), "bad_document"),
+    "anchor of another run": (_foreign_anchor, "foreign_anchor"),
     "anchor with another time": (_with_entry("anchor", at="2026-11-30T00:54:21Z"), "bad_document"),
     "anchor with another number": (_with_entry("anchor", seq=2), "bad_document"),
     "anchor that is a rotation": (_with_entry("anchor", type="rotation"), "bad_document"),
@@ -174,6 +199,7 @@ WRONG: dict[str, tuple[Callable[[PaperRun, Lines], None], str]] = {
     "bodies that the header denies": (_with_value("header", 1, bodies=False), "bad_document"),
     "header of another version": (_with_value("header", 1, v=2), "bad_document"),
     "header with another version of the log": (_with_value("header", 1, log_format=3), "bad_document"),
+    "format 1 with commitments": (_with_value("header", 1, log_format=1, bodies=False), "bad_document"),
     "header with an unknown member": (_with_value("header", 1, note="x"), "bad_document"),
     "two headers": (_repeated("header"), "bad_document"),
     "two heads of the control plane's log": (_repeated("control_plane"), "bad_document"),
