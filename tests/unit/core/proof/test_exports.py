@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agentfield.errors import InvalidInput
-from agentfield.identity import canonical
-from agentfield.proof import Coverage, ExportWriter, Report, parse_head, sign_head, verify_export
+from agentfield.identity import canonical, leaf_hash
+from agentfield.proof import Coverage, ExportWriter, Report, parse_head, rotation_entry, sign_head, verify_export
 from agentfield.proof import export as export_module
 from support.core.proof_runs import (
     START,
@@ -150,6 +150,65 @@ def test_the_old_key_signs_no_export_after_the_rotation() -> None:
     assert _code(lines) == "wrong_issuer"
 
 
+def test_a_new_key_signs_nothing_before_it_began() -> None:
+    """Neither a credential under a head of the old key nor a head that is anchored before the rotation is of the new key."""
+    run = call_of_a_session(final=False)
+    old, new = run.plane.key, fixed_key("second key")
+    run.plane.key = new
+    run.execute("tool", signed=False, status="timeout")
+    run.plane.key = old
+    run.head(final=True)
+    run.plane.anchor(run.last or b"")
+    run.plane.rotate("second key")
+    assert _code(run.export()) == "bad_binding"
+    run = call_of_a_session(final=False)
+    run.plane.key = new
+    run.head(final=True)
+    run.plane.key = old
+    run.plane.anchor(run.last or b"")
+    run.plane.rotate("second key")
+    assert _code(run.export()) == "bad_binding"
+
+
+def test_the_old_key_does_not_follow_the_new_one() -> None:
+    """A head of the old key after one of the new key is refused, wherever it is anchored."""
+    run = call_of_a_session(final=False)
+    old, new = run.plane.key, fixed_key("second key")
+    run.plane.key = new
+    run.head()
+    run.plane.key = old
+    run.head(final=True)
+    run.plane.anchor(run.last or b"")
+    run.plane.rotate("second key")
+    assert _code(run.export()) == "bad_binding"
+
+
+def test_rotations_are_one_line_of_keys() -> None:
+    """Rotations that are left out, turned around, out of the order of the log, or of a key to itself are refused."""
+    run = call_of_a_session()
+    run.plane.rotate("second key")
+    run.plane.rotate("third key")
+    both = run.plane.rotated
+    for rotated in (both[:1], both[1:], both[::-1], [both[0], both[0]]):
+        run.plane.rotated = rotated
+        # without the first one the chain is whole again, and only the first key is no issuer any more
+        expected = "wrong_issuer" if rotated == both[1:] else "bad_document"
+        assert _code(run.export()) == expected
+    first, second, third = (fixed_key(name) for name in ("control plane", "second key", "third key"))
+    for entries in (
+        [rotation_entry(second, third, seq=1, at=START), rotation_entry(first, second, seq=2, at=START)],
+        [rotation_entry(first, first, seq=1, at=START)],
+    ):
+        run = PaperRun()
+        run.execute("tool")
+        run.head()
+        for entry in entries:
+            run.plane.append(entry)
+        run.plane.key = third if len(entries) > 1 else first
+        run.plane.rotated = [1, 0] if len(entries) > 1 else [0]
+        assert _code(run.export()) == "bad_document"
+
+
 def test_a_rotation_needs_both_keys() -> None:
     """A rotation that one of the two keys did not sign is refused."""
     for side in ("from", "to"):
@@ -256,8 +315,6 @@ def test_a_log_of_format_1_has_its_bodies_in_the_entries() -> None:
     run.events.clear()
     run.tree = type(run.tree)()
     encoded = canonical(entry)
-    from agentfield.identity import leaf_hash
-
     run.tree.append(leaf_hash(encoded))
     run.head()
     for log_format, verdict in ((1, "prefix"), (2, "wrong")):
