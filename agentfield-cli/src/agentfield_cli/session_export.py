@@ -19,15 +19,15 @@ _END = b'{"end":'
 
 
 async def write_export(
-    client: ControlPlaneClient, session_id: str, path: Path | None, *, bodies: bool = True
+    client: ControlPlaneClient, name: str, path: Path | None, *, bodies: bool = True
 ) -> dict[str, int]:
-    """Write the export of a session; return the numbers of its `lines` and `bytes`.
+    """Write the export of a session or run; return the numbers of its `lines` and `bytes`.
 
     A file appears under its name only when the export is whole.
 
     Args:
         client: The client of the control plane.
-        session_id: The session.
+        name: Id of the session, or of a run (``run_…``).
         path: The file; None for standard output.
         bodies: Whether the export has bodies and salts.
 
@@ -38,7 +38,8 @@ async def write_export(
     draft = None if path is None else path.with_name(f".{path.name}.part")
     try:
         with _opened(draft) as file:
-            counted = await _copy(client.export_session(session_id, bodies=bodies), file)
+            export = client.export_run if name.startswith("run_") else client.export_session
+            counted = await _copy(export(name, bodies=bodies), file)
         if draft is not None and path is not None:
             draft.replace(path)
     except OSError as error:

@@ -168,6 +168,12 @@ async def test_a_session_is_exported_and_redacted(installation: Installation, tm
     assert verified(tmp_path / "bare.jsonl").bodies == 0
     assert REPLY not in out
 
+    executed = await af_json(installation, "execute", "voice-support.resolve_turn", "--input", '{"turn": {}}')
+    run = tmp_path / "run.jsonl"
+    await af_json(installation, "session", "export", executed["run_id"], "-o", str(run))
+    report = verify_export(run.read_bytes().splitlines(keepends=True), issuer=issuer)
+    assert (report.verdict, report.credentials, report.session_id) == ("complete", 1, None)
+
     redacted = await af_json(installation, "session", "redact", session_id, "--reason", "request 17")
     assert redacted["events"] > 10
     await af_json(installation, "session", "export", session_id, "-o", str(whole))

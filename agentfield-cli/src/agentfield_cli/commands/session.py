@@ -267,12 +267,13 @@ def export(
     """Export a session as signed JSON Lines, which anybody who knows the issuer can verify offline.
 
     The export has the entries of the event log, signed heads, credentials and anchors, and the bodies that they commit
-    to. A session that has ended is exported with its final head; the export of a live one verifies as a prefix.
+    to. The id of a run exports that run, with or without a session. A session that has ended is exported with its final head; the export of a live one verifies as a prefix.
 
     \b
     Examples:
       af session export ses_0198 -o call.jsonl
       af session export ses_0198 --without-bodies > call.jsonl
+      af session export run_0198 -o run.jsonl
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
     from agentfield_cli.session_export import write_export

@@ -109,7 +109,16 @@ class SessionStreams(Connection):
         Raises:
             ControlPlaneUnavailable: The export broke off.
         """
-        path, query = f"/sessions/{path_segment(session_id)}/export", {"bodies": "1" if bodies else "0"}
+        async for chunk in self._export(f"/sessions/{path_segment(session_id)}/export", bodies=bodies):
+            yield chunk
+
+    async def export_run(self, run_id: str, *, bodies: bool = True) -> AsyncIterator[bytes]:
+        """Iterate over the bytes of the export of a run, with or without a session; see `export_session`."""
+        async for chunk in self._export(f"/workflows/{path_segment(run_id)}/export", bodies=bodies):
+            yield chunk
+
+    async def _export(self, path: str, *, bodies: bool) -> AsyncIterator[bytes]:
+        query = {"bodies": "1" if bodies else "0"}
         async with self._request("GET", path, query=query, stream=True) as response:
             async for chunk in response.content.iter_chunked(_CHUNK):
                 yield chunk
