@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from agentfield.client import ControlPlaneClient
 from agentfield.errors import Unavailable
 from agentfield.identity import NodeKey
+from agentfield.wire.rest import WebhookRequest
 from agentfield_server.app import control_plane
 from agentfield_server.proof.issuer_key import did_document
 from agentfield_server.proof.own_log import OwnLog
@@ -44,17 +46,18 @@ async def test_a_secret_opens_only_with_the_key_and_at_its_place(tmp_path: Path)
 
 
 async def test_the_secret_of_a_webhook_is_not_in_the_store(tmp_path: Path) -> None:
-    """A secret that an earlier version stored in plain is encrypted at the next start."""
+    """A new secret is stored encrypted, and one that an earlier version stored in plain at the next start."""
     path = tmp_path / "agentfield.db"
     store = SqliteStore(path, on_commit=lambda _: None, clock=lambda: 1.0)
     await store.open()
     await store.add_webhook(Webhook(id="whk_1", url="https://x/", events=("*",), secret="whsec_canary", created_at=1.0))
     await store.close()
-    async with control_plane(Settings(home=tmp_path, port=0)):
-        pass
+    async with control_plane(Settings(home=tmp_path, port=0)) as plane, ControlPlaneClient(plane.url) as client:
+        added = await client.add_webhook(WebhookRequest(url="https://example.com/", events=("*",)))
     with closing(sqlite3.connect(path)) as connection:
-        ((stored,),) = connection.execute("SELECT secret FROM webhooks").fetchall()
-    assert stored.startswith("box1.")
+        stored = [secret for (secret,) in connection.execute("SELECT secret FROM webhooks")]
+    assert [secret.startswith("box1.") for secret in stored] == [True, True]
+    assert added.secret not in stored
 
 
 async def test_a_rotation_is_an_entry_of_the_own_log(tmp_path: Path) -> None:

@@ -156,3 +156,19 @@ async def test_compaction_terminates_and_shrinks_the_file(opens: Opened) -> None
         row = await store.get_execution(kept.id)
         assert row is not None
         assert row.input == kept.input
+
+
+async def test_a_run_without_its_proofs_is_kept(opens: Opened) -> None:
+    """A run is pruned only once its credentials are issued, its final head is signed and both are anchored."""
+    async with opens() as store:
+        run_id = await ended(store)
+        session, root = session_pair()
+        await store.create_session(session, root, owner="cp")
+        await store.complete_execution(root.id, attempt=None, status="succeeded")
+        await store.update_session(session.id, epoch=1, state="ended", end_reason="operator")
+        opens.clock.now += 2 * DAY
+        for run in (run_id, session.run_id):
+            assert await store.prune_run(run, before=opens.clock.now) is None
+        await issue_all(store)
+        for run in (run_id, session.run_id):
+            assert await store.prune_run(run, before=opens.clock.now)
