@@ -247,6 +247,21 @@ async def test_webhook_of_a_cancelled_request_gets_events(
         ("https://[::1]/", "::1 is not on the public internet"),
         ("https://[::ffff:10.0.0.1]/", "::ffff:10.0.0.1 is not on the public internet"),
         ("https://[64:ff9b::a00:1]/", "64:ff9b::a00:1 is not on the public internet"),
+        ("https://[64:ff9b:1::808:808]/", "64:ff9b:1::808:808 is not on the public internet"),
+        ("https://[fec0::1]/", "fec0::1 is not on the public internet"),
+        ("https://[::7f00:1]/", "::7f00:1 is not on the public internet"),
+        ("https://192.0.0.9/", "192.0.0.9 is not on the public internet"),
+        ("https://①⓪.⓪.⓪.①/", "10.0.0.1 is not on the public internet"),
+        ("https://\uff11\uff10.0.0.1/", "10.0.0.1 is not on the public internet"),
+        ("https://10\u30020\u30020\u30021/", "10.0.0.1 is not on the public internet"),
+        (
+            "https://\uff2c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54/",
+            "localhost is a name of this machine or network",
+        ),
+        ("https://xn--a.example/", "it cannot be encoded"),
+        ("https://a\u200d.example/", "it cannot be encoded"),
+        (f"https://{'a' * 64}.example/", "its host is malformed"),
+        ("https://a..example/", "its host is malformed"),
         ("http://[::1", "its host is malformed"),
         ("https://a]b/", "its host is malformed"),
         ("https://example.org:99999/", "its port is not a number from 0 to 65535"),
@@ -287,6 +302,82 @@ async def test_name_that_resolves_to_a_private_address_is_not_connected(receiver
     ):
         assert response.status == 200
     assert len(receiver.got) == 1
+
+
+async def test_the_address_that_is_connected_to_is_checked(receiver: Receiver) -> None:
+    """A literal address is not resolved, so the socket is refused, in every spelling of it."""
+    port = int(receiver.url.split(":")[2].split("/")[0])
+    async with outbound_session(AddressPolicy(), seconds=5, at_once=1) as http:
+        for host in ("127.0.0.1", "[::ffff:127.0.0.1]", "①②⑦.⓪.⓪.①", "\uff11\uff12\uff17.0.0.1"):
+            with pytest.raises(aiohttp.ClientConnectorError) as caught:
+                await http.post(f"http://{host}:{port}/hook")
+            assert "not on the public internet" in str(caught.value.os_error)
+    assert not receiver.got
+
+
+@pytest.mark.parametrize("url", ["https://xn--a.example/", "https://a\u200d.example/", "https://[::1", "http://①.②/"])
+async def test_an_address_that_cannot_be_requested_stops_no_other_webhook(
+    cp: Plane, receiver: Receiver, url: str
+) -> None:
+    """A stored address that an older version accepted fails by itself; the others go on."""
+    await cp.store.add_webhook(Webhook(id="whk_bad", url=url, events=("*",), secret="whsec_x", created_at=0.0))
+    await add(cp, receiver.url, "execution.ended")
+    async with RawNode().linked(cp) as node:
+        for _ in range(2):
+            receiver.got.clear()
+            await work(cp, node)
+            await until(lambda: receiver.got)
+    for each in await tried(cp, "whk_bad", 1):
+        assert each["answer"].startswith("The address cannot be used")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "::1/128",
+        "::ffff:127.0.0.0/104",
+        "64:ff9b::a00:0/104",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002:a00::/24",
+        "3fff::/20",
+        "5f00::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ],
+)
+def test_special_ranges_are_not_public(network: str) -> None:
+    """The ends of each special range (IANA special-purpose address registries) are refused."""
+    found = ipaddress.ip_network(network)
+    assert not AddressPolicy().address(found[0])
+    assert not AddressPolicy().address(found[-1])
+    assert AddressPolicy((network,)).address(found[-1])
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"])
+def test_public_addresses_are_allowed(address: str) -> None:
+    """Addresses of the public internet need no list."""
+    assert AddressPolicy().address(ipaddress.ip_address(address))
 
 
 @given(st.ip_addresses(v=4))

@@ -14,6 +14,7 @@ from typing import Self
 import aiohttp
 from msgspec import structs
 from pydantic import SecretStr
+from yarl import URL
 
 from agentfield.errors import AgentFieldError, LimitExceeded, NotFound
 from agentfield.ids import new_id
@@ -156,6 +157,9 @@ class WebhookService:
                     except AgentFieldError as error:
                         _log.warning("deliveries could not be recorded, they will be tried again: %s", error.message)
                         await asyncio.sleep(_AFTER_FAILURE)
+                    except Exception as error:  # noqa: BLE001 - one delivery must not end the others for good
+                        _log.error("deliveries failed, they will be tried again", exc_info=error)
+                        await asyncio.sleep(_AFTER_FAILURE)
 
     async def _send_due(self, http: aiohttp.ClientSession) -> float | None:
         """Send all due deliveries; return when the next one is due."""
@@ -186,14 +190,17 @@ class WebhookService:
 
     async def _send(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> None:
         try:
-            self._allowed.check_url(webhook.url)
-            status = await self._post(http, delivery, webhook, event)
+            url = self._allowed.check_url(webhook.url)
+            status = await self._post(http, delivery, webhook, event, url)
             answer = f"HTTP {status}"
         except AgentFieldError as error:
             status, answer = 0, error.message
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             # only the kind of the error: its text may contain the address, and that may contain a secret
             status, answer = 0, "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        except Exception as error:  # noqa: BLE001 - of this delivery only; its text may contain the address as well
+            _log.warning("%s to webhook %s failed with %s", delivery.id, webhook.id, type(error).__name__)
+            status, answer = 0, type(error).__name__
         if 200 <= status < 300:
             await self._store.record_delivered(delivery.id, answer)
             return
@@ -205,7 +212,9 @@ class WebhookService:
             _log.warning("%s to webhook %s was given up: %s", delivery.id, webhook.id, answer)
         await self._store.record_not_delivered(delivery.id, answer, not_before=again)
 
-    async def _post(self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow) -> int:
+    async def _post(
+        self, http: aiohttp.ClientSession, delivery: Delivery, webhook: Webhook, event: EventRow, url: URL
+    ) -> int:
         secret = SecretStr(self._box.open_text(webhook.id, webhook.secret))
         headers = {
             "Content-Type": "application/json",
@@ -213,5 +222,5 @@ class WebhookService:
             "X-AgentField-Event": event.type,
             HEADER: signature(secret, event.canonical, at=self._clock()),
         }
-        async with http.post(webhook.url, data=event.canonical, headers=headers, allow_redirects=False) as response:
+        async with http.post(url, data=event.canonical, headers=headers, allow_redirects=False) as response:
             return response.status
