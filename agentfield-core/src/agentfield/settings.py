@@ -18,6 +18,7 @@ from agentfield.errors import InvalidInput
 __all__ = [
     "DEFAULT_URL",
     "DRAIN_SECONDS",
+    "child_environment",
     "client_tls",
     "control_plane_did",
     "discover_api_key",
@@ -34,6 +35,53 @@ DRAIN_SECONDS = 30.0
 """Default seconds that a node's reasoners and handlers may take to finish once it is told to stop."""
 
 _MAX_DRAIN_SECONDS = 86_400.0
+
+_PASSED_ON = frozenset(
+    [
+        "ALL_PROXY",
+        "APPDATA",
+        "COMSPEC",
+        "HOME",
+        "HOMEDRIVE",
+        "HOMEPATH",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "LANG",
+        "LANGUAGE",
+        "LD_LIBRARY_PATH",
+        "LOCALAPPDATA",
+        "LOGNAME",
+        "NO_COLOR",
+        "NO_PROXY",
+        "NUMBER_OF_PROCESSORS",
+        "OMP_NUM_THREADS",
+        "ORT_DISABLE_TELEMETRY",
+        "PATH",
+        "PATHEXT",
+        "PROCESSOR_ARCHITECTURE",
+        "PROGRAMDATA",
+        "PWD",
+        "SHELL",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+        "SYSTEMDRIVE",
+        "SYSTEMROOT",
+        "TEMP",
+        "TERM",
+        "TMP",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "USERNAME",
+        "USERPROFILE",
+        "VIRTUAL_ENV",
+        "WINDIR",
+    ]
+)
+"""Variables that every process needs or may need: of the system, of proxies and of certificates."""
+_PASSED_ON_WITH = ("AGENTFIELD_", "DYLD_", "LC_", "PYTHON", "XDG_")
+_SECRET_ENDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+_OF_CLIENTS = frozenset({"AGENTFIELD_API_KEY", "AGENTFIELD_TLS_CLIENT_KEY"})
 
 
 def home(env: Mapping[str, str] = os.environ) -> Path:
@@ -106,6 +154,26 @@ def drain_seconds(given: float | None = None, env: Mapping[str, str] = os.enviro
             f"{field} is {value!r}; it must be a number of seconds between 0 and {_MAX_DRAIN_SECONDS:g}.", field=field
         )
     return seconds
+
+
+def child_environment(env: Mapping[str, str] = os.environ, *, client: bool = False) -> dict[str, str]:
+    """Return the environment of a child process: variables of the system and settings, and no other.
+
+    The keys of providers are the control plane's. An agent gets the further variables that ``AGENTFIELD_AGENT_ENV`` names, with
+    commas between them.
+
+    Args:
+        env: The environment of this process.
+        client: Whether the child is an agent, which needs its key for the control plane, and variables of its own.
+    """
+    named = {name.strip() for name in env.get("AGENTFIELD_AGENT_ENV", "").split(",")} if client else set()
+    return {name: value for name, value in env.items() if name in named or _is_passed_on(name.upper(), client=client)}
+
+
+def _is_passed_on(name: str, *, client: bool) -> bool:
+    if name in _OF_CLIENTS:
+        return client
+    return name in _PASSED_ON or (name.startswith(_PASSED_ON_WITH) and not name.endswith(_SECRET_ENDS))
 
 
 def client_tls(env: Mapping[str, str] = os.environ) -> ssl.SSLContext | bool:

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from agentfield.errors import InvalidInput, LimitExceeded, ProviderUnavailable, Unavailable
 from agentfield.plugins import PairSpec, ProviderSpec, Registry
 from agentfield.realtime.provider import ChildProcess
+from agentfield.settings import child_environment
 from agentfield_server.adapter_lifetime import Adapter, AdapterLifetime
 
 __all__ = ["AdapterPool", "credential_name"]
@@ -67,6 +68,7 @@ async def _run_child(argv: Sequence[str], ready_timeout: float, log: Path) -> As
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
+            env=child_environment(),
         )
     if process.stdout is None:
         raise ProviderUnavailable("A child process has no output.")
@@ -175,6 +177,12 @@ class AdapterPool:
             if name not in self._lifetimes:
                 self._lifetimes[name] = await self._enter(pair, credential)
             return self._lifetimes[name].adapter
+
+    def secrets(self, pair: PairSpec) -> list[str]:
+        """Return the keys of a pair's provider."""
+        setting = self._registry.provider(pair.provider).key_setting
+        keys = self._environ.get(setting, "") if setting is not None else ""
+        return [key for part in keys.split(",") if (key := part.strip())]
 
     async def close(self) -> None:
         """Exit all adapters at once; one that does not exit in time is abandoned, and named in the log."""

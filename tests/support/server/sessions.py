@@ -35,6 +35,7 @@ from agentfield.realtime.events import (
     TurnTranscript,
 )
 from agentfield.realtime.provider import CallRef, SdpAnswer
+from agentfield.testing.scripted.adapters import ANSWER_SDP
 from agentfield.wire.rest import StartRequest
 from agentfield_server.bus import Bus
 from agentfield_server.engine import Engine
@@ -221,6 +222,8 @@ class Adapter:
         self.opened: list[tuple[Provider, AudioFormat]] = []
         self.admitted: dict[str, str] = {}
         self.limit: int | None = None
+        self.answer = ""
+        """The SDP answer instead of a good one."""
 
     async def open(self, config: SessionConfig, audio: AudioFormat) -> Provider:
         if self.refuse is not None:
@@ -251,7 +254,10 @@ class Adapter:
         call = f"call{len(self.calls) + 1}"
         self.calls[call] = Provider(call)
         self.alive.add(call)
-        return SdpAnswer(sdp=f"answer to {offer}", ref={"call_id": call})
+        return SdpAnswer(sdp=self.answer or ANSWER_SDP, ref={"call_id": call})
+
+    def secrets(self, pair: PairSpec) -> tuple[str, ...]:
+        return ("key-canary-7",)
 
     async def attach(self, ref: CallRef, config: SessionConfig) -> Provider:
         call = ref["call_id"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from agentfield.errors import ProviderUnavailable, error_from_problem
+from agentfield.settings import child_environment
 from agentfield_cli.call.recordings import FRAME, RATE, is_loud
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ async def speech_server(home: Path, on_loading: Callable[[str], None]) -> AsyncI
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *argv,
-        env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},  # onnxruntime sends telemetry by default
+        env={**child_environment(), "ORT_DISABLE_TELEMETRY": "1"},  # onnxruntime sends telemetry by default
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from agentfield.errors import Unavailable
+from agentfield.settings import child_environment
 
 __all__ = ["agent_process", "start_agent", "stop_agent"]
 
@@ -41,7 +42,7 @@ async def start_agent(
     Args:
         file: Absolute path of a Python file that ends in `app.run()`.
         url: Address of the control plane to link with.
-        env: Environment of the process; AGENTFIELD_URL is added.
+        env: Environment to choose from (`child_environment`): the keys of providers are not the agent's. AGENTFIELD_URL is added.
         log: File for its output; None inherits ours.
 
     Raises:
@@ -52,7 +53,7 @@ async def start_agent(
             sys.executable,
             str(file),
             cwd=file.parent,
-            env={**env, "AGENTFIELD_URL": url},
+            env={**child_environment(env, client=True), "AGENTFIELD_URL": url},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

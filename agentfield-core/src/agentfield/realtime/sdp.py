@@ -1,14 +1,15 @@
-"""Gate for SDP offers: only a plain audio call reaches a provider or a full SDP parser (RFC 8866, RFC 8829)."""
+"""Gate for SDP: only the offer of a plain audio call reaches a provider, and only such an answer a caller (RFC 8866, RFC 8829)."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agentfield.errors import InvalidInput
+from agentfield.errors import InvalidInput, ProviderError
 
-__all__ = ["MAX_SDP", "Candidate", "gate_sdp", "read_candidate"]
+__all__ = ["MAX_SDP", "Candidate", "gate_answer", "gate_sdp", "read_candidate"]
 
 MAX_SDP = 64 * 1024
 """Bytes of an offer; a browser's has about 2.4 kB, and 100 for each candidate."""
@@ -59,6 +60,29 @@ def gate_sdp(offer: str) -> str:
         raise _refusal("it has no ICE credentials")
     _check_candidates([line for line in lines if line.startswith("a=candidate:")])
     return "\r\n".join(line for line in lines if not _is_unreachable(line)) + "\r\n"
+
+
+def gate_answer(answer: str, secrets: Iterable[str] = ()) -> str:
+    """Validate the answer of a provider as offers are validated, and return it as `gate_sdp` does.
+
+    Args:
+        answer: The SDP answer.
+        secrets: Texts that it must not hold, such as the provider's key.
+
+    Raises:
+        ProviderError: With the provider code `invalid_answer` and the violated rule; the answer's text is not repeated.
+    """
+    try:
+        if any(secret and secret in answer for secret in secrets):
+            raise _refusal("it holds a secret of the control plane")
+        return gate_sdp(answer)
+    except InvalidInput as error:
+        why = error.message.partition(": ")[2]
+        raise ProviderError(
+            f"The SDP answer of the provider is refused: {why}",
+            hint="try the call again",
+            provider_code="invalid_answer",
+        ) from None
 
 
 def _check_lines(lines: list[str]) -> None:

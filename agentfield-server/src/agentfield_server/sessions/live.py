@@ -128,6 +128,7 @@ class LiveSessions:
             config,
             pair,
             adapter=partial(self._adapter, config, pair, credential),
+            secrets=partial(self._adapters.secrets, pair),
             credential=credential,
             store=self._store,
             engine=self._engine,

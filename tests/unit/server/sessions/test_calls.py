@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from agentfield.realtime.events import (
     SessionReady,
     ToolRequested,
 )
+from agentfield.testing.scripted.adapters import ANSWER_SDP
 from support.server.sessions import Adapter, Plane, Provider, ScriptedNode, plane
 from support.waiting import until, until_async
 
@@ -207,8 +209,35 @@ async def test_an_offer_commits_the_call_reference_before_it_attaches(
     assert adapter.hung_up == ["call1"]
     assert (await here.row(session_id)).call_ref == {"call_id": "call1", "credential": "key-1"}
     adapter.refuse_attach = None
-    assert await here.sessions.offer(session_id, "again") == "answer to again"
+    assert await here.sessions.offer(session_id, "again") == ANSWER_SDP
     await here.state(session_id, "live")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (ANSWER_SDP.replace("s=scripted", "s=key-canary-7"), "it holds a secret of the control plane"),
+        (ANSWER_SDP.replace("m=audio", "m=video"), "it must have one audio section"),
+        (ANSWER_SDP.replace("sha-256", "md5"), "it has no sha-256 fingerprint"),
+        (ANSWER_SDP + "a=candidate:1 1 udp 1 internal.example 80 typ host\r\n", "a candidate's address is neither"),
+        (ANSWER_SDP + "a=x:\x1b[2J\r\n", "it has a line that is not an SDP line"),
+        ("<html>key-canary-7</html>", "it holds a secret"),
+        ("v=0\r\n" + "a=x\r\n" * 20_000, "it is larger than 65536 bytes"),
+    ],
+)
+async def test_an_answer_passes_the_gate_of_offers_and_holds_no_key(
+    here: Plane, node: ScriptedNode, adapter: Adapter, answer: str, why: str
+) -> None:
+    """A provider's answer that no caller may get is refused, its call is hung up, and the next offer works."""
+    session_id = await here.start()
+    adapter.answer = answer
+    with pytest.raises(ProviderError, match="The SDP answer of the provider is refused: " + re.escape(why)) as caught:
+        await here.sessions.offer(session_id, "offer")
+    assert caught.value.data["provider_code"] == "invalid_answer"
+    assert "canary" not in str(caught.value.to_problem())
+    assert adapter.hung_up == ["call1"]
+    adapter.answer = ""
+    assert await here.sessions.offer(session_id, "again") == ANSWER_SDP
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,22 @@ from agentfield.testing.scripted.provider import AUDIO_FORMATS, ScriptedProvider
 
 __all__ = ["ANSWER_SDP", "bridged", "direct"]
 
-ANSWER_SDP: Final = "v=0\r\ns=scripted\r\n"
+ANSWER_SDP: Final = "\r\n".join(
+    (
+        "v=0",
+        "o=- 1 1 IN IP4 127.0.0.1",
+        "s=scripted",
+        "t=0 0",
+        "m=audio 9 UDP/TLS/RTP/SAVPF 111",
+        "c=IN IP4 127.0.0.1",
+        "a=ice-ufrag:scripted",
+        "a=ice-pwd:scriptedscriptedscripted",
+        f"a=fingerprint:sha-256 {':'.join(['00'] * 32)}",
+        "a=setup:active",
+        "a=rtpmap:111 opus/48000/2",
+        "",
+    )
+)
 """The answer to every offer: there is no peer connection and no audio."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -84,6 +84,7 @@ class SessionActor:
         stall_monitor: Shared by all sessions; it uses `time.monotonic`.
         snapshot: State to resume from after a restart; None for a new session.
         price: Returns the cost of a usage report.
+        secrets: Returns the texts that no caller may get.
         on_ended: Called after the committed end and again when the task ends; must be idempotent.
     """
 
@@ -104,6 +105,7 @@ class SessionActor:
         stall_monitor: EventLoopStallMonitor,
         snapshot: Snapshot | None = None,
         price: Pricer = reported_cost,
+        secrets: Callable[[], Iterable[str]] = tuple,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.pair = pair
@@ -138,6 +140,7 @@ class SessionActor:
             tell=self.tell,
             on_caller_input=self._on_caller_input,
             stall_monitor=stall_monitor,
+            secrets=secrets,
         )
         self._connection.ref = row.call_ref
         self._handler_channel = HandlerChannel(

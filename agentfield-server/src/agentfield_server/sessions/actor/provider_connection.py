@@ -6,12 +6,12 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from agentfield.errors import AgentFieldError, Conflict, NotFound, ProviderUnavailable
+from agentfield.errors import AgentFieldError, Conflict, NotFound, ProviderError, ProviderUnavailable
 from agentfield.ids import new_id
 from agentfield.plugins.manifest.spec import PairSpec
 from agentfield.realtime.audio import AudioFormat
@@ -21,6 +21,7 @@ from agentfield.realtime.commands import AppendAudioCommand, Command, EndCommand
 from agentfield.realtime.config import SessionConfig
 from agentfield.realtime.events import Event, ProviderFault, ReplyAudio, SessionClosed
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession, ResumableAdapter
+from agentfield.realtime.sdp import gate_answer
 from agentfield.values import clean_text
 from agentfield_server.media.convert import converter
 from agentfield_server.sessions.conversation.effects import StoreHandle
@@ -47,6 +48,9 @@ class AdapterSource(Protocol):
 
     async def get(self, pair: PairSpec, credential: str) -> MediaAdapter:
         """Return the adapter of a pair that uses a key; it is entered on first use."""
+
+    def secrets(self, pair: PairSpec) -> Iterable[str]:
+        """Return the keys of a pair's provider."""
 
 
 _log = logging.getLogger("agentfield.sessions")
@@ -91,6 +95,7 @@ class ProviderConnection:
         tell: Takes the failure of a command; never waits.
         on_caller_input: Takes the typed text and the hangup of a bridged caller; never waits.
         stall_monitor: Shared by all calls; it uses `time.monotonic`.
+        secrets: Returns the texts that no caller may get.
     """
 
     def __init__(
@@ -103,8 +108,10 @@ class ProviderConnection:
         tell: Tell,
         on_caller_input: Callable[[CallerInput], None],
         stall_monitor: EventLoopStallMonitor,
+        secrets: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._adapter = adapter
+        self._secrets = secrets
         self._pair = pair
         self._config = config
         self._on_caller_input = on_caller_input
@@ -130,7 +137,7 @@ class ProviderConnection:
         """Create a call from an SDP offer; return the SDP answer and the reference to the call.
 
         Raises:
-            ProviderError: The provider refused the offer.
+            ProviderError: The provider refused the offer, or its answer is none that a caller may get; the call was hung up.
             ProviderUnavailable: The provider did not answer in time.
         """
         adapter = await self._direct_adapter()
@@ -141,7 +148,11 @@ class ProviderConnection:
             raise ProviderUnavailable(
                 f"the provider did not answer the offer within {_NEGOTIATE_WAIT:g} s", hint="try the call again"
             ) from None
-        return answer.sdp, dict(answer.ref)
+        try:
+            return gate_answer(answer.sdp, self._secrets()), dict(answer.ref)
+        except ProviderError:
+            await asyncio.shield(self._hang_up(answer.ref))
+            raise
 
     async def attach(self, ref: CallRef) -> None:
         """Attach the sideband to a call and forward its events to the actor.

@@ -17,6 +17,7 @@ from agentfield.plugins.manifest.completeness import voices_of
 from agentfield.realtime.audio import AudioFormat
 from agentfield.realtime.config import ServerVad, SessionConfig, SessionDeclaration, ToolSpec
 from agentfield.realtime.provider import BridgedAdapter, CallRef, DirectAdapter, ProviderSession
+from agentfield.realtime.sdp import gate_answer
 from agentfield.testing.conformance.harness.adapter_runtime import (
     SECRET,
     CapturedLog,
@@ -145,6 +146,7 @@ class AdapterHarness:
         """Connect a caller over direct media; `stack` hangs up."""
         offer = await caller.offer()
         answer = await self.tasks.run("the call is answered", self.direct.negotiate(offer, config))
+        gate_answer(answer.sdp)
         stack.push_async_callback(self.hang_up, answer.ref)
         self.visible += [answer.sdp, dict(answer.ref)]
         async with time_limit("the caller is connected"):
