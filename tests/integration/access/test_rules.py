@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from agentfield import Agent
 from agentfield.client import ControlPlaneClient
-from agentfield.errors import AgentFieldError, Conflict, Forbidden, InvalidInput
+from agentfield.errors import AgentFieldError, Conflict, Forbidden, InvalidInput, NodeRefused
 from agentfield.wire.access import ExplainRequest, KeyRequest, TagRequest
 from agentfield.wire.rest import StartRequest
 from agentfield_server.access.admission import UNREADABLE, AccessControl
@@ -189,6 +189,16 @@ async def test_a_tag_once_seen_stays(tmp_path: Path) -> None:
             await operator.remove_tag("bank.refund", "money:move")
             assert (await operator.execute("bank.refund", {"amount": 1})).output == 1
             assert await code_of(operator.remove_tag("bank.refund", "money:move")) == "unknown_tag"
+
+
+async def test_too_many_tags_are_refused(tmp_path: Path) -> None:
+    """A hello whose target has too many or too long tags is refused; nothing of it is stored."""
+    async with keyed(tmp_path) as (plane, operator):
+        for tags in ([f"t{number}" for number in range(51)], ["t" * 101]):
+            with pytest.raises(NodeRefused) as caught:
+                await plane.hub._declared([("bank.refund", tag) for tag in tags])
+            assert caught.value.code == "bad_tags"
+        assert await operator.tags() == []
 
 
 async def test_development_mode_is_open_until_there_are_rules(tmp_path: Path) -> None:

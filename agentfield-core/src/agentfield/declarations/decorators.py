@@ -18,7 +18,7 @@ from agentfield.declarations.session_declaration import (
 )
 from agentfield.errors import Conflict, InvalidInput
 from agentfield.realtime.config import Floor, Limits, Say, SemanticVad, ServerVad
-from agentfield.wire.node_declarations import InstalledPair
+from agentfield.wire.node_declarations import MAX_TAG, MAX_TAGS, InstalledPair
 
 if TYPE_CHECKING:
     from agentfield.plugins.registry.registry import Registry
@@ -262,4 +262,11 @@ class Decorators:
 def _tags(tags: Iterable[str]) -> tuple[str, ...]:
     if isinstance(tags, str):
         raise InvalidInput(f"tags is a text; write [{tags!r}].", code="invalid_declaration", field="tags")
-    return tuple(tags)
+    found = tuple(tags)
+    if len(found) > MAX_TAGS or not all(isinstance(tag, str) and 1 <= len(tag) <= MAX_TAG for tag in found):
+        raise InvalidInput(
+            f"tags has at most {MAX_TAGS} texts, each of 1 to {MAX_TAG} characters.",
+            code="invalid_declaration",
+            field="tags",
+        )
+    return found

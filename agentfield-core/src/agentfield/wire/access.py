@@ -136,7 +136,7 @@ class TagRequest(_Body):
 
     name: str = Field(pattern=r"^((node|transport):[^\s/]+|[^:.\s/]+\.[^:\s/]+)$", max_length=200)
     """A target (``node.name``), ``node:ID`` or ``transport:NAME``."""
-    tag: str = Field(pattern=r"^[^\s/]+$", max_length=100)
+    tag: str = Field(min_length=1, max_length=100)
 
 
 class TagView(_View):

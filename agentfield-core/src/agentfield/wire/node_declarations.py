@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["FunctionSpec", "InstalledPair"]
+__all__ = ["MAX_TAG", "MAX_TAGS", "FunctionSpec", "InstalledPair"]
+
+MAX_TAGS = 50
+"""Tags of one reasoner or session."""
+
+MAX_TAG = 100
+"""Characters of a tag."""
 
 
 class _Declaration(BaseModel):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agentfield.errors import NotFound
+from agentfield.errors import NodeRefused, NotFound
+from agentfield.wire.node_declarations import MAX_TAG, MAX_TAGS
 from agentfield_server.access.policies import Member
 from agentfield_server.access.principals import Principal
 from agentfield_server.store.access import AccessStore, TagRow
@@ -43,7 +44,13 @@ class TagRegister:
             self._enter(row.name, row.tag, approved=row.approved_at is not None)
 
     async def propose(self, declared: Iterable[tuple[str, str]]) -> None:
-        """Enter tags that a node declares, as pairs of target and tag; they restrict at once."""
+        """Enter tags that a node declares, as pairs of target and tag; they restrict at once.
+
+        Raises:
+            NodeRefused: A target has too many tags, or a tag is too long (code `bad_tags`).
+        """
+        declared = list(declared)
+        _check_limits(declared)
         new = [(name, tag) for name, tag in declared if tag not in self._known(name).seen]
         for name, tag in new:
             self._enter(name, tag, approved=False)
@@ -92,3 +99,15 @@ class TagRegister:
 
 
 _NONE = _Tags()
+
+
+def _check_limits(declared: Sequence[tuple[str, str]]) -> None:
+    count = Counter(name for name, _ in declared)
+    name = next((name for name in count if count[name] > MAX_TAGS), None)
+    name = name or next((name for name, tag in declared if not 1 <= len(tag) <= MAX_TAG), None)
+    if name is not None:
+        raise NodeRefused(
+            f"The tags of {name[:200]!r} are too many or too long.",
+            code="bad_tags",
+            hint=f"a target has at most {MAX_TAGS} tags, each of 1 to {MAX_TAG} characters",
+        )

@@ -22,7 +22,7 @@ from agentfield_server.logs import log_context
 from agentfield_server.nodes.connection import CLOSE_DEADLINE, LinkConnection, close_socket
 from agentfield_server.nodes.handshake import node_id_in_use, perform_handshake, refuse_link, signed_welcome
 from agentfield_server.nodes.identities import LinkCredential, NodeIdentities
-from agentfield_server.nodes.linked_node import BLOCKED_LIMIT, LinkedNode
+from agentfield_server.nodes.linked_node import BLOCKED_LIMIT, LinkedNode, declared_tags
 from agentfield_server.nodes.liveness import NodeLiveness
 from agentfield_server.nodes.protocols import EnginePort, SessionPort
 from agentfield_server.nodes.registry import NodeRegistry
@@ -250,6 +250,8 @@ class LinkHub:
             sessions = await self._store.handlers_of(hello.instance_id, [name for name, _ in hello.open_sessions])
             with log_context(node_id=hello.node_id):
                 seen = await self.identities.identify(hello, credential)
+            if self._declared is not None:  # before anything that it declares can be called
+                await self._declared(declared_tags(hello))
         except AgentFieldError as error:
             await refuse_link(socket, error)
             return socket
@@ -324,8 +326,6 @@ class LinkHub:
             old.end("the instance linked anew")
         # before the reconciliation: a dispatcher that returns a lease meanwhile must see that the instance is coming back
         self._connecting[link.instance_id] = link
-        if self._declared is not None:
-            await self._declared(link.tags())
         self._registry.linked(link, self.links(link.node_id))
         try:
             await self._store.remember_node(link.node_id, self._registry.declared(_view(link)))

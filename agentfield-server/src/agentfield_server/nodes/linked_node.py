@@ -18,7 +18,7 @@ from agentfield.wire.frames import AnyFrame, Drained, GiveBack, GivenBack, Hello
 from agentfield.wire.framing import take_frames
 from agentfield_server.store.records import Execution
 
-__all__ = ["HANDLERS_LOST", "AssignedAttempt", "LinkedNode", "declaration_hash"]
+__all__ = ["HANDLERS_LOST", "AssignedAttempt", "LinkedNode", "declaration_hash", "declared_tags"]
 
 _OUTBOX = 1000
 
@@ -32,6 +32,12 @@ HANDLERS_LOST = 10.0
 def declaration_hash(declared: BaseModel) -> str:
     """Return the digest of a declaration; two declarations of one name are equal when their digests are."""
     return digest(declared.model_dump(mode="json"))
+
+
+def declared_tags(hello: Hello) -> list[tuple[str, str]]:
+    """Return the tags that a node declares, as pairs of target and tag."""
+    tags = {spec.name: spec.tags for spec in hello.functions} | {spec.name: spec.tags for spec in hello.sessions}
+    return [(f"{hello.node_id}.{name}", tag) for name in tags for tag in tags[name]]
 
 
 @dataclass(slots=True)
@@ -158,12 +164,6 @@ class LinkedNode:
 
     def __repr__(self) -> str:
         return f"<LinkedNode {self.node_id} {self.instance_id}>"
-
-    def tags(self) -> list[tuple[str, str]]:
-        """Return the tags that it declares, as pairs of target and tag."""
-        tags = {name: spec.tags for name, spec in self.functions.items()}
-        tags |= {name: spec.tags for name, spec in self.declared.items()}
-        return [(f"{self.node_id}.{name}", tag) for name in tags for tag in tags[name]]
 
     @property
     def running(self) -> int:
