@@ -119,7 +119,7 @@ async def open_services(
         own_log = await OwnLog.open(store, key, clock=time.time, before=replaced)
         secrets = await SecretBox.open(store, key, before=replaced)
         hub = LinkHub(
-            store, key=key, clock=time.time, refused=partial(refused_sessions, registry), declared=access.tags.propose
+            store, key=key, clock=time.time, refused=partial(refused_sessions, registry), declared=access.note_link
         )
         access.control.bind_links(lambda node_id: [link.principal for link in hub.links(node_id)])
         issuer = await stack.enter_async_context(

@@ -124,6 +124,23 @@ async def test_a_foreign_node_cannot_approve_its_own_payment(tmp_path: Path) -> 
             assert await call == "rejected"
 
 
+async def test_a_node_that_left_does_not_decide_either(tmp_path: Path) -> None:
+    """A key with which a node of the chain was linked cannot decide after the node left, also not after a restart."""
+    async with plane_at(tmp_path, api_key=SecretStr(KEY)) as plane:
+        evil_key = await key_of(plane, "node", "caller", "approver")
+        evil = Agent("evil", url=plane.url, api_key=evil_key, registry=Registry.of([]))
+        async with ControlPlaneClient(plane.url, KEY) as operator, ControlPlaneClient(plane.url, evil_key) as thief:
+            await operator.set_policies(RULES.replace('"node:bank"', '"node:evil"'))
+            async with bank(plane, KEY):
+                async with evil:
+                    call = asyncio.create_task(evil.call("bank.pay", amount=1))
+                    approval = await pending(operator)
+                    call.cancel()
+                assert await code_of(thief.decide(approval.id, YES)) == "own_approval"
+    async with plane_at(tmp_path, api_key=SecretStr(KEY)) as plane, ControlPlaneClient(plane.url, evil_key) as thief:
+        assert await code_of(thief.decide(approval.id, YES)) == "own_approval"
+
+
 async def test_an_approval_does_not_outlive_its_rule(tmp_path: Path) -> None:
     """Once the rule is gone that let the execution start, it cannot be approved, only rejected."""
     async with plane_at(tmp_path, api_key=SecretStr(KEY)) as plane:

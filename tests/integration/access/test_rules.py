@@ -196,7 +196,7 @@ async def test_too_many_tags_are_refused(tmp_path: Path) -> None:
     async with keyed(tmp_path) as (plane, operator):
         for tags in ([f"t{number}" for number in range(51)], ["t" * 101]):
             with pytest.raises(NodeRefused) as caught:
-                await plane.hub._declared([("bank.refund", tag) for tag in tags])
+                await plane.hub._declared("bank", "key:a", [("bank.refund", tag) for tag in tags])
             assert caught.value.code == "bad_tags"
         assert await operator.tags() == []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,11 +47,23 @@ class AccessControl:
         """The policies in force."""
         self._read_at = clock()
         self._links_of: Callable[[str], Iterable[str]] = lambda _: ()
+        self._linked_with: defaultdict[str, set[str]] = defaultdict(set)
         self._chains: OrderedDict[str, ChainRow] = OrderedDict()
 
     def bind_links(self, links_of: Callable[[str], Iterable[str]]) -> None:
         """Set the function that returns the principals that opened the links of a node."""
         self._links_of = links_of
+
+    async def load(self) -> None:
+        """Read from the store who ever opened links of which node."""
+        for node_id, principal_id in await self._store.list_links():
+            self._linked_with[node_id].add(principal_id)
+
+    async def note_link(self, node_id: str, principal_id: str) -> None:
+        """Remember for good that a principal opened a link of a node: it decides no approvals of that node."""
+        if principal_id not in self._linked_with[node_id]:
+            self._linked_with[node_id].add(principal_id)
+            await self._store.note_link(node_id, principal_id)
 
     def put_in_force(self, policies: PolicySet) -> None:
         """Decide by these policies from now on."""
@@ -164,24 +176,26 @@ class AccessControl:
     async def require_other(self, principal: Principal, execution_id: str) -> bool:
         """Reject a decision about an execution by a principal of its chain; return whether one decides in development mode.
 
-        To the chain belong who began the run, the nodes of its targets, and the keys with which these are linked.
+        To the chain belong who began the run, the nodes of its targets, the node that began it, and the keys with which
+        these were ever linked: a node that leaves would otherwise decide with its key.
 
         Raises:
             Forbidden: The principal is of the chain (code `own_approval`).
         """
         above = await self._chain(execution_id)
         nodes = {target.partition(".")[0] for target in above.targets}
+        if above.principal is not None and above.principal.startswith("node:"):
+            nodes.add(above.principal.removeprefix("node:"))
         beginner = self.principal(above.principal)
-        names = {f"node:{node_id}" for node_id in nodes} | {
-            each for node_id in nodes for each in self._links_of(node_id)
-        }
+        names = {f"node:{node_id}" for node_id in nodes}
+        names.update(*(self._linked_with[node_id] for node_id in nodes))
         names.add(beginner.id if beginner is not None else above.principal or "")
         if principal.id not in names:
             return False
         if self._keys.development:
             return True
         raise Forbidden(
-            f"{principal.id} belongs to what asks for this decision: it began the run, or a node of it is linked with it.",
+            f"{principal.id} belongs to what asks for this decision: it began the run, or a node of it was linked with it.",
             code="own_approval",
             hint="another key decides; an operator makes one with: af keys create --scope approver",
         )

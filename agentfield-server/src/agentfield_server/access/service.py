@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -30,6 +30,15 @@ class AccessService:
     requests: OpenRequests
     changed: asyncio.Event
     """Set when rights may have ended: a key was revoked or expired, or other policies are in force."""
+
+    async def note_link(self, node_id: str, principal_id: str, tags: Iterable[tuple[str, str]]) -> None:
+        """Note a link before it is made: with which credential it is opened, and the tags that the node declares.
+
+        Raises:
+            NodeRefused: The tags are too many or too long (code `bad_tags`).
+        """
+        await self.tags.propose(tags)
+        await self.control.note_link(node_id, principal_id)
 
 
 async def access_of(store: AccessStore, settings: Settings, *, clock: Callable[[], float]) -> AccessService:
@@ -58,6 +67,7 @@ async def access_of(store: AccessStore, settings: Settings, *, clock: Callable[[
     tags = TagRegister(store, given=given)
     await tags.load()
     control = AccessControl(store, keys, tags, clock=time.monotonic)
+    await control.load()
     policies = PolicySource(store, control, file=settings.policies, changed=changed.set)
     await policies.load()
     return AccessService(keys, tags, control, policies, requests, changed)

@@ -47,7 +47,8 @@ class LinkHub:
         ping_timeout: Seconds of silence after which a link is ended.
         monotonic: Monotonic clock, seconds.
         refused: Returns the sessions of a node that cannot be registered, with the reason.
-        declared: Called with the tags that a node declares, as pairs of target and tag, before its targets are known.
+        declared: Called with a node id, the principal that opens its link, and the tags that it declares as pairs of
+            target and tag, before its targets are known.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LinkHub:
         ping_timeout: float = 6.0,
         monotonic: Callable[[], float] = time.monotonic,
         refused: Callable[[Hello], Mapping[str, AgentFieldError]] = lambda _hello: {},
-        declared: Callable[[Iterable[tuple[str, str]]], Awaitable[None]] | None = None,
+        declared: Callable[[str, str, Iterable[tuple[str, str]]], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
         self._key = key
@@ -251,7 +252,7 @@ class LinkHub:
             with log_context(node_id=hello.node_id):
                 seen = await self.identities.identify(hello, credential)
             if self._declared is not None:  # before anything that it declares can be called
-                await self._declared(declared_tags(hello))
+                await self._declared(hello.node_id, credential.principal, declared_tags(hello))
         except AgentFieldError as error:
             await refuse_link(socket, error)
             return socket

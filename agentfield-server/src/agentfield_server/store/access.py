@@ -14,6 +14,7 @@ __all__ = [
     "ApproveTag",
     "ChainRow",
     "KeyRow",
+    "NoteLink",
     "PolicyRow",
     "ProposeTags",
     "RemoveTag",
@@ -114,6 +115,13 @@ class RemoveTag(Operation[bool], frozen=True):
     tag: str
 
 
+class NoteLink(Operation[None], frozen=True):
+    """See `AccessStore.note_link`."""
+
+    node_id: str
+    principal: str
+
+
 class AccessStore(Protocol):
     """The part of a store that access control uses; its methods are those of `SqliteStore`."""
 
@@ -143,6 +151,12 @@ class AccessStore(Protocol):
 
     async def list_tags(self) -> list[TagRow]:
         """Return all tags, by name."""
+
+    async def note_link(self, node_id: str, principal: str) -> None:
+        """Record that a principal opened a link of a node."""
+
+    async def list_links(self) -> list[tuple[str, str]]:
+        """Return nodes with the principals that ever opened links of them."""
 
     async def chain_of(self, execution_id: str) -> ChainRow | None:
         """Return the callers of an execution, which never change; None when it does not exist."""

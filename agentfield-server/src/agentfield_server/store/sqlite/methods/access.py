@@ -10,6 +10,7 @@ from agentfield_server.store.access import (
     ApproveTag,
     ChainRow,
     KeyRow,
+    NoteLink,
     PolicyRow,
     ProposeTags,
     RemoveTag,
@@ -77,6 +78,14 @@ class AccessMethods(SqliteDatabase):
         return [
             TagRow(name=row[0], tag=row[1], proposed_at=row[2], approved_at=row[3], approved_by=row[4]) for row in rows
         ]
+
+    async def note_link(self, node_id: str, principal: str) -> None:
+        """Record that a principal opened a link of a node."""
+        await self._write(NoteLink(node_id, principal))
+
+    async def list_links(self) -> list[tuple[str, str]]:
+        """Return nodes with the principals that ever opened links of them."""
+        return [(row[0], row[1]) for row in await self._read("SELECT node_id, principal FROM access_links")]
 
     async def chain_of(self, execution_id: str) -> ChainRow | None:
         """Return the callers of an execution, see `AccessStore.chain_of`."""

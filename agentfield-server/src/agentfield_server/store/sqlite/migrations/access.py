@@ -33,6 +33,12 @@ CREATE TABLE access_tags (
     approved_by TEXT,
     PRIMARY KEY (name, tag)
 ) WITHOUT ROWID;
+CREATE TABLE access_links (
+    node_id TEXT NOT NULL,
+    principal TEXT NOT NULL,
+    linked_at REAL NOT NULL,
+    PRIMARY KEY (node_id, principal)
+) WITHOUT ROWID;
 ALTER TABLE runs ADD COLUMN principal TEXT;
 UPDATE runs SET principal = (SELECT principal FROM sessions WHERE sessions.run_id = runs.id) WHERE session_id IS NOT NULL;
 ALTER TABLE approvals ADD COLUMN principal TEXT;

@@ -9,6 +9,7 @@ from agentfield_server.store.access import (
     AddKey,
     ApproveTag,
     KeyRow,
+    NoteLink,
     PolicyRow,
     ProposeTags,
     RemoveTag,
@@ -110,6 +111,15 @@ def _remove_tag(transaction: Transaction, operation: RemoveTag) -> bool:
     return transaction.run("DELETE FROM access_tags WHERE name = ? AND tag = ?", operation.name, operation.tag) == 1
 
 
+def _note_link(transaction: Transaction, operation: NoteLink) -> None:
+    transaction.run(
+        "INSERT OR IGNORE INTO access_links (node_id, principal, linked_at) VALUES (?, ?, ?)",
+        operation.node_id,
+        operation.principal,
+        transaction.now,
+    )
+
+
 OPERATIONS: dict[type[Operation[Any]], Callable[[Transaction, Any], Any]] = {
     AddKey: _add_key,
     RevokeKey: _revoke_key,
@@ -117,5 +127,6 @@ OPERATIONS: dict[type[Operation[Any]], Callable[[Transaction, Any], Any]] = {
     ProposeTags: _propose_tags,
     ApproveTag: _approve_tag,
     RemoveTag: _remove_tag,
+    NoteLink: _note_link,
 }
 """Each has a group of its own, see `groups`."""
