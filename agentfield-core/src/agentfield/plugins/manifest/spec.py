@@ -117,7 +117,8 @@ class RouteSpec:
     handler: str
     """Method of the transport that serves it (`agentfield.realtime.transport.Transport`)."""
     access: Literal["operator", "session", "verified"]
-    """Required credential: the operator's key; that key or the session's browser token; or what the transport's `verify` accepts."""
+    """Required credential: a key with the scope `operator`; such a key, the key that started the session, or its browser token;
+    or what the transport's `verify` accepts."""
     summary: str
     """The purpose of the route in a few words, for the OpenAPI document."""
     socket: bool = False
