@@ -102,6 +102,8 @@ async def test_the_example_of_the_promise(tmp_path: Path) -> None:
             assert await code_of(may_not.start_session(request)) == "access_denied"
             assert await code_of(operator.start_session(request)) == "access_denied"
             assert await code_of(may_not.get_session(started.session_id)) == "unknown_session"
+            assert [view.id for view in await may.list_sessions()] == [started.session_id]
+            assert await may_not.list_sessions() == []
             created = await plane.engine._store.read_events(started.run_id)
             bodies = [json.loads(event.body) for event in created if event.type == "execution.created" and event.body]
             assert bodies[0]["access"] == {"version": 1, "rules": ["the desk takes calls"]}
