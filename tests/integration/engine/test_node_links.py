@@ -20,6 +20,7 @@ from agentfield.link.greetings import Greeter
 from agentfield.realtime.config import SessionDeclaration
 from agentfield.wire.frames import (
     Call,
+    CallAccepted,
     CallResult,
     Challenge,
     Hello,
@@ -300,6 +301,22 @@ async def test_a_progress_that_cannot_be_recorded_is_dropped(
 
 def _broken(*_: object, **__: object) -> None:
     raise TypeError("a canary")
+
+
+async def test_a_closed_link_leaves_no_call_behind(cp: Plane) -> None:
+    """The calls of a node are forgotten with its link; over the next one the node repeats them and gets their results."""
+    node, call = RawNode(), Call(op_id="one", target="node.fn", input={})
+    async with node.linked(cp):
+        await node.send(call)
+        await node.next(CallAccepted, op_id="one")
+    await until(lambda: not cp.hub.links())
+    assert not cp.engine._calls._pending
+    assert not cp.engine._waiters._callbacks
+    async with node.linked(cp):
+        await node.send(call)
+        await node.answer(await node.next(Invoke), 7)
+        assert (await node.next(CallResult, op_id="one")).output == 7
+        assert not cp.engine._waiters._callbacks
 
 
 async def test_declarations_stay_known_while_the_node_is_away(cp: Plane) -> None:
