@@ -319,6 +319,26 @@ async def test_a_closed_link_leaves_no_call_behind(cp: Plane) -> None:
         assert not cp.engine._waiters._callbacks
 
 
+async def test_a_fault_after_a_commit_holds_nobody_up(cp: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are acknowledged and other waiters notified although what follows their commit fails."""
+    node = RawNode()
+    async with node.linked(cp):
+
+        def broken(*_: object) -> None:
+            raise TypeError("a fault")
+
+        for place in ("_ended", "_bus"):
+            execution_id = await cp.start("node.fn")
+            cp.engine._waiters.call(execution_id, broken)
+            waiting = asyncio.ensure_future(cp.engine.wait(execution_id, None))
+            invoke = await node.next(Invoke)
+            with monkeypatch.context() as patch:
+                patch.setattr(cp.engine, place, broken if place == "_ended" else object())
+                await node.send(node.result_of(invoke, 1))
+                assert (await node.next(ResultAck)).accepted
+            assert (await waiting).output == 1
+
+
 async def test_declarations_stay_known_while_the_node_is_away(cp: Plane) -> None:
     """Declarations outlive the link, until the newest instance no longer declares them."""
     node = RawNode()

@@ -291,15 +291,17 @@ class Engine:
         error: BaseException | None,
     ) -> None:
         execution, is_new = created or (None, False)
-        if execution is not None and is_new:
-            self._deadlines.add(execution.id, execution.deadline)
-            if link is None:
-                self._dispatcher.work_waiting(new.target.partition(".")[0])
-            else:
-                self._dispatcher.invoke_created(execution, link)
-        elif link is not None:
-            self._dispatcher.release(link, new.id)
-        then(execution, error)
+        try:
+            if execution is not None and is_new:
+                self._deadlines.add(execution.id, execution.deadline)
+                if link is None:
+                    self._dispatcher.work_waiting(new.target.partition(".")[0])
+                else:
+                    self._dispatcher.invoke_created(execution, link)
+            elif link is not None:
+                self._dispatcher.release(link, new.id)
+        finally:  # it is committed, whatever fails here
+            then(execution, error)
 
     async def _close(
         self,
@@ -324,14 +326,16 @@ class Engine:
     def _closed(
         self, then: Then[Execution | None], tree: bool, closed: Execution | None, error: BaseException | None
     ) -> None:
-        if closed is not None:
-            link = self._hub.instance(closed.lease_owner)
-            if link is not None and closed.id in link.assigned:
-                link.post(Cancel(execution_id=closed.id, reason=closed.status))
-            self._announce_closed(closed, link)
-            if tree:
-                self._tasks.start(self._cancel_children(closed))
-        then(closed, error)
+        try:
+            if closed is not None:
+                link = self._hub.instance(closed.lease_owner)
+                if link is not None and closed.id in link.assigned:
+                    link.post(Cancel(execution_id=closed.id, reason=closed.status))
+                self._announce_closed(closed, link)
+                if tree:
+                    self._tasks.start(self._cancel_children(closed))
+        finally:
+            then(closed, error)
 
     async def _cancel_children(self, parent: Execution) -> None:
         for row in await self._store.open_executions(run_id=parent.run_id):
@@ -345,9 +349,9 @@ class Engine:
             link.release(done.id)
         # also without a link: the concurrency of a function is counted over all instances of its node
         self._dispatcher.capacity_freed(done.target.partition(".")[0])
-        self._ended(done)
         self._waiters.resolve(done)
         self._bus.publish(f"execution:{done.id}", done)
+        self._ended(done)
 
     async def _time_out(self, execution_id: str) -> None:
         row = await self._store.get_execution(execution_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ from agentfield_server.bus import Bus
 from agentfield_server.store.records import EventRow, Execution
 
 __all__ = ["FINAL", "ExecutionWaiters"]
+
+_log = logging.getLogger("agentfield.engine")
 
 FINAL: frozenset[ExecutionStatus] = frozenset({"succeeded", "failed", "cancelled", "timeout"})
 """Final states of an execution."""
@@ -56,7 +59,10 @@ class ExecutionWaiters:
     def resolve(self, execution: Execution) -> None:
         """Notify the waiters of a closed execution."""
         for callback in self._callbacks.pop(execution.id, ()):
-            callback(execution)
+            try:
+                callback(execution)
+            except Exception:  # noqa: BLE001 - logged; the others wait for the same end
+                _log.exception("a waiter of %s failed", execution.id)
 
     async def until_closed(
         self,

@@ -136,9 +136,11 @@ class NodeResults:
     def _completed(
         self, link: LinkedNode, then: Then[bool], closed: Execution | None, error: BaseException | None
     ) -> None:
-        if closed is not None:
-            self._closed(closed, link)
-        then(closed is not None, error)
+        try:
+            if closed is not None:
+                self._closed(closed, link)
+        finally:
+            then(closed is not None, error)
 
     def _recorded(
         self, link: LinkedNode, frame: Result, done: Handled, used: bool | None, error: BaseException | None
