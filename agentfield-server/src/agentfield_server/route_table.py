@@ -37,7 +37,7 @@ def route_table(parts: Services) -> list[Route]:
             turns=parts.turns,
             public_url=parts.public_url.get,
         ).routes(),
-        *TurnRoutes(parts.turns, sessions, store).routes(),
+        *TurnRoutes(parts.turns, sessions, store, parts.attempts).routes(),
         *MediaRoutes(sessions=sessions, bus=parts.bus).routes(),
         *executions.routes(engine, store),
         *ApprovalRoutes(engine.approvals, store, secret=settings.webhook_secret, clock=time.time).routes(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from agentfield.errors import ProviderError
 from agentfield.plugins import Registry
 from agentfield.wire.access import KeyRequest
 from agentfield.wire.rest import StartRequest, StartResponse
+from agentfield_server.access.attempts import STREAMS_OF_TOKEN
 from support.server.bridged_calls import Installation, run_installation
 from support.waiting import until_async
 
@@ -225,3 +226,26 @@ async def test_somebody_who_watches_is_no_caller(it: Installation, monkeypatch: 
         async with it.http.get(f"{url}/events", headers={"Authorization": f"Bearer {token}"}) as stream:
             await stream.content.readline()
         assert attached == present
+
+
+async def test_one_caller_does_not_take_all_streams(it: Installation) -> None:
+    """Beyond its limit a token gets 429; another session and the operator do not, and a closed stream makes room."""
+    one, two = await start(it), await start(it)
+    url = f"{it.plane.url}/api/v1/sessions"
+
+    async def opened(stack: AsyncExitStack, session: StartResponse, token: str | None) -> int:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = await stack.enter_async_context(it.http.get(f"{url}/{session.session_id}/events", headers=headers))
+        return answer.status
+
+    async with AsyncExitStack() as stack:
+        statuses = [await opened(stack, one, one.token) for _ in range(STREAMS_OF_TOKEN + 1)]
+        assert statuses == [200] * STREAMS_OF_TOKEN + [429]
+        assert await opened(stack, two, two.token) == 200
+        assert await opened(stack, one, None) == 200
+
+    async def admitted() -> bool:
+        async with AsyncExitStack() as stack:
+            return await opened(stack, one, one.token) == 200
+
+    await until_async(admitted)

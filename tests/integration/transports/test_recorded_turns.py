@@ -6,12 +6,14 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from agentfield.errors import InvalidInput, ProviderError, ProviderUnavailable, SessionEnded
+from agentfield.errors import AgentFieldError, InvalidInput, ProviderError, ProviderUnavailable, SessionEnded
 from agentfield.realtime.commands import AddTextCommand, CancelReplyCommand
 from agentfield.realtime.events import Usage, UsageReported
+from agentfield_server.access.attempts import UPLOADS_OF_SESSION
 from support.audio import tone, wav
 from support.providers.scripted_turns import Scripted, audio_of, message_types, read_events
 from support.server.recorded_turns import RECORDING, Installation, run_installation
@@ -388,3 +390,35 @@ async def test_an_invalid_idempotency_key_is_refused(it: Installation) -> None:
     session = await it.start()
     error = await it.refused(session.session_id, idempotency_key="x" * 256)
     assert isinstance(error, InvalidInput)
+
+
+async def test_uploads_are_admitted_before_they_are_read(it: Installation) -> None:
+    """A session whose uploads do not go on gets no further ones; another session does, and closed uploads make room."""
+    stuck, other = await it.start(), await it.start()
+    port = urlsplit(it.plane.url).port
+    head = (
+        f"POST /api/v1/sessions/{stuck.session_id}/turns HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        "Content-Type: audio/wav\r\nContent-Length: 1000000\r\n\r\n"
+    )
+    writers = []
+    for _ in range(UPLOADS_OF_SESSION):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head.encode())
+        writers.append(writer)
+
+    async def full() -> bool:
+        try:
+            await it.answer(stuck.session_id, b"no recording")
+        except AgentFieldError as error:
+            return error.code == "too_many_at_once"
+        return False
+
+    await until_async(full)
+    assert (await it.refused(other.session_id, b"no recording")).code != "too_many_at_once"
+    for writer in writers:
+        writer.close()
+
+    async def admitted() -> bool:
+        return not await full()
+
+    await until_async(admitted)

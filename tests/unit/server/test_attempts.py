@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,17 @@ import pytest
 from multidict import CIMultiDict
 
 from agentfield.errors import LimitExceeded, Unauthorized
-from agentfield_server.access.attempts import WRONG_CREDENTIALS, Attempts, ClientAddresses, MemoryAdmission
+from agentfield_server.access.attempts import (
+    STREAMS,
+    STREAMS_OF_TOKEN,
+    UPLOADED_BYTES,
+    UPLOADS_OF_SESSION,
+    WRONG_CREDENTIALS,
+    Attempts,
+    ClientAddresses,
+    MemoryAdmission,
+)
+from agentfield_server.access.principals import Principal
 
 
 class Clock:
@@ -71,3 +82,39 @@ def test_counters_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         admission.take(name, at_once=2, per_minute=1)
     assert admission.take("a", at_once=2, per_minute=1) == 60
     assert admission.take("b", at_once=1, per_minute=1) == 0
+
+
+def test_what_is_held_is_limited_and_given_back() -> None:
+    """Beyond the limit of a principal, of an address or of all nothing is held, and what failed halfway is given back."""
+    attempts = Attempts(MemoryAdmission(Clock()), ClientAddresses())
+    token, key = Principal("session:one", "token"), Principal("key:one", "key")
+    with ExitStack() as stack:
+        for _ in range(STREAMS_OF_TOKEN):
+            stack.enter_context(attempts.stream(request("203.0.113.7"), token))
+        with pytest.raises(LimitExceeded) as caught, attempts.stream(request("203.0.113.7"), token):
+            pass
+        assert caught.value.code == "too_many_at_once"
+        stack.enter_context(attempts.stream(request("203.0.113.7"), Principal("session:two", "token")))
+        for number in range(STREAMS - STREAMS_OF_TOKEN - 1):
+            stack.enter_context(attempts.stream(request("203.0.113.7"), Principal(f"key:{number}", "key")))
+        for _ in range(3):
+            with pytest.raises(LimitExceeded), attempts.stream(request("203.0.113.7"), key):
+                pass
+        stack.enter_context(attempts.stream(request("203.0.113.8"), key))
+    with attempts.stream(request("203.0.113.7"), token):
+        pass
+
+
+def test_uploads_are_limited_by_session_and_by_bytes() -> None:
+    """A session sends few at once, and all together no more than fits into memory."""
+    attempts = Attempts(MemoryAdmission(Clock()), ClientAddresses())
+    with ExitStack() as stack:
+        for _ in range(UPLOADS_OF_SESSION):
+            stack.enter_context(attempts.upload("one", 1000))
+        with pytest.raises(LimitExceeded), attempts.upload("one", 1000):
+            pass
+        with pytest.raises(LimitExceeded), attempts.upload("two", UPLOADED_BYTES):
+            pass
+        stack.enter_context(attempts.upload("two", UPLOADED_BYTES - 1000 * UPLOADS_OF_SESSION))
+    with attempts.upload("two", UPLOADED_BYTES):
+        pass

@@ -1,15 +1,17 @@
-"""Wrong keys, tokens and codes: counted by address, and refused beyond a rate. A valid credential is never counted."""
+"""Limits by principal and address: wrong credentials, open streams, and uploads, so that one caller does not starve the others."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from aiohttp import web
 
 from agentfield.errors import AgentFieldError, LimitExceeded
+from agentfield_server.access.principals import Principal
 
 __all__ = ["Admission", "Attempts", "ClientAddresses", "MemoryAdmission"]
 
@@ -20,8 +22,28 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _REMEMBERED = 10_000
 
 
+STREAMS_OF_TOKEN = 16
+"""Streams and sockets that a browser token may have open."""
+
+STREAMS = 1000
+"""Streams and sockets that a key, and an address, may have open."""
+
+UPLOADS_OF_SESSION = 4
+"""Recordings that may be sent to a session at once."""
+
+UPLOADED_BYTES = 256 * 1024 * 1024
+"""Bytes of recordings that are being received at once, by all."""
+
+
 class Admission(Protocol):
     """Counters of what somebody does; several control planes may share an implementation."""
+
+    def hold(self, name: str, amount: int, *, limit: int) -> AbstractContextManager[None]:
+        """Hold a share of what `name` stands for, while the context is entered.
+
+        Raises:
+            LimitExceeded: With it, more than `limit` would be held (code `too_many_at_once`).
+        """
 
     def take(self, name: str, *, at_once: int, per_minute: float) -> float:
         """Count one more of what `name` stands for.
@@ -45,7 +67,26 @@ class MemoryAdmission:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._held = Counter[str]()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    @contextmanager
+    def hold(self, name: str, amount: int, *, limit: int) -> Iterator[None]:
+        """Hold a share, see `Admission.hold`."""
+        if self._held[name] + amount > limit:
+            raise LimitExceeded(
+                f"The limit of {name} is reached: {limit}.",
+                code="too_many_at_once",
+                hint="close what is not used any more, or try again in a moment",
+                retry_after=1,
+            )
+        self._held[name] += amount
+        try:
+            yield
+        finally:
+            self._held[name] -= amount
+            if not self._held[name]:
+                del self._held[name]
 
     def take(self, name: str, *, at_once: int, per_minute: float) -> float:
         """Count one more, see `Admission.take`."""
@@ -93,7 +134,7 @@ class ClientAddresses:
 
 
 class Attempts:
-    """Limits the rate of wrong credentials.
+    """Limits wrong credentials, open streams and uploads.
 
     Args:
         admission: Counts them.
@@ -103,6 +144,33 @@ class Attempts:
     def __init__(self, admission: Admission, addresses: ClientAddresses) -> None:
         self._admission = admission
         self._addresses = addresses
+
+    @contextmanager
+    def stream(self, request: web.Request, principal: Principal) -> Iterator[None]:
+        """Hold a stream of a principal and of its address while the context is entered.
+
+        Raises:
+            LimitExceeded: One of them has too many open (code `too_many_at_once`).
+        """
+        most = STREAMS_OF_TOKEN if principal.kind == "token" else STREAMS
+        with (
+            self._admission.hold(f"streams of {principal.id}", 1, limit=most),
+            self._admission.hold(f"streams of {self._addresses.of(request)}", 1, limit=STREAMS),
+        ):
+            yield
+
+    @contextmanager
+    def upload(self, session_id: str, size: int) -> Iterator[None]:
+        """Hold an upload of so many bytes to a session while the context is entered; entered before the body is read.
+
+        Raises:
+            LimitExceeded: The session gets too many at once, or all together get too much (code `too_many_at_once`).
+        """
+        with (
+            self._admission.hold(f"uploads to {session_id}", 1, limit=UPLOADS_OF_SESSION),
+            self._admission.hold("bytes of uploads", size, limit=UPLOADED_BYTES),
+        ):
+            yield
 
     def refusal(self, request: web.Request, error: AgentFieldError) -> AgentFieldError:
         """Return the error that answers a wrong credential: its own, or that there were too many."""

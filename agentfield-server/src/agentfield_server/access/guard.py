@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import time
+from contextlib import AbstractContextManager, nullcontext
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -153,6 +154,17 @@ class AuthGuard:
         if origin is None and request.headers.get("Sec-Fetch-Site") == "same-origin":
             return self._own_origin(request)
         return origin or ""
+
+    def stream(self, request: web.Request, access: Access) -> AbstractContextManager[None]:
+        """Return a context that holds a stream of an admitted request; links of nodes and transports have limits of their own.
+
+        Raises:
+            LimitExceeded: On entry: too many are open (code `too_many_at_once`).
+        """
+        principal = request[PRINCIPAL]
+        if "node" in access or principal.kind in ("public", "transport"):
+            return nullcontext()
+        return self._attempts.stream(request, principal)
 
     async def _admit_token(
         self, request: web.Request, access: Access, token: str, *, watches: bool, counts: TokenCount | None

@@ -84,10 +84,14 @@ def _served(
                 guard.check_origin(request)
                 if route is not None:
                     await guard.admit(request, route.access, watches=route.watches, counts=route.counts)
-                if streams is not None and (task := asyncio.current_task()) is not None:
-                    streams.add(task)
-                    task.add_done_callback(streams.discard)
-                response = await handler(request)
+                if streams is None or route is None:
+                    response = await handler(request)
+                else:
+                    if (task := asyncio.current_task()) is not None:
+                        streams.add(task)
+                        task.add_done_callback(streams.discard)
+                    with guard.stream(request, route.access):
+                        response = await handler(request)
             except Exception as error:  # noqa: BLE001 - the last handler of a request
                 status = getattr(error, "status", status)
                 response = _answer_to(request, error)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from agentfield.errors import AgentFieldError, LimitExceeded, NotFound, SessionEnded
 from agentfield.ids import new_id
 from agentfield.recordings import MAX_BYTES, MEDIA_TYPES
+from agentfield_server.access.attempts import Attempts
 from agentfield_server.access.guard import CALLER
 from agentfield_server.api.http.caller_view import CallerView, for_caller
 from agentfield_server.api.http.idempotency import idempotency_key
@@ -47,12 +48,16 @@ class TurnRoutes:
         recorded_turns: The legs and buffered answers of sessions of recorded turns.
         sessions: The session service.
         store: The store.
+        attempts: Limits the recordings that are received at once.
     """
 
-    def __init__(self, recorded_turns: RecordedTurnService, sessions: SessionService, store: Store) -> None:
+    def __init__(
+        self, recorded_turns: RecordedTurnService, sessions: SessionService, store: Store, attempts: Attempts
+    ) -> None:
         self._recorded_turns = recorded_turns
         self._sessions = sessions
         self._store = store
+        self._attempts = attempts
         # decoding holds a recording and its samples in memory and occupies a thread
         self._decoding = asyncio.Semaphore(_DECODING)
 
@@ -81,10 +86,12 @@ class TurnRoutes:
         self._recorded_turns.require_recorded_turns(row)
         media_type = request.headers.get("Content-Type", "")
         check_content_type(media_type)
-        data = await _read_audio(request)
-        key = _key(request, row, media_type, data)
-        async with self._recorded_turns.serialize_requests(row.id):
-            messages = await self._admit(row, key, data, media_type)
+        # before the body is read, which is kept in memory; one without a length may be as large as any
+        with self._attempts.upload(row.id, min(request.content_length or MAX_BYTES, MAX_BYTES)):
+            data = await _read_audio(request)
+            key = _key(request, row, media_type, data)
+            async with self._recorded_turns.serialize_requests(row.id):
+                messages = await self._admit(row, key, data, media_type)
         view = CallerView(self._store, row) if view_of(request) == "caller" else None
         attached = request.get(CALLER) and self._recorded_turns.had_audio_follower(row.id)
         # for a caller whose audio stream was lost, reading the answer counts as presence

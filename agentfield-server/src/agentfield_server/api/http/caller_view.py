@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from agentfield.errors import AgentFieldError, SessionEnded, error_from_problem
 from agentfield.ids import new_id
@@ -63,7 +63,7 @@ _TOOLS: Mapping[str, tuple[str, ...]] = {
     "tool.cancelled": ("call_id", "execution_id"),
     "tool.refused": ("call_id", "name"),
 }
-"""Recorded events about tools, shown unless the session is declared with `show_tools=False`."""
+"""Recorded events about turns, and about tools unless the session is declared with `show_tools=False`."""
 
 _LIVE: Mapping[str, tuple[str, ...]] = {
     "turn.started": ("item", "at_ms"),
@@ -88,6 +88,8 @@ _LIVE: Mapping[str, tuple[str, ...]] = {
 _OWN_WARNINGS: Mapping[str, tuple[str, ...]] = {"audio_dropped": ("code", "message")}
 """Live warnings of this control plane about the caller's own stream, by code."""
 
+_What = Literal["turn", "tool", "other", "none"]
+
 _REMEMBERED = 4096
 """Executions that a view remembers."""
 
@@ -103,7 +105,7 @@ class CallerView:
     def __init__(self, store: Store, row: SessionRow) -> None:
         self._store = store
         self._tools = bool(row.config.get("declaration", {}).get("show_tools", True))
-        self._shown: dict[str, bool] = {}
+        self._known: dict[str, _What] = {}
 
     async def message(self, event: str, data: str) -> str | None:
         """Return a message of an answer to a recorded turn as a caller gets it, None if it gets none of it."""
@@ -121,8 +123,10 @@ class CallerView:
         event = json.loads(text)
         kind, number, execution_id, hidden = event["type"], event["id"], event.get("execution_id"), event["body"]
         fields = _FIELDS.get(kind)
-        if fields is None and self._tools and (execution_id is None or await self._is_tool(execution_id)):
-            fields = _TOOLS.get(kind)
+        if fields is None:
+            what = await self._what(execution_id)
+            if what == "turn" or (self._tools and what != "other"):
+                fields = _TOOLS.get(kind)
         if fields is None:
             return None
         body = _only(hidden, fields)
@@ -137,20 +141,28 @@ class CallerView:
     async def dag(self, page: DagView) -> DagView:
         """Return a page of the executions with the tools of the conversation only, by name and state."""
         shown = [
-            _named(execution) for execution in page.executions if self._tools and await self._is_tool(execution.id)
+            _named(execution)
+            for execution in page.executions
+            if self._tools and await self._what(execution.id) == "tool"
         ]
         return page.model_copy(update={"executions": tuple(shown)})
 
-    async def _is_tool(self, execution_id: str) -> bool:
-        """Return whether an execution is a call of the conversation itself, not one that a tool makes."""
-        if (known := self._shown.get(execution_id)) is not None:
+    async def _what(self, execution_id: str | None) -> _What:
+        """Return what an execution is to a caller: a turn, a call of the conversation itself, or another, such as a tool's."""
+        if execution_id is None:
+            return "none"
+        if (known := self._known.get(execution_id)) is not None:
             return known
         row = await self._store.get_execution(execution_id)
-        shown = row is not None and await self._is_called_by_conversation(row)
-        if len(self._shown) >= _REMEMBERED:
-            self._shown.clear()
-        self._shown[execution_id] = shown
-        return shown
+        what: _What = "other"
+        if row is not None and row.kind == "turn":
+            what = "turn"
+        elif row is not None and await self._is_called_by_conversation(row):
+            what = "tool"
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[execution_id] = what
+        return what
 
     async def _is_called_by_conversation(self, row: Execution) -> bool:
         if row.kind == "tool":
