@@ -182,11 +182,11 @@ def page_with_tables(page: str, routes: Sequence[Route]) -> str:
 
 
 def _route_table(routes: Sequence[Route]) -> str:
-    lines = [f"| route | {' | '.join(CREDENTIALS)} |", f"|---|{'---|' * len(CREDENTIALS)}"]
+    lines = [f"| route | view | {' | '.join(CREDENTIALS)} |", f"|---|---|{'---|' * len(CREDENTIALS)}"]
     for route in sorted(routes, key=lambda route: (route.path, route.method)):
         path = _PLACEHOLDER.sub(r"{\1}", route.path)
         cells = ("verified" if "verified" in route.access else declared(route, each) for each in CREDENTIALS)
-        lines.append(f"| `{route.method} {path}` | {' | '.join(cells)} |")
+        lines.append(f"| `{route.method} {path}` | {route.view} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -61,6 +61,7 @@ def _link_routes(hub: LinkHub) -> list[Route]:
             link,
             ("node",),
             "The WebSocket of a node's link",
+            view="node",
             stream=True,
             socket=True,
         ),
