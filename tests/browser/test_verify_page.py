@@ -168,3 +168,33 @@ async def test_a_file_is_verified_by_the_form(page: Page, tmp_path: Path) -> Non
     await expect(output).to_contain_text("event 4")
     await expect(output).to_contain_text("bad_sequence")
     assert requests == []
+
+
+async def test_an_input_that_is_no_head_is_not_a_verdict(page: Page, tmp_path: Path) -> None:
+    """A held head that is malformed or of another log is refused as input, with the reason, and no verdict is shown."""
+    run = call_of_a_session()
+    export, head = tmp_path / "call.jsonl", tmp_path / "head.json"
+    export.write_bytes(b"".join(run.export()))
+    output = page.locator("output")
+    await page.locator("[name=file]").set_input_files(export)
+    foreign = PaperRun(run_id="run_other")
+    foreign.execute("tool")
+    for data, reason in (
+        (b"{}", "The document is malformed"),
+        (canonical(foreign.head()), "The held head is of run_other"),
+    ):
+        head.write_bytes(data)
+        await page.locator("[name=heads]").set_input_files(head)
+        await page.get_by_role("button", name="Verify").click()
+        await expect(output).to_have_attribute("data-verdict", "failed")
+        await expect(output).to_contain_text(reason)
+
+
+async def test_a_page_without_webcrypto_says_so(page: Page, tmp_path: Path) -> None:
+    """Where the browser allows no WebCrypto the page says what it needs."""
+    export = tmp_path / "call.jsonl"
+    export.write_bytes(b"".join(call_of_a_session(tools=1).export()))
+    await page.evaluate("Object.defineProperty(globalThis.crypto, 'subtle', {value: undefined})")
+    await page.locator("[name=file]").set_input_files(export)
+    await page.get_by_role("button", name="Verify").click()
+    await expect(page.locator("output")).to_contain_text("Open this page over HTTPS or from localhost")

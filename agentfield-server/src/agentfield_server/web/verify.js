@@ -21,12 +21,18 @@ form.addEventListener('submit', async (event) => {
   try {
     show(await verify(new FormData(form)));
   } catch (error) {
-    output.replaceChildren(element('h2', 'not verified'), element('p', String(error.message ?? error)));
+    output.replaceChildren(element('h2', 'not verified'), element('p', reasonOf(error)));
     output.dataset.verdict = 'failed';
   } finally {
     button.disabled = false;
   }
 });
+
+function reasonOf(error) {
+  if (globalThis.crypto?.subtle === undefined) return 'Open this page over HTTPS or from localhost: the browser allows WebCrypto there only.';
+  if (error.name === 'NotSupportedError') return 'This browser has no Ed25519 in WebCrypto; use a newer one, or af verify.';
+  return String(error.message ?? error);
+}
 
 async function verify(form) {
   const heads = [];
