@@ -126,6 +126,8 @@ async def test_a_call_and_what_it_called_have_credentials(
     _, page = await cp.get(f"/workflows/{run_id}/credentials?limit=1")
     assert (canonical(page["credentials"][0]), page["next"]) == (stored[0].document, 1)
     assert (await cp.get(f"/workflows/{run_id}/export?bodies=2"))[0] == 422
+    async with cp.client.get("/.well-known/did.json") as response:
+        assert (await response.json())["alsoKnownAs"] == [outer.issuer]
     assert (await cp.get("/workflows/run_0/export"))[1]["code"] == "unknown_run"
 
 
