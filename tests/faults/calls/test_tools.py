@@ -50,7 +50,7 @@ async def test_worker_killed_and_approval_decided_in_one_call(tmp_path):
             "attempt 1 did not succeed: The node 'shop' was lost while it ran shop.answer"
         )
         assert drawn[second + 1] == f"asked: Refund 80 dollars? ({asked['body']['approval_id']})"
-        assert drawn[second + 2] == "approved by mia: fine with me"
+        assert drawn[second + 2] == "approved by local (mia): fine with me"
 
 
 async def _af(installation: Installation, *arguments: str) -> str:
