@@ -80,7 +80,8 @@ async def refuse_link(socket: web.WebSocketResponse, error: AgentFieldError) -> 
     """Send a node the reason of its refusal and close the socket."""
     _log.warning("a node link was refused: %s", error.message)
     problem = error.to_problem()
-    retry = bool(problem.pop("retry", False))
+    # what is unavailable now (the store, say) is no fault of the node
+    retry = bool(problem.pop("retry", isinstance(error, Unavailable)))
     if socket.closed:
         return
     with contextlib.suppress(ConnectionError):  # the node has closed the connection already
