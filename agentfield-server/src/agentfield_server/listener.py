@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
 
 from agentfield.errors import Conflict, InvalidInput
+from agentfield_server.access.attempts import ClientAddresses
 from agentfield_server.settings import Settings
 
 __all__ = ["announce_address", "listen"]
 
 _KEEP_ALIVE = 15.0
 _SHUTDOWN = 5.0
+_HANDSHAKE = 10.0
+MAX_CONNECTIONS = 8000
+"""Most open connections; fewer where the process may not open so many files."""
+MAX_OF_ADDRESS = 1000
+"""Most open connections of an address that is no trusted proxy's; of IPv6, of its network of 64 bits."""
+_OTHER_FILES = 128
+"""Descriptors that are kept for files, providers and webhooks."""
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
 
 
 @asynccontextmanager
@@ -38,18 +51,85 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port, ssl_context=tls)
+        server = await _serve(runner, settings, tls)
         try:
-            await site.start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise port_in_use_error(settings.host, settings.port) from None
-            raise _cannot_listen(settings, error) from None
-        port = runner.addresses[0][1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http{'' if tls is None else 's'}://{host}:{port}"
+            port = server.sockets[0].getsockname()[1]
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            yield f"http{'' if tls is None else 's'}://{host}:{port}"
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
+
+
+async def _serve(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None) -> asyncio.Server:
+    places = _Places(ClientAddresses(settings.trusted_proxies))
+    # the server of a runner that is set up makes one protocol a connection
+    make = cast("Callable[[], asyncio.Protocol]", runner.server)
+    handshake = None if tls is None else _HANDSHAKE
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(
+            lambda: _Entrance(places, make), settings.host, settings.port, ssl=tls, ssl_handshake_timeout=handshake
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise port_in_use_error(settings.host, settings.port) from None
+        raise _cannot_listen(settings, error) from None
+
+
+class _Places:
+    """Open connections, of all and by address."""
+
+    def __init__(self, addresses: ClientAddresses) -> None:
+        self._addresses = addresses
+        self._open: dict[asyncio.BaseTransport, str] = {}
+        self._by_address: Counter[str] = Counter()
+        self._most = min(MAX_CONNECTIONS, _descriptors() - _OTHER_FILES)
+
+    def take(self, transport: asyncio.BaseTransport) -> bool:
+        """Count a connection; return False if there is no place for it."""
+        peer = transport.get_extra_info("peername")
+        address = self._addresses.of_peer(str(peer[0])) if isinstance(peer, tuple) else ""
+        if len(self._open) >= self._most or self._by_address[address] >= MAX_OF_ADDRESS:
+            self._forget_closed()
+        if len(self._open) >= self._most or (address and self._by_address[address] >= MAX_OF_ADDRESS):
+            return False
+        self._open[transport] = address
+        self._by_address[address] += 1
+        return True
+
+    def _forget_closed(self) -> None:
+        for transport in [each for each in self._open if each.is_closing()]:
+            self._by_address[self._open.pop(transport)] -= 1
+
+
+class _Entrance(asyncio.Protocol):
+    """The protocol of a new connection: it hands over to the one of HTTP, or refuses."""
+
+    def __init__(self, places: _Places, make: Callable[[], asyncio.Protocol]) -> None:
+        self._places = places
+        self._make = make
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place, or answer 503."""
+        there = cast("asyncio.Transport", transport)
+        if not self._places.take(there):
+            there.write(_BUSY)
+            there.close()
+            return
+        protocol = self._make()
+        there.set_protocol(protocol)
+        protocol.connection_made(there)
+
+
+def _descriptors() -> int:
+    """Return how many files this process may open; on Windows there is no such limit."""
+    if sys.platform == "win32":
+        return MAX_CONNECTIONS + _OTHER_FILES
+    import resource
+
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 2 * _OTHER_FILES)
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

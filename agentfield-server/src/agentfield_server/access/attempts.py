@@ -125,9 +125,12 @@ class ClientAddresses:
             if before is None:
                 break
             address = before
-        if isinstance(address, ipaddress.IPv6Address):
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        return _shown(address)
+
+    def of_peer(self, host: str) -> str:
+        """Return the address of the other end of a connection as `of` does, empty for a trusted proxy."""
+        address = _parsed(host)
+        return "" if address is None or self._is_trusted(address) else _shown(address)
 
     def _is_trusted(self, address: _Address) -> bool:
         return any(address in network for network in self._trusted)
@@ -185,6 +188,12 @@ class Attempts:
             hint="use a valid one, which is taken at any time; or wait",
             retry_after=max(1, round(wait)),
         )
+
+
+def _shown(address: _Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def _parsed(text: str) -> _Address | None:
