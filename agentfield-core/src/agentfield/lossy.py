@@ -13,13 +13,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["MAX_TEXT", "http_status", "lossy_json", "lossy_text", "visible_text"]
+__all__ = ["MAX_TEXT", "http_status", "lossy_json", "lossy_text", "visible_json", "visible_text"]
 
 MAX_TEXT: Final = 4000
 """Characters of one text."""
 
-# controls except tab and line feed, the bidirectional controls, and halves of surrogate pairs
-_UNSAFE = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+# controls except tab and line feed, line separators, the bidirectional controls, and halves of surrogate pairs
+_UNSAFE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 
 _MAX_INTEGER = 2**53 - 1
 _MAX_DEPTH = 8
@@ -42,9 +44,22 @@ def lossy_text(value: object, limit: int = MAX_TEXT) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def visible_text(text: str) -> str:
-    """Return a text for a terminal: characters that would control it, or reorder the text, are escaped as in Python."""
-    return text if text.isprintable() else _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+def visible_text(text: str, *, one_line: bool = False) -> str:
+    """Return a text for a terminal: characters that would control it, or reorder the text, are escaped as in Python.
+
+    Args:
+        text: A text from anywhere.
+        one_line: Escape line feeds as well.
+    """
+    if text.isprintable():
+        return text
+    shown = _UNSAFE.sub(lambda found: repr(found[0])[1:-1], text)
+    return shown.replace("\n", "\\n") if one_line else shown
+
+
+def visible_json(text: str) -> str:
+    """Return JSON for a terminal: the same value, with the characters that `visible_text` escapes in JSON's own escapes."""
+    return text if text.isprintable() else _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def lossy_json(value: object, *, levels: int = _MAX_DEPTH, cut: bool = True) -> Any:

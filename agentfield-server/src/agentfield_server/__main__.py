@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from agentfield.errors import AgentFieldError
+from agentfield.lossy import visible_text
 from agentfield.processes import event_loop
 from agentfield_server.app import ControlPlane, run_server
 from agentfield_server.logs import configure_logs
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         event_loop.run(run_server(settings, ready=ready))
     except AgentFieldError as error:
         hint = f"hint: {error.hint}\n" if error.hint else ""
-        sys.stderr.write(f"error: {error.message}\n{hint}code: {error.code}\n")
+        sys.stderr.write(visible_text(f"error: {error.message}\n{hint}code: {error.code}\n"))
         return 2 if 400 <= error.status < 500 else 1
     return 0
 

@@ -11,11 +11,13 @@ from typing import Any, TextIO
 
 import structlog
 
+from agentfield.lossy import visible_json, visible_text
 from agentfield_server.redaction import Redactor, redact
 
 __all__ = ["configure_logs", "log_context", "redact"]
 
 _IDS = {"session_id": "ses", "run_id": "run", "execution_id": "exe", "approval_id": "apr", "delivery_id": "dlv"}
+_TRACES = ("exception", "stack")
 _ID = re.compile(r"\b(?P<kind>ses|run|exe|apr|dlv)_[0-9a-f]{32}\b")
 
 
@@ -52,16 +54,15 @@ def configure_logs(
         structlog.processors.format_exc_info,
         _add_mentioned_ids,
     ]
-    renderer: Any = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
-        if json_lines
-        else structlog.dev.ConsoleRenderer(colors=out.isatty())
-    )
+    renderers: list[Any] = [_visible, structlog.dev.ConsoleRenderer(colors=out.isatty())]
+    if json_lines:
+        to_json = structlog.processors.JSONRenderer(ensure_ascii=False)
+        renderers = [lambda logger, name, event: visible_json(str(to_json(logger, name, event)))]
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, without_secrets, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, without_secrets, *renderers],
         )
     )
     root = logging.getLogger()
@@ -69,6 +70,18 @@ def configure_logs(
     root.setLevel(level.upper())
     for noisy in ("aiohttp.access", "aioice", "aiortc", "websockets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _visible(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escape what would control the terminal; only a traceback has more than one line."""
+    return {
+        visible_text(str(name), one_line=True): visible_text(str(value), one_line=name not in _TRACES)
+        if isinstance(value, str) or name in _TRACES
+        else visible_text(repr(value), one_line=True)
+        if isinstance(value, dict | list | tuple)
+        else value
+        for name, value in event.items()
+    }
 
 
 def _add_mentioned_ids(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -76,7 +76,9 @@ def test_control_characters_are_shown_escaped(capsys):
 def test_json_output_keeps_control_characters(capsys):
     """JSON escapes them in its own way, so its values are unchanged."""
     Output(as_json=True).result({"text": "d\x1b[31mRED\x07\u202e"})
-    assert json.loads(capsys.readouterr().out) == {"text": "d\x1b[31mRED\x07\u202e"}
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"text": "d\x1b[31mRED\x07\u202e"}
+    assert printed.replace("\n", "").isprintable()
 
 
 def test_line_breaks_and_tabs_are_kept(capsys):

@@ -208,3 +208,17 @@ async def test_lines_have_the_ids_of_their_context() -> None:
     finally:
         root.handlers[:] = before
     assert sorted(json.loads(line)["session_id"] for line in out.getvalue().splitlines()) == ["a", "b", "c"]
+
+
+HOSTILE = "a\x1b[2J\x1b]0;title\x07b\rc\nINFO forged\x9b31m\u202ed\u2066e\u061cf\u200fg\u2028h\x7f"
+
+
+@pytest.mark.parametrize("json_lines", [True, False])
+def test_characters_that_control_a_terminal_are_visible(json_lines: bool) -> None:
+    """Escape sequences, line breaks and bidirectional controls from outside are escaped; a line stays one line."""
+    text = lines(lambda log: everywhere(log, HOSTILE), json_lines=json_lines)
+    assert set(filter(lambda char: not char.isprintable(), text)) <= {"\n"}
+    whole = lines(lambda log: log.warning("it was %s", HOSTILE, extra={"detail": HOSTILE}), json_lines=json_lines)
+    assert whole.count("\n") == 1
+    if json_lines:
+        assert json.loads(whole)["event"] == f"it was {HOSTILE}"

@@ -14,7 +14,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TextIO
 
 from agentfield.errors import AgentFieldError, ControlPlaneUnavailable
-from agentfield.lossy import visible_text
+from agentfield.lossy import visible_json, visible_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -78,7 +78,7 @@ def report_usage(error: TyperException, *, as_json: bool) -> int:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(visible_json(json.dumps(plain(value), indent=2, ensure_ascii=False)) + "\n")
     sys.stdout.flush()
 
 
