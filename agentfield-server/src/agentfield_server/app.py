@@ -19,6 +19,7 @@ from agentfield.realtime.gc_tuning import freeze_long_lived_objects
 from agentfield_server.access.guard import AuthGuard
 from agentfield_server.access.service import watched
 from agentfield_server.api.application import build_application
+from agentfield_server.api.http.protocol import HttpProtocol
 from agentfield_server.api.http.route import Route
 from agentfield_server.engine import Engine
 from agentfield_server.listener import announce_address, listen
@@ -96,7 +97,7 @@ async def control_plane(
         await access.tags.propose(hub.tags())
         await stack.enter_async_context(watched(access, sessions.end_refused))
         await sessions.recover()
-        url = await stack.enter_async_context(listen(application, settings))
+        url = await stack.enter_async_context(listen(application, settings, protocol=HttpProtocol))
         parts.public_url.bound = url
         stack.push_async_callback(hub.close)
         stack.enter_context(announce_address(settings.home, url))

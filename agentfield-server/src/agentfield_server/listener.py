@@ -37,21 +37,26 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 
 
 
 @asynccontextmanager
-async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+async def listen(
+    app: web.Application, settings: Settings, *, protocol: type[web.RequestHandler] = web.RequestHandler
+) -> AsyncIterator[str]:
     """Serve `app` and yield the bound URL.
+
+    Args:
+        app: The application.
+        settings: The address, the certificate and the trusted proxies.
+        protocol: Serves the requests of a connection.
 
     Raises:
         Conflict: The port is in use (code `port_in_use`); the message names the process if the system reveals it.
         InvalidInput: The address cannot be bound (code `cannot_listen`), or the certificate cannot be used (`bad_setting`).
     """
     tls = _tls_context(settings)
-    # idle connections are closed, and handlers are cancelled when their client disconnects
-    runner = web.AppRunner(
-        app, keepalive_timeout=_KEEP_ALIVE, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
-    )
+    # handlers are cancelled when their client disconnects
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_SHUTDOWN)
     await runner.setup()
     try:
-        server = await _serve(runner, settings, tls)
+        server = await _serve(runner, settings, tls, protocol)
         try:
             port = server.sockets[0].getsockname()[1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -62,12 +67,18 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
         await runner.cleanup()
 
 
-async def _serve(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def _serve(
+    runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None, protocol: type[web.RequestHandler]
+) -> asyncio.Server:
     places = _Places(ClientAddresses(settings.trusted_proxies))
-    # the server of a runner that is set up makes one protocol a connection
-    make = cast("Callable[[], asyncio.Protocol]", runner.server)
     handshake = None if tls is None else _HANDSHAKE
     loop = asyncio.get_running_loop()
+    server = cast("web.Server", runner.server)
+
+    def make() -> asyncio.Protocol:
+        # idle connections, and those that do not finish their headers, are closed
+        return protocol(server, loop=loop, keepalive_timeout=_KEEP_ALIVE, access_log=None)  # type: ignore[arg-type]
+
     try:
         return await loop.create_server(
             lambda: _Entrance(places, make), settings.host, settings.port, ssl=tls, ssl_handshake_timeout=handshake

@@ -86,8 +86,11 @@ class PageRoutes:
 def _inside(root: Path, path: str) -> Path | None:
     if any(part.startswith(".") for part in path.split("/")) or Path(path).suffix not in _TYPES:
         return None
-    target = (root / path).resolve()
-    return target if target.is_relative_to(root.resolve()) and target.is_file() else None
+    try:
+        target = (root / path).resolve()
+        return target if target.is_relative_to(root.resolve()) and target.is_file() else None
+    except (OSError, ValueError):
+        return None  # no file system has such a name: it is too long, or has a NUL character
 
 
 def _send(path: Path) -> web.FileResponse:
