@@ -19,6 +19,7 @@ from typing import Any
 from agentfield.errors import InvalidInput
 from agentfield.identity import canonical, unb64url
 from agentfield.proof import Head, parse_head, verify_consistency
+from agentfield.settings import private_folder
 
 __all__ = ["HeldHeads"]
 
@@ -111,7 +112,7 @@ class HeldHeads:
         if self._folder is None or not _FILE_NAME.fullmatch(name):
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             draft = self._folder / f".{secrets.token_hex(8)}"
             with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(document)

@@ -26,6 +26,7 @@ __all__ = [
     "drain_seconds",
     "home",
     "is_loopback",
+    "private_folder",
 ]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -88,6 +89,21 @@ def home(env: Mapping[str, str] = os.environ) -> Path:
     """Return the data folder: ``AGENTFIELD_HOME``, else ``~/.agentfield``."""
     value = env.get("AGENTFIELD_HOME")
     return Path(value).expanduser() if value else Path.home() / ".agentfield"
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder, and the missing ones above it, for this user only (mode 0700), and return it; existing ones are kept.
+
+    `Path.mkdir` gives its mode to the last folder only.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)  # raises for a file
+    return path
 
 
 def discover_url(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str:

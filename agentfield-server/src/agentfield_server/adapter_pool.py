@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from agentfield.errors import InvalidInput, LimitExceeded, ProviderUnavailable, Unavailable
 from agentfield.plugins import PairSpec, ProviderSpec, Registry
 from agentfield.realtime.provider import ChildProcess
-from agentfield.settings import child_environment
+from agentfield.settings import child_environment, private_folder
 from agentfield_server.adapter_lifetime import Adapter, AdapterLifetime
 
 __all__ = ["AdapterPool", "credential_name"]
@@ -211,7 +211,7 @@ class AdapterPool:
         if credential not in keys:
             raise _credential_gone_error(provider)
         data_dir = self._home / "adapters" / pair.provider
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(data_dir)
         return _Runtime(
             base_url=self._url(provider),
             key=keys[credential],

@@ -16,6 +16,7 @@ from agentfield.errors import InvalidInput
 from agentfield.plugins import Registry
 from agentfield.plugins.hooks.observers import ObserverDispatcher
 from agentfield.realtime.gc_tuning import freeze_long_lived_objects
+from agentfield.settings import private_folder
 from agentfield_server.access.guard import AuthGuard
 from agentfield_server.access.service import watched
 from agentfield_server.api.application import build_application
@@ -146,7 +147,7 @@ async def run_server(
 
 def _create_data_folder(home: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(home)
     except OSError as error:
         raise InvalidInput(
             f"The data folder {home} cannot be used: {(error.strerror or type(error).__name__).lower()}.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from agentfield.errors import InvalidInput
-from agentfield.settings import discover_api_key, discover_url, home, is_loopback
+from agentfield.identity import NodeKey
+from agentfield.settings import discover_api_key, discover_url, home, is_loopback, private_folder
 
 
 def test_the_first_source_decides(tmp_path: Path) -> None:
@@ -64,3 +67,19 @@ def test_the_data_folder_and_the_key() -> None:
 def test_loopback_addresses_are_recognised(url: str, own: bool) -> None:
     """Loopback addresses are recognised, because they ignore proxies."""
     assert is_loopback(url) is own
+
+
+def test_created_folders_are_private(tmp_path: Path) -> None:
+    """The data folder is for its user only, whichever folder inside it is made first, and whatever the umask is."""
+    before = os.umask(0)
+    try:
+        made = private_folder(tmp_path / "home" / "adapters" / "local")
+        NodeKey.load_or_create(tmp_path / "other" / "nodes" / "a.pem")
+    finally:
+        os.umask(before)
+    folders = (made, *list(made.parents)[:2], tmp_path / "other" / "nodes", tmp_path / "other")
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
+    assert private_folder(made) == made
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists"):
+        private_folder(tmp_path / "file")

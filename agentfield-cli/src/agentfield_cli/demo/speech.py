@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from agentfield.errors import ProviderUnavailable, error_from_problem
-from agentfield.settings import child_environment
+from agentfield.settings import child_environment, private_folder
 from agentfield_cli.call.recordings import FRAME, RATE, is_loud
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def speech_server(home: Path, on_loading: Callable[[str], None]) -> AsyncI
         yield SpeechServer(url.rstrip("/").removesuffix("/v1"), "")
         return
     state = home / "adapters" / "local" / "server.json"
-    state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(state.parent)
     argv = ("-m", "agentfield_local", "--port", "0", "--state-file", str(state), "--log", "info")
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from agentfield.errors import AgentFieldError, Unavailable
 from agentfield.identity.canonical import unb64url
+from agentfield.settings import private_folder
 
 __all__ = ["NodeKey", "is_did_key", "verify_signature"]
 
@@ -140,7 +141,7 @@ def _parse(path: Path) -> Ed25519PrivateKey:
 
 
 def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from agentfield.errors import NodeRefused
+from agentfield.settings import private_folder
 
 __all__ = ["KnownControlPlanes"]
 
@@ -89,7 +90,7 @@ class KnownControlPlanes:
 
     def _write(self, url: str, did: str) -> None:
         file = self._file(url)
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(file.parent)
         others = sorted(file.parent.iterdir(), key=lambda other: other.stat().st_mtime)
         for old in others[: max(0, len(others) - _MAX_FILES + 1)]:
             old.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentfield.errors import InvalidInput
+from agentfield.settings import private_folder
 
 __all__ = ["new_token", "read_token", "remove_state", "write_state"]
 
@@ -32,7 +33,7 @@ def read_token(path: Path) -> str:
 
 def write_state(path: Path, *, port: int, url: str, token: str | None) -> None:
     """Write the file atomically, readable by its owner only: a reader sees the old or the new content."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(path.parent)
     state = {"pid": os.getpid(), "port": port, "url": url, "token": token}
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from agentfield.errors import InvalidInput, NotFound
 from agentfield.plugins import PairSpec, TransportSpec
 from agentfield.realtime.caller import CallerLeg, LegEnd
 from agentfield.realtime.transport import Evidence
+from agentfield.settings import private_folder
 from agentfield.wire.rest import StartRequest
 from agentfield_server.media.convert import require_media
 from agentfield_server.sessions import SessionService
@@ -68,7 +69,7 @@ class PluginTransportRuntime:
     def data_dir(self) -> Path:
         """The transport's own directory; created on first access."""
         folder = self._home / "transports" / self._info.name
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         return folder
 
     def clock(self) -> float:

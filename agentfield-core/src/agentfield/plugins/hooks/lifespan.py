@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from agentfield.errors import PluginBroken
 from agentfield.plugins.hooks.implementations import HookImplementation, HookRegistry
 from agentfield.plugins.manifest.spec import Manifest
+from agentfield.settings import private_folder
 
 __all__ = ["ENTER_TIMEOUT", "EXIT_TIMEOUT", "LifespanRegistry", "PluginLifespans"]
 
@@ -178,7 +179,7 @@ class _Runtime:
         """The plugin's own folder; created on first access."""
         # a name of an entry point may have any character
         folder = self._home / "plugins" / re.sub(r"[^A-Za-z0-9_-]", "_", self._plugin)
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         return folder
 
     def clock(self) -> float:

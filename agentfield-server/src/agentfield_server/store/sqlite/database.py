@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import apsw
 
 from agentfield.errors import Unavailable
+from agentfield.settings import private_folder
 from agentfield_server.store.operations import Operation, PurgeKeys, Then
 from agentfield_server.store.records import EventRow
 from agentfield_server.store.sqlite.lock import StoreLock
@@ -73,7 +74,7 @@ class SqliteDatabase:
 
     def _prepare(self) -> apsw.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._path.parent)
             self._lock.acquire()
             # SQLite creates its other files with the mode of the database
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
