@@ -65,6 +65,23 @@ async def test_execute_async_returns_before_the_result(cp: Plane) -> None:
         assert (await cp.finished(execution_id))["output"] == "done"
 
 
+async def test_missing_arguments_are_refused_before_dispatch(cp: Plane) -> None:
+    """Nothing is recorded, and the node hears nothing."""
+    schema = {"type": "object", "properties": {"a": {}, "b": {}}, "required": ["a", "b"]}
+    node = RawNode(functions=(FunctionSpec(name="fn", input_schema=schema),))
+    async with node.linked(cp):
+        status, body, _ = await cp.post("/execute/node.fn", {"input": {"a": 1}})
+        assert (status, body["code"], body["field"]) == (422, "invalid_input", "b")
+        assert body["detail"] == "The input of fn does not fit: b: is missing."
+        assert body["hint"] == "it takes: a, b"
+        asking = asyncio.create_task(cp.execute("node.fn", a=1, b=2))
+        invoke = await node.next(Invoke)
+        assert invoke.input == {"a": 1, "b": 2}
+        await node.answer(invoke, None)
+        await asking
+    assert not [frame for frame in node.frames if isinstance(frame, Invoke)]
+
+
 async def test_unknown_target_lists_the_known_ones(cp: Plane) -> None:
     """404 names the known targets and suggests a similar one."""
     async with RawNode().linked(cp):

@@ -163,6 +163,21 @@ def test_tool_calls_are_accepted_from_responses_only(forged: dict[str, Any]) -> 
     assert not [e for e in decode(codec, created(), forged) if isinstance(e, ToolRequested)]
 
 
+@pytest.mark.parametrize("only_done", [True, False])
+def test_a_response_outside_of_the_conversation_calls_no_tool(only_done: bool) -> None:
+    """A page sends `response.create` with the conversation "none" over its data channel: its tool calls are not run."""
+    codec = Codec(config(floor="model", tools=[tool("shop.cancel")]))
+    start, end = created(), done(output=[CALL])
+    for event in (start, end):
+        event["response"]["conversation_id"] = None
+    item = {"type": "response.output_item.done", "response_id": "resp_1", "output_index": 0, "item": CALL}
+    events = decode(codec, start, *([] if only_done else [item]), end)
+    assert not [event for event in events if isinstance(event, ToolRequested)]
+    assert [event.code for event in events if isinstance(event, Warned)] == ["tool_refused"]
+    (ended,) = (event for event in events if isinstance(event, ReplyEnded))
+    assert ended.tools == 0
+
+
 def test_an_unknown_tool_name_is_passed_on_unchanged() -> None:
     """Undeclared names are refused by the session, which shows them as the model wrote them."""
     codec = Codec(config(floor="model", tools=[tool("shop.cancel")]))

@@ -58,6 +58,9 @@ class _PendingClear:
     due: float
 
 
+_FOREIGN = "A response outside of the conversation, which a page asked for, called a tool; it was not run."
+
+
 class ReplyTracker:
     """Tracks the replies of the agent; one method per server event.
 
@@ -222,8 +225,10 @@ class ReplyTracker:
         known = self._state.replies.get(reply_id)
         if known is not None:
             return known, []
-        command, events = self._match(response)
-        reply = ReplyState(reply_id, command)
+        # with WebRTC the page may send `response.create` itself; our commands ask for answers inside the conversation only
+        foreign = "conversation_id" in response and response["conversation_id"] is None
+        command, events = (None, []) if foreign else self._match(response)
+        reply = ReplyState(reply_id, command, foreign=foreign)
         self._state.replies.set(reply_id, reply)
         return reply, [*events, ReplyStarted(reply=reply_id, command=command)]
 
@@ -286,6 +291,8 @@ class ReplyTracker:
         if call_id in self._state.calls:
             return []
         self._state.calls.set(call_id, reply.id)
+        if reply.foreign:
+            return [Warned(code="tool_refused", message=_FOREIGN)]
         reply.calls.add(call_id)
         target = self._names.target(name)
         return [ToolRequested(call_id=call_id, name=target, arguments=arguments, reply=reply.id)]

@@ -76,6 +76,8 @@ class ReplyState:
 
     id: str
     command: str | None
+    foreign: bool = False
+    """Whether a page asked for it, outside the conversation; it calls no tools."""
     ended: bool = False
     audio: bool = False
     cancel_requested: bool = False

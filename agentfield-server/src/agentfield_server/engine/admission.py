@@ -79,13 +79,33 @@ def encode_input(new: NewExecution, spec: FunctionSpec) -> Encoded:
     """Return the input of a call as it is carried; takes long for a large one.
 
     Raises:
-        InvalidInput: It holds a value that cannot be carried (code `unrepresentable`).
+        InvalidInput: It holds a value that cannot be carried (code `unrepresentable`), or lacks a required parameter.
         LimitExceeded: It is larger than 1 MiB.
     """
+    _check_required(new, spec)
     given = encode(new.input, name="input", schema=spec.input_schema)
     if len(given) > MAX_INPUT:
         raise _too_large(len(given))
     return given
+
+
+def _check_required(new: NewExecution, spec: FunctionSpec) -> None:
+    """Refuse an input without a required parameter here, in the node's words: it needs no node to be known."""
+    required, parameters = spec.input_schema.get("required"), spec.input_schema.get("properties")
+    if not isinstance(required, list) or not isinstance(parameters, dict):
+        return
+    missing = [name for name in required if isinstance(name, str) and name not in new.input]
+    if not missing:
+        return
+    faults = [{"field": name, "message": "is missing"} for name in missing]
+    listed = "; ".join(f"{name}: is missing" for name in missing[:5])
+    more = f" (and {len(missing) - 5} more)" if len(missing) > 5 else ""
+    raise InvalidInput(
+        f"The input of {new.target.partition('.')[2]} does not fit: {listed}{more}.",
+        hint=f"it takes: {', '.join(parameters)}" if parameters else "it takes nothing",
+        field=missing[0],
+        errors=faults[:20],
+    )
 
 
 def prepare_execution(
