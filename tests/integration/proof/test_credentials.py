@@ -274,6 +274,25 @@ async def test_redaction_leaves_nothing_but_the_proof(tmp_path: Path, monkeypatc
             assert b"the-secret-word" not in found, file
 
 
+async def test_a_redaction_that_was_cut_off_gets_its_head(tmp_path: Path) -> None:
+    """A control plane that dies between the redaction and its head leaves the head to the next one."""
+    async with plane(tmp_path / "a.db") as cp:
+        new = call()
+        await cp.store.create_execution(new, lease_to="i", lease_until=1.0)
+        await cp.store.complete_execution(new.id, attempt=1, status="succeeded", output=1)
+        assert await cp.issuer.settle(new.run_id)
+    store = SqliteStore(tmp_path / "a.db", on_commit=lambda _: None, clock=time.time)
+    await store.open()
+    await store.erase_run(new.run_id, seqs=None, execution_ids=None, reason="", by="local")
+    await store.close()
+    async with plane(tmp_path / "a.db") as cp:
+        head = await until_async(lambda: cp.store.last_head(new.run_id))
+        assert head is not None
+        assert head.final
+        assert head.size == await cp.store.log_size(new.run_id)
+        assert (await verified(cp, f"/workflows/{new.run_id}/export")).heads == 2
+
+
 async def test_a_log_of_format_1_is_not_redacted(tmp_path: Path) -> None:
     """Its entries hold the bodies: the request is refused with another way."""
     path = tmp_path / "a.db"

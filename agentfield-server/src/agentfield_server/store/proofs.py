@@ -245,7 +245,10 @@ class ProofStore(Store, Protocol):
         """Return the largest head of a run."""
 
     async def runs_without_head(self, *, after: str = "", limit: int = 500) -> list[str]:
-        """Return runs of sessions that ended and have no final head over all their events, in the order of their ids."""
+        """Return runs that ended and have no final head over all their events, in the order of their ids.
+
+        A run without a session is among them only if events followed its last credential, which holds its head.
+        """
 
     async def has_ended(self, run_id: str) -> bool:
         """Return whether a run has ended: its session, and all of its executions."""

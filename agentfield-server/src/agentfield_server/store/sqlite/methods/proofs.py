@@ -53,8 +53,9 @@ NOT EXISTS (SELECT 1 FROM executions WHERE run_id = runs.id AND status IN ('queu
 """
 _OVER = f"{_ENDED_RUN} AND NOT EXISTS (SELECT 1 FROM credential_queue WHERE run_id = runs.id)"  # noqa: S608
 _WITHOUT_HEAD = f"""
-SELECT id FROM runs WHERE id > ? AND session_id IS NOT NULL AND pruned_at IS NULL
-    AND NOT EXISTS (SELECT 1 FROM heads WHERE run_id = runs.id AND size = runs.seq AND final) AND {_OVER} ORDER BY id LIMIT ?
+SELECT id FROM runs WHERE id > ? AND pruned_at IS NULL AND CASE WHEN session_id IS NOT NULL
+    THEN NOT EXISTS (SELECT 1 FROM heads WHERE run_id = runs.id AND size = runs.seq AND final)
+    ELSE seq > (SELECT MAX(size) FROM anchors WHERE run_id = runs.id) END AND {_OVER} ORDER BY id LIMIT ?
 """  # noqa: S608
 _ANCHOR = "SELECT run_id, size, leaf, entry, place FROM anchors"
 _HEAD = "SELECT run_id, size, final, document, leaf FROM heads"
