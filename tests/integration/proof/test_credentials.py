@@ -178,6 +178,9 @@ async def test_a_session_has_heads(cp: Plane) -> None:
     await cp.store.complete_execution(tool.id, attempt=1, status="succeeded", output=1)
     size = await cp.store.log_size(session.run_id)
     await until_async(lambda: cp.store.last_head(session.run_id), lambda head: head is not None and head.size == size)
+    status, erased, _ = await cp.post(f"/sessions/{session.id}/redact", {"executions": [tool.id]})
+    assert (status, erased["events"]) == (200, 2)  # what has ended, while the session goes on
+    assert (await cp.post(f"/sessions/{session.id}/redact"))[1]["code"] == "run_open"
     await cp.store.complete_execution(root.id, attempt=None, status="succeeded", output={})
     await cp.store.update_session(session.id, epoch=1, state="ended", end_reason="operator")
     assert await cp.issuer.settle(session.run_id)
@@ -241,6 +244,8 @@ async def test_redaction_leaves_nothing_but_the_proof(tmp_path: Path, monkeypatc
             (asked,) = await until_async(lambda: cp.store.list_approvals(status="pending"))
             run_id = asked.run_id
             refused, problem, _ = await cp.post(f"/workflows/{run_id}/redact")
+            assert (refused, problem["code"]) == (409, "run_open")
+            refused, problem, _ = await cp.post(f"/workflows/{run_id}/redact", {"executions": [started]})
             assert (refused, problem["code"]) == (409, "run_open")
             status, decided, _ = await cp.post(
                 f"/approvals/{asked.id}/decision", {"decision": "approved", "note": "the-secret-word"}

@@ -113,10 +113,12 @@ class Exporter:
 
     async def _anchors(self, writer: ExportWriter, run_id: str, size: int) -> list[bytes]:
         """Return the lines of the anchors of a run, as far as the control plane's log is exported."""
+        # of several heads in one entry the last one is enough: it binds those before it
+        last = {anchor.entry: anchor for anchor in await self._store.anchors(run_id)}
         return [
-            await self._anchor(writer, anchor, anchor.entry, anchor.place, size)
-            for anchor in await self._store.anchors(run_id)
-            if anchor.entry is not None and anchor.place is not None and anchor.entry <= size
+            await self._anchor(writer, anchor, entry, anchor.place, size)
+            for entry, anchor in last.items()
+            if entry is not None and anchor.place is not None and entry <= size
         ]
 
     async def _anchor(self, writer: ExportWriter, anchor: Anchor, entry: int, place: int, size: int) -> bytes:

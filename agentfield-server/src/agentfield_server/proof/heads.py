@@ -153,6 +153,12 @@ class HeadSigner:
     async def _sign_log(self, run_id: str) -> SignedHead | None:
         log = self._logs.setdefault(run_id, _Log(None))
         over = await self._store.is_over(run_id)
+        if log.session_id is None:
+            log.session_id = await self._store.session_of_run(run_id)
+            if log.session_id is None and not over:
+                # its last credential will hold the head
+                self._logs.pop(run_id)
+                return None
         if log.events is None or log.credentials is None:
             log.events, log.credentials = LogTree(), LogTree()
             log.last = await self._store.last_head(run_id)

@@ -113,11 +113,22 @@ class Issuer:
 
     async def settle(self, run_id: str) -> bool:
         """Wait until a run that has ended has its credentials, final head and anchor; return whether it has them in time."""
+        return await self._waited(lambda: self._is_settled(run_id))
+
+    async def issued(self, execution_ids: Sequence[str]) -> bool:
+        """Wait until ended executions have their credentials; return whether they have them in time."""
+
+        async def all_issued() -> bool:
+            return all([await self._store.credential(each) is not None for each in execution_ids])
+
+        return await self._waited(all_issued)
+
+    async def _waited(self, holds: Callable[[], Coroutine[Any, Any, bool]]) -> bool:
         self._settling += 1
         self._hurry.set()
         try:
             async with asyncio.timeout(_SETTLED), self._progress:
-                while not await self._is_settled(run_id):
+                while not await holds():
                     await self._progress.wait()
                 return True
         except TimeoutError:

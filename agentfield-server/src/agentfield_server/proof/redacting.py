@@ -1,4 +1,4 @@
-"""Redaction of ended runs: bodies and salts go with every copy, and the log, heads and credentials still verify."""
+"""Redaction of what has ended: bodies and salts go with every copy, and the log, heads and credentials still verify."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunRedactor:
             NotFound: The run does not exist or was pruned (code `unknown_run`), or has no such execution (code
                 `unknown_execution`).
             InvalidInput: The log has format 1 (code `log_format_1`).
-            Conflict: The run has not ended (code `run_open`).
+            Conflict: The run, or one of the executions, has not ended (code `run_open`).
             Unavailable: Its credentials are not issued yet (code `credentials_pending`).
         """
         log_format = await self._store.log_format(run_id)
@@ -50,14 +50,14 @@ class RunRedactor:
                 code="log_format_1",
                 hint="delete old runs as a whole: af store prune --older-than 30d",
             )
-        if not await self._store.has_ended(run_id):
-            raise Conflict(
-                f"{run_id} has not ended, and what is open still needs its bodies.",
-                code="run_open",
-                hint="af session end SESSION, or POST /api/v1/workflows/RUN/cancel; then redact again",
-            )
         # commitments are made from the bodies, so they come first
-        if not await self._issuer.settle(run_id):
+        if executions is None:
+            await self._check_over(run_id)
+            ready = await self._issuer.settle(run_id)
+        else:
+            await self._check_executions(run_id, executions)
+            ready = await self._issuer.issued(executions)
+        if not ready:
             raise Unavailable(
                 f"The credentials of {run_id} are not issued yet.",
                 code="credentials_pending",
@@ -70,12 +70,29 @@ class RunRedactor:
         await self._issuer.sign_head(run_id)
         return erased or 0
 
+    async def _check_over(self, run_id: str) -> None:
+        if not await self._store.has_ended(run_id):
+            raise Conflict(
+                f"{run_id} has not ended, and what is open still needs its bodies.",
+                code="run_open",
+                hint="af session end SESSION, or POST /api/v1/workflows/RUN/cancel; then redact again",
+            )
+
+    async def _check_executions(self, run_id: str, executions: Sequence[str]) -> None:
+        known = {row.id: row.status for row in await self._store.get_executions(executions) if row.run_id == run_id}
+        for each in executions:
+            if each not in known:
+                raise NotFound(f"{run_id} has no execution {each!r}.", code="unknown_execution")
+            if known[each] in ("queued", "running", "waiting"):
+                raise Conflict(
+                    f"{each} has not ended and still needs its bodies.",
+                    code="run_open",
+                    hint=f"POST /api/v1/executions/{each}/cancel, then redact again",
+                )
+
     async def _events_of(self, run_id: str, executions: Sequence[str]) -> list[int]:
-        known = {row.id for row in await self._store.get_executions(executions) if row.run_id == run_id}
-        if missing := [each for each in executions if each not in known]:
-            raise NotFound(f"{run_id} has no execution {missing[0]!r}.", code="unknown_execution")
-        seqs, after = list[int](), 0
+        chosen, seqs, after = set(executions), list[int](), 0
         while rows := await self._store.read_events(run_id, after=after, limit=_PAGE):
-            seqs += [row.seq for row in rows if row.execution_id in known]
+            seqs += [row.seq for row in rows if row.execution_id in chosen]
             after = rows[-1].seq
         return seqs

@@ -190,7 +190,10 @@ class ProofMethods(SqliteDatabase):
 
     async def waiting_anchors(self, *, limit: int) -> list[Anchor]:
         """Return anchors that wait for their batch."""
-        return [Anchor(*row) for row in await self._read(f"{_ANCHOR} WHERE entry IS NULL LIMIT ?", limit)]
+        return [
+            Anchor(*row)
+            for row in await self._read(f"{_ANCHOR} WHERE entry IS NULL ORDER BY place, run_id, size LIMIT ?", limit)
+        ]
 
     async def anchors(self, run_id: str) -> list[Anchor]:
         """Return the anchors of a run."""
