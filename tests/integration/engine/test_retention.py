@@ -19,7 +19,7 @@ from agentfield_server.settings import Settings
 from agentfield_server.store.records import NewEvent, Webhook
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.engine import Plane, RawNode, plane
-from support.server.proofs import issue_all
+from support.server.proofs import issue_all, settled
 from support.server.store import call, session_pair
 from support.waiting import until, until_async
 
@@ -83,6 +83,10 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
     await store.close()
 
     async with plane(path) as cp:
+        session = await cp.store.get_session(session_id)
+        assert session is not None
+        for run_id in (*gone, session.run_id):
+            await settled(cp.issuer, run_id)
         node = RawNode(node_id="busy")
         async with node.linked(cp):
             stop, answered = asyncio.Event(), list[str]()
@@ -100,8 +104,6 @@ async def test_pruning_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[
             answering = asyncio.create_task(answers())
             asking = [asyncio.create_task(asks()) for _ in range(4)]
             await until(lambda: len(answered) > 3)
-            for run_id in gone:
-                assert await cp.issuer.settle(run_id)
             before = await af(cp, capsys, "stats")
             would = await af(cp, capsys, "prune", "--older-than", "30d", "--dry-run")
             assert (await cp.store.stats()).pruned_runs == 0
@@ -161,7 +163,7 @@ async def test_periodic_retention(tmp_path: Path) -> None:
     run_id = await finished_run(store)
     await store.close()
     async with control_plane(Settings(home=tmp_path, port=0)) as running:
-        assert await running.issuer.settle(run_id)
+        await settled(running.issuer, run_id)
         assert await running.engine._store.list_executions(run_id)
     async with control_plane(Settings(home=tmp_path, port=0, retention_days=30)) as running:
         assert await until_async(lambda: running.engine._store.pruned_run(run_id))
@@ -188,7 +190,7 @@ async def test_text_output_of_af_store(tmp_path: Path, capsys: pytest.CaptureFix
         return code, "".join(capsys.readouterr())
 
     async with plane(tmp_path / "a.db") as cp:
-        assert await cp.issuer.settle(run_id)
+        await settled(cp.issuer, run_id)
         code, text = await said("stats")
         assert (code, "executions  2" in text, "pruned     0 runs" in text) == (0, True, True)
         gone = "1 runs with 2 executions and 4 events"

@@ -27,6 +27,7 @@ from agentfield_server.store.records import NewEvent
 from agentfield_server.store.sqlite.schema import migrate
 from agentfield_server.store.sqlite.store import SqliteStore
 from support.server.engine import Plane, RawNode, plane
+from support.server.proofs import settled
 from support.server.store import call, session_pair
 from support.waiting import until_async
 
@@ -100,7 +101,7 @@ async def test_a_call_and_what_it_called_have_credentials(
     events = await cp.store.read_events(run_id)
     assert (log.size, log.root, log.final) == (len(events), tree_root([event.leaf for event in events]), True)
     assert (log.credentials, log.credentials_root, log.previous) == (1, leaf_hash(stored[0].document), None)
-    assert await cp.issuer.settle(run_id)
+    await settled(cp.issuer, run_id)
     anchor = await cp.store.last_anchor(run_id)
     assert anchor is not None
     assert anchor.entry is not None
@@ -160,7 +161,7 @@ async def test_none_is_missing_after_many(cp: Plane, monkeypatch: pytest.MonkeyP
     async with app:
         done = await asyncio.gather(*(cp.execute("shop.double", n=n) for n in range(300)))
         for _, body, _ in done:
-            assert await cp.issuer.settle(body["run_id"])
+            await settled(cp.issuer, body["run_id"])
             assert (await credential(cp, body["id"])).subject.verify_node()
     assert await cp.store.oldest_without_credential() is None
     assert 1 <= cp.issuer.own_log.size < 100
@@ -183,7 +184,7 @@ async def test_a_session_has_heads(cp: Plane) -> None:
     assert (await cp.post(f"/sessions/{session.id}/redact"))[1]["code"] == "run_open"
     await cp.store.complete_execution(root.id, attempt=None, status="succeeded", output={})
     await cp.store.update_session(session.id, epoch=1, state="ended", end_reason="operator")
-    assert await cp.issuer.settle(session.run_id)
+    await settled(cp.issuer, session.run_id)
     heads = await cp.store.heads(session.run_id)
     documents = [json.loads(head.document) for head in heads]
     assert [document["final"] for document in documents[:-1]] == [False] * (len(heads) - 1)
@@ -219,7 +220,7 @@ async def test_a_restart_continues(tmp_path: Path) -> None:
     assert waiting == [new.id for new in reversed(ended)]
     async with plane(tmp_path / "a.db") as cp:
         for new in ended:
-            assert await cp.issuer.settle(new.run_id)
+            await settled(cp.issuer, new.run_id)
             assert (await verified(cp, f"/workflows/{new.run_id}/export")).verdict == "complete"
 
 
@@ -268,7 +269,7 @@ async def test_redaction_leaves_nothing_but_the_proof(tmp_path: Path, monkeypatc
         assert (second["reason"], second["by"], second["events"]) == ("request 17", "local", whole["events"])
         row = await row_of(cp, started)
         assert (row.input, row.output, row.input_salt, row.output_salt) == (None, None, None, None)
-        assert await cp.issuer.settle(run_id)
+        await settled(cp.issuer, run_id)
         report = await verified(cp, f"/workflows/{run_id}/export")
         assert (report.verdict, report.credentials, report.bodies, report.heads) == ("complete", 2, 2, 3)
         await cp.store.compact()
@@ -285,7 +286,7 @@ async def test_a_redaction_that_was_cut_off_gets_its_head(tmp_path: Path) -> Non
         new = call()
         await cp.store.create_execution(new, lease_to="i", lease_until=1.0)
         await cp.store.complete_execution(new.id, attempt=1, status="succeeded", output=1)
-        assert await cp.issuer.settle(new.run_id)
+        await settled(cp.issuer, new.run_id)
     store = SqliteStore(tmp_path / "a.db", on_commit=lambda _: None, clock=time.time)
     await store.open()
     await store.erase_run(new.run_id, seqs=None, execution_ids=None, reason="", by="local")

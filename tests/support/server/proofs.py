@@ -9,9 +9,15 @@ from agentfield_server.proof.issuing import Issuer
 from agentfield_server.proof.own_log import OwnLog
 from agentfield_server.store.proofs import ProofStore
 from agentfield_server.store.protocol import Store
+from support.waiting import until_async
 
 KEY = NodeKey.generate()
 """The issuer's key of every store that has no control plane."""
+
+
+async def settled(issuer: Issuer, run_id: str) -> None:
+    """Wait until a run that has ended has its credentials, final head and anchor."""
+    await until_async(lambda: issuer.settle(run_id))
 
 
 async def issue_all(store: Store) -> None:
