@@ -62,18 +62,19 @@ def gate_sdp(offer: str) -> str:
     return "\r\n".join(line for line in lines if not _is_unreachable(line)) + "\r\n"
 
 
-def gate_answer(answer: str, secrets: Iterable[str] = ()) -> str:
+def gate_answer(answer: str, secrets: Iterable[str] = (), *, ref: Iterable[str] = ()) -> str:
     """Validate the answer of a provider as offers are validated, and return it as `gate_sdp` does.
 
     Args:
         answer: The SDP answer.
         secrets: Texts that it must not hold, such as the provider's key.
+        ref: Further texts of the provider that must not hold them: the reference to the call, which is stored.
 
     Raises:
         ProviderError: With the provider code `invalid_answer` and the violated rule; the answer's text is not repeated.
     """
     try:
-        if any(secret and secret in answer for secret in secrets):
+        if any(secret and secret in text for secret in secrets for text in (answer, *ref)):
             raise _refusal("it holds a secret of the control plane")
         return gate_sdp(answer)
     except InvalidInput as error:

@@ -149,7 +149,7 @@ class ProviderConnection:
                 f"the provider did not answer the offer within {_NEGOTIATE_WAIT:g} s", hint="try the call again"
             ) from None
         try:
-            return gate_answer(answer.sdp, self._secrets()), dict(answer.ref)
+            return gate_answer(answer.sdp, self._secrets(), ref=answer.ref.values()), dict(answer.ref)
         except ProviderError:
             await asyncio.shield(self._hang_up(answer.ref))
             raise
