@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import secrets
@@ -26,6 +27,7 @@ MODULES = {
     "pydantic-core": "pydantic_core",
 }
 SHORT = tuple(dist.removeprefix("agentfield-") for dist in DISTS)
+_SOURCES = ("*.py", "*.md", "*.toml", "*.js", "*.html", "*.yml", ":!tests")
 CHROMIUM = Path("/usr/bin/chromium")
 # tests start hundreds of processes: containers often forbid the cache without which each compiles everything anew
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
@@ -39,6 +41,8 @@ def uv(
     session: nox.Session,
     *args: str,
     groups: tuple[str, ...] = (),
+    codes: tuple[int, ...] = (0,),
+    log: bool = True,
     **env: str,
 ) -> None:
     """Run a command in the one environment of the workspace, with these dependency groups.
@@ -47,11 +51,22 @@ def uv(
         session: The running session.
         args: The command.
         groups: The dependency groups that it needs.
+        codes: The exit codes of success.
+        log: Whether the command is printed.
         env: Environment variables beside the inherited ones.
     """
     program = os.environ.get("UV", "uv")
     flags = [flag for group in groups for flag in ("--group", group)]
-    session.run(program, "run", *flags, *args, external=True, env={**os.environ, **BYTECODE, **env})
+    session.run(
+        program,
+        "run",
+        *flags,
+        *args,
+        external=True,
+        env={**os.environ, **BYTECODE, **env},
+        success_codes=codes,
+        log=log,
+    )
 
 
 def _examples(folder: str) -> list[str]:
@@ -182,6 +197,41 @@ def interop(session: nox.Session) -> None:
     if shutil.which("npm") is None or shutil.which("node") is None:
         session.error("these tests need Node 20 or later with npm, and a network to install the verifiers")
     uv(session, "pytest", "-q", "tests/interop", *session.posargs, groups=("test",))
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Search the sources for keys, list the licences, write the bill of materials, and look the dependencies up in advisories."""
+    folder, groups = ROOT / "dist" / "audit", ("audit",)
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = session.run("git", "ls-files", "--", *_SOURCES, external=True, silent=True)
+    # by form, not by entropy: digests, DIDs and test vectors are everywhere
+    unfit = ("KeywordDetector", "Base64HighEntropyString", "HexHighEntropyString")
+    flags = [flag for name in unfit for flag in ("--disable-plugin", name)]
+    uv(session, "detect-secrets-hook", "-c", "1", "--no-verify", *flags, *str(listed).split(), groups=groups, log=False)
+    licences = ("--from", "mixed", "--format", "markdown", "--output-file", str(folder / "licences.md"))
+    uv(session, "pip-licenses", *licences, groups=groups)
+    sbom = ("--output-reproducible", "--output-file", str(folder / "sbom.json"))
+    uv(session, "cyclonedx-py", "environment", *sbom, groups=groups)
+    report = folder / "advisories.json"
+    report.unlink(missing_ok=True)
+    look_up = ("--local", "--timeout", "10", "--format", "json", "--output", str(report))
+    uv(session, "pip-audit", *look_up, groups=groups, codes=(0, 1))
+    _print_advisories(session, report)
+
+
+def _print_advisories(session: nox.Session, report: Path) -> None:
+    """Print how many dependencies were looked up, and fail if one has an advisory."""
+    found = json.loads(report.read_text())["dependencies"] if report.exists() else []
+    checked = [each for each in found if "vulns" in each]
+    session.log(f"{len(checked)} dependencies were looked up; not checked: {len(found) - len(checked)}")
+    if not checked:
+        session.warn("advisories: not checked, no data is reachable from here")
+    for each in checked:
+        for advisory in each["vulns"]:
+            session.warn(f"{each['name']} {each['version']}: {advisory['id']}, fixed in {advisory['fix_versions']}")
+    if any(each["vulns"] for each in checked):
+        session.error("a dependency has an advisory")
 
 
 @nox.session
