@@ -173,6 +173,41 @@ async def test_a_nested_call_has_the_rights_of_its_chain(tmp_path: Path) -> None
             assert await node.call("bank.refund", amount=2) == 2
 
 
+async def test_a_parent_named_over_rest_gives_no_right(tmp_path: Path) -> None:
+    """A rule for a function lets its callers call through it only: to name its execution as the parent is not enough."""
+    rules = """
+    [[rule]]
+    from = ["*"]
+    to = ["shop.sorry"]
+    effect = "allow"
+
+    [[rule]]
+    from = ["shop.sorry"]
+    to = ["bank.refund"]
+    effect = "allow"
+    """
+    async with keyed(tmp_path) as (plane, operator):
+        await operator.set_policies(rules)
+        name, key = await key_of(operator, "caller")
+        async with (
+            bank(plane),
+            shop(plane),
+            ControlPlaneClient(plane.url, key) as caller,
+            aiohttp.ClientSession(plane.url, headers={"Authorization": f"Bearer {key}"}) as http,
+        ):
+            through = await caller.execute("shop.sorry", {"amount": 5})
+            assert through.output == 5
+            for target, status in (("bank.refund", 403), ("bank.hours", 200)):
+                async with http.post(
+                    f"/api/v1/execute/{target}",
+                    json={"input": {"amount": 5000} if status == 403 else {}},
+                    headers={"X-Parent-Execution-ID": through.id},
+                ) as response:
+                    body = await response.json()
+                    assert response.status == status
+                    assert status == 200 or (body["code"], body["caller"]) == ("access_denied", name)
+
+
 async def test_a_tag_once_seen_stays(tmp_path: Path) -> None:
     """A later hello without the tag, also after a restart, leaves the target closed until an operator removes the tag."""
     async with keyed(tmp_path) as (plane, operator), bank(plane):

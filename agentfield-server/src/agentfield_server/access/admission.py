@@ -132,7 +132,8 @@ class AccessControl:
     ) -> dict[str, Any] | None:
         """Admit a call within an execution, or, without a parent, one by the principal that begins a run; see `admit`.
 
-        The chain of the parent must be known (`learn_chain`).
+        The chain of the parent must be known (`learn_chain`). A parent that the principal itself names over REST gives it no
+        right: the principal makes such a call directly, and the edge from it to the target is decided as well.
 
         Raises:
             Forbidden: Also where a node calls an untagged target on its own, and its key lacks the scope `caller`
@@ -141,6 +142,8 @@ class AccessControl:
         self._check_readable()
         if self.open:
             return None
+        if parent_id is not None and principal_id is not None and not principal_id.startswith("node:"):
+            self.admit(self._beginner(principal_id), (), target, given)
         if parent_id is not None:
             above = self._chains[parent_id]
             self._chains.move_to_end(parent_id)
