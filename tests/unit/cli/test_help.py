@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from typer.testing import CliRunner
@@ -62,6 +63,15 @@ def test_every_command_shows_examples(command):
     assert result.exit_code == 0
     assert "Examples:" in result.output
     assert f"af {' '.join(command)}" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [*ALL_COMMANDS, *(("nodes", each) for each in ("dids", "admit", "revoke", "forget"))], ids=" ".join
+)
+def test_help_can_be_copied(command):
+    """No part of an example is shown as an emoji: typer renders `:key:`, as in the DIDs `did:key:…`, as one."""
+    output = runner.invoke(main.app, [*command, "--help"]).output
+    assert not [character for character in output if unicodedata.category(character) == "So"]
 
 
 def test_the_overview_uses_the_summaries_of_the_commands():

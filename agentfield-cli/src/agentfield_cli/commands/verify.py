@@ -74,9 +74,9 @@ def verify(
 
     \b
     Examples:
-      af verify call.jsonl --issuer did:key:z6Mk…
-      af verify call.jsonl --issuer did:key:z6Mk… --head head.json --node did:key:z6Mk…
-      af verify call.jsonl --issuer did:key:z6Mk… --revoked did:key:z6Mk…@1200
+      af verify call.jsonl --issuer DID
+      af verify call.jsonl --issuer DID --head head.json --node DID
+      af verify call.jsonl --issuer DID --revoked DID@1200
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield.proof import verify_file
     from agentfield_cli.terminal.output import Output

@@ -66,7 +66,7 @@ def drain(
 
 
 _NodeId = Annotated[str, typer.Argument(metavar="NODE", help="A node id.")]
-_Did = Annotated[str, typer.Argument(metavar="DID", help="A DID, such as did:key:z6Mk…")]
+_Did = Annotated[str, typer.Argument(metavar="DID", help="A DID of a key, as af nodes dids prints it.")]
 
 
 @app.command()
@@ -99,7 +99,7 @@ def admit(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) ->
 
     \b
     Examples:
-      af nodes admit voice-support did:key:z6Mk...
+      af nodes admit voice-support DID
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
 
@@ -116,7 +116,7 @@ def revoke(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) -
 
     \b
     Examples:
-      af nodes revoke voice-support did:key:z6Mk...
+      af nodes revoke voice-support DID
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
 
@@ -135,7 +135,7 @@ def forget(node: _NodeId, did: _Did, url: Url = None, as_json: AsJson = False) -
 
     \b
     Examples:
-      af nodes forget voice-support did:key:z6Mk...
+      af nodes forget voice-support DID
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
     from agentfield_cli.terminal.output import Output
