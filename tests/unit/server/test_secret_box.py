@@ -76,6 +76,14 @@ async def test_a_rotation_is_an_entry_of_the_own_log(tmp_path: Path) -> None:
         assert (rotation["from"], rotation["to"], rotation["size"]) == (old.did, new.did, 1)
         again = await OwnLog.open(store, new, clock=lambda: 1.0, before=old)
         assert (again.size, again.rotations) == (1, log.rotations)
+        await store.put_secret("issuer", old.did.encode())  # a crash between the entry and the name
+        with pytest.raises(Unavailable, match="was replaced"):
+            await OwnLog.open(store, old, clock=lambda: 1.0)
+        resumed = await OwnLog.open(store, new, clock=lambda: 1.0, before=old)
+        assert (resumed.size, await store.secret("issuer")) == (1, new.did.encode())
+        with pytest.raises(Unavailable, match="was replaced") as refused:  # the keys of an export are all different
+            await OwnLog.open(store, old, clock=lambda: 1.0, before=new)
+        assert refused.value.code == "issuer_changed"
     finally:
         await store.close()
 

@@ -52,22 +52,31 @@ class OwnLog:
             before: The key that it replaces.
 
         Raises:
-            Unavailable: The store is that of another key, and `before` is not that key (code `issuer_changed`).
+            Unavailable: The store is that of another key, and `before` is not that key, or the key was replaced earlier: an
+                export with it twice would verify with neither (code `issuer_changed`).
         """
         log = cls(store, key, clock=clock)
         while entries := await store.own_log(after=len(log._tree), limit=_PAGE):
             for each in entries:
                 log._remember(each.leaf, json.loads(each.entry))
-        issuer = await store.secret(_ISSUER)
-        if issuer is not None and issuer.decode() != key.did:
-            if before is None or before.did != issuer.decode():
+        stored = await store.secret(_ISSUER)
+        # the log decides: a start may have been cut off between its entry and the stored name
+        issuer = log.rotations[-1]["to"] if log.rotations else stored.decode() if stored is not None else None
+        if issuer is not None and issuer != key.did:
+            if key.did in {rotation["from"] for rotation in log.rotations}:
                 raise Unavailable(
-                    f"The store belongs to the issuer {issuer.decode()}, and the key is that of {key.did}.",
+                    f"The key of {key.did} was replaced: what it signs counts no more. The store belongs to the issuer {issuer}.",
+                    code="issuer_changed",
+                    hint="start with the key of that issuer, or rotate to a new one: openssl genpkey -algorithm ed25519 -out FILE",
+                )
+            if before is None or before.did != issuer:
+                raise Unavailable(
+                    f"The store belongs to the issuer {issuer}, and the key is that of {key.did}.",
                     code="issuer_changed",
                     hint="start with the key of before, or name it once as AGENTFIELD_IDENTITY_KEY_BEFORE to record a rotation",
                 )
             await log._append(rotation_entry(before, key, seq=len(log._tree) + 1, at=clock()))
-        if issuer is None or issuer.decode() != key.did:
+        if stored is None or stored.decode() != key.did:
             await store.put_secret(_ISSUER, key.did.encode())
         return log
 
