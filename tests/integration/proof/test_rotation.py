@@ -64,3 +64,18 @@ async def test_what_was_signed_before_a_rotation_counts(store: SqliteStore) -> N
     report = await exported(store, after, third)
     assert report.verdict == "wrong"
     assert report.problem is not None
+
+
+async def test_what_waited_for_its_anchor_at_a_rotation_counts(store: SqliteStore) -> None:
+    """A process that was killed before it anchored its last heads leaves them to the start that rotates."""
+    before = Issuer(store, OLD, await OwnLog.open(store, OLD, clock=clock), clock=clock)
+    before.own_log.anchor_waiting = never  # type: ignore[method-assign]
+    run_id = await issued(store, before)
+    after = Issuer(store, NEW, await OwnLog.open(store, NEW, clock=clock, before=OLD), clock=clock)
+    report = await exported(store, after, run_id)
+    assert (report.verdict, report.problem) == ("complete", None)
+
+
+async def never() -> int:
+    """Anchor nothing, as a process that is gone."""
+    return 0

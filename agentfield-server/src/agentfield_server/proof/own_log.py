@@ -75,6 +75,9 @@ class OwnLog:
                     code="issuer_changed",
                     hint="start with the key of before, or name it once as AGENTFIELD_IDENTITY_KEY_BEFORE to record a rotation",
                 )
+            # what the old key signed counts only if it is anchored before its end; a process that was killed left it waiting
+            while await log.anchor_waiting():
+                pass
             await log._append(rotation_entry(before, key, seq=len(log._tree) + 1, at=clock()))
         if stored is None or stored.decode() != key.did:
             await store.put_secret(_ISSUER, key.did.encode())
