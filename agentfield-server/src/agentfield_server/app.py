@@ -106,7 +106,7 @@ async def control_plane(
             _log.info(
                 "no key is needed: every program on this machine, and a proxy that adds no header, may do anything"
             )
-        _log.info("nodes know this control plane as %s", parts.key.did)
+        _log.info("nodes and verifiers of proofs know this control plane as %s", parts.key.did)
         yield ControlPlane(
             url=url,
             sessions=sessions,

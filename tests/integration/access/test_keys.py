@@ -252,6 +252,7 @@ async def test_af_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         )
         assert code == 0
         assert "key        sk_af_" in out
+        assert "tags       staff\n" in out
         code, out, _ = await af("keys", "list", "--url", plane.url)
         assert code == 0
         assert "for me" in out

@@ -358,6 +358,7 @@ async def test_a_missing_or_wrong_key_is_refused(tmp_path: Path, monkeypatch: py
         refused = await raised_by(stranger.__aenter__())
         assert refused.text() == (
             "error: The control plane at URL does not accept this node's API key.\n"
-            "hint: Set AGENTFIELD_API_KEY to the control plane's key.\ncode: node_refused\n"
+            "hint: set AGENTFIELD_API_KEY to a key with the scope node; an operator makes one with: af keys create --scope node\n"
+            "code: node_refused\n"
         )
         assert [node.node_id for node in await installation.client.nodes()] == ["shop"]

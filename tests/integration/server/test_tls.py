@@ -76,6 +76,9 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     return made
 
 
+KEY = "a-key-of-16-or-more"
+
+
 def plane(home: Path, **settings: Any) -> Any:
     return control_plane(Settings(home=home / "plane", port=0, **settings), registry=Registry.of([]), environ={})
 
@@ -108,6 +111,17 @@ async def test_an_unknown_authority_is_not_trusted(
         with pytest.raises(ControlPlaneUnavailable):
             async with ControlPlaneClient(running.url) as client:
                 await client.nodes()
+
+
+async def test_a_certificate_of_another_name_is_named(tmp_path: Path, authority: Authority) -> None:
+    """A client that was given an address that the certificate does not have is told to use another address."""
+    cert, key = authority.certificate("plane")
+    async with plane(tmp_path, tls_cert=cert, tls_key=key, host="0.0.0.0", api_key=KEY) as running:
+        with pytest.raises(ControlPlaneUnavailable) as refused:
+            async with ControlPlaneClient(running.url, KEY) as client:
+                await client.nodes()
+    assert str(refused.value.hint).startswith("set AGENTFIELD_URL to an address with a name of its certificate")
+    assert ".)." not in refused.value.message
 
 
 async def test_mutual_tls_demands_a_certificate(

@@ -365,7 +365,7 @@ def _handshake_error(url: str, status: int) -> Exception:
             f"The control plane at {url} does not accept this node's API key."
             if status == 401
             else f"The control plane at {url} does not let this node link.",
-            hint="Set AGENTFIELD_API_KEY to the control plane's key.",
+            hint="set AGENTFIELD_API_KEY to a key with the scope node; an operator makes one with: af keys create --scope node",
         )
     return LinkLost(f"the server at {url} does not accept node links (HTTP {status})")
 

@@ -11,6 +11,9 @@ __all__ = ["unreachable_hint", "unreachable_reason"]
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
 """OpenSSL's reasons where the answer was no TLS: plain HTTP, as a rule. Source: OpenSSL, sslerr.h."""
 
+_NAME_MISMATCHES = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH. Source: OpenSSL, x509_vfy.h."""
+
 
 def unreachable_reason(error: BaseException) -> str:
     """Return why a request or a link failed, without addresses: the caller's message names them."""
@@ -42,6 +45,8 @@ def unreachable_hint(url: str, error: BaseException) -> str | None:
     match error:
         case aiohttp.ClientConnectorSSLError() if _is_plain(error):
             return f"use http://{url.partition('://')[2]}"
+        case aiohttp.ClientConnectorCertificateError() if _is_misnamed(error.certificate_error):
+            return "set AGENTFIELD_URL to an address with a name of its certificate, such as https://voice.example.com"
         case aiohttp.ClientConnectorCertificateError():
             return "trust its certificate: SSL_CERT_FILE=FILE"
         case _:
@@ -58,4 +63,8 @@ def _tls_fault(error: aiohttp.ClientConnectorSSLError) -> str:
 
 
 def _certificate_fault(error: Exception) -> str:
-    return error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else type(error).__name__
+    return error.verify_message.rstrip(".") if isinstance(error, ssl.SSLCertVerificationError) else type(error).__name__
+
+
+def _is_misnamed(error: Exception) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _NAME_MISMATCHES

@@ -43,7 +43,12 @@ def keys() -> None:
 
 @app.command()
 def create(
-    scope: Annotated[list[str], typer.Option("--scope", help="What it may do; several are possible.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            "--scope", help="operator, starter, caller, approver, node or reader (af keys --help); repeat for more."
+        ),
+    ],
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag that rules of access may name.")] = None,
     note: Annotated[str | None, typer.Option("--note", help="Whose key it is, for people.")] = None,
     expires: Annotated[
@@ -72,6 +77,7 @@ def create(
     out.line(f"key        {made.key}")
     out.line(f"id         {made.id}")
     out.line(f"scopes     {', '.join(made.scopes)}")
+    out.line(f"tags       {', '.join(made.tags) or '-'}")
     out.line(f"expires    {_when(made.expires_at)}")
     out.note("it is shown only now; programs and af take it from AGENTFIELD_API_KEY")
 
