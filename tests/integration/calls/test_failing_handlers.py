@@ -250,7 +250,6 @@ async def test_a_failed_reasoner_call_raises_a_typed_error(shop: Installation) -
         ("turn", "shop.careful", "succeeded", "session 1"),
         ("call", "shop.breaks", "failed", "turn 1"),
         ("call", "shop.odd", "failed", "turn 1"),
-        ("call", "shop.outer", "failed", "turn 1"),
         ("call", "shop.inner", "succeeded", "turn 1"),
     ]
     seen = dag.executions[-1].input["word"].split(" | ")
