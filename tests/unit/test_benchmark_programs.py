@@ -12,6 +12,7 @@ import pytest
 
 from support.waiting import until
 
+SECONDS = 60.0
 ROOT = Path(__file__).parents[2]
 BENCHMARK = """
 import asyncio, signal, sys
@@ -19,6 +20,8 @@ from pathlib import Path
 from benchmarks.programs import program
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+# a program that was started in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)
 WAITS = "import os, time\\nprint(os.getpid(), flush=True)\\ntime.sleep(600)"
 
 async def main():
@@ -39,7 +42,8 @@ async def test_no_program_is_left_when_a_benchmark_is_stopped(tmp_path: Path, ho
     assert benchmark.stdout is not None
     program = psutil.Process(int(await benchmark.stdout.readline()))
     benchmark.send_signal(how)
-    await benchmark.wait()
+    async with asyncio.timeout(SECONDS):
+        await benchmark.wait()
     await until(lambda: _is_gone(program))
 
 
