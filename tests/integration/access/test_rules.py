@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from agentfield.wire.access import ExplainRequest, KeyRequest, TagRequest
 from agentfield.wire.rest import StartRequest
 from agentfield_server.access.admission import UNREADABLE, AccessControl
 from agentfield_server.access.keys import KeyService
+from agentfield_server.access.policy_file import MAX_DOCUMENT
 from agentfield_server.access.policy_source import PolicySource
 from agentfield_server.access.tags import TagRegister
 from agentfield_server.app import ControlPlane, control_plane
@@ -276,6 +278,19 @@ async def test_a_file_of_rules_is_read_only_and_watched(tmp_path: Path) -> None:
         async with keyed(tmp_path, policies=file):
             pass
     assert refused.value.code == "bad_policies"
+
+
+async def test_policies_are_a_regular_file_of_a_bounded_size(tmp_path: Path) -> None:
+    """A pipe would block the start, and a device or a file without an end would take all memory."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (MAX_DOCUMENT + 2))
+    for file, why in ((tmp_path / "pipe", "no regular file"), (Path("/dev/null"), "no regular file")):
+        with pytest.raises(InvalidInput, match=why):
+            async with keyed(tmp_path / "home", policies=file):
+                pass
+    with pytest.raises(InvalidInput, match=f"more than {MAX_DOCUMENT} characters"):
+        async with keyed(tmp_path / "home", policies=tmp_path / "large"):
+            pass
 
 
 async def test_without_readable_policies_nothing_new_starts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -153,8 +154,8 @@ def parse_policies(text: str, *, source: str) -> PolicyDocument:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise _bad(source, f"{_place(first['loc'])}: {validation_message(first['type'], first['msg'])}") from None
-    ids = [rule.id for rule in document.rule if rule.id is not None]
-    twice = sorted({each for each in ids if ids.count(each) > 1}) if len(set(ids)) < len(ids) else []
+    ids = Counter(rule.id for rule in document.rule if rule.id is not None)
+    twice = sorted(each for each, count in ids.items() if count > 1)
     if twice:
         raise _bad(source, f"several rules have the id {twice[0]!r}")
     return document

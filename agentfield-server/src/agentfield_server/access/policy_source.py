@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from agentfield.errors import AgentFieldError, Conflict, InvalidInput
 from agentfield_server.access.admission import AccessControl
 from agentfield_server.access.policies import PolicySet
-from agentfield_server.access.policy_file import parse_policies
+from agentfield_server.access.policy_file import MAX_DOCUMENT, parse_policies
 from agentfield_server.access.principals import Principal
 from agentfield_server.store.access import AccessStore, PolicyRow
 
@@ -111,12 +112,20 @@ class PolicySource:
 
 
 def _read_file(path: Path) -> str:
+    hint = "set AGENTFIELD_POLICIES to a readable TOML file"
     try:
-        return path.read_text(encoding="utf-8")
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # a pipe would block, a device would never end
+            raise InvalidInput(
+                f"The policies in {path} cannot be read: it is no regular file.", code="bad_policies", hint=hint
+            )
+        with path.open(encoding="utf-8") as file:
+            return file.read(MAX_DOCUMENT + 1)
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else "it is not UTF-8"
         raise InvalidInput(
             f"The policies in {path} cannot be read: {why}.",
             code="bad_policies",
-            hint="set AGENTFIELD_POLICIES to a readable TOML file",
+            hint=hint,
         ) from None
