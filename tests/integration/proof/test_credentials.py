@@ -249,7 +249,8 @@ async def test_redaction_leaves_nothing_but_the_proof(tmp_path: Path, monkeypatc
             refused, problem, _ = await cp.post(f"/workflows/{run_id}/redact", {"executions": [started]})
             assert (refused, problem["code"]) == (409, "run_open")
             status, decided, _ = await cp.post(
-                f"/approvals/{asked.id}/decision", {"decision": "approved", "note": "the-secret-word"}
+                f"/approvals/{asked.id}/decision",
+                {"decision": "approved", "by": "the-secret-word", "note": "the-secret-word"},
             )
             assert status == 200, decided
             done = await cp.finished(started)

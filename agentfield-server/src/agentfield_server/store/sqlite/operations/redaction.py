@@ -24,7 +24,7 @@ UPDATE executions SET input = 'null', output = NULL, problem = NULL, progress = 
 WHERE {_CHOSEN} AND status NOT IN ('queued', 'running', 'waiting')
 """  # noqa: S608
 _APPROVALS = f"""
-UPDATE approvals SET title = '', details = 'null', note = NULL, data = NULL
+UPDATE approvals SET title = '', details = 'null', note = NULL, data = NULL, decided_by = NULL
 WHERE status <> 'pending' AND execution_id IN (SELECT id FROM executions WHERE {_CHOSEN})
 """  # noqa: S608
 _SESSION = """
