@@ -190,6 +190,25 @@ async def test_an_input_that_is_no_head_is_not_a_verdict(page: Page, tmp_path: P
         await expect(output).to_contain_text(reason)
 
 
+@pytest.mark.parametrize("field", ["issuer", "nodes"])
+async def test_an_input_that_is_no_did_is_not_a_verdict(page: Page, tmp_path: Path, field: str) -> None:
+    """A form with something else than DIDs is not sent: the browser marks the field, and no verdict is shown."""
+    run = call_of_a_session(tools=1)
+    export = tmp_path / "call.jsonl"
+    export.write_bytes(b"".join(run.export()))
+    await page.locator("[name=file]").set_input_files(export)
+    await page.locator(f"[name={field}]").fill("did:web:voice.example.com")
+    await page.get_by_role("button", name="Verify").click()
+    assert await page.locator(f"[name={field}]:invalid").count() == 1
+    assert await page.locator("output[data-verdict]").count() == 0
+    did = {"issuer": f" {run.plane.key.did} ", "nodes": f"{run.node.did}, {run.plane.key.did} "}[field]
+    await page.locator(f"[name={field}]").fill(did)
+    await page.get_by_role("button", name="Verify").click()
+    await expect(page.locator("output")).to_have_attribute(
+        "data-verdict", "complete" if field == "issuer" else "consistent"
+    )
+
+
 async def test_a_page_without_webcrypto_says_so(page: Page, tmp_path: Path) -> None:
     """Where the browser allows no WebCrypto the page says what it needs."""
     export = tmp_path / "call.jsonl"

@@ -179,9 +179,17 @@ async def test_a_session_is_exported_and_redacted(installation: Installation, tm
     await af_json(installation, "session", "export", session_id, "-o", str(whole))
     assert verified(whole).bodies == 1
     assert REPLY.encode() not in whole.read_bytes()
-    for wrong in (("export", "ses_0"), ("redact", "ses_0")):
+    await af_json(installation, "session", "redact", executed["run_id"], "--reason", "request 18")
+    await af_json(installation, "session", "export", executed["run_id"], "-o", str(run))
+    assert b"request 18" in run.read_bytes()
+    assert REPLY.encode() not in run.read_bytes()
+    for wrong, refusal in (
+        (("export", "ses_0"), "unknown_session"),
+        (("redact", "ses_0"), "unknown_session"),
+        (("redact", "run_0"), "unknown_run"),
+    ):
         code, out, _ = await af(installation, "session", *wrong, "--json")
-        assert (code, json.loads(out)["code"]) == (2, "unknown_session")
+        assert (code, json.loads(out)["code"]) == (2, refusal)
     code, out, _ = await af(installation, "session", "export", session_id, "-o", str(tmp_path / "no" / "x"), "--json")
     assert (code, json.loads(out)["code"]) == (2, "not_writable")
     assert not [name for name in await asyncio.to_thread(os.listdir, tmp_path) if name.endswith(".part")]

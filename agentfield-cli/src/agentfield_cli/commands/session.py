@@ -305,12 +305,14 @@ def redact(
     """Erase what was said and passed in a session that has ended; it cannot be undone.
 
     Bodies and salts go with every copy in the store. The event log.redacted records it, and log, heads and credentials
-    still verify, since they hold commitments. Exports and traces that were made before are not changed.
+    still verify, since they hold commitments. Exports and traces that were made before are not changed. The id of a run
+    redacts that run, with or without a session.
 
     \b
     Examples:
       af session redact ses_0198 --reason "request 17"
       af session redact ses_0198 --execution exe_0198
+      af session redact run_0198 --reason "request 17"
     """  # noqa: D301 - \b tells typer to keep the lines of a block
     from agentfield_cli.connect import connected, run
     from agentfield_cli.terminal.output import Output
@@ -318,7 +320,8 @@ def redact(
     async def erase() -> None:
         out = Output(as_json=as_json)
         async with connected(url) as client:
-            done = await client.redact_session(session_id, executions=execution, reason=reason)
+            ask = client.redact_run if session_id.startswith("run_") else client.redact_session
+            done = await ask(session_id, executions=execution, reason=reason)
         out.result(done)
         out.line(f"{done.events} bodies of events were erased, and those of the executions")
 

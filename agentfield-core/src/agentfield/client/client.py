@@ -299,6 +299,11 @@ class ControlPlaneClient(SessionStreams):
         body = _body(RedactRequest, reason=reason, executions=executions)
         return parse(RedactView, await self._json("POST", f"/sessions/{path_segment(session_id)}/redact", body=body))
 
+    async def redact_run(self, run_id: str, *, executions: Sequence[str] | None = None, reason: str = "") -> RedactView:
+        """Erase bodies of a run, with or without a session; see `redact_session`."""
+        body = _body(RedactRequest, reason=reason, executions=executions)
+        return parse(RedactView, await self._json("POST", f"/workflows/{path_segment(run_id)}/redact", body=body))
+
     async def list_sessions(self) -> list[SessionView]:
         """Return the sessions, newest first."""
         return parse_list(SessionView, await self._json("GET", "/sessions"), "sessions")
