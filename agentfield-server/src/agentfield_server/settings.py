@@ -194,7 +194,7 @@ class Settings(BaseSettings):
         elif self.public_url is not None:
             why, other = f"serve {self.public_url}, where others can reach it,", ", or unset AGENTFIELD_PUBLIC_URL"
         else:
-            why, other = "use a store in which every operator's key was revoked or has expired,", ""
+            why, other = "open a store that has keys, but no valid one with the scope operator,", ""
         raise InvalidInput(
             f"The control plane was asked to {why} without a key.",
             code="key_required",

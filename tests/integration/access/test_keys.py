@@ -95,6 +95,7 @@ async def test_the_first_key_ends_development_mode_for_good(tmp_path: Path) -> N
         async with plane_at(tmp_path):
             pass
     assert refused.value.code == "key_required"
+    assert "has keys, but no valid one with the scope operator" in refused.value.message
     async with plane_at(tmp_path, api_key=SecretStr(SETTINGS_KEY)) as plane:
         assert await status(plane, "/api/v1/nodes", None) == (401, "unauthorized")
         assert await status(plane, "/api/v1/nodes", SETTINGS_KEY) == (200, "")
@@ -253,6 +254,10 @@ async def test_af_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code == 0
         assert "key        sk_af_" in out
         assert "tags       staff\n" in out
+        with monkeypatch.context() as given:
+            given.setenv("AGENTFIELD_API_KEY", out.split()[1])
+            code, _, err = await af("nodes", "--url", plane.url)
+            assert (code, "makes such a key with: af keys create --scope reader\n" in err) == (2, True)
         code, out, _ = await af("keys", "list", "--url", plane.url)
         assert code == 0
         assert "for me" in out

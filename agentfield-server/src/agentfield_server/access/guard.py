@@ -215,10 +215,11 @@ class AuthGuard:
 def _scope_missing(principal: Principal, access: Access) -> Forbidden:
     needed = [grant for grant in access if grant in ALL_SCOPES]
     has = ", ".join(sorted(principal.scopes)) or "none"
+    least = next((scope for scope in needed if scope != "operator"), needed[0])
     return Forbidden(
         f"This needs a key with the scope {' or '.join(needed)}; the key {principal.id.removeprefix('key:')} has {has}.",
         code="scope_missing",
-        hint=f"an operator makes such a key with: af keys create --scope {needed[0]}",
+        hint=f"an operator makes such a key with: af keys create --scope {least}",
         scopes=needed,
     )
 
