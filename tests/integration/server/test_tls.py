@@ -21,6 +21,7 @@ from agentfield.client import ControlPlaneClient
 from agentfield.errors import ControlPlaneUnavailable, InvalidInput
 from agentfield.plugins import Registry
 from agentfield.settings import client_tls
+from agentfield.wire.unreachable import unreachable_hint
 from agentfield_server.app import control_plane
 from agentfield_server.settings import Settings
 
@@ -122,6 +123,13 @@ async def test_a_certificate_of_another_name_is_named(tmp_path: Path, authority:
                 await client.nodes()
     assert str(refused.value.hint).startswith("set AGENTFIELD_URL to an address with a name of its certificate")
     assert ".)." not in refused.value.message
+
+
+def test_a_connection_that_is_closed_at_once_may_lack_a_certificate() -> None:
+    """A TLS connection that ends without an answer is reported with the settings of a client's certificate; a plain one is not."""
+    closed = aiohttp.ServerDisconnectedError()
+    assert "AGENTFIELD_TLS_CLIENT_CERT" in str(unreachable_hint("https://voice.example.com", closed))
+    assert unreachable_hint("http://voice.example.com", closed) is None
 
 
 async def test_mutual_tls_demands_a_certificate(

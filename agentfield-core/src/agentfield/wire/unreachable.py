@@ -41,7 +41,7 @@ def unreachable_reason(error: BaseException) -> str:
 
 
 def unreachable_hint(url: str, error: BaseException) -> str | None:
-    """Return what helps where the address is answered but its TLS does not fit, None otherwise."""
+    """Return what helps where the address is answered but its TLS does not fit, or may not; None otherwise."""
     match error:
         case aiohttp.ClientConnectorSSLError() if _is_plain(error):
             return f"use http://{url.partition('://')[2]}"
@@ -49,6 +49,10 @@ def unreachable_hint(url: str, error: BaseException) -> str | None:
             return "set AGENTFIELD_URL to an address with a name of its certificate, such as https://voice.example.com"
         case aiohttp.ClientConnectorCertificateError():
             return "trust its certificate: SSL_CERT_FILE=FILE"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() if url.startswith("https:"):
+            return (
+                "if it demands a certificate of clients, set AGENTFIELD_TLS_CLIENT_CERT and AGENTFIELD_TLS_CLIENT_KEY"
+            )
         case _:
             return None
 
