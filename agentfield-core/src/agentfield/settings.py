@@ -26,6 +26,7 @@ __all__ = [
     "drain_seconds",
     "home",
     "is_loopback",
+    "is_sendable",
     "private_folder",
 ]
 
@@ -131,8 +132,24 @@ def discover_url(flag: str | None = None, env: Mapping[str, str] = os.environ) -
 
 
 def discover_api_key(flag: str | None = None, env: Mapping[str, str] = os.environ) -> str | None:
-    """Return the control plane's API key: `flag`, else ``AGENTFIELD_API_KEY``, else None."""
-    return flag or env.get("AGENTFIELD_API_KEY") or None
+    """Return the control plane's API key: `flag`, else ``AGENTFIELD_API_KEY``, else None.
+
+    Raises:
+        InvalidInput: It has a character that no request can carry. The message does not contain the key.
+    """
+    key = flag or env.get("AGENTFIELD_API_KEY") or None
+    if key is not None and not is_sendable(key):
+        raise InvalidInput(
+            "The API key has spaces, control characters or letters beyond ASCII, which no request can carry.",
+            hint="set AGENTFIELD_API_KEY without spaces and line ends; a file of variables may have CRLF line ends",
+            field="AGENTFIELD_API_KEY",
+        )
+    return key
+
+
+def is_sendable(key: str) -> bool:
+    """Return whether an API key consists of visible ASCII characters, as a request can carry it (RFC 6750 section 2.1)."""
+    return re.fullmatch(r"[!-~]+", key) is not None
 
 
 def control_plane_did(env: Mapping[str, str] = os.environ) -> str | None:

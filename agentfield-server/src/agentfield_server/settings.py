@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 
 from agentfield.errors import InvalidInput
 from agentfield.schema import validation_message
+from agentfield.settings import is_sendable
 
 __all__ = ["Settings", "read_settings"]
 
@@ -138,6 +139,13 @@ class Settings(BaseSettings):
     def _key_is_long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have at least 16 characters")
+        return value
+
+    @field_validator("api_key")
+    @classmethod
+    def _key_is_sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not is_sendable(value.get_secret_value()):
+            raise ValueError("must consist of visible ASCII characters, without spaces")
         return value
 
     @field_validator("public_url")

@@ -49,6 +49,15 @@ def test_a_limit_is_a_positive_integer(monkeypatch: pytest.MonkeyPatch, text: st
         read_settings()
 
 
+@pytest.mark.parametrize("key", ["a-key-of-16-or-more ", "a-key-of-16-or-more\r", "ein-schlüssel-von-16"])
+def test_a_key_that_no_request_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """A control plane with such a key would reject everybody."""
+    monkeypatch.setenv("AGENTFIELD_API_KEY", key)
+    with pytest.raises(InvalidInput, match="visible ASCII characters") as refused:
+        read_settings()
+    assert refused.value.code == "bad_setting"
+
+
 def test_the_price_file_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The setting is the path of the price file; None by default."""
     assert Settings().prices is None
