@@ -52,10 +52,10 @@ def test_the_data_folder_and_the_key() -> None:
     assert home({}).name == ".agentfield"
     assert discover_api_key(None, {"AGENTFIELD_API_KEY": "k"}) == "k"
     assert discover_api_key(None, {"AGENTFIELD_API_KEY": ""}) is None
-    for wrong in ("key-of-a-file-with-crlf\r", "key \x1b", " key", "schlüssel"):
+    for wrong in ("sk_crlf\r", "sk_\x1b", " sk_space", "schlüssel"):
         with pytest.raises(InvalidInput, match="no request can carry") as refused:
             discover_api_key(None, {"AGENTFIELD_API_KEY": wrong})
-        assert wrong.strip() not in refused.value.message
+        assert wrong.strip() not in str(refused.value)
 
 
 @pytest.mark.parametrize(
