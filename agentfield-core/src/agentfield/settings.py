@@ -140,16 +140,16 @@ def discover_api_key(flag: str | None = None, env: Mapping[str, str] = os.enviro
     key = flag or env.get("AGENTFIELD_API_KEY") or None
     if key is not None and not is_sendable(key):
         raise InvalidInput(
-            "The API key has spaces, control characters or letters beyond ASCII, which no request can carry.",
-            hint="set AGENTFIELD_API_KEY without spaces and line ends; a file of variables may have CRLF line ends",
+            "The API key has a space at its ends, control characters or letters beyond ASCII, which no request can carry.",
+            hint="set AGENTFIELD_API_KEY without spaces or line ends around it; a file of variables may have CRLF line ends",
             field="AGENTFIELD_API_KEY",
         )
     return key
 
 
 def is_sendable(key: str) -> bool:
-    """Return whether an API key consists of visible ASCII characters, as a request can carry it (RFC 6750 section 2.1)."""
-    return re.fullmatch(r"[!-~]+", key) is not None
+    """Return whether a request can carry an API key: printable ASCII, no space at either end (RFC 9110 section 5.5)."""
+    return re.fullmatch(r"[!-~]([ -~]*[!-~])?", key) is not None
 
 
 def control_plane_did(env: Mapping[str, str] = os.environ) -> str | None:

@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     @classmethod
     def _key_is_sendable(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not is_sendable(value.get_secret_value()):
-            raise ValueError("must consist of visible ASCII characters, without spaces")
+            raise ValueError("must consist of printable ASCII characters, without a space at its ends")
         return value
 
     @field_validator("public_url")

@@ -52,6 +52,7 @@ def test_the_data_folder_and_the_key() -> None:
     assert home({}).name == ".agentfield"
     assert discover_api_key(None, {"AGENTFIELD_API_KEY": "k"}) == "k"
     assert discover_api_key(None, {"AGENTFIELD_API_KEY": ""}) is None
+    assert discover_api_key("a key of words", {}) == "a key of words"
     for wrong in ("sk_crlf\r", "sk_\x1b", " sk_space", "schlüssel"):
         with pytest.raises(InvalidInput, match="no request can carry") as refused:
             discover_api_key(None, {"AGENTFIELD_API_KEY": wrong})

@@ -53,7 +53,7 @@ def test_a_limit_is_a_positive_integer(monkeypatch: pytest.MonkeyPatch, text: st
 def test_a_key_that_no_request_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """A control plane with such a key would reject everybody."""
     monkeypatch.setenv("AGENTFIELD_API_KEY", key)
-    with pytest.raises(InvalidInput, match="visible ASCII characters") as refused:
+    with pytest.raises(InvalidInput, match="printable ASCII characters") as refused:
         read_settings()
     assert refused.value.code == "bad_setting"
 
