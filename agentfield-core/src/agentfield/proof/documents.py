@@ -104,7 +104,7 @@ class SpeechRecord:
     """Whether the generated words are those asked for."""
     heard_ms: int | None = None
     heard_method: str | None = None
-    """How it is known how much the caller heard."""
+    """Source of what is known about how much the caller heard."""
 
     def document(self) -> dict[str, Any]:
         """Return it as JSON."""

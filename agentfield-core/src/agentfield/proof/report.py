@@ -60,7 +60,7 @@ class Report:
     """Credentials of calls and tool calls that no node signed."""
     held: list[HeldHead] = field(default_factory=list)
     not_checked: list[str] = field(default_factory=list)
-    """What could not be checked with what was given."""
+    """Checks that were left out for want of something that was not given."""
     problem: Problem | None = None
 
     def document(self) -> dict[str, Any]:
